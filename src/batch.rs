@@ -1,0 +1,7 @@
+//! From many sequences to forward passes: what is computed together (`plan`) and where (`worker`).
+
+mod plan;
+mod worker;
+
+pub use plan::plan;
+pub use worker::{Compute, Stop};

@@ -1,0 +1,93 @@
+//! The commands, one file each: they read `Config`, put the parts together, and print. Data goes to stdout, logs and progress to
+//! stderr. Exit codes: 0 done, 1 failed (or a check found something wrong), 2 called or configured wrongly.
+
+mod bench;
+mod doctor;
+mod score;
+mod serve;
+mod setup;
+mod verify;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Config;
+
+/// A cross-encoder reranker: scores how relevant a passage is to a query.
+///
+/// Serves on AWS Lambda, as an Azure Functions custom handler, or on a plain port, whichever the environment shows. The model is
+/// the folder MODEL_DIR, or the hub model MODEL_NAME from the local Hugging Face cache; without either, the small bundled demo
+/// model is used. All settings are environment variables: `reranker variables` lists them.
+#[derive(Parser)]
+#[command(name = "reranker", version, max_term_width = 120)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve requests (the default).
+    Serve(serve::Args),
+    /// Score passages against a query, or JSONL pairs from a file.
+    Score(score::Args),
+    /// Compare the loaded model's logits with its published ones; exits 1 where one is off.
+    Verify(verify::Args),
+    /// Tell what this machine, this configuration and this model amount to, and what is wrong with them.
+    Doctor,
+    /// Measure tokens per second and latency on fixed workloads.
+    Bench(bench::Args),
+    /// Print the table of environment variables, as Markdown.
+    Variables,
+}
+
+/// A failure that the user can mend by calling or configuring differently.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+/// Runs the command that the arguments name. `started` is when the process began.
+pub fn main(started: Instant) -> ExitCode {
+    let command = Cli::parse()
+        .command
+        .unwrap_or(Command::Serve(serve::Args::default()));
+    let result = match Config::from_env() {
+        Ok(config) => run(command, &config, started),
+        // Listing the variables is how one finds out what is wrong with them.
+        Err(_) if matches!(command, Command::Variables) => {
+            print!("{}", crate::config::markdown_table());
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(errors) => Err(Usage(format!("wrong configuration:\n{errors}")).into()),
+    };
+    result.unwrap_or_else(|error| {
+        // One writer may have gone (`reranker score | head`): that is its right.
+        if let Some(io) = error.downcast_ref::<std::io::Error>()
+            && io.kind() == std::io::ErrorKind::BrokenPipe
+        {
+            return ExitCode::SUCCESS;
+        }
+        eprintln!("reranker: {error:#}");
+        if error.is::<Usage>() {
+            ExitCode::from(2)
+        } else {
+            ExitCode::FAILURE
+        }
+    })
+}
+
+fn run(command: Command, config: &Config, started: Instant) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Serve(args) => serve::run(&args, config, started),
+        Command::Score(args) => score::run(&args, config),
+        Command::Verify(args) => verify::run(&args, config),
+        Command::Doctor => doctor::run(config),
+        Command::Bench(args) => bench::run(&args, config),
+        Command::Variables => {
+            print!("{}", crate::config::markdown_table());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! `reranker serve`: the composition of a host, the router and the service.
+
+use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use axum::Router;
+
+use super::setup;
+use crate::batch::Compute;
+use crate::config::{Choice, Config, LogFormat};
+use crate::error::Error;
+use crate::host::{HostKind, lambda, server};
+use crate::http::{self, Settings};
+use crate::service::{Engine, Service};
+use crate::telemetry;
+
+#[derive(clap::Args, Default)]
+pub struct Args {
+    /// Serve as if run by this host instead of the one that the environment shows.
+    #[arg(long, value_enum)]
+    host_kind: Option<HostKind>,
+}
+
+/// Lambda ends an initialisation after ten seconds; loading goes on after this, while the first request waits.
+const LAMBDA_INIT: Duration = Duration::from_secs(8);
+
+pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<ExitCode> {
+    let kind = args.host_kind.unwrap_or_else(|| detect(config));
+    let json = match config.log_format {
+        LogFormat::Json => Some(true),
+        LogFormat::Text => Some(false),
+        LogFormat::Auto => (kind == HostKind::Lambda).then_some(true),
+    };
+    let filter = telemetry::parse_filter(&config.log_level).map_err(anyhow::Error::msg)?;
+    telemetry::install(filter, json);
+    let plan = setup::model(config)?;
+    let compute = Compute::start(setup::threads(config), config.max_queue)?;
+    let service = Service::new(compute, started);
+    let router = http::router(service.clone(), settings(config, kind));
+    let warm_up = match config.warm_up {
+        Choice::Yes => true,
+        Choice::No => false,
+        // On demand, the first request is the warm-up: running the model twice would only make it later.
+        Choice::Auto => kind != HostKind::Lambda || !on_demand(config),
+    };
+    tracing::info!(
+        host = kind.name(),
+        model_dir = %plan.folder.display(),
+        threads = service.threads(),
+        instruction_set = plan.settings.kernels.isa().name(),
+        max_length = config.max_length,
+        version = env!("CARGO_PKG_VERSION"),
+        "starting"
+    );
+    if config.use_fp16 {
+        tracing::info!("USE_FP16: this device's best safe precision is f32");
+    }
+    let load = load(service.clone(), move || {
+        Engine::load(&plan.folder, plan.settings, warm_up, started)
+    });
+    tokio::runtime::Builder::new_multi_thread()
+        // The runtime only moves bytes; the cores belong to the compute threads.
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(async move {
+            let loading = tokio::spawn(load);
+            match kind {
+                HostKind::Lambda => on_lambda(config, service, router, loading).await,
+                HostKind::Azure | HostKind::Http => on_socket(config, kind, service, router).await,
+            }
+        })
+}
+
+fn detect(config: &Config) -> HostKind {
+    if config.platform.lambda {
+        HostKind::Lambda
+    } else if config.platform.azure_port.is_some() {
+        HostKind::Azure
+    } else {
+        HostKind::Http
+    }
+}
+
+fn on_demand(config: &Config) -> bool {
+    !matches!(
+        config.platform.lambda_initialization.as_deref(),
+        Some("provisioned-concurrency" | "snap-start")
+    )
+}
+
+fn settings(config: &Config, kind: HostKind) -> Settings {
+    let azure = (kind == HostKind::Azure).then(|| "/api".to_owned());
+    Settings {
+        limits: setup::limits(config),
+        body_bytes: config.max_body_bytes,
+        timeout: config.request_timeout,
+        cors_origins: config.cors_origins.clone(),
+        base_paths: config.base_path.iter().cloned().chain(azure).collect(),
+        wait_for_model: kind == HostKind::Lambda,
+        host: kind.name(),
+    }
+}
+
+/// Loads, and says in the log what came of it: this is where an operator looks first.
+async fn load(
+    service: Service,
+    load: impl FnOnce() -> Result<Engine, crate::error::ModelError> + Send + 'static,
+) {
+    match service.load(load).await {
+        Ok(engine) => {
+            let info = engine.info();
+            tracing::info!(
+                model = info.name,
+                revision = info.revision.as_deref().unwrap_or_default(),
+                note = info.note.as_deref().unwrap_or_default(),
+                precision = info.precision,
+                stored_dtype = info.stored_dtype,
+                max_length = info.max_length,
+                ms = info.load.total.as_millis(),
+                "model ready"
+            );
+        }
+        Err(error @ Error::Model(_)) => tracing::error!(%error, "model not loaded"),
+        Err(error) => tracing::error!(%error, "loading failed"),
+    }
+}
+
+async fn on_lambda(
+    config: &Config,
+    service: Service,
+    router: Router,
+    loading: tokio::task::JoinHandle<()>,
+) -> anyhow::Result<ExitCode> {
+    let (drained, asked) = (service.clone(), service.clone());
+    lambda::drain_on_sigterm(move || drained.drain(), move || asked.idle())
+        .await
+        .context("cannot listen for SIGTERM")?;
+    if on_demand(config) {
+        let _ = tokio::time::timeout(LAMBDA_INIT, loading).await;
+    } else {
+        // Nothing hurries these, and a snapshot must hold a loaded model.
+        let _ = loading.await;
+    }
+    lambda::serve(router)
+        .await
+        .map_err(|error| anyhow::anyhow!("the Lambda runtime ended: {error}"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn on_socket(
+    config: &Config,
+    kind: HostKind,
+    service: Service,
+    router: Router,
+) -> anyhow::Result<ExitCode> {
+    let address = match (kind, config.platform.azure_port) {
+        // The Functions host is on this machine, and nobody else has business with its handler.
+        (HostKind::Azure, Some(port)) => SocketAddr::new(IpAddr::from([127, 0, 0, 1]), port),
+        _ => SocketAddr::new(config.host, config.port),
+    };
+    let listener = server::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))?;
+    let address = listener
+        .local_addr()
+        .context("the listener has no address")?;
+    tracing::info!(%address, "listening");
+    let all_answered = server::serve(listener, router, config.shutdown_grace, || service.drain())
+        .await
+        .context("the server failed")?;
+    Ok(if all_answered {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,93 @@
+//! From the configuration to the parts that several commands need.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Context;
+use kernels::{Isa, Kernels};
+
+use super::Usage;
+use crate::config::Config;
+use crate::error::ModelError;
+use crate::rerank::Limits;
+use crate::service::{Engine, EngineSettings};
+use crate::weights::{LocatedModel, locate};
+
+/// Everything that loading a model takes, decided before it starts.
+pub struct ModelPlan {
+    pub folder: PathBuf,
+    pub settings: EngineSettings,
+}
+
+pub fn kernels(config: &Config) -> anyhow::Result<Kernels> {
+    let Some(name) = &config.instruction_set else {
+        return Ok(Kernels::detect());
+    };
+    let isa: Isa = name
+        .parse()
+        .map_err(|error| Usage(format!("INSTRUCTION_SET: {error}")))?;
+    Kernels::with(isa).ok_or_else(|| {
+        let here: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
+        Usage(format!(
+            "INSTRUCTION_SET={name}: this machine has only {}",
+            here.join(", ")
+        ))
+        .into()
+    })
+}
+
+pub fn threads(config: &Config) -> usize {
+    config
+        .threads
+        .or_else(|| std::thread::available_parallelism().ok().map(Into::into))
+        .unwrap_or(1)
+}
+
+pub fn limits(config: &Config) -> Limits {
+    Limits {
+        pairs: config.max_pairs,
+        text_chars: config.max_text_chars,
+    }
+}
+
+pub fn find_model(config: &Config) -> Result<LocatedModel, ModelError> {
+    locate(
+        config.model_name.as_deref(),
+        config.model_dir.as_deref(),
+        config.model_revision.as_deref(),
+        config.platform.hub_cache.as_deref(),
+    )
+}
+
+/// Finds the model and fixes how it is computed. `named` says whether the name is the operator's own.
+pub fn model(config: &Config) -> anyhow::Result<ModelPlan> {
+    let found = find_model(config)?;
+    Ok(ModelPlan {
+        folder: found.folder,
+        settings: EngineSettings {
+            name: found.name,
+            named: config.model_name.is_some(),
+            revision: found.revision,
+            max_length: config.max_length,
+            truncation: config.truncation,
+            batch_tokens: config.batch_tokens,
+            kernels: kernels(config)?,
+        },
+    })
+}
+
+/// Loads the model for a command that computes on its own pool, and hands both over.
+pub fn engine(config: &Config) -> anyhow::Result<(Engine, rayon::ThreadPool)> {
+    let plan = model(config)?;
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads(config))
+        .build()
+        .context("cannot start the compute threads")?;
+    let engine = pool
+        .install(|| Engine::load(&plan.folder, plan.settings, false, Instant::now()))
+        .context("cannot load the model")?;
+    if let Some(note) = &engine.info().note {
+        eprintln!("note: {note}");
+    }
+    Ok((engine, pool))
+}

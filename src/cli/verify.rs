@@ -1,0 +1,160 @@
+//! `reranker verify`: does the loaded model give the scores that were published for it?
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use serde::Deserialize;
+
+use super::{Usage, setup};
+use crate::batch::Stop;
+use crate::config::Config;
+use crate::rerank::{Pair, Request, sigmoid};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Compare with the scores in this file instead of the model's own `scores.json` or the built-in ones.
+    #[arg(long, value_name = "FILE")]
+    scores: Option<PathBuf>,
+}
+
+/// Scores that were published for known models; the file says where each comes from.
+const PUBLISHED: &str = include_str!("verify/published.json");
+/// A model folder may bring its own.
+const OWN_SCORES: &str = "scores.json";
+
+/// Expected scores of one model.
+#[derive(Debug, Deserialize)]
+struct Expected {
+    model: String,
+    /// Largest accepted difference of logits, for rows without their own.
+    tolerance: f64,
+    rows: Vec<Row>,
+}
+
+/// One pair with its logit, or with its score where only a sigmoid was published.
+#[derive(Debug, Deserialize)]
+struct Row {
+    query: String,
+    passage: String,
+    logit: Option<f64>,
+    score: Option<f64>,
+    tolerance: Option<f64>,
+}
+
+pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
+    let (engine, pool) = setup::engine(config)?;
+    let info = engine.info();
+    let folder = setup::find_model(config)?.folder;
+    let expected = expected(args.scores.as_deref(), &folder, &info.name)?;
+    let request = Request {
+        pairs: expected
+            .rows
+            .iter()
+            .map(|row| Pair {
+                query: row.query.as_str().into(),
+                document: row.passage.as_str().into(),
+            })
+            .collect(),
+        max_length: None,
+        truncation: None,
+        deadline: None,
+    };
+    let scores = pool.install(|| engine.score(&request, &Stop::never()))?;
+    println!(
+        "{} ({}), tolerance {}",
+        info.name, info.precision, expected.tolerance
+    );
+    let mut failed = 0;
+    for (row, score) in expected.rows.iter().zip(&scores) {
+        let tolerance = row.tolerance.unwrap_or(expected.tolerance);
+        let found = f64::from(score.logit);
+        let (wanted, published) = row.logit()?;
+        let difference = (found - wanted).abs();
+        let pass = difference <= tolerance;
+        failed += usize::from(!pass);
+        println!(
+            "{}  logit {found:>10.6}  expected {wanted:>10.6} ({published})  difference {difference:.2e}  score {:.6}  {:?} / {:?}",
+            if pass { "pass" } else { "FAIL" },
+            sigmoid(score.logit),
+            shortened(&row.query),
+            shortened(&row.passage),
+        );
+    }
+    println!("{} of {} rows pass", scores.len() - failed, scores.len());
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+impl Row {
+    /// The expected logit, and as what it was published.
+    fn logit(&self) -> anyhow::Result<(f64, &'static str)> {
+        match (self.logit, self.score) {
+            (Some(logit), _) => Ok((logit, "logit")),
+            (None, Some(score)) if score > 0.0 && score < 1.0 => {
+                Ok(((score / (1.0 - score)).ln(), "sigmoid"))
+            }
+            _ => Err(Usage("a row has neither a logit nor a score between 0 and 1".into()).into()),
+        }
+    }
+}
+
+/// The rows to compare with: a file that was named, the model folder's own, or the built-in ones of the model's name.
+fn expected(named: Option<&Path>, folder: &Path, model: &str) -> anyhow::Result<Expected> {
+    let own = folder.join(OWN_SCORES);
+    let file = named.or_else(|| own.is_file().then_some(own.as_path()));
+    if let Some(path) = file {
+        let bytes = std::fs::read(path).with_context(|| format!("{}", path.display()))?;
+        return serde_json::from_slice(&bytes).with_context(|| format!("{}", path.display()));
+    }
+    let published: Vec<Expected> =
+        serde_json::from_str(PUBLISHED).context("the built-in scores are damaged")?;
+    let known: Vec<String> = published.iter().map(|e| e.model.clone()).collect();
+    // A folder that was downloaded by hand is usually called by the last part of the hub id.
+    published
+        .into_iter()
+        .find(|expected| {
+            expected.model == model || expected.model.rsplit('/').next() == Some(model)
+        })
+        .ok_or_else(|| {
+            Usage(format!(
+                "no scores are known for the model {model:?}: set MODEL_NAME to one of {}, or give --scores",
+                known.join(", ")
+            ))
+            .into()
+        })
+}
+
+fn shortened(text: &str) -> String {
+    let mut short: String = text.chars().take(32).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_scores_are_found_by_hub_id_and_by_folder_name() {
+        let nowhere = Path::new("/nonexistent");
+        for name in [
+            "BAAI/bge-reranker-v2-m3",
+            "bge-reranker-base",
+            "BAAI/bge-reranker-large",
+        ] {
+            let expected = expected(None, nowhere, name).expect(name);
+            assert!(expected.rows.len() >= 3, "{name}");
+            for row in &expected.rows {
+                assert!(row.logit().expect("a value").0.is_finite());
+            }
+        }
+        let error = expected(None, nowhere, "my-model").expect_err("unknown");
+        assert!(error.to_string().contains("BAAI/bge-reranker-v2-m3"));
+    }
+}

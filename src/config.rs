@@ -1,0 +1,470 @@
+//! Every environment variable, in one table: name, default, meaning, and how it is read.
+//!
+//! Reads all of them once, reports every wrong value together by name, and never falls back silently. Only `cli` uses the result.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::rerank::Truncation;
+
+/// One documented variable.
+pub struct Variable {
+    pub name: &'static str,
+    /// As one would write it; empty where there is none.
+    pub default: &'static str,
+    pub meaning: &'static str,
+}
+
+macro_rules! variables {
+    ($($constant:ident = $default:literal, $meaning:literal;)*) => {
+        $(const $constant: Variable = Variable {
+            name: stringify!($constant), default: $default, meaning: $meaning,
+        };)*
+        /// All variables that are ours, in the order of the README.
+        pub const VARIABLES: &[Variable] = &[$($constant),*];
+    };
+}
+
+variables! {
+    MODEL_NAME = "", "Hub id (`owner/name`) of a model that is in the local Hugging Face cache; with `MODEL_DIR`, the name to report for it";
+    MODEL_DIR = "models/demo", "folder with `config.json`, `tokenizer.json` and `model.safetensors` (or its shards); the default holds only where `MODEL_NAME` is not set";
+    MODEL_REVISION = "", "revision to report, and to look for in the Hugging Face cache";
+    HOST = "0.0.0.0", "address to listen on";
+    PORT = "8000", "port to listen on; Azure Functions' own port goes before it";
+    USE_FP16 = "false", "use the best safe reduced precision of the device; on CPUs that is f32 so far, so nothing changes there";
+    CORS_ORIGINS = "*", "origins allowed to call from a browser, separated by commas; empty for none";
+    MAX_LENGTH = "512", "longest sequence in tokens, special tokens included; the model's own limit where that is lower";
+    TRUNCATION = "longest_first", "how longer pairs are cut: `longest_first` or `flag`";
+    MAX_PAIRS = "1000", "most pairs in one request";
+    MAX_TEXT_CHARS = "100000", "most characters in one query or passage";
+    MAX_BODY_BYTES = "10485760", "largest request body in bytes";
+    MAX_QUEUE = "64", "most requests waiting for the compute thread; more are answered 429";
+    REQUEST_TIMEOUT_S = "300", "most seconds for one request, its body and its wait included";
+    SHUTDOWN_GRACE_S = "30", "seconds that accepted requests have to finish after SIGTERM";
+    THREADS = "", "compute threads; all available cores where it is not set";
+    BATCH_TOKENS = "4096", "tokens of one forward pass; bounds memory, about 40 bytes times the hidden size for each token";
+    INSTRUCTION_SET = "", "force the kernels' instruction set (`reranker doctor` lists this machine's); the best one where it is not set";
+    WARM_UP = "auto", "run the model once before answering ready: `true`, `false`, or `auto` (yes, except on Lambda on demand)";
+    BASE_PATH = "", "path prefix to take off every request; `/api` is always taken off on Azure Functions, the stage on API Gateway";
+    LOG_LEVEL = "info", "`error`, `warn`, `info`, `debug`, `trace`, or a filter such as `reranker=debug`";
+    LOG_FORMAT = "auto", "`json`, `text`, or `auto` (`json` on Lambda and where the output is no terminal)";
+}
+
+/// `true`, `false`, or left to the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    Yes,
+    No,
+    Auto,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Json,
+    Text,
+    Auto,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub model_name: Option<String>,
+    pub model_dir: Option<PathBuf>,
+    pub model_revision: Option<String>,
+    pub host: IpAddr,
+    pub port: u16,
+    pub use_fp16: bool,
+    pub cors_origins: Vec<String>,
+    pub max_length: usize,
+    pub truncation: Truncation,
+    pub max_pairs: usize,
+    pub max_text_chars: usize,
+    pub max_body_bytes: usize,
+    pub max_queue: usize,
+    pub request_timeout: Duration,
+    pub shutdown_grace: Duration,
+    pub threads: Option<usize>,
+    pub batch_tokens: usize,
+    pub instruction_set: Option<String>,
+    pub warm_up: Choice,
+    pub base_path: Option<String>,
+    pub log_level: String,
+    pub log_format: LogFormat,
+    pub platform: Platform,
+}
+
+/// What the platforms tell through variables of their own.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Platform {
+    /// `AWS_LAMBDA_RUNTIME_API` is set.
+    pub lambda: bool,
+    /// `AWS_LAMBDA_INITIALIZATION_TYPE`: `on-demand`, `provisioned-concurrency` or `snap-start`.
+    pub lambda_initialization: Option<String>,
+    /// `AWS_LAMBDA_MAX_CONCURRENCY`: set on managed instances.
+    pub lambda_concurrency: Option<usize>,
+    /// `FUNCTIONS_CUSTOMHANDLER_PORT`, or its older name `FUNCTIONS_HTTPWORKER_PORT`.
+    pub azure_port: Option<u16>,
+    /// Where Hugging Face's own tools keep downloaded models.
+    pub hub_cache: Option<PathBuf>,
+}
+
+/// Every wrong value of the environment.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct ConfigErrors(pub Vec<String>);
+
+/// Reads values and gathers complaints.
+struct Reader<'a> {
+    lookup: &'a dyn Fn(&str) -> Option<String>,
+    errors: Vec<String>,
+}
+
+impl Reader<'_> {
+    /// The variable's value, or its default; an empty value counts as unset where there is a default to use instead.
+    fn text(&self, variable: &Variable) -> String {
+        (self.lookup)(variable.name)
+            .map(|value| value.trim().to_owned())
+            .filter(|value| !value.is_empty())
+            .unwrap_or_else(|| variable.default.to_owned())
+    }
+
+    fn optional(&self, variable: &Variable) -> Option<String> {
+        Some(self.text(variable)).filter(|value| !value.is_empty())
+    }
+
+    fn complain<T>(&mut self, name: &str, value: &str, expected: &str) -> Option<T> {
+        self.errors
+            .push(format!("{name}={value:?}: expected {expected}"));
+        None
+    }
+
+    fn parsed<T>(
+        &mut self,
+        variable: &Variable,
+        expected: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Option<T> {
+        let value = self.text(variable);
+        parse(&value).or_else(|| self.complain(variable.name, &value, expected))
+    }
+
+    fn number(&mut self, variable: &Variable, low: usize, high: usize) -> Option<usize> {
+        self.parsed(
+            variable,
+            &format!("a whole number from {low} to {high}"),
+            |text| text.parse().ok().filter(|n| (low..=high).contains(n)),
+        )
+    }
+
+    fn seconds(&mut self, variable: &Variable, high: u32) -> Option<Duration> {
+        self.parsed(
+            variable,
+            &format!("seconds, more than 0 and up to {high}"),
+            |text| {
+                let seconds: f64 = text.parse().ok()?;
+                (seconds > 0.0 && seconds <= f64::from(high))
+                    .then(|| Duration::from_secs_f64(seconds))
+            },
+        )
+    }
+}
+
+fn boolean(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Some(true),
+        "false" | "0" | "no" | "off" => Some(false),
+        _ => None,
+    }
+}
+
+impl Config {
+    pub fn from_env() -> Result<Self, ConfigErrors> {
+        let mut errors = Vec::new();
+        // A value that is no text cannot be read; it must not look as if it were not set.
+        for (name, value) in std::env::vars_os() {
+            let known = |name: &str| VARIABLES.iter().any(|variable| variable.name == name);
+            if let (Some(name), None) = (name.to_str(), value.to_str())
+                && known(name)
+            {
+                errors.push(format!("{name}: expected UTF-8 text"));
+            }
+        }
+        let parsed = Self::parse(&|name| std::env::var(name).ok());
+        match parsed {
+            Ok(config) if errors.is_empty() => Ok(config),
+            Ok(_) => Err(ConfigErrors(errors)),
+            Err(ConfigErrors(more)) => {
+                errors.extend(more);
+                Err(ConfigErrors(errors))
+            }
+        }
+    }
+
+    /// Reads the variables through `lookup`.
+    pub fn parse(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigErrors> {
+        let mut read = Reader {
+            lookup,
+            errors: Vec::new(),
+        };
+        let config = Self::read(&mut read);
+        match config {
+            Some(config) if read.errors.is_empty() => Ok(config),
+            _ => Err(ConfigErrors(read.errors)),
+        }
+    }
+
+    fn read(read: &mut Reader) -> Option<Self> {
+        // Each value is read before any is unwrapped, so that all complaints are gathered.
+        let host = read.parsed(&HOST, "an IP address", |text| match text {
+            "localhost" => Some(IpAddr::from([127, 0, 0, 1])),
+            _ => text.parse().ok(),
+        });
+        let port = read.parsed(&PORT, "a port from 0 (any free one) to 65535", |text| {
+            text.parse::<u16>().ok()
+        });
+        let use_fp16 = read.parsed(&USE_FP16, "true or false", boolean);
+        let cors_origins = Self::origins(read);
+        let max_length = read.number(&MAX_LENGTH, 8, 1 << 20);
+        let truncation = read.parsed(&TRUNCATION, &Truncation::NAMES.join(" or "), |text| {
+            Truncation::from_str(text).ok()
+        });
+        let max_pairs = read.number(&MAX_PAIRS, 1, 1_000_000);
+        let max_text_chars = read.number(&MAX_TEXT_CHARS, 1, 100_000_000);
+        let max_body_bytes = read.number(&MAX_BODY_BYTES, 1024, 1 << 30);
+        let max_queue = read.number(&MAX_QUEUE, 1, 100_000);
+        let request_timeout = read.seconds(&REQUEST_TIMEOUT_S, 86_400);
+        let shutdown_grace = read.seconds(&SHUTDOWN_GRACE_S, 3_600);
+        let threads = match read.optional(&THREADS) {
+            Some(_) => read.number(&THREADS, 1, 1024).map(Some),
+            None => Some(None),
+        };
+        let batch_tokens = read.number(&BATCH_TOKENS, 16, 1 << 20);
+        let warm_up = read.parsed(&WARM_UP, "true, false or auto", |text| match text {
+            "auto" => Some(Choice::Auto),
+            _ => boolean(text).map(|yes| if yes { Choice::Yes } else { Choice::No }),
+        });
+        let base_path = match read.optional(&BASE_PATH) {
+            Some(path) if path.starts_with('/') && path.len() > 1 && !path.contains(['?', '#']) => {
+                Some(Some(path.trim_end_matches('/').to_owned()))
+            }
+            Some(path) => read.complain("BASE_PATH", &path, "a path that begins with /"),
+            None => Some(None),
+        };
+        let log_level = read.text(&LOG_LEVEL);
+        if let Err(error) = crate::telemetry::parse_filter(&log_level) {
+            read.complain::<()>("LOG_LEVEL", &log_level, &format!("a log filter ({error})"));
+        }
+        let log_format = read.parsed(&LOG_FORMAT, "json, text or auto", |text| match text {
+            "json" => Some(LogFormat::Json),
+            "text" => Some(LogFormat::Text),
+            "auto" => Some(LogFormat::Auto),
+            _ => None,
+        });
+        let platform = Self::platform(read);
+        let model_name = read.optional(&MODEL_NAME);
+        let model_dir = (read.lookup)(MODEL_DIR.name)
+            .filter(|dir| !dir.trim().is_empty())
+            .or_else(|| model_name.is_none().then(|| MODEL_DIR.default.to_owned()))
+            .map(PathBuf::from);
+        Some(Self {
+            model_dir,
+            model_name,
+            model_revision: read.optional(&MODEL_REVISION),
+            host: host?,
+            port: port?,
+            use_fp16: use_fp16?,
+            cors_origins: cors_origins?,
+            max_length: max_length?,
+            truncation: truncation?,
+            max_pairs: max_pairs?,
+            max_text_chars: max_text_chars?,
+            max_body_bytes: max_body_bytes?,
+            max_queue: max_queue?,
+            request_timeout: request_timeout?,
+            shutdown_grace: shutdown_grace?,
+            threads: threads?,
+            batch_tokens: batch_tokens?,
+            instruction_set: read.optional(&INSTRUCTION_SET),
+            warm_up: warm_up?,
+            base_path: base_path?,
+            log_level,
+            log_format: log_format?,
+            platform: platform?,
+        })
+    }
+
+    fn origins(read: &mut Reader) -> Option<Vec<String>> {
+        // Here an empty value means something, so the default holds only where the variable is not set at all.
+        let value =
+            (read.lookup)(CORS_ORIGINS.name).unwrap_or_else(|| CORS_ORIGINS.default.to_owned());
+        let origins: Vec<String> = value
+            .split(',')
+            .map(|origin| origin.trim().trim_end_matches('/').to_owned())
+            .filter(|origin| !origin.is_empty())
+            .collect();
+        let fits = |origin: &String| {
+            origin == "null"
+                || origin.split_once("://").is_some_and(|(scheme, rest)| {
+                    matches!(scheme, "http" | "https")
+                        && !rest.is_empty()
+                        && rest
+                            .bytes()
+                            .all(|b| b.is_ascii_graphic() && !b"/?#".contains(&b))
+                })
+        };
+        if origins == ["*"] || origins.iter().all(fits) {
+            Some(origins)
+        } else {
+            read.complain(
+                "CORS_ORIGINS",
+                &value,
+                "* alone, or origins such as https://example.org separated by commas",
+            )
+        }
+    }
+
+    fn platform(read: &mut Reader) -> Option<Platform> {
+        let mut number = |name: &str| match (read.lookup)(name) {
+            Some(value) => value
+                .parse::<u16>()
+                .ok()
+                .map(Some)
+                .or_else(|| read.complain(name, &value, "a number from 0 to 65535")),
+            None => Some(None),
+        };
+        let azure_port =
+            number("FUNCTIONS_CUSTOMHANDLER_PORT")?.or(number("FUNCTIONS_HTTPWORKER_PORT")?);
+        let lambda_concurrency = number("AWS_LAMBDA_MAX_CONCURRENCY")?.map(usize::from);
+        let path = |name: &str| {
+            (read.lookup)(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
+        Some(Platform {
+            lambda: (read.lookup)("AWS_LAMBDA_RUNTIME_API").is_some(),
+            lambda_initialization: (read.lookup)("AWS_LAMBDA_INITIALIZATION_TYPE"),
+            lambda_concurrency,
+            azure_port,
+            hub_cache: path("HF_HUB_CACHE")
+                .or_else(|| path("HF_HOME").map(|home| home.join("hub")))
+                .or_else(|| path("HOME").map(|home| home.join(".cache/huggingface/hub"))),
+        })
+    }
+}
+
+/// The variables as the README's table.
+pub fn markdown_table() -> String {
+    let mut table = String::from("| Variable | Default | Meaning |\n|---|---|---|\n");
+    for Variable {
+        name,
+        default,
+        meaning,
+    } in VARIABLES
+    {
+        let default = if default.is_empty() {
+            String::new()
+        } else {
+            format!("`{default}`")
+        };
+        table += &format!("| `{name}` | {default} | {meaning} |\n");
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(pairs: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+        let pairs: Vec<(String, String)> = pairs
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .collect();
+        Config::parse(&|name| {
+            pairs
+                .iter()
+                .find(|(n, _)| n == name)
+                .map(|(_, value)| value.clone())
+        })
+    }
+
+    #[test]
+    fn an_empty_environment_gives_the_documented_defaults() {
+        let config = parse(&[]).expect("defaults are valid");
+        assert_eq!(config.model_dir, Some("models/demo".into()));
+        assert_eq!((config.port, config.max_length), (8000, 512));
+        assert_eq!(config.cors_origins, ["*"]);
+        assert_eq!(config.threads, None);
+        // Every default in the table parses to the same configuration when it is written out.
+        let spelled: Vec<(&str, &str)> = VARIABLES
+            .iter()
+            .filter(|variable| !variable.default.is_empty())
+            .map(|variable| (variable.name, variable.default))
+            .collect();
+        assert_eq!(parse(&spelled).expect("defaults are valid"), config);
+    }
+
+    #[test]
+    fn every_wrong_value_is_reported_at_once_by_name() {
+        let wrong = [
+            ("HOST", "nowhere"),
+            ("PORT", "70000"),
+            ("USE_FP16", "maybe"),
+            ("CORS_ORIGINS", "example.org"),
+            ("MAX_LENGTH", "7"),
+            ("TRUNCATION", "middle"),
+            ("MAX_PAIRS", "0"),
+            ("MAX_TEXT_CHARS", "-1"),
+            ("MAX_BODY_BYTES", "1e6"),
+            ("MAX_QUEUE", "none"),
+            ("REQUEST_TIMEOUT_S", "NaN"),
+            ("SHUTDOWN_GRACE_S", "inf"),
+            ("THREADS", "0"),
+            ("BATCH_TOKENS", "1"),
+            ("WARM_UP", "later"),
+            ("BASE_PATH", "api"),
+            ("LOG_LEVEL", "reranker=loud"),
+            ("LOG_FORMAT", "xml"),
+            ("FUNCTIONS_CUSTOMHANDLER_PORT", "http"),
+        ];
+        let ConfigErrors(errors) = parse(&wrong).expect_err("all are wrong");
+        assert_eq!(errors.len(), wrong.len(), "{errors:#?}");
+        for (name, value) in wrong {
+            let line = errors.iter().find(|line| line.starts_with(name));
+            assert!(line.is_some_and(|line| line.contains(value)), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_model_name_alone_does_not_mean_the_demo_model() {
+        let config = parse(&[("MODEL_NAME", "BAAI/bge-reranker-v2-m3")]).expect("valid");
+        assert_eq!(config.model_dir, None);
+    }
+
+    #[test]
+    fn use_fp16_takes_the_spellings_of_python_services() {
+        for (value, expected) in [("True", true), ("1", true), ("False", false), ("no", false)] {
+            assert_eq!(
+                parse(&[("USE_FP16", value)]).expect(value).use_fp16,
+                expected
+            );
+        }
+    }
+
+    #[test]
+    fn no_origin_at_all_is_an_empty_list() {
+        assert!(
+            parse(&[("CORS_ORIGINS", "")])
+                .expect("valid")
+                .cors_origins
+                .is_empty()
+        );
+        assert_eq!(
+            parse(&[("CORS_ORIGINS", "https://a.example/, http://b:8080")])
+                .expect("valid")
+                .cors_origins,
+            ["https://a.example", "http://b:8080"]
+        );
+    }
+}

@@ -1,0 +1,120 @@
+//! What can go wrong, grouped by who has to act: the caller (`Invalid`), nobody but time (`Busy`, `NotReady`,
+//! `Deadline`, `Draining`), the operator (`Model`) or us (`Internal`). Knows no HTTP: `http` maps each group to a status.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The request can never succeed as it is.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// The queue in front of the compute thread is full.
+    #[error("{queued} requests are waiting, the limit is {limit}: try again in {} s", retry_after.as_secs())]
+    Busy {
+        queued: usize,
+        limit: usize,
+        retry_after: Duration,
+    },
+    /// The model is still loading.
+    #[error("the model is still loading: try again in {} s", retry_after.as_secs())]
+    NotReady { retry_after: Duration },
+    /// Time ran out before all pairs were scored. Nothing partial is returned.
+    #[error("the deadline passed with {done} of {total} pairs scored")]
+    Deadline { done: usize, total: usize },
+    /// The process is shutting down and takes no new work.
+    #[error("the server is shutting down")]
+    Draining,
+    /// The model could not be loaded; only the operator can mend that.
+    #[error("the model is not available: {0}")]
+    Model(String),
+    /// A bug of ours. The message names no query or document text.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+/// A request that breaks a rule: which field, how large it was, and the limit where there is one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Invalid {
+    /// Stable, machine-readable; listed in the README.
+    pub code: &'static str,
+    /// Path of the field in the caller's own terms, such as `pairs[3].query`.
+    pub field: Option<String>,
+    pub message: String,
+    pub got: Option<u64>,
+    pub limit: Option<u64>,
+}
+
+impl Invalid {
+    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            field: None,
+            message: message.into(),
+            got: None,
+            limit: None,
+        }
+    }
+
+    pub fn field(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+
+    pub fn got(mut self, got: usize) -> Self {
+        self.got = Some(got as u64);
+        self
+    }
+
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.limit = Some(limit as u64);
+        self
+    }
+}
+
+/// Why a model cannot be served: always the file, then what was found and what was expected in it.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    #[error("{}: {source}", path.display())]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{}: {what}: found {found}, expected {expected}", path.display())]
+    Unfit {
+        path: PathBuf,
+        what: String,
+        found: String,
+        expected: String,
+    },
+    #[error("{0}")]
+    NotFound(String),
+    #[error("cannot compute: {0}")]
+    Compute(String),
+}
+
+impl ModelError {
+    pub fn io(path: &Path, source: std::io::Error) -> Self {
+        Self::Io {
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    pub fn unfit(
+        path: &Path,
+        what: impl Into<String>,
+        found: impl ToString,
+        expected: impl ToString,
+    ) -> Self {
+        Self::Unfit {
+            path: path.to_owned(),
+            what: what.into(),
+            found: found.to_string(),
+            expected: expected.to_string(),
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! AWS Lambda: API Gateway (REST and HTTP APIs), Function URLs and ALB, by lambda_http's event loop over the shared router.
+//!
+//! Adds to each request what only the platform knows: the invocation's deadline and id; takes the stage off the path.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::body::Body;
+use bytes::Bytes;
+use http::Response;
+use http_body_util::{BodyExt, Full};
+use lambda_http::request::RequestContext;
+use lambda_http::{Request, RequestExt};
+use tokio::signal::unix::{SignalKind, signal};
+use tower::ServiceExt;
+
+use crate::http::{Deadline, RequestId, without_prefix};
+
+/// Kept back from the invocation's time for sending the answer.
+const ANSWER_MARGIN: Duration = Duration::from_millis(200);
+/// Lambda kills a function this long after SIGTERM, less a little.
+const SHUTDOWN_TIME: Duration = Duration::from_millis(400);
+
+/// Polls for events until the platform ends the process. With `AWS_LAMBDA_MAX_CONCURRENCY`, several at a time.
+pub async fn serve(router: Router) -> Result<(), lambda_http::Error> {
+    lambda_http::run_concurrent(tower::service_fn(move |event: Request| {
+        let router = router.clone();
+        async move { Ok::<_, Infallible>(answer(router, event).await) }
+    }))
+    .await
+}
+
+async fn answer(router: Router, event: Request) -> Response<Full<Bytes>> {
+    let context = event.lambda_context_ref().cloned();
+    let stage = event.request_context_ref().and_then(stage);
+    let mut request = event.map(|body| match body {
+        lambda_http::Body::Text(text) => Body::from(text),
+        lambda_http::Body::Binary(bytes) => Body::from(bytes),
+        _ => Body::empty(),
+    });
+    // lambda_http puts the stage in front of the path wherever it is not there already.
+    if let Some(stage) = stage
+        && let Some(uri) = without_prefix(request.uri(), &format!("/{stage}"))
+    {
+        *request.uri_mut() = uri;
+    }
+    if let Some(context) = context {
+        if let Some(deadline) = deadline(context.deadline, SystemTime::now()) {
+            request.extensions_mut().insert(Deadline(deadline));
+        }
+        if !context.request_id.is_empty() {
+            request
+                .extensions_mut()
+                .insert(RequestId(context.request_id));
+        }
+    }
+    let Ok(response) = router.oneshot(request).await;
+    let (head, body) = response.into_parts();
+    // Every answer is whole in memory already; the event loop wants a body that threads can share.
+    let body = match body.collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) => {
+            tracing::error!(%error, "an answer's body broke off");
+            let mut response = Response::new(Full::default());
+            *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+            return response;
+        }
+    };
+    Response::from_parts(head, Full::new(body))
+}
+
+fn stage(context: &RequestContext) -> Option<String> {
+    let stage = match context {
+        RequestContext::ApiGatewayV1(context) => context.stage.clone(),
+        RequestContext::ApiGatewayV2(context) => context.stage.clone(),
+        _ => None,
+    };
+    stage.filter(|stage| stage != "$default" && !stage.is_empty())
+}
+
+/// From the platform's wall clock, in milliseconds since 1970, to ours. Some emulators state a deadline that has long passed:
+/// such a one says nothing.
+fn deadline(epoch_ms: u64, now: SystemTime) -> Option<Instant> {
+    let at = UNIX_EPOCH.checked_add(Duration::from_millis(epoch_ms))?;
+    let left = at.duration_since(now).ok()?;
+    Instant::now().checked_add(left.saturating_sub(ANSWER_MARGIN))
+}
+
+/// Calls `on_drain` on SIGTERM and ends the process once `idle` says that nothing is being computed.
+///
+/// Lambda sends SIGTERM only to functions with an extension, so one that subscribes to no event is registered. Where the
+/// platform refuses it, the function works all the same and is ended without warning.
+pub async fn drain_on_sigterm(
+    on_drain: impl FnOnce() + Send + 'static,
+    idle: impl Fn() -> bool + Send + 'static,
+) -> std::io::Result<()> {
+    let registered = lambda_extension::Extension::new()
+        .with_events(&[])
+        .with_extension_name("reranker-shutdown")
+        .register()
+        .await;
+    match registered {
+        Ok(extension) => drop(tokio::spawn(async move {
+            if let Err(error) = extension.run().await {
+                tracing::debug!(%error, "the shutdown extension ended");
+            }
+        })),
+        Err(error) => tracing::debug!(%error, "no shutdown extension: SIGTERM may not come"),
+    }
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::spawn(async move {
+        terminate.recv().await;
+        on_drain();
+        let give_up = Instant::now() + SHUTDOWN_TIME;
+        while !idle() && Instant::now() < give_up {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tracing::info!(all_answered = idle(), "stopped");
+        std::process::exit(0);
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_in_the_past_says_nothing() {
+        let now = SystemTime::now();
+        let ms = |time: SystemTime| {
+            let since = time.duration_since(UNIX_EPOCH).expect("after 1970");
+            u64::try_from(since.as_millis()).expect("fits")
+        };
+        assert_eq!(deadline(600_000, now), None);
+        let in_ten = deadline(ms(now) + 10_000, now).expect("lies ahead");
+        let left = in_ten.saturating_duration_since(Instant::now());
+        assert!(left > Duration::from_secs(9) && left < Duration::from_millis(9_900));
+    }
+}

@@ -1,0 +1,158 @@
+//! The one router that every host serves: routes, limits, identification and logging of requests, errors as JSON.
+//!
+//! Data in: an HTTP request, to which a host may have attached a [`Deadline`] and a [`RequestId`]. Data out: a response. Turns
+//! bodies into dialects' types and hands the domain's `Request` to the service; decides nothing about scores.
+
+mod body;
+mod docs;
+mod error;
+mod health;
+mod observe;
+mod path;
+mod rerank;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderName, HeaderValue, Method};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::rerank::Limits;
+use crate::service::Service;
+use error::Refusal;
+
+pub use observe::RequestId;
+pub use path::without_prefix;
+
+/// When a request must have been answered. Attached by a host that knows; the server's own limit applies besides.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline(pub Instant);
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub limits: Limits,
+    pub body_bytes: usize,
+    pub timeout: Duration,
+    /// `["*"]` for any origin, empty for none.
+    pub cors_origins: Vec<String>,
+    /// Path prefixes that are taken off where a request has them.
+    pub base_paths: Vec<String>,
+    /// Whether a request waits for a loading model instead of being told to come back: on Lambda nobody else would answer it.
+    pub wait_for_model: bool,
+    /// What serves, for `/info`.
+    pub host: &'static str,
+}
+
+#[derive(Clone)]
+struct App {
+    service: Service,
+    settings: Arc<Settings>,
+    /// `METHOD /path` of every route, for the error that lists them and for the index.
+    routes: Arc<[String]>,
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "serverless-reranker",
+        description = "Scores how relevant a passage is to a query, with a cross-encoder.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    ),
+    // Relative to this document, so that it holds below any stage or prefix.
+    servers((url = "."))
+)]
+struct Api;
+
+/// Everything that is served, as one router.
+pub fn router(service: Service, settings: Settings) -> Router {
+    let (router, api) = OpenApiRouter::with_openapi(Api::openapi())
+        .routes(routes!(rerank::one))
+        .routes(routes!(rerank::batch))
+        .routes(routes!(health::health))
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::info))
+        .routes(routes!(health::index))
+        .routes(routes!(docs::page))
+        .split_for_parts();
+    let app = App {
+        service,
+        routes: route_list(&api),
+        settings: Arc::new(settings),
+    };
+    let router = router
+        .merge(docs::router(api))
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(CatchPanicLayer::custom(|_| {
+            Refusal::Panicked.into_response()
+        }))
+        .layer(middleware::from_fn_with_state(
+            app.clone(),
+            observe::observe,
+        ))
+        .layer(cors(&app.settings.cors_origins))
+        .with_state(app.clone());
+    path::without_prefixes(router, app.settings.base_paths.clone())
+}
+
+fn route_list(api: &utoipa::openapi::OpenApi) -> Arc<[String]> {
+    let mut routes: Vec<String> = api
+        .paths
+        .paths
+        .iter()
+        .flat_map(|(path, item)| {
+            let operations = [("GET", &item.get), ("POST", &item.post)];
+            operations
+                .into_iter()
+                .filter(|(_, operation)| operation.is_some())
+                .map(move |(method, _)| format!("{method} {path}"))
+        })
+        .chain(["GET /openapi.json".to_owned()])
+        .collect();
+    routes.sort();
+    routes.into()
+}
+
+fn cors(origins: &[String]) -> CorsLayer {
+    let layer = CorsLayer::new()
+        .allow_methods([Method::GET, Method::POST])
+        // Named back one by one: `*` would not cover Authorization.
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([observe::REQUEST_ID, HeaderName::from_static("retry-after")])
+        .max_age(Duration::from_secs(3600));
+    if origins == ["*"] {
+        layer.allow_origin(tower_http::cors::Any)
+    } else {
+        let origins: Vec<HeaderValue> = origins
+            .iter()
+            .filter_map(|origin| HeaderValue::from_str(origin).ok())
+            .collect();
+        layer.allow_origin(AllowOrigin::list(origins))
+    }
+}
+
+async fn unknown_route(State(app): State<App>, request: Request) -> Response {
+    Refusal::UnknownRoute {
+        method: request.method().clone(),
+        path: request.uri().path().to_owned(),
+        routes: app.routes.to_vec(),
+    }
+    .into_response()
+}
+
+async fn wrong_method(request: Request) -> Response {
+    Refusal::WrongMethod {
+        method: request.method().clone(),
+        path: request.uri().path().to_owned(),
+    }
+    .into_response()
+}

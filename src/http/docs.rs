@@ -1,0 +1,66 @@
+//! The OpenAPI document, and a page that shows it and tries it out. Everything the page loads is in the binary.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Path;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use http::StatusCode;
+use utoipa::openapi::OpenApi;
+
+use super::App;
+
+/// All addresses are relative, so that the page works below any stage or prefix.
+const PAGE: &str = include_str!("docs/page.html");
+const SCRIPT: &str = include_str!("docs/page.js");
+
+/// An interactive page with every route.
+#[utoipa::path(get, path = "/docs", tag = "docs", responses((status = 200, description = "The page", content_type = "text/html", body = String)))]
+pub async fn page() -> Html<&'static str> {
+    Html(PAGE)
+}
+
+pub fn router(api: OpenApi) -> Router<App> {
+    let document = serde_json::to_string(&api)
+        .expect("the document is made of plain strings, lists and maps with string keys");
+    let document: Arc<str> = document.into();
+    Router::new()
+        .route(
+            "/openapi.json",
+            get(
+                move || async move { ([(CONTENT_TYPE, "application/json")], document.to_string()) },
+            ),
+        )
+        .route("/docs/{file}", get(asset))
+}
+
+/// The page's own script, or a file of Swagger UI.
+async fn asset(Path(file): Path<String>) -> Response {
+    const CACHED: (http::HeaderName, &str) = (CACHE_CONTROL, "public, max-age=86400");
+    if file == "page.js" {
+        return ([(CONTENT_TYPE, "text/javascript"), CACHED], SCRIPT).into_response();
+    }
+    // Only what the page loads: the rest of the distribution, such as its sample page, points to another document.
+    if ![
+        "swagger-ui.css",
+        "swagger-ui-bundle.js",
+        "favicon-32x32.png",
+    ]
+    .contains(&file.as_str())
+    {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    match utoipa_swagger_ui::serve(&file, Arc::default()) {
+        Ok(Some(found)) => (
+            [
+                (CONTENT_TYPE, found.content_type.as_str()),
+                (CACHED.0, CACHED.1),
+            ],
+            found.bytes.into_owned(),
+        )
+            .into_response(),
+        _ => StatusCode::NOT_FOUND.into_response(),
+    }
+}

@@ -1,0 +1,254 @@
+//! Is it alive, is it ready, what does it serve.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::App;
+use crate::service::{Info, LoadTimes, State as ModelState};
+
+/// How the process is, and with which model.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Health {
+    /// `ok`, `loading`, `draining` or `failed`.
+    #[schema(example = "ok")]
+    status: &'static str,
+    /// Whether the model is loaded.
+    loaded: bool,
+    /// Why it is not, where loading failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<String>,
+    /// What the model is not, where that could be mistaken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+    /// What is computed in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "f32")]
+    precision: Option<&'static str>,
+    uptime_s: f64,
+    version: &'static str,
+    /// Where the time before the first answer went.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cold_start: Option<ColdStart>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ColdStart {
+    /// Reading the tokenizer; at the same time as the weights.
+    tokenizer_ms: f64,
+    /// Mapping and checking the weights.
+    weights_ms: f64,
+    /// One forward pass before the first request; 0 where it was left out.
+    warm_up_ms: f64,
+    /// From the start of the process to a model that answers.
+    total_ms: f64,
+}
+
+/// What is served, and how.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Served {
+    model: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<String>,
+    /// True for the small bundled model, which is there to try the service out.
+    demo: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+    #[schema(example = "xlm-roberta")]
+    model_type: &'static str,
+    layers: usize,
+    hidden_size: usize,
+    vocab_size: usize,
+    precision: &'static str,
+    /// What the weight files hold.
+    stored_dtype: String,
+    weight_bytes: u64,
+    /// Longest sequence in tokens that this server scores, and the default of `max_length`.
+    max_length: usize,
+    /// Longest sequence that the model could take.
+    model_max_length: usize,
+    #[schema(example = "longest_first")]
+    truncation: &'static str,
+    instruction_set: &'static str,
+    threads: usize,
+    /// Requests that wait for the compute thread.
+    queued: usize,
+    limits: ServedLimits,
+    #[schema(example = "http")]
+    host: &'static str,
+    version: &'static str,
+    cold_start: ColdStart,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ServedLimits {
+    max_pairs: usize,
+    max_text_chars: usize,
+    max_body_bytes: usize,
+    request_timeout_s: f64,
+}
+
+/// Where to go from here.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Index {
+    service: &'static str,
+    version: &'static str,
+    docs: &'static str,
+    routes: Vec<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Status {
+    status: &'static str,
+}
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+fn millis(duration: std::time::Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+impl From<LoadTimes> for ColdStart {
+    fn from(times: LoadTimes) -> Self {
+        Self {
+            tokenizer_ms: millis(times.tokenizer),
+            weights_ms: millis(times.weights),
+            warm_up_ms: millis(times.warm_up),
+            total_ms: millis(times.total),
+        }
+    }
+}
+
+/// Health of the process and its model; 503 until it can score.
+#[utoipa::path(get, path = "/health", tag = "health", responses(
+    (status = 200, description = "It scores", body = Health),
+    (status = 503, description = "Loading, shutting down, or loading failed", body = Health),
+))]
+pub async fn health(State(app): State<App>) -> Response {
+    let state = app.service.state();
+    let (status, reason) = match &state {
+        _ if app.service.draining() => ("draining", None),
+        ModelState::Ready(_) => ("ok", None),
+        ModelState::Loading => ("loading", None),
+        ModelState::Failed(reason) => ("failed", Some(reason.clone())),
+    };
+    let info = match &state {
+        ModelState::Ready(engine) => Some(engine.info()),
+        _ => None,
+    };
+    let body = Health {
+        status,
+        loaded: info.is_some(),
+        reason,
+        model: info.map(|info| info.name.clone()),
+        revision: info.and_then(|info| info.revision.clone()),
+        note: info.and_then(|info| info.note.clone()),
+        precision: info.map(|info| info.precision),
+        uptime_s: millis(app.service.uptime()) / 1e3,
+        version: VERSION,
+        cold_start: info.map(|info| info.load.into()),
+    };
+    let code = if status == "ok" {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (code, Json(body)).into_response()
+}
+
+/// The process runs; nothing more is asked.
+#[utoipa::path(get, path = "/live", tag = "health", responses((status = 200, description = "It runs", body = Status)))]
+pub async fn live() -> Json<Status> {
+    Json(Status { status: "ok" })
+}
+
+/// Whether requests should be sent here.
+#[utoipa::path(get, path = "/ready", tag = "health", responses(
+    (status = 200, description = "It scores", body = Status),
+    (status = 503, description = "Not now", body = Status),
+))]
+pub async fn ready(State(app): State<App>) -> Response {
+    let ready = matches!(app.service.state(), ModelState::Ready(_)) && !app.service.draining();
+    if ready {
+        Json(Status { status: "ok" }).into_response()
+    } else {
+        let body = Json(Status {
+            status: "not ready",
+        });
+        (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+    }
+}
+
+/// The model, its precision and the limits in force.
+#[utoipa::path(get, path = "/info", tag = "health", responses(
+    (status = 200, description = "What is served", body = Served),
+    (status = 503, description = "Nothing is served yet", body = crate::dialect::native::ErrorBody),
+))]
+pub async fn info(State(app): State<App>) -> Result<Json<Served>, crate::error::Error> {
+    let engine = app.service.engine()?;
+    let Info {
+        name,
+        revision,
+        demo,
+        note,
+        model_type,
+        layers,
+        hidden_size,
+        vocab_size,
+        max_length,
+        model_max_length,
+        truncation,
+        precision,
+        stored_dtype,
+        weight_bytes,
+        instruction_set,
+        load,
+    } = engine.info().clone();
+    let settings = &app.settings;
+    Ok(Json(Served {
+        model: name,
+        revision,
+        demo,
+        note,
+        model_type,
+        layers,
+        hidden_size,
+        vocab_size,
+        precision,
+        stored_dtype,
+        weight_bytes,
+        max_length,
+        model_max_length,
+        truncation: truncation.name(),
+        instruction_set,
+        threads: app.service.threads(),
+        queued: app.service.queued(),
+        limits: ServedLimits {
+            max_pairs: settings.limits.pairs,
+            max_text_chars: settings.limits.text_chars,
+            max_body_bytes: settings.body_bytes,
+            request_timeout_s: settings.timeout.as_secs_f64(),
+        },
+        host: settings.host,
+        version: VERSION,
+        cold_start: load.into(),
+    }))
+}
+
+/// Names the service and its routes.
+#[utoipa::path(get, path = "/", tag = "health", responses((status = 200, description = "The routes", body = Index)))]
+pub async fn index(State(app): State<App>) -> Json<Index> {
+    Json(Index {
+        service: "serverless-reranker",
+        version: VERSION,
+        docs: "docs",
+        routes: app.routes.to_vec(),
+    })
+}

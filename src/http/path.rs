@@ -1,0 +1,63 @@
+//! Prefixes in front of our routes: a configured base path, Azure's `/api`.
+
+use axum::Router;
+use axum::extract::Request;
+use http::Uri;
+use tower::ServiceExt;
+
+/// Serves `router` below each of `prefixes` as well as without any.
+pub fn without_prefixes(router: Router, prefixes: Vec<String>) -> Router {
+    if prefixes.is_empty() {
+        return router;
+    }
+    let strip = move |mut request: Request| {
+        for prefix in &prefixes {
+            if let Some(uri) = without_prefix(request.uri(), prefix) {
+                *request.uri_mut() = uri;
+                break;
+            }
+        }
+        request
+    };
+    Router::new().fallback_service(router.map_request(strip))
+}
+
+/// The URI without `prefix`, where its path is or begins with that prefix as whole segments.
+pub fn without_prefix(uri: &Uri, prefix: &str) -> Option<Uri> {
+    let rest = uri.path().strip_prefix(prefix)?;
+    if !(rest.is_empty() || rest.starts_with('/')) {
+        return None;
+    }
+    let rest = if rest.is_empty() { "/" } else { rest };
+    let path_and_query = match uri.query() {
+        Some(query) => format!("{rest}?{query}"),
+        None => rest.to_owned(),
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(path_and_query.parse().ok()?);
+    Uri::from_parts(parts).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_segments_are_taken_off() {
+        let strip = |uri: &str, prefix| {
+            without_prefix(&uri.parse().expect("a URI"), prefix).map(|uri| uri.to_string())
+        };
+        assert_eq!(
+            strip("/api/rerank?x=1", "/api").as_deref(),
+            Some("/rerank?x=1")
+        );
+        assert_eq!(strip("/api", "/api").as_deref(), Some("/"));
+        assert_eq!(
+            strip("https://host/prod/docs", "/prod").as_deref(),
+            Some("https://host/docs")
+        );
+        assert_eq!(strip("/apis/rerank", "/api"), None);
+        assert_eq!(strip("/rerank", "/api"), None);
+        assert_eq!(strip("/api//rerank", "/api").as_deref(), Some("//rerank"));
+    }
+}

@@ -1,0 +1,244 @@
+//! The post-LN transformer encoder over packed sequences: `[tokens, hidden]` throughout, so no padding is computed.
+
+use candle_core::{Device, Tensor};
+use kernels::Kernels;
+use rayon::prelude::*;
+
+use super::Packed;
+use super::config::{Family, ModelConfig};
+use super::ops::{AddNorm, After, Attention, Norm, Projection};
+use crate::error::ModelError;
+use crate::weights::{Table, Weights};
+
+pub struct Encoder {
+    embeddings: Embeddings,
+    layers: Vec<Layer>,
+    kernels: Kernels,
+    heads: usize,
+    head_dim: usize,
+}
+
+impl Encoder {
+    pub fn load(
+        config: &ModelConfig,
+        weights: &Weights,
+        kernels: Kernels,
+    ) -> Result<Self, ModelError> {
+        Ok(Self {
+            embeddings: Embeddings::load(config, weights, kernels)?,
+            layers: (0..config.layers)
+                .map(|index| Layer::load(config, weights, kernels, index))
+                .collect::<Result<_, _>>()?,
+            kernels,
+            heads: config.heads,
+            head_dim: config.head_dim(),
+        })
+    }
+
+    /// The last layer's output at each sequence's first token: `[sequences, hidden]`.
+    pub fn forward(&self, packed: &Packed) -> Result<Tensor, ModelError> {
+        let mut hidden = self.embeddings.forward(packed)?;
+        let attention = Attention {
+            kernels: self.kernels,
+            heads: self.heads,
+            head_dim: self.head_dim,
+            starts: &packed.starts,
+        };
+        for (index, layer) in self.layers.iter().enumerate() {
+            let mut context = layer.context(&hidden, &attention)?;
+            if index + 1 == self.layers.len() {
+                // Only first tokens are read from here on, and nothing after attention mixes tokens: for them alone the
+                // rest of the layer is computed.
+                context = first_tokens(&context, packed)?;
+                hidden = first_tokens(&hidden, packed)?;
+            }
+            hidden = layer.finish(&context, &hidden)?;
+        }
+        Ok(hidden)
+    }
+}
+
+fn first_tokens(hidden: &Tensor, packed: &Packed) -> Result<Tensor, ModelError> {
+    let rows = &packed.starts[..packed.sequences()];
+    let rows = rows
+        .iter()
+        .map(|&row| u32::try_from(row))
+        .collect::<Result<Vec<u32>, _>>()
+        .map_err(|error| ModelError::Compute(error.to_string()))?;
+    let rows = Tensor::new(rows, &Device::Cpu)?;
+    Ok(hidden.index_select(&rows, 0)?)
+}
+
+struct Embeddings {
+    words: Table,
+    positions: Table,
+    segments: Table,
+    norm: Norm,
+    hidden: usize,
+    /// Padding token of the RoBERTa family, whose positions are counted over the other tokens.
+    pad: Option<u32>,
+}
+
+impl Embeddings {
+    fn load(config: &ModelConfig, weights: &Weights, kernels: Kernels) -> Result<Self, ModelError> {
+        let prefix = format!("{}.embeddings", config.family.prefix());
+        let hidden = config.hidden_size;
+        let table =
+            |name: &str, rows| weights.table(&format!("{prefix}.{name}.weight"), rows, hidden);
+        Ok(Self {
+            words: table("word_embeddings", config.vocab_size)?,
+            positions: table("position_embeddings", config.position_rows)?,
+            segments: table("token_type_embeddings", config.type_vocab_size)?,
+            norm: norm(weights, &format!("{prefix}.LayerNorm"), config, kernels)?,
+            hidden,
+            pad: (config.family != Family::Bert).then_some(config.pad_token_id),
+        })
+    }
+
+    fn forward(&self, packed: &Packed) -> Result<Tensor, ModelError> {
+        let positions = self.positions(packed)?;
+        let beyond = |what: &str, id: u32, rows: usize| {
+            Err(ModelError::Compute(format!(
+                "{what} {id} is beyond the embedding's {rows} rows"
+            )))
+        };
+        for (&id, &segment) in packed.ids.iter().zip(&packed.type_ids) {
+            if id as usize >= self.words.rows() {
+                return beyond("token id", id, self.words.rows());
+            }
+            if segment as usize >= self.segments.rows() {
+                return beyond("segment", segment, self.segments.rows());
+            }
+        }
+        let mut hidden = vec![0.0f32; packed.tokens() * self.hidden];
+        hidden
+            .par_chunks_mut(self.hidden)
+            .enumerate()
+            .for_each_init(
+                || vec![0.0f32; self.hidden],
+                |part, (token, out)| {
+                    self.words.read_row(packed.ids[token] as usize, out);
+                    let mut add = |table: &Table, row: usize| {
+                        table.read_row(row, part);
+                        out.iter_mut().zip(part.iter()).for_each(|(o, p)| *o += p);
+                    };
+                    add(&self.segments, packed.type_ids[token] as usize);
+                    add(&self.positions, positions[token]);
+                },
+            );
+        let hidden = Tensor::from_vec(hidden, (packed.tokens(), self.hidden), &Device::Cpu)?;
+        hidden.inplace_op1(&self.norm)?;
+        Ok(hidden)
+    }
+
+    /// Position of every token. RoBERTa counts from `pad + 1`, gives a padding token (which a text can contain literally) the
+    /// position `pad`, and does not count it.
+    fn positions(&self, packed: &Packed) -> Result<Vec<usize>, ModelError> {
+        let mut positions = Vec::with_capacity(packed.tokens());
+        for bounds in packed.starts.windows(2) {
+            let mut next = self.pad.map_or(0, |pad| pad as usize + 1);
+            for &id in &packed.ids[bounds[0]..bounds[1]] {
+                match self.pad {
+                    Some(pad) if pad == id => positions.push(pad as usize),
+                    _ => {
+                        positions.push(next);
+                        next += 1;
+                    }
+                }
+            }
+            if next > self.positions.rows() {
+                return Err(ModelError::Compute(format!(
+                    "a sequence of {} tokens exceeds the positions, of which there are {}",
+                    bounds[1] - bounds[0],
+                    self.positions.rows()
+                )));
+            }
+        }
+        Ok(positions)
+    }
+}
+
+struct Layer {
+    qkv: Projection,
+    attention_out: Projection,
+    attention_norm: AddNorm,
+    up: Projection,
+    down: Projection,
+    output_norm: AddNorm,
+}
+
+impl Layer {
+    fn load(
+        config: &ModelConfig,
+        weights: &Weights,
+        kernels: Kernels,
+        index: usize,
+    ) -> Result<Self, ModelError> {
+        let prefix = format!("{}.encoder.layer.{index}", config.family.prefix());
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let projection = |names: &[&str], n, k, after| {
+            let names: Vec<String> = names
+                .iter()
+                .map(|name| format!("{prefix}.{name}"))
+                .collect();
+            Projection::load(weights, &names, n, k, after, kernels)
+        };
+        let add_norm = |sub_layer: &str, projection: &Projection| {
+            Ok::<_, ModelError>(AddNorm {
+                bias: projection.bias().clone(),
+                norm: norm(
+                    weights,
+                    &format!("{prefix}.{sub_layer}.LayerNorm"),
+                    config,
+                    kernels,
+                )?,
+            })
+        };
+        const QKV: [&str; 3] = [
+            "attention.self.query",
+            "attention.self.key",
+            "attention.self.value",
+        ];
+        let attention_out =
+            projection(&["attention.output.dense"], hidden, hidden, After::Nothing)?;
+        let down = projection(&["output.dense"], hidden, inner, After::Nothing)?;
+        Ok(Self {
+            qkv: projection(&QKV, hidden, hidden, After::Bias)?,
+            attention_norm: add_norm("attention.output", &attention_out)?,
+            attention_out,
+            up: projection(&["intermediate.dense"], inner, hidden, After::BiasGelu)?,
+            output_norm: add_norm("output", &down)?,
+            down,
+        })
+    }
+
+    /// Attention's result before its output projection.
+    fn context(&self, hidden: &Tensor, attention: &Attention) -> Result<Tensor, ModelError> {
+        let qkv = hidden.apply_op1_no_bwd(&self.qkv)?;
+        Ok(qkv.apply_op1_no_bwd(attention)?)
+    }
+
+    /// What follows attention: every row for itself.
+    fn finish(&self, context: &Tensor, hidden: &Tensor) -> Result<Tensor, ModelError> {
+        let attended = context.apply_op1_no_bwd(&self.attention_out)?;
+        attended.inplace_op2(hidden, &self.attention_norm)?;
+        let inner = attended.apply_op1_no_bwd(&self.up)?;
+        let out = inner.apply_op1_no_bwd(&self.down)?;
+        out.inplace_op2(&attended, &self.output_norm)?;
+        Ok(out)
+    }
+}
+
+fn norm(
+    weights: &Weights,
+    name: &str,
+    config: &ModelConfig,
+    kernels: Kernels,
+) -> Result<Norm, ModelError> {
+    Ok(Norm {
+        kernels,
+        gamma: weights.vector(&format!("{name}.weight"), config.hidden_size)?,
+        beta: weights.vector(&format!("{name}.bias"), config.hidden_size)?,
+        eps: config.layer_norm_eps,
+    })
+}

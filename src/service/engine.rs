@@ -1,0 +1,253 @@
+//! A loaded model and its tokenizer: pairs of texts in, scores out, on the calling thread and its pool.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use kernels::Kernels;
+use rayon::prelude::*;
+
+use crate::batch::{Stop, plan};
+use crate::error::{Error, Invalid, ModelError, Result};
+use crate::model::{Model, Packed, check_vocabulary};
+use crate::rerank::{Request, Score, Truncation};
+use crate::tokenizer::{EncodedText, PairTokenizer, Sequence};
+
+const TOKENIZER_FILE: &str = "tokenizer.json";
+
+pub struct Engine {
+    tokenizer: PairTokenizer,
+    model: Model,
+    settings: EngineSettings,
+    info: Info,
+}
+
+#[derive(Debug, Clone)]
+pub struct EngineSettings {
+    /// What the model is called where it does not say so itself, and whether the operator chose that name.
+    pub name: String,
+    pub named: bool,
+    pub revision: Option<String>,
+    /// Longest sequence in tokens that a request may ask for, and the default.
+    pub max_length: usize,
+    pub truncation: Truncation,
+    /// Tokens of one forward pass; bounds the memory of activations.
+    pub batch_tokens: usize,
+    pub kernels: Kernels,
+}
+
+/// What is served, for `/info`, `/health` and the start-up log.
+#[derive(Debug, Clone)]
+pub struct Info {
+    pub name: String,
+    pub revision: Option<String>,
+    pub demo: bool,
+    pub note: Option<String>,
+    pub model_type: &'static str,
+    pub layers: usize,
+    pub hidden_size: usize,
+    pub vocab_size: usize,
+    /// Longest sequence that this server scores, and that the model could.
+    pub max_length: usize,
+    pub model_max_length: usize,
+    pub truncation: Truncation,
+    /// What is computed in, and what the files hold.
+    pub precision: &'static str,
+    pub stored_dtype: String,
+    pub weight_bytes: u64,
+    pub instruction_set: &'static str,
+    pub load: LoadTimes,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LoadTimes {
+    pub tokenizer: Duration,
+    pub weights: Duration,
+    /// One forward pass before the first request, which also reads the weights' pages; zero where it was not asked for.
+    pub warm_up: Duration,
+    /// From the start of the process until the model was ready to answer.
+    pub total: Duration,
+}
+
+impl Engine {
+    /// Loads a model folder; with `warm_up` also runs it once, so that the first request finds its pages read. `started` is when
+    /// the process began.
+    pub fn load(
+        folder: &Path,
+        settings: EngineSettings,
+        warm_up: bool,
+        started: Instant,
+    ) -> Result<Self, ModelError> {
+        let timed_tokenizer = || {
+            let start = Instant::now();
+            PairTokenizer::load(&folder.join(TOKENIZER_FILE)).map(|t| (t, start.elapsed()))
+        };
+        let timed_model = || {
+            let start = Instant::now();
+            Model::load(folder, settings.kernels).map(|m| (m, start.elapsed()))
+        };
+        let (tokenizer, model) = rayon::join(timed_tokenizer, timed_model);
+        let (model, weights_time) = model?;
+        let (tokenizer, tokenizer_time) = tokenizer?;
+        let config = model.config();
+        check_vocabulary(config, tokenizer.path(), tokenizer.vocab_size())?;
+        let about = &config.about;
+        let own_name = about.name.clone().filter(|_| about.demo || !settings.named);
+        if let Some(own) = &own_name
+            && settings.named
+            && *own != settings.name
+        {
+            return Err(ModelError::unfit(
+                folder,
+                "model",
+                format!("the demo model {own}"),
+                format!("MODEL_NAME={}", settings.name),
+            ));
+        }
+        let info = Info {
+            name: own_name.unwrap_or_else(|| settings.name.clone()),
+            revision: settings.revision.clone().or(about.revision.clone()),
+            demo: about.demo,
+            note: about.note.clone(),
+            model_type: config.family.model_type(),
+            layers: config.layers,
+            hidden_size: config.hidden_size,
+            vocab_size: config.vocab_size,
+            max_length: settings.max_length.min(config.max_length()),
+            model_max_length: config.max_length(),
+            truncation: settings.truncation,
+            precision: "f32",
+            stored_dtype: model.stored_dtype().to_owned(),
+            weight_bytes: model.weight_bytes(),
+            instruction_set: settings.kernels.isa().name(),
+            load: LoadTimes {
+                tokenizer: tokenizer_time,
+                weights: weights_time,
+                ..LoadTimes::default()
+            },
+        };
+        let mut engine = Self {
+            tokenizer,
+            model,
+            settings,
+            info,
+        };
+        if warm_up {
+            let start = Instant::now();
+            engine.warm_up()?;
+            engine.info.load.warm_up = start.elapsed();
+        }
+        engine.info.load.total = started.elapsed();
+        Ok(engine)
+    }
+
+    fn warm_up(&self) -> Result<(), ModelError> {
+        let as_model_error = |error: Error| ModelError::Compute(error.to_string());
+        let word = self.tokenizer.encode("warm").map_err(as_model_error)?;
+        let sequence = self
+            .tokenizer
+            .join(&word, &word, self.info.max_length, self.settings.truncation)
+            .map_err(as_model_error)?;
+        let mut packed = Packed::new();
+        packed.push(&sequence.ids, &sequence.type_ids);
+        self.model.forward(&packed).map(drop)
+    }
+
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    pub fn tokenizer(&self) -> &PairTokenizer {
+        &self.tokenizer
+    }
+
+    /// Refuses what only the model can judge: a maximum length beyond the server's or too short for any text.
+    pub fn check(&self, request: &Request) -> Result<(), Invalid> {
+        let Some(got) = request.max_length else {
+            return Ok(());
+        };
+        let (low, high) = (self.tokenizer.min_length(), self.info.max_length);
+        let refusal = |limit: usize| {
+            Invalid::new(
+                "invalid_max_length",
+                format!("max_length is {got}, it must be from {low} to {high}"),
+            )
+            .field("max_length")
+            .got(got)
+            .limit(limit)
+        };
+        if got < low {
+            return Err(refusal(low));
+        }
+        if got > high {
+            return Err(refusal(high));
+        }
+        Ok(())
+    }
+
+    /// Scores every pair. Looks at the request's deadline and at `stop` between forward passes.
+    pub fn score(&self, request: &Request, stop: &Stop) -> Result<Vec<Score>> {
+        let sequences = self.sequences(request)?;
+        let total = sequences.len();
+        let lengths: Vec<usize> = sequences.iter().map(|s| s.ids.len()).collect();
+        let mut scores = Vec::with_capacity(total);
+        for batch in plan(&lengths, self.settings.batch_tokens) {
+            if stop.requested() || request.deadline.is_some_and(|at| Instant::now() >= at) {
+                return Err(Error::Deadline {
+                    done: scores.len(),
+                    total,
+                });
+            }
+            let batch = &sequences[batch];
+            let mut packed = Packed::new();
+            for sequence in batch {
+                packed.push(&sequence.ids, &sequence.type_ids);
+            }
+            let logits = self
+                .model
+                .forward(&packed)
+                .map_err(|error| Error::Internal(error.to_string()))?;
+            scores.extend(logits.into_iter().zip(batch).map(|(logit, s)| Score {
+                logit,
+                tokens: s.ids.len(),
+                dropped_tokens: s.dropped_tokens,
+            }));
+        }
+        Ok(scores)
+    }
+
+    /// Token ids of every pair; each distinct text is encoded once.
+    fn sequences(&self, request: &Request) -> Result<Vec<Sequence>> {
+        let mut places: HashMap<&str, usize> = HashMap::new();
+        let mut texts: Vec<&str> = Vec::new();
+        for text in request
+            .pairs
+            .iter()
+            .flat_map(|pair| [&*pair.query, &*pair.document])
+        {
+            places.entry(text).or_insert_with(|| {
+                texts.push(text);
+                texts.len() - 1
+            });
+        }
+        let encoded: Vec<EncodedText> = texts
+            .par_iter()
+            .map(|text| self.tokenizer.encode(text))
+            .collect::<Result<_>>()?;
+        let max_length = request.max_length.unwrap_or(self.info.max_length);
+        let truncation = request.truncation.unwrap_or(self.settings.truncation);
+        request
+            .pairs
+            .par_iter()
+            .map(|pair| {
+                let query = &encoded[places[&*pair.query]];
+                let document = &encoded[places[&*pair.document]];
+                self.tokenizer.join(query, document, max_length, truncation)
+            })
+            .collect()
+    }
+}

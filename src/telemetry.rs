@@ -1,0 +1,37 @@
+//! Logs: structured, on stderr, JSON where a machine reads them. No text of a query or a passage ever reaches them.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
+
+/// Reads a level or a filter such as `reranker=debug,hyper=info`.
+pub fn parse_filter(text: &str) -> Result<Targets, String> {
+    text.parse::<Targets>().map_err(|error| error.to_string())
+}
+
+/// Installs the process's one subscriber. `json` decides for itself where it is `None`: text on a terminal, else JSON.
+pub fn install(filter: Targets, json: Option<bool>) {
+    let json = json.unwrap_or_else(|| !std::io::stderr().is_terminal());
+    let registry = tracing_subscriber::registry().with(filter);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    if json {
+        registry
+            .with(
+                layer
+                    .json()
+                    .flatten_event(true)
+                    .with_current_span(false)
+                    .with_span_list(false),
+            )
+            .init();
+    } else {
+        registry
+            .with(
+                layer
+                    .with_target(false)
+                    .with_ansi(std::io::stderr().is_terminal()),
+            )
+            .init();
+    }
+}

@@ -1,0 +1,476 @@
+//! Model weights as they lie on disk: safetensors files, mapped, never copied whole.
+//!
+//! Owns the files' structure and the dtypes: a tensor is asked for by name and shape and comes out as f32, straight from the
+//! map where the file holds f32 and widened where it holds f16, bf16 or int8 with a scale per row (`<name>.scale`). Refuses,
+//! naming file and tensor, whatever is missing, truncated, of another shape or of another dtype.
+
+mod locate;
+mod mapped;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use half::{bf16, f16};
+use rayon::prelude::*;
+use safetensors::{Dtype, SafeTensors};
+
+use crate::error::ModelError;
+pub use locate::{Located as LocatedModel, locate};
+pub use mapped::Mapped;
+
+const SINGLE_FILE: &str = "model.safetensors";
+const INDEX_FILE: &str = "model.safetensors.index.json";
+
+/// Every tensor of a model folder.
+pub struct Weights {
+    tensors: HashMap<String, Located>,
+    root: PathBuf,
+    bytes: u64,
+    dtypes: BTreeMap<String, usize>,
+}
+
+struct Located {
+    file: Arc<Mapped>,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    offset: usize,
+    len: usize,
+}
+
+impl Located {
+    fn bytes(&self) -> &[u8] {
+        &self.file.bytes()[self.offset..self.offset + self.len]
+    }
+}
+
+/// A run of f32 values: a window into a mapped file, or owned where the file holds another dtype.
+#[derive(Clone)]
+pub enum Floats {
+    Mapped {
+        file: Arc<Mapped>,
+        offset: usize,
+        len: usize,
+    },
+    Owned(Arc<[f32]>),
+}
+
+impl std::ops::Deref for Floats {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match self {
+            Self::Mapped { file, offset, len } => file.f32s(*offset, *len),
+            Self::Owned(values) => values,
+        }
+    }
+}
+
+impl Weights {
+    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+    pub fn open(folder: &Path) -> Result<Self, ModelError> {
+        let single = folder.join(SINGLE_FILE);
+        let index = folder.join(INDEX_FILE);
+        let (root, files) = if single.is_file() {
+            (single.clone(), vec![single])
+        } else if index.is_file() {
+            (index.clone(), shards(folder, &index)?)
+        } else {
+            return Err(ModelError::NotFound(format!(
+                "{}: neither {SINGLE_FILE} nor {INDEX_FILE} is there",
+                folder.display()
+            )));
+        };
+        let mut weights = Self {
+            tensors: HashMap::new(),
+            root,
+            bytes: 0,
+            dtypes: BTreeMap::new(),
+        };
+        for path in files {
+            weights.add_file(&path)?;
+        }
+        Ok(weights)
+    }
+
+    fn add_file(&mut self, path: &Path) -> Result<(), ModelError> {
+        let file = Arc::new(Mapped::open(path)?);
+        let size = file.bytes().len();
+        let (header, metadata) = SafeTensors::read_metadata(file.bytes()).map_err(|error| {
+            ModelError::unfit(
+                path,
+                "safetensors header",
+                format!("{error} in a file of {size} bytes"),
+                "a whole safetensors file",
+            )
+        })?;
+        // 8 bytes hold the header's length; offsets count from the header's end.
+        let start = 8 + header;
+        let expected = start + metadata.data_len();
+        if size != expected {
+            return Err(ModelError::unfit(
+                path,
+                "file size",
+                format!("{size} bytes"),
+                format!("{expected} bytes by its header (is the download complete?)"),
+            ));
+        }
+        self.bytes += size as u64;
+        for (name, info) in metadata.tensors() {
+            let (from, to) = info.data_offsets;
+            *self.dtypes.entry(format!("{:?}", info.dtype)).or_default() += to - from;
+            self.tensors.insert(
+                name,
+                Located {
+                    file: Arc::clone(&file),
+                    dtype: info.dtype,
+                    shape: info.shape.clone(),
+                    offset: start + from,
+                    len: to - from,
+                },
+            );
+        }
+        Ok(())
+    }
+
+    /// Bytes of all files together.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The dtype that holds most of the bytes, in lower case: `f32`, `f16`, `bf16` or `i8`.
+    pub fn stored_dtype(&self) -> String {
+        self.dtypes
+            .iter()
+            .max_by_key(|(_, bytes)| **bytes)
+            .map_or_else(|| "none".into(), |(dtype, _)| dtype.to_lowercase())
+    }
+
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    fn locate(&self, name: &str, shape: &[usize]) -> Result<&Located, ModelError> {
+        let Some(found) = self.tensors.get(name) else {
+            return Err(ModelError::unfit(
+                &self.root,
+                format!("tensor {name}"),
+                "nothing of that name",
+                format!("shape {shape:?}"),
+            ));
+        };
+        if found.shape != shape {
+            return Err(ModelError::unfit(
+                found.file.path(),
+                format!("tensor {name}"),
+                format!("shape {:?}", found.shape),
+                format!("shape {shape:?}"),
+            ));
+        }
+        Ok(found)
+    }
+
+    fn wrong_dtype(found: &Located, name: &str) -> ModelError {
+        ModelError::unfit(
+            found.file.path(),
+            format!("tensor {name}"),
+            format!("dtype {:?}", found.dtype),
+            "dtype F32, F16, BF16, or I8 with a scale per row",
+        )
+    }
+
+    /// `len` values.
+    pub fn vector(&self, name: &str, len: usize) -> Result<Floats, ModelError> {
+        let found = self.locate(name, &[len])?;
+        if found.dtype == Dtype::I8 {
+            return Err(Self::wrong_dtype(found, name));
+        }
+        self.widen(name, found, 1, len)
+    }
+
+    /// `rows` by `columns` values, row-major.
+    pub fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Floats, ModelError> {
+        let found = self.locate(name, &[rows, columns])?;
+        self.widen(name, found, rows, columns)
+    }
+
+    /// Like [`Self::matrix`], but nothing is read before a row is asked for: for embeddings, of which a request touches little.
+    pub fn table(&self, name: &str, rows: usize, columns: usize) -> Result<Table, ModelError> {
+        let found = self.locate(name, &[rows, columns])?;
+        let values = match found.dtype {
+            Dtype::F32 => TableValues::F32(self.widen(name, found, rows, columns)?),
+            Dtype::F16 | Dtype::BF16 => TableValues::Half,
+            Dtype::I8 => TableValues::Int8(self.vector(&format!("{name}.scale"), rows)?),
+            _ => return Err(Self::wrong_dtype(found, name)),
+        };
+        Ok(Table {
+            file: Arc::clone(&found.file),
+            dtype: found.dtype,
+            offset: found.offset,
+            rows,
+            columns,
+            values,
+        })
+    }
+
+    fn widen(
+        &self,
+        name: &str,
+        found: &Located,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Floats, ModelError> {
+        let len = rows * columns;
+        let bytes = found.bytes();
+        Ok(match found.dtype {
+            Dtype::F32 if found.file.holds_f32s_at(found.offset) => Floats::Mapped {
+                file: Arc::clone(&found.file),
+                offset: found.offset,
+                len,
+            },
+            Dtype::F32 => Floats::Owned(
+                bytes
+                    .chunks_exact(4)
+                    .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                    .collect(),
+            ),
+            Dtype::F16 | Dtype::BF16 => {
+                let mut values = vec![0.0; len];
+                let wide = if found.dtype == Dtype::F16 {
+                    f16_to_f32
+                } else {
+                    bf16_to_f32
+                };
+                values
+                    .par_chunks_mut(1 << 16)
+                    .zip(bytes.par_chunks(2 << 16))
+                    .for_each(|(values, bytes)| wide(bytes, values));
+                Floats::Owned(values.into())
+            }
+            Dtype::I8 => {
+                let scales = self.vector(&format!("{name}.scale"), rows)?;
+                let mut values = vec![0.0; len];
+                values
+                    .par_chunks_mut(columns.max(1))
+                    .zip(bytes.par_chunks(columns.max(1)))
+                    .zip(scales.par_iter())
+                    .for_each(|((values, bytes), &scale)| i8_to_f32(bytes, scale, values));
+                Floats::Owned(values.into())
+            }
+            _ => return Err(Self::wrong_dtype(found, name)),
+        })
+    }
+}
+
+/// A matrix of which single rows are read.
+pub struct Table {
+    file: Arc<Mapped>,
+    dtype: Dtype,
+    offset: usize,
+    rows: usize,
+    columns: usize,
+    values: TableValues,
+}
+
+enum TableValues {
+    F32(Floats),
+    Half,
+    /// Scale of each row.
+    Int8(Floats),
+}
+
+impl Table {
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Writes row `row` into `out`, which is as long as the table is wide. `row` is below [`Self::rows`].
+    pub fn read_row(&self, row: usize, out: &mut [f32]) {
+        let range = row * self.columns..(row + 1) * self.columns;
+        let stored = |width: usize| {
+            &self.file.bytes()[self.offset + range.start * width..self.offset + range.end * width]
+        };
+        match &self.values {
+            TableValues::F32(values) => out.copy_from_slice(&values[range]),
+            TableValues::Half if self.dtype == Dtype::F16 => f16_to_f32(stored(2), out),
+            TableValues::Half => bf16_to_f32(stored(2), out),
+            TableValues::Int8(scales) => i8_to_f32(stored(1), scales[row], out),
+        }
+    }
+}
+
+fn f16_to_f32(bytes: &[u8], out: &mut [f32]) {
+    for (value, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+        *value = f16::from_le_bytes([b[0], b[1]]).to_f32();
+    }
+}
+
+fn bf16_to_f32(bytes: &[u8], out: &mut [f32]) {
+    for (value, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+        *value = bf16::from_le_bytes([b[0], b[1]]).to_f32();
+    }
+}
+
+fn i8_to_f32(bytes: &[u8], scale: f32, out: &mut [f32]) {
+    for (value, &b) in out.iter_mut().zip(bytes) {
+        *value = f32::from(b.cast_signed()) * scale;
+    }
+}
+
+/// The shard files that an index names, each once, in the order of their names.
+fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, ModelError> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let bytes = std::fs::read(index).map_err(|source| ModelError::io(index, source))?;
+    let parsed: Index = serde_json::from_slice(&bytes)
+        .map_err(|error| ModelError::unfit(index, "index", error, "an object with a weight_map"))?;
+    let mut names: Vec<String> = parsed.weight_map.into_values().collect();
+    names.sort();
+    names.dedup();
+    for name in &names {
+        // A shard lies beside its index; a path that leaves the folder is not a model's.
+        if Path::new(name).components().count() != 1 || name.starts_with("..") {
+            return Err(ModelError::unfit(
+                index,
+                "weight_map",
+                format!("file {name:?}"),
+                "a plain file name",
+            ));
+        }
+    }
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use safetensors::tensor::{TensorView, serialize_to_file};
+
+    fn folder() -> tempfile::TempDir {
+        tempfile::tempdir().expect("a temporary folder")
+    }
+
+    fn write(folder: &Path, tensors: &[(&str, Dtype, &[usize], Vec<u8>)]) {
+        let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
+            let view = TensorView::new(*dtype, shape.to_vec(), bytes).expect("a valid tensor");
+            ((*name).to_string(), view)
+        });
+        serialize_to_file(views, None, &folder.join(SINGLE_FILE)).expect("written");
+    }
+
+    #[test]
+    fn every_dtype_gives_the_same_values_whole_and_row_by_row() {
+        let values = [1.0f32, -2.0, 0.5, 96.0, -0.25, 0.0];
+        let dir = folder();
+        let f32s = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let f16s = values
+            .iter()
+            .flat_map(|v| f16::from_f32(*v).to_le_bytes())
+            .collect();
+        let bf16s = values
+            .iter()
+            .flat_map(|v| bf16::from_f32(*v).to_le_bytes())
+            .collect();
+        let scales = [0.5f32, 1.0, 0.25];
+        let ints = [2i8, -4, 0, 96, -1, 0].iter().map(|v| *v as u8).collect();
+        write(
+            dir.path(),
+            &[
+                ("f32", Dtype::F32, &[3, 2], f32s),
+                ("f16", Dtype::F16, &[3, 2], f16s),
+                ("bf16", Dtype::BF16, &[3, 2], bf16s),
+                ("int8", Dtype::I8, &[3, 2], ints),
+                (
+                    "int8.scale",
+                    Dtype::F32,
+                    &[3],
+                    scales.iter().flat_map(|v| v.to_le_bytes()).collect(),
+                ),
+            ],
+        );
+        let weights = Weights::open(dir.path()).expect("opens");
+        let int8_values = [1.0f32, -2.0, 0.0, 96.0, -0.25, 0.0];
+        for (name, expected) in [
+            ("f32", values),
+            ("f16", values),
+            ("bf16", values),
+            ("int8", int8_values),
+        ] {
+            assert_eq!(
+                &weights.matrix(name, 3, 2).expect(name)[..],
+                expected,
+                "{name}"
+            );
+            let table = weights.table(name, 3, 2).expect(name);
+            for row in 0..3 {
+                let mut out = [f32::NAN; 2];
+                table.read_row(row, &mut out);
+                assert_eq!(out, expected[row * 2..row * 2 + 2], "{name} row {row}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_missing_or_misshapen_tensor_is_named_with_what_was_found() {
+        let dir = folder();
+        write(
+            dir.path(),
+            &[
+                ("w", Dtype::F32, &[2, 2], vec![0; 16]),
+                ("i", Dtype::I64, &[2], vec![0; 16]),
+            ],
+        );
+        let weights = Weights::open(dir.path()).expect("opens");
+        let message =
+            |result: Result<Floats, ModelError>| result.err().expect("refused").to_string();
+        assert!(
+            message(weights.matrix("w", 2, 3)).ends_with(
+                "model.safetensors: tensor w: found shape [2, 2], expected shape [2, 3]"
+            )
+        );
+        assert!(message(weights.vector("v", 3)).ends_with(
+            "model.safetensors: tensor v: found nothing of that name, expected shape [3]"
+        ));
+        assert!(message(weights.vector("i", 2)).contains("found dtype I64"));
+    }
+
+    #[test]
+    fn a_file_cut_at_any_length_is_refused() {
+        let dir = folder();
+        write(dir.path(), &[("w", Dtype::F32, &[4], vec![7; 16])]);
+        let path = dir.path().join(SINGLE_FILE);
+        let whole = std::fs::read(&path).expect("read");
+        for len in 0..whole.len() {
+            std::fs::write(&path, &whole[..len]).expect("written");
+            let error = Weights::open(dir.path())
+                .err()
+                .expect("refused")
+                .to_string();
+            assert!(error.contains(SINGLE_FILE), "{error}");
+        }
+        let longer = [&whole[..], b"x"].concat();
+        std::fs::write(&path, longer).expect("written");
+        let error = Weights::open(dir.path())
+            .err()
+            .expect("refused")
+            .to_string();
+        assert!(error.contains("file size"), "{error}");
+    }
+
+    #[test]
+    fn an_index_that_leaves_its_folder_is_refused() {
+        let dir = folder();
+        std::fs::write(
+            dir.path().join(INDEX_FILE),
+            r#"{"weight_map": {"w": "../elsewhere.safetensors"}}"#,
+        )
+        .expect("written");
+        let error = Weights::open(dir.path())
+            .err()
+            .expect("refused")
+            .to_string();
+        assert!(error.contains("a plain file name"), "{error}");
+    }
+}

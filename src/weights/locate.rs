@@ -1,0 +1,130 @@
+//! Which folder holds the model: the one that was named, or the snapshot of a hub model in Hugging Face's local cache.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::ModelError;
+
+/// A model's folder, and what it is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located {
+    pub folder: PathBuf,
+    pub name: String,
+    pub revision: Option<String>,
+}
+
+/// `folder` where it is given (then `name` is only what to call it); else `name` in `hub_cache`.
+pub fn locate(
+    name: Option<&str>,
+    folder: Option<&Path>,
+    revision: Option<&str>,
+    hub_cache: Option<&Path>,
+) -> Result<Located, ModelError> {
+    if let Some(folder) = folder {
+        if !folder.is_dir() {
+            return Err(ModelError::NotFound(format!(
+                "MODEL_DIR: there is no folder {}",
+                folder.display()
+            )));
+        }
+        let own_name = folder
+            .canonicalize()
+            .ok()
+            .and_then(|path| path.file_name().map(|n| n.to_string_lossy().into_owned()))
+            .unwrap_or_else(|| folder.display().to_string());
+        return Ok(Located {
+            folder: folder.to_owned(),
+            name: name.map_or(own_name, str::to_owned),
+            revision: revision.map(str::to_owned),
+        });
+    }
+    let Some(name) = name else {
+        return Err(ModelError::NotFound(
+            "neither MODEL_NAME nor MODEL_DIR says which model to load".into(),
+        ));
+    };
+    in_hub_cache(name, revision, hub_cache)
+}
+
+fn in_hub_cache(
+    name: &str,
+    revision: Option<&str>,
+    hub_cache: Option<&Path>,
+) -> Result<Located, ModelError> {
+    let plain = |part: &str| {
+        !part.is_empty()
+            && part != ".."
+            && part != "."
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    };
+    let missing = |what: String| {
+        ModelError::NotFound(format!(
+            "MODEL_NAME={name}: {what}; download the model with Hugging Face's tools, or set MODEL_DIR to its folder"
+        ))
+    };
+    if !(name.split('/').count() == 2 && name.split('/').all(plain)) {
+        return Err(missing("not a hub id of the form owner/name".into()));
+    }
+    let Some(hub_cache) = hub_cache else {
+        return Err(missing("there is no Hugging Face cache to look in".into()));
+    };
+    let repository = hub_cache.join(format!("models--{}", name.replace('/', "--")));
+    let wanted = revision.unwrap_or("main");
+    if !plain(wanted) {
+        return Err(missing(format!("{wanted:?} is not a revision")));
+    }
+    // A branch or tag is a file that holds a commit; a commit names its snapshot itself.
+    let commit = std::fs::read_to_string(repository.join("refs").join(wanted))
+        .map_or_else(|_| wanted.to_owned(), |commit| commit.trim().to_owned());
+    let folder = repository.join("snapshots").join(&commit);
+    if !plain(&commit) || !folder.is_dir() {
+        return Err(missing(format!(
+            "revision {wanted} is not in {}",
+            hub_cache.display()
+        )));
+    }
+    Ok(Located {
+        folder,
+        name: name.to_owned(),
+        revision: Some(commit),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hub_model_is_found_by_branch_and_by_commit() {
+        let cache = tempfile::tempdir().expect("a folder");
+        let repository = cache.path().join("models--BAAI--bge-reranker-base");
+        std::fs::create_dir_all(repository.join("snapshots/abc123")).expect("made");
+        std::fs::create_dir_all(repository.join("refs")).expect("made");
+        std::fs::write(repository.join("refs/main"), "abc123\n").expect("written");
+        let find = |name, revision| locate(Some(name), None, revision, Some(cache.path()));
+        for revision in [None, Some("main"), Some("abc123")] {
+            let found = find("BAAI/bge-reranker-base", revision).expect("found");
+            assert_eq!(found.revision.as_deref(), Some("abc123"));
+            assert!(found.folder.ends_with("snapshots/abc123"));
+        }
+        for (name, revision) in [
+            ("BAAI/other", None),
+            ("BAAI/bge-reranker-base", Some("v2")),
+            ("BAAI/bge-reranker-base", Some("../..")),
+            ("../etc", None),
+            ("no-owner", None),
+        ] {
+            let error = find(name, revision).expect_err(name).to_string();
+            assert!(error.contains("set MODEL_DIR"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_folder_goes_before_the_cache_and_a_name_only_names_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let found = locate(Some("a/b"), Some(folder.path()), None, None).expect("found");
+        assert_eq!((found.name.as_str(), found.revision), ("a/b", None));
+        assert!(locate(None, Some(Path::new("/no/such")), None, None).is_err());
+    }
+}

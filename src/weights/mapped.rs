@@ -1,0 +1,56 @@
+//! A file mapped into memory. The one place outside `kernels` with `unsafe`.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+
+use crate::error::ModelError;
+
+/// A read-only map of a whole file. Pages are read when touched, and shared with every process that maps the same file.
+pub struct Mapped {
+    map: Mmap,
+    path: PathBuf,
+}
+
+impl Mapped {
+    /// An empty file cannot be mapped and is refused like a truncated one.
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        let io = |source| ModelError::io(path, source);
+        let file = File::open(path).map_err(io)?;
+        if file.metadata().map_err(io)?.len() == 0 {
+            return Err(ModelError::unfit(path, "file size", "0 bytes", "a model"));
+        }
+        // SAFETY: the map is private and read-only, so nothing in this process writes to it. Another process that rewrites the
+        // file in place could change the bytes under us, or end us with SIGBUS by cutting it; a model file is replaced by
+        // renaming a new one over it, never written in place, as the README says.
+        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        Ok(Self {
+            map,
+            path: path.to_owned(),
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// Whether f32 values at this offset can be read in place: aligned, and on a machine with the file's byte order.
+    pub fn holds_f32s_at(&self, offset: usize) -> bool {
+        cfg!(target_endian = "little") && (self.map.as_ptr() as usize + offset).is_multiple_of(4)
+    }
+
+    /// `len` f32 values that start at byte `offset`. Panics where they are out of bounds or not [`Self::holds_f32s_at`].
+    pub fn f32s(&self, offset: usize, len: usize) -> &[f32] {
+        assert!(self.holds_f32s_at(offset), "f32 values are not in place");
+        let bytes = &self.map[offset..][..len * 4];
+        // SAFETY: `bytes` lies within the map and is len * 4 long by the slicing above, aligned for f32 by the assertion, lives
+        // as long as `self`, and every bit pattern is a valid f32.
+        unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast::<f32>(), len) }
+    }
+}
