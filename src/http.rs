@@ -29,6 +29,7 @@ use crate::rerank::Limits;
 use crate::service::Service;
 use error::Refusal;
 
+pub use error::ERROR_CODES;
 pub use observe::RequestId;
 pub use path::without_prefix;
 

@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use rayon::prelude::*;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::tensor::Metadata;
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
 use crate::error::ModelError;
 pub use locate::{Located as LocatedModel, locate};
@@ -96,25 +97,27 @@ impl Weights {
     fn add_file(&mut self, path: &Path) -> Result<(), ModelError> {
         let file = Arc::new(Mapped::open(path)?);
         let size = file.bytes().len();
-        let (header, metadata) = SafeTensors::read_metadata(file.bytes()).map_err(|error| {
-            ModelError::unfit(
-                path,
-                "safetensors header",
-                format!("{error} in a file of {size} bytes"),
-                "a whole safetensors file",
-            )
-        })?;
+        let (header, metadata) =
+            SafeTensors::read_metadata(file.bytes()).map_err(|error| match error {
+                SafeTensorError::MetadataIncompleteBuffer => {
+                    let described = described_size(file.bytes())
+                        .map_or_else(|| "more".to_owned(), |size| size.to_string());
+                    ModelError::unfit(
+                        path,
+                        "file size",
+                        format!("{size} bytes"),
+                        format!("{described} bytes by its header (is the download complete?)"),
+                    )
+                }
+                error => ModelError::unfit(
+                    path,
+                    "safetensors header",
+                    format!("{error} in a file of {size} bytes"),
+                    "a whole safetensors file",
+                ),
+            })?;
         // 8 bytes hold the header's length; offsets count from the header's end.
         let start = 8 + header;
-        let expected = start + metadata.data_len();
-        if size != expected {
-            return Err(ModelError::unfit(
-                path,
-                "file size",
-                format!("{size} bytes"),
-                format!("{expected} bytes by its header (is the download complete?)"),
-            ));
-        }
         self.bytes += size as u64;
         for (name, info) in metadata.tensors() {
             let (from, to) = info.data_offsets;
@@ -315,6 +318,14 @@ fn i8_to_f32(bytes: &[u8], scale: f32, out: &mut [f32]) {
     for (value, &b) in out.iter_mut().zip(bytes) {
         *value = f32::from(b.cast_signed()) * scale;
     }
+}
+
+/// How large a safetensors file should be by its own header.
+fn described_size(bytes: &[u8]) -> Option<usize> {
+    let (length, rest) = bytes.split_first_chunk::<8>()?;
+    let header = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+    let metadata: Metadata = serde_json::from_slice(rest.get(..header)?).ok()?;
+    Some(8 + header + metadata.data_len())
 }
 
 /// The shard files that an index names, each once, in the order of their names.

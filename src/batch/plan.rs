@@ -30,7 +30,7 @@ mod tests {
     #[test]
     fn batches_fill_up_to_the_budget_and_long_sequences_run_alone() {
         assert_eq!(plan(&[3, 3, 4, 20, 1], 10), [0..3, 3..4, 4..5]);
-        assert_eq!(plan(&[], 10), []);
+        assert!(plan(&[], 10).is_empty());
     }
 
     proptest! {

@@ -180,10 +180,14 @@ impl Scorer<'_> {
             if scored <= done {
                 continue;
             }
-            chunk.push(
-                self.parse(&line)
-                    .with_context(|| format!("{}, line {number}", input.display()))?,
-            );
+            match self.parse(&line) {
+                Ok(line) => chunk.push(line),
+                Err(error) => {
+                    // What came before it is scored and written, so that a mended file can be continued.
+                    self.write(&mut out, chunk)?;
+                    return Err(error.context(format!("{}, line {number}", input.display())));
+                }
+            }
             if chunk.len() == CHUNK {
                 self.write(&mut out, std::mem::take(&mut chunk))?;
             }

@@ -210,12 +210,17 @@ pub struct BatchItem {
     truncated: bool,
 }
 
+/// The f64 that prints like the f32: a plain conversion would show the logit 0.1 as the score 0.10000000149011612.
+fn in_f64(logit: f32) -> f64 {
+    logit.to_string().parse().unwrap_or(f64::from(logit))
+}
+
 impl Shape {
     fn score(self, score: &Score) -> f64 {
         if self.normalize {
             score.normalized()
         } else {
-            score.logit.into()
+            in_f64(score.logit)
         }
     }
 
@@ -422,6 +427,7 @@ mod tests {
         let raw = Shape { normalize: false };
         let answer = raw.one(&ranking, "m", 1.0).expect("one pair");
         assert_eq!((answer.score, answer.truncated), (-8.1875, true));
+        assert_eq!(in_f64(0.1), 0.1);
         let normalized = Shape { normalize: true };
         assert!((normalized.many(&ranking, "m", 1.0).scores[0] - 2.780_5e-4).abs() < 1e-7);
     }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
-use http::Response;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, Response, Uri};
 use http_body_util::{BodyExt, Full};
 use lambda_http::request::RequestContext;
 use lambda_http::{Request, RequestExt};
@@ -33,17 +34,21 @@ pub async fn serve(router: Router) -> Result<(), lambda_http::Error> {
 
 async fn answer(router: Router, event: Request) -> Response<Full<Bytes>> {
     let context = event.lambda_context_ref().cloned();
-    let stage = event.request_context_ref().and_then(stage);
+    let path = own_path(&event);
+    let length = event.body().len();
     let mut request = event.map(|body| match body {
         lambda_http::Body::Text(text) => Body::from(text),
         lambda_http::Body::Binary(bytes) => Body::from(bytes),
         _ => Body::empty(),
     });
-    // lambda_http puts the stage in front of the path wherever it is not there already.
-    if let Some(stage) = stage
-        && let Some(uri) = without_prefix(request.uri(), &format!("/{stage}"))
-    {
-        *request.uri_mut() = uri;
+    // REST APIs leave the header out, and what a client announced need not hold for what the event carries.
+    if length > 0 {
+        request
+            .headers_mut()
+            .insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    if let Some(path) = path {
+        *request.uri_mut() = path;
     }
     if let Some(context) = context {
         if let Some(deadline) = deadline(context.deadline, SystemTime::now()) {
@@ -70,13 +75,23 @@ async fn answer(router: Router, event: Request) -> Response<Full<Bytes>> {
     Response::from_parts(head, Full::new(body))
 }
 
-fn stage(context: &RequestContext) -> Option<String> {
-    let stage = match context {
-        RequestContext::ApiGatewayV1(context) => context.stage.clone(),
-        RequestContext::ApiGatewayV2(context) => context.stage.clone(),
-        _ => None,
+/// The address without the stage, where there is one in front of it.
+fn own_path(event: &Request) -> Option<Uri> {
+    let (stage, in_raw_path) = match event.request_context_ref()? {
+        RequestContext::ApiGatewayV1(context) => (context.stage.as_deref(), false),
+        RequestContext::ApiGatewayV2(context) => (context.stage.as_deref(), true),
+        _ => return None,
     };
-    stage.filter(|stage| stage != "$default" && !stage.is_empty())
+    let stage = stage.filter(|stage| *stage != "$default" && !stage.is_empty())?;
+    let prefix = format!("/{stage}");
+    // lambda_http puts the stage in front of every path that does not begin with `/stage/`.
+    let path = without_prefix(event.uri(), &prefix)?;
+    // An HTTP API's path has it from the start; where nothing follows it, it now stands there twice.
+    if in_raw_path && event.raw_http_path() == prefix {
+        without_prefix(&path, &prefix)
+    } else {
+        Some(path)
+    }
 }
 
 /// From the platform's wall clock, in milliseconds since 1970, to ours. Some emulators state a deadline that has long passed:

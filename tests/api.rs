@@ -1,0 +1,621 @@
+//! The router by itself, over a tiny real model: routes, answers, errors, headers.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use kernels::Kernels;
+use reranker::batch::Compute;
+use reranker::error::ModelError;
+use reranker::http::{Deadline, ERROR_CODES, RequestId, Settings, router};
+use reranker::rerank::{Limits, Truncation};
+use reranker::service::{Engine, EngineSettings, Service};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+fn settings() -> Settings {
+    Settings {
+        limits: Limits {
+            pairs: 50,
+            text_chars: 2000,
+        },
+        body_bytes: 64 * 1024,
+        timeout: Duration::from_secs(60),
+        cors_origins: vec!["*".into()],
+        base_paths: vec!["/api".into()],
+        wait_for_model: false,
+        host: "http",
+    }
+}
+
+fn empty_service() -> Service {
+    let compute = Compute::start(2, 8).expect("starts");
+    Service::new(compute, Instant::now())
+}
+
+fn engine() -> Result<Engine, ModelError> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/xlm-roberta");
+    let settings = EngineSettings {
+        name: "tiny".into(),
+        named: true,
+        revision: Some("r1".into()),
+        max_length: 100,
+        truncation: Truncation::LongestFirst,
+        batch_tokens: 256,
+        kernels: Kernels::detect(),
+    };
+    Engine::load(&folder, settings, false, Instant::now())
+}
+
+async fn loaded() -> (Router, Service) {
+    let service = empty_service();
+    service.load(engine).await.expect("the golden model loads");
+    (router(service.clone(), settings()), service)
+}
+
+async fn send(router: &Router, request: Request<Body>) -> (Response<()>, Vec<u8>) {
+    let Ok(response) = router.clone().oneshot(request).await;
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.expect("a whole body").to_bytes();
+    (Response::from_parts(head, ()), body.to_vec())
+}
+
+fn post(path: &str, body: impl Into<Body>) -> Request<Body> {
+    Request::post(path)
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(body.into())
+        .expect("a request")
+}
+
+fn get(path: &str) -> Request<Body> {
+    Request::get(path).body(Body::empty()).expect("a request")
+}
+
+async fn ask(router: &Router, request: Request<Body>) -> (StatusCode, Value) {
+    let (head, body) = send(router, request).await;
+    let json = serde_json::from_slice(&body)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&body)));
+    (head.status(), json)
+}
+
+async fn rerank(router: &Router, path: &str, body: Value) -> (StatusCode, Value) {
+    ask(router, post(path, body.to_string())).await
+}
+
+#[tokio::test]
+async fn one_pair_and_a_batch_agree_and_have_every_documented_field() {
+    let (router, _) = loaded().await;
+    let (query, passages) = ("what is a panda?", ["a bear", "", "eats bamboo and sleeps"]);
+    let pairs: Vec<Value> = passages
+        .iter()
+        .map(|passage| json!({"query": query, "passage": passage}))
+        .collect();
+    let (status, batch) = rerank(&router, "/rerank/batch", json!({"pairs": pairs})).await;
+    assert_eq!(status, StatusCode::OK, "{batch}");
+    assert_eq!(batch["count"], 3);
+    assert_eq!(batch["model"], "tiny");
+    assert_eq!(batch["normalized"], true);
+    assert!(batch["ms"].as_f64().expect("a number") > 0.0);
+    for (index, passage) in passages.iter().enumerate() {
+        let (status, one) = rerank(
+            &router,
+            "/rerank",
+            json!({"query": query, "passage": passage}),
+        )
+        .await;
+        assert_eq!(status, StatusCode::OK, "{one}");
+        let item = &batch["results"][index];
+        assert_eq!(item["index"], index);
+        assert_eq!(batch["scores"][index], item["score"]);
+        for field in ["score", "logit", "tokens", "truncated"] {
+            assert_eq!(one[field], item[field], "{field}");
+        }
+        assert_eq!(one["truncated"], false);
+        let logit = one["logit"].as_f64().expect("a number");
+        let sigmoid = 1.0 / (1.0 + (-logit).exp());
+        assert!((one["score"].as_f64().expect("a number") - sigmoid).abs() < 1e-7);
+        let raw = json!({"query": query, "passage": passage, "normalize": false});
+        let (_, raw) = rerank(&router, "/rerank", raw).await;
+        assert_eq!(
+            (&raw["score"], &raw["normalized"]),
+            (&one["logit"], &json!(false))
+        );
+    }
+}
+
+#[tokio::test]
+async fn long_pairs_are_cut_as_the_request_says() {
+    let (router, _) = loaded().await;
+    let text = "machine learning returns water ".repeat(60);
+    let ask = |options: Value| {
+        let mut body = json!({"query": text, "passage": text});
+        let options = options.as_object().cloned().expect("an object");
+        body.as_object_mut().expect("an object").extend(options);
+        body
+    };
+    let (_, default) = rerank(&router, "/rerank", ask(json!({}))).await;
+    assert_eq!(
+        (&default["tokens"], &default["truncated"]),
+        (&json!(100), &json!(true))
+    );
+    let (_, short) = rerank(&router, "/rerank", ask(json!({"max_length": 40}))).await;
+    assert_eq!(short["tokens"], 40);
+    let (_, flag) = rerank(
+        &router,
+        "/rerank",
+        ask(json!({"max_length": 40, "truncation": "flag"})),
+    )
+    .await;
+    assert_eq!(flag["tokens"], 40);
+    assert_ne!(flag["logit"], short["logit"]);
+    for (max_length, limit) in [(5, 6), (101, 100), (0, 6)] {
+        let (status, error) =
+            rerank(&router, "/rerank", ask(json!({"max_length": max_length}))).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+        let error = &error["error"];
+        assert_eq!(error["code"], "invalid_max_length");
+        assert_eq!(
+            (&error["got"], &error["limit"]),
+            (&json!(max_length), &json!(limit))
+        );
+    }
+}
+
+#[tokio::test]
+async fn every_wrong_request_has_its_status_and_code() {
+    let (router, _) = loaded().await;
+    let long = "x".repeat(2001);
+    let pairs = vec![json!({"query": "q", "passage": "p"}); 51];
+    let cases = [
+        ("/rerank", "{".to_owned(), 400, "malformed_json", None),
+        ("/rerank", String::new(), 400, "malformed_json", None),
+        ("/rerank", "[1]".into(), 422, "wrong_type", Some("body")),
+        (
+            "/rerank",
+            json!({"query": 1, "passage": ""}).to_string(),
+            422,
+            "wrong_type",
+            Some("query"),
+        ),
+        (
+            "/rerank",
+            json!({"query": "q"}).to_string(),
+            422,
+            "missing_field",
+            Some("passage"),
+        ),
+        (
+            "/rerank",
+            json!({"query": "", "passage": "p"}).to_string(),
+            422,
+            "empty_query",
+            Some("query"),
+        ),
+        (
+            "/rerank",
+            json!({"query": "q", "passage": long}).to_string(),
+            422,
+            "text_too_long",
+            Some("passage"),
+        ),
+        (
+            "/rerank",
+            json!({"query": "q", "passage": "", "truncation": "x"}).to_string(),
+            422,
+            "invalid_truncation",
+            Some("truncation"),
+        ),
+        (
+            "/rerank/batch",
+            json!({"pairs": []}).to_string(),
+            422,
+            "no_pairs",
+            Some("pairs"),
+        ),
+        (
+            "/rerank/batch",
+            json!({"pairs": pairs}).to_string(),
+            422,
+            "too_many_pairs",
+            Some("pairs"),
+        ),
+        (
+            "/rerank",
+            "x".repeat(65_537),
+            413,
+            "body_too_large",
+            Some("body"),
+        ),
+        ("/nowhere", "{}".into(), 404, "not_found", None),
+        ("/rerank/", "{}".into(), 404, "not_found", None),
+        ("/health", "{}".into(), 405, "method_not_allowed", None),
+    ];
+    for (path, body, status, code, field) in cases {
+        let (got, error) = ask(&router, post(path, body.clone())).await;
+        let shown: String = body.chars().take(60).collect();
+        assert_eq!(got.as_u16(), status, "{path} {shown}: {error}");
+        assert_eq!(error["error"]["code"], code, "{path} {shown}");
+        assert!(ERROR_CODES.contains(&code));
+        assert_eq!(error["error"]["field"].as_str(), field, "{path} {shown}");
+        assert_eq!(error["detail"], error["error"]["message"]);
+    }
+    let plain = Request::post("/rerank")
+        .header(header::CONTENT_TYPE, "text/plain")
+        .body(Body::from(r#"{"query":"q","passage":"p"}"#))
+        .expect("a request");
+    let (status, error) = ask(&router, plain).await;
+    assert_eq!(
+        (status.as_u16(), &error["error"]["code"]),
+        (415, &json!("unsupported_media_type"))
+    );
+}
+
+#[tokio::test]
+async fn errors_say_what_would_be_right() {
+    let (router, _) = loaded().await;
+    let (_, error) = ask(&router, get("/nowhere")).await;
+    let routes: Vec<&str> = error["error"]["routes"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    for route in [
+        "POST /rerank",
+        "POST /rerank/batch",
+        "GET /health",
+        "GET /docs",
+        "GET /openapi.json",
+    ] {
+        assert!(routes.contains(&route), "{route} is not in {routes:?}");
+    }
+    let (head, body) = send(&router, get("/rerank")).await;
+    assert_eq!(head.status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(head.headers()[header::ALLOW], "POST");
+    assert!(String::from_utf8_lossy(&body).contains("method_not_allowed"));
+    let put = Request::builder()
+        .method(Method::PUT)
+        .uri("/health")
+        .body(Body::empty());
+    let (head, _) = send(&router, put.expect("a request")).await;
+    assert_eq!(head.headers()[header::ALLOW], "GET,HEAD");
+}
+
+#[tokio::test]
+async fn health_tells_loading_ready_failed_and_draining_apart() {
+    let service = empty_service();
+    let app = router(service.clone(), settings());
+    let pair = json!({"query": "q", "passage": "p"}).to_string();
+    let (status, health) = ask(&app, get("/health")).await;
+    assert_eq!(
+        (status.as_u16(), &health["status"]),
+        (503, &json!("loading"))
+    );
+    assert_eq!(ask(&app, get("/ready")).await.0.as_u16(), 503);
+    assert_eq!(ask(&app, get("/live")).await.0.as_u16(), 200);
+    let (head, body) = send(&app, post("/rerank", pair.clone())).await;
+    assert_eq!(head.status().as_u16(), 503);
+    assert!(head.headers().contains_key(header::RETRY_AFTER));
+    assert!(String::from_utf8_lossy(&body).contains("not_ready"));
+
+    service.load(engine).await.expect("loads");
+    let (status, health) = ask(&app, get("/health")).await;
+    assert_eq!(status.as_u16(), 200, "{health}");
+    assert_eq!(
+        (&health["model"], &health["revision"]),
+        (&json!("tiny"), &json!("r1"))
+    );
+    assert!(health["cold_start"]["total_ms"].as_f64().expect("a number") > 0.0);
+    assert_eq!(ask(&app, get("/ready")).await.0.as_u16(), 200);
+    let (_, info) = ask(&app, get("/info")).await;
+    assert_eq!(
+        (&info["max_length"], &info["model_max_length"]),
+        (&json!(100), &json!(128))
+    );
+    assert_eq!(
+        (&info["precision"], &info["demo"]),
+        (&json!("f32"), &json!(false))
+    );
+    assert_eq!(info["limits"]["max_pairs"], 50);
+
+    service.drain();
+    let (status, health) = ask(&app, get("/health")).await;
+    assert_eq!(
+        (status.as_u16(), &health["status"]),
+        (503, &json!("draining"))
+    );
+    let (status, error) = ask(&app, post("/rerank", pair.clone())).await;
+    assert_eq!(
+        (status.as_u16(), &error["error"]["code"]),
+        (503, &json!("draining"))
+    );
+
+    let service = empty_service();
+    let app = router(service.clone(), settings());
+    let missing = Path::new("/no/such/model.safetensors");
+    let reason = ModelError::unfit(missing, "tensor x", "nothing", "something");
+    service
+        .load(move || Err(reason))
+        .await
+        .err()
+        .expect("fails");
+    let (status, health) = ask(&app, get("/health")).await;
+    assert_eq!(
+        (status.as_u16(), &health["status"]),
+        (503, &json!("failed"))
+    );
+    assert!(
+        health["reason"]
+            .as_str()
+            .expect("a reason")
+            .contains("tensor x")
+    );
+    let (status, error) = ask(&app, post("/rerank", pair)).await;
+    assert_eq!(
+        (status.as_u16(), &error["error"]["code"]),
+        (503, &json!("model_unavailable"))
+    );
+}
+
+#[tokio::test]
+async fn a_request_on_lambda_waits_for_the_model() {
+    let service = empty_service();
+    let mut waiting = settings();
+    waiting.wait_for_model = true;
+    let app = router(service.clone(), waiting);
+    let request = post("/rerank", r#"{"query":"q","passage":"p"}"#);
+    let asked = tokio::spawn(async move { ask(&app, request).await });
+    tokio::task::yield_now().await;
+    service.load(engine).await.expect("loads");
+    assert_eq!(asked.await.expect("joins").0.as_u16(), 200);
+}
+
+#[tokio::test]
+async fn the_deadline_of_the_host_ends_a_request() {
+    let (router, _) = loaded().await;
+    let mut request = post("/rerank", r#"{"query":"q","passage":"p"}"#);
+    request.extensions_mut().insert(Deadline(Instant::now()));
+    let (status, error) = ask(&router, request).await;
+    // The body's own deadline is the same one: either may strike first.
+    let code = error["error"]["code"].as_str().expect("a code");
+    assert!(
+        (status.as_u16(), code) == (504, "deadline_exceeded")
+            || (status.as_u16(), code) == (408, "request_timeout"),
+        "{status}: {error}"
+    );
+}
+
+#[tokio::test]
+async fn ids_of_requests_come_from_the_host_the_caller_or_us() {
+    let (router, _) = loaded().await;
+    let id = |head: &Response<()>| {
+        head.headers()["x-request-id"]
+            .to_str()
+            .expect("text")
+            .to_owned()
+    };
+    let mut request = get("/live");
+    request
+        .extensions_mut()
+        .insert(RequestId("from-the-host".into()));
+    assert_eq!(id(&send(&router, request).await.0), "from-the-host");
+    let with_header = |value: &str| {
+        let request = Request::get("/live").header("x-request-id", value);
+        request.body(Body::empty()).expect("a request")
+    };
+    assert_eq!(
+        id(&send(&router, with_header("abc-1.2")).await.0),
+        "abc-1.2"
+    );
+    let hostile = "a b\"; drop";
+    let made = id(&send(&router, with_header(hostile)).await.0);
+    assert_ne!(made, hostile);
+    let another = id(&send(&router, get("/live")).await.0);
+    assert_ne!(made, another);
+}
+
+#[tokio::test]
+async fn browsers_may_call_with_authorization() {
+    let (router, _) = loaded().await;
+    let preflight = Request::builder()
+        .method(Method::OPTIONS)
+        .uri("/rerank")
+        .header(header::ORIGIN, "https://app.example")
+        .header(header::ACCESS_CONTROL_REQUEST_METHOD, "POST")
+        .header(
+            header::ACCESS_CONTROL_REQUEST_HEADERS,
+            "authorization,content-type",
+        )
+        .body(Body::empty())
+        .expect("a request");
+    let (head, _) = send(&router, preflight).await;
+    assert_eq!(head.status(), StatusCode::OK);
+    let allowed = head.headers()[header::ACCESS_CONTROL_ALLOW_HEADERS]
+        .to_str()
+        .expect("text");
+    assert_eq!(allowed, "authorization,content-type");
+    assert_eq!(head.headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN], "*");
+
+    let mut strict = settings();
+    strict.cors_origins = vec!["https://good.example".into()];
+    let service = empty_service();
+    let strict = reranker::http::router(service, strict);
+    for (origin, allowed) in [
+        ("https://good.example", true),
+        ("https://bad.example", false),
+    ] {
+        let request = Request::get("/live").header(header::ORIGIN, origin);
+        let (head, _) = send(&strict, request.body(Body::empty()).expect("a request")).await;
+        let answer = head.headers().get(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+        assert_eq!(
+            answer.is_some_and(|value| value == origin),
+            allowed,
+            "{origin}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn routes_are_served_below_a_base_path_too() {
+    let (router, _) = loaded().await;
+    assert_eq!(ask(&router, get("/api/live")).await.0.as_u16(), 200);
+    let body = r#"{"query":"q","passage":"p"}"#;
+    assert_eq!(
+        ask(&router, post("/api/rerank?x=1", body)).await.0.as_u16(),
+        200
+    );
+    assert_eq!(ask(&router, get("/apis/live")).await.0.as_u16(), 404);
+}
+
+#[tokio::test]
+async fn the_docs_page_loads_nothing_from_elsewhere() {
+    let (router, _) = loaded().await;
+    let (head, page) = send(&router, get("/docs")).await;
+    assert_eq!(
+        head.headers()[header::CONTENT_TYPE],
+        "text/html; charset=utf-8"
+    );
+    let page = String::from_utf8(page).expect("text");
+    assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("=\"/"));
+    let mut assets = 0;
+    for attribute in ["src=\"", "href=\""] {
+        for (at, _) in page.match_indices(attribute) {
+            let address = page[at + attribute.len()..]
+                .split('"')
+                .next()
+                .expect("an address");
+            let (head, body) = send(&router, get(&format!("/{address}"))).await;
+            assert_eq!(head.status(), StatusCode::OK, "{address}");
+            assert!(!body.is_empty(), "{address}");
+            assets += 1;
+        }
+    }
+    assert_eq!(assets, 4);
+    for missing in [
+        "/docs/index.html",
+        "/docs/..%2fCargo.toml",
+        "/docs/swagger-initializer.js",
+    ] {
+        assert_eq!(
+            send(&router, get(missing)).await.0.status(),
+            StatusCode::NOT_FOUND,
+            "{missing}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_openapi_document_describes_what_is_served() {
+    let (router, _) = loaded().await;
+    let (status, api) = ask(&router, get("/openapi.json")).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(
+        api["openapi"]
+            .as_str()
+            .expect("a version")
+            .starts_with("3.")
+    );
+    let schemas = &api["components"]["schemas"];
+    for (body, required) in [
+        ("RerankBody", vec!["query", "passage"]),
+        ("BatchBody", vec!["pairs"]),
+    ] {
+        let listed: Vec<&str> = schemas[body]["required"]
+            .as_array()
+            .unwrap_or_else(|| panic!("{body}: {}", schemas[body]))
+            .iter()
+            .filter_map(Value::as_str)
+            .collect();
+        assert_eq!(listed, required, "{body}");
+    }
+    // Every answer's fields are in its schema, and every required field of the schema is in the answer.
+    let pair = json!({"query": "q", "passage": "p"});
+    let answers = [
+        (
+            "RerankAnswer",
+            rerank(&router, "/rerank", pair.clone()).await.1,
+        ),
+        (
+            "BatchAnswer",
+            rerank(&router, "/rerank/batch", json!({"pairs": [pair]}))
+                .await
+                .1,
+        ),
+        ("Health", ask(&router, get("/health")).await.1),
+        ("Served", ask(&router, get("/info")).await.1),
+        ("Index", ask(&router, get("/")).await.1),
+        ("ErrorBody", ask(&router, get("/nowhere")).await.1),
+    ];
+    for (schema, answer) in answers {
+        let properties = schemas[schema]["properties"].as_object().expect(schema);
+        for field in answer.as_object().expect("an object").keys() {
+            assert!(
+                properties.contains_key(field),
+                "{schema}: {field} is not documented"
+            );
+        }
+        for required in schemas[schema]["required"].as_array().into_iter().flatten() {
+            let field = required.as_str().expect("a name");
+            assert!(
+                answer.get(field).is_some(),
+                "{schema}: {field} is missing in {answer}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn hostile_bodies_are_answered() {
+    let (router, _) = loaded().await;
+    let texts = [
+        "\0",
+        "\u{202e}\u{feff}",
+        "\u{1F468}\u{200D}\u{1F469}",
+        "</s><mask><pad>",
+        "\n\t ",
+        "ﷺ",
+        "a\u{301}\u{301}\u{301}",
+    ];
+    for text in texts {
+        let body = json!({"query": format!("q{text}"), "passage": text.repeat(100)});
+        let (status, answer) = rerank(&router, "/rerank", body).await;
+        assert_eq!(status, StatusCode::OK, "{text:?}: {answer}");
+    }
+    let raw: [&[u8]; 5] = [
+        b"{\"query\":\"\xff\",\"passage\":\"\"}",
+        b"{\"query\":\"\\ud800\",\"passage\":\"\"}",
+        b"{\"query\":\"q\",\"passage\":\"p\",\"max_length\":1e999}",
+        b"{\"query\":\"q\",\"query\":\"q\",\"passage\":\"p\"}",
+        b"\xef\xbb\xbf{\"query\":\"q\",\"passage\":\"p\"}",
+    ];
+    for body in raw {
+        let (status, error) = ask(&router, post("/rerank", body.to_vec())).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn concurrent_requests_all_get_the_score_they_would_get_alone() {
+    let (router, _) = loaded().await;
+    let router = Arc::new(router);
+    let body = |i: usize| json!({"query": "what is a panda?", "passage": "bamboo ".repeat(i + 1)});
+    let mut alone = Vec::new();
+    for i in 0..6 {
+        alone.push(rerank(&router, "/rerank", body(i)).await.1["logit"].clone());
+    }
+    let tasks: Vec<_> = (0..6)
+        .map(|i| {
+            let router = Arc::clone(&router);
+            tokio::spawn(async move { rerank(&router, "/rerank", body(i)).await })
+        })
+        .collect();
+    for (task, expected) in tasks.into_iter().zip(alone) {
+        let (status, answer) = task.await.expect("joins");
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        assert_eq!(answer["logit"], expected);
+    }
+}

@@ -1,0 +1,172 @@
+//! Holds the rules of ARCHITECTURE.md: which module may import which, and where a foreign crate lives.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What each module may import of ours. Everything may import `error`.
+const MAY_IMPORT: [(&str, &[&str]); 15] = [
+    ("main", &["cli"]),
+    (
+        "cli",
+        &[
+            "batch",
+            "config",
+            "host",
+            "http",
+            "model",
+            "rerank",
+            "service",
+            "telemetry",
+            "weights",
+        ],
+    ),
+    ("config", &["rerank", "telemetry"]),
+    ("error", &[]),
+    ("rerank", &[]),
+    ("telemetry", &[]),
+    ("host", &["http"]),
+    ("http", &["dialect", "rerank", "service"]),
+    ("dialect", &["rerank"]),
+    ("service", &["batch", "model", "rerank", "tokenizer"]),
+    ("tokenizer", &["rerank"]),
+    ("batch", &[]),
+    ("model", &["weights"]),
+    ("weights", &[]),
+    ("lib", &[]),
+];
+
+/// The one home of a crate that must not spread.
+const HOMES: [(&str, &[&str]); 12] = [
+    ("axum", &["http", "host", "cli"]),
+    ("hyper_util", &["host"]),
+    ("lambda_http", &["host"]),
+    ("lambda_extension", &["host"]),
+    ("tower_http", &["http"]),
+    ("utoipa", &["http", "dialect"]),
+    ("candle_core", &["model"]),
+    ("tokenizers", &["tokenizer"]),
+    ("safetensors", &["weights"]),
+    ("memmap2", &["weights"]),
+    ("clap", &["cli", "host"]),
+    ("tracing_subscriber", &["telemetry"]),
+];
+
+fn sources() -> Vec<(String, PathBuf, String)> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).expect("a source folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    walk(&root, &mut files);
+    files
+        .into_iter()
+        .map(|path| {
+            let relative = path.strip_prefix(&root).expect("below src");
+            let top = relative.components().next().expect("a component");
+            let module = top.as_os_str().to_string_lossy().replace(".rs", "");
+            let text = std::fs::read_to_string(&path).expect("readable");
+            // Tests may look around; comments may name anything.
+            let code = text
+                .split("#[cfg(test)]\nmod tests")
+                .next()
+                .unwrap_or_default();
+            let code = code
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"))
+                .collect::<Vec<_>>()
+                .join("\n");
+            (module, path.clone(), code)
+        })
+        .collect()
+}
+
+/// Names that follow `prefix` in `code`, also those in braces: `crate::{a, b::c}`.
+fn names_after(code: &str, prefix: &str) -> Vec<String> {
+    let name = |text: &str| -> String {
+        text.chars()
+            .take_while(|c| c.is_alphanumeric() || *c == '_')
+            .collect()
+    };
+    code.match_indices(prefix)
+        .flat_map(|(at, _)| {
+            let rest = &code[at + prefix.len()..];
+            match rest.strip_prefix('{') {
+                Some(list) => {
+                    let list = list.split('}').next().unwrap_or_default();
+                    list.split(',').map(|item| name(item.trim())).collect()
+                }
+                None => vec![name(rest)],
+            }
+        })
+        .filter(|name| !name.is_empty())
+        .collect()
+}
+
+#[test]
+fn modules_import_only_what_lies_below_them() {
+    let allowed: BTreeMap<&str, &[&str]> = MAY_IMPORT.into_iter().collect();
+    let mut seen = 0;
+    for (module, path, code) in sources() {
+        let allowed = allowed
+            .get(module.as_str())
+            .unwrap_or_else(|| panic!("{}: no rule for this module", path.display()));
+        let prefix = if module == "main" {
+            "reranker::"
+        } else {
+            "crate::"
+        };
+        for import in names_after(&code, prefix) {
+            seen += 1;
+            assert!(
+                import == module || import == "error" || allowed.contains(&import.as_str()),
+                "{}: {module} may not import {import}",
+                path.display()
+            );
+        }
+    }
+    assert!(
+        seen > 50,
+        "only {seen} imports were found: is the test blind?"
+    );
+}
+
+#[test]
+fn foreign_crates_stay_at_home() {
+    for (name, homes) in HOMES {
+        let mut seen = 0;
+        for (module, path, code) in sources() {
+            if code.contains(&format!("{name}::")) {
+                seen += 1;
+                assert!(
+                    homes.contains(&module.as_str()),
+                    "{}: {name} belongs to {homes:?}",
+                    path.display()
+                );
+            }
+        }
+        assert!(seen > 0, "{name} is not used at all");
+    }
+}
+
+#[test]
+fn only_the_command_line_reads_the_configuration_and_only_the_configuration_the_environment() {
+    for (module, path, code) in sources() {
+        assert!(
+            !code.contains("config::Config") || module == "cli" || module == "config",
+            "{}: settings are handed over, not looked up",
+            path.display()
+        );
+        assert!(
+            !(code.contains("env::var") && module != "config"),
+            "{}: the environment is read in config.rs",
+            path.display()
+        );
+    }
+}
