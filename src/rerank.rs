@@ -145,12 +145,22 @@ impl Score {
         self.dropped_tokens > 0
     }
 
-    /// Sigmoid of the logit, in `(0, 1)`; computed in f64 so that scores near 0 and 1 keep their digits.
-    pub fn normalized(&self) -> f64 {
-        sigmoid(self.logit)
+    /// What is shown as the score: the sigmoid of the logit, or the logit itself.
+    pub fn value(&self, normalize: bool) -> f64 {
+        if normalize {
+            sigmoid(self.logit)
+        } else {
+            in_f64(self.logit)
+        }
     }
 }
 
+/// The f64 that prints like the f32: a plain conversion would show the logit 0.1 as the score 0.10000000149011612.
+fn in_f64(logit: f32) -> f64 {
+    logit.to_string().parse().unwrap_or(f64::from(logit))
+}
+
+/// Sigmoid, in `[0, 1]`; computed in f64 so that scores near 0 and 1 keep their digits.
 pub fn sigmoid(logit: f32) -> f64 {
     let x = f64::from(logit);
     // Both branches take exp of a negative number, which cannot overflow.
@@ -190,6 +200,13 @@ mod tests {
         assert_eq!(sigmoid(f32::MAX), 1.0);
         assert_eq!(sigmoid(f32::MIN), 0.0);
         assert!((sigmoid(3.5) + sigmoid(-3.5) - 1.0).abs() < 1e-15);
+    }
+
+    #[test]
+    fn a_raw_score_prints_like_its_logit() {
+        for logit in [0.1f32, -8.1875, 1.547_472_5, 3e-9] {
+            assert_eq!(in_f64(logit).to_string(), logit.to_string());
+        }
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub enum Floats {
         offset: usize,
         len: usize,
     },
-    Owned(Arc<[f32]>),
+    Owned(Arc<Vec<f32>>),
 }
 
 impl std::ops::Deref for Floats {
@@ -231,12 +231,11 @@ impl Weights {
                 offset: found.offset,
                 len,
             },
-            Dtype::F32 => Floats::Owned(
-                bytes
-                    .chunks_exact(4)
-                    .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                    .collect(),
-            ),
+            Dtype::F32 => {
+                let values = bytes.chunks_exact(4);
+                let values = values.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+                Floats::Owned(Arc::new(values.collect()))
+            }
             Dtype::F16 | Dtype::BF16 => {
                 let mut values = vec![0.0; len];
                 let wide = if found.dtype == Dtype::F16 {
@@ -248,7 +247,7 @@ impl Weights {
                     .par_chunks_mut(1 << 16)
                     .zip(bytes.par_chunks(2 << 16))
                     .for_each(|(values, bytes)| wide(bytes, values));
-                Floats::Owned(values.into())
+                Floats::Owned(Arc::new(values))
             }
             Dtype::I8 => {
                 let scales = self.vector(&format!("{name}.scale"), rows)?;
@@ -258,7 +257,7 @@ impl Weights {
                     .zip(bytes.par_chunks(columns.max(1)))
                     .zip(scales.par_iter())
                     .for_each(|((values, bytes), &scale)| i8_to_f32(bytes, scale, values));
-                Floats::Owned(values.into())
+                Floats::Owned(Arc::new(values))
             }
             _ => return Err(Self::wrong_dtype(found, name)),
         })

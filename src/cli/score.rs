@@ -100,14 +100,6 @@ impl Scorer<'_> {
         Ok(self.engine.score(&request, &Stop::never())?)
     }
 
-    fn shown(&self, score: &Score) -> f64 {
-        if self.args.raw {
-            score.logit.into()
-        } else {
-            score.normalized()
-        }
-    }
-
     fn passages(&self, query: &str) -> anyhow::Result<()> {
         let usage = |invalid: Invalid| Usage(invalid.to_string());
         self.limits
@@ -138,7 +130,7 @@ impl Scorer<'_> {
             writeln!(
                 out,
                 "{:>9.5}  {}{cut}",
-                self.shown(&scores[index]),
+                scores[index].value(!self.args.raw),
                 passages[index]
             )?;
         }
@@ -224,7 +216,7 @@ impl Scorer<'_> {
         for (id, score) in ids.into_iter().zip(self.score(pairs)?) {
             let scored = Scored {
                 id,
-                score: self.shown(&score),
+                score: score.value(!self.args.raw),
                 logit: score.logit,
                 tokens: score.tokens,
                 truncated: score.truncated(),

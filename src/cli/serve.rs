@@ -120,7 +120,7 @@ async fn load(
                 precision = info.precision,
                 stored_dtype = info.stored_dtype,
                 max_length = info.max_length,
-                ms = info.load.total.as_millis(),
+                ms = info.load.total.as_secs_f64() * 1e3,
                 "model ready"
             );
         }

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::Object;
 use crate::error::{Error, Invalid};
-use crate::rerank::{Limits, Pair, Ranking, Request, Score, Truncation};
+use crate::rerank::{Limits, Pair, Ranking, Request, Truncation};
 
 /// One pair to score.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -210,27 +210,14 @@ pub struct BatchItem {
     truncated: bool,
 }
 
-/// The f64 that prints like the f32: a plain conversion would show the logit 0.1 as the score 0.10000000149011612.
-fn in_f64(logit: f32) -> f64 {
-    logit.to_string().parse().unwrap_or(f64::from(logit))
-}
-
 impl Shape {
-    fn score(self, score: &Score) -> f64 {
-        if self.normalize {
-            score.normalized()
-        } else {
-            in_f64(score.logit)
-        }
-    }
-
     /// The answer to a [`RerankBody`]; `None` where the ranking is not of one pair.
     pub fn one(self, ranking: &Ranking, model: &str, ms: f64) -> Option<RerankAnswer> {
         let [score] = ranking.scores.as_slice() else {
             return None;
         };
         Some(RerankAnswer {
-            score: self.score(score),
+            score: score.value(self.normalize),
             logit: score.logit,
             normalized: self.normalize,
             model: model.to_owned(),
@@ -249,13 +236,17 @@ impl Shape {
                 .enumerate()
                 .map(|(index, score)| BatchItem {
                     index,
-                    score: self.score(score),
+                    score: score.value(self.normalize),
                     logit: score.logit,
                     tokens: score.tokens,
                     truncated: score.truncated(),
                 })
                 .collect(),
-            scores: ranking.scores.iter().map(|s| self.score(s)).collect(),
+            scores: ranking
+                .scores
+                .iter()
+                .map(|s| s.value(self.normalize))
+                .collect(),
             model: model.to_owned(),
             normalized: self.normalize,
             count: ranking.scores.len(),
@@ -347,6 +338,7 @@ impl From<&Error> for ErrorInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rerank::Score;
     use std::time::Duration;
 
     const LIMITS: Limits = Limits {
@@ -427,7 +419,6 @@ mod tests {
         let raw = Shape { normalize: false };
         let answer = raw.one(&ranking, "m", 1.0).expect("one pair");
         assert_eq!((answer.score, answer.truncated), (-8.1875, true));
-        assert_eq!(in_f64(0.1), 0.1);
         let normalized = Shape { normalize: true };
         assert!((normalized.many(&ranking, "m", 1.0).scores[0] - 2.780_5e-4).abs() < 1e-7);
     }

@@ -1,0 +1,579 @@
+//! The real program on a plain port: start-up, draining, the queue, and what clients do wrong.
+
+#[path = "support/client.rs"]
+#[allow(dead_code, reason = "each test program uses its own part")]
+mod client;
+#[path = "support/models.rs"]
+#[allow(dead_code, reason = "each test program uses its own part")]
+mod models;
+#[path = "support/process.rs"]
+#[allow(dead_code, reason = "each test program uses its own part")]
+mod process;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread::JoinHandle;
+
+use serde_json::{Value, json};
+
+use client::{Reply, connect, get, post, read_reply, send, write_head};
+use models::{GatedModel, SlowModel, broken_model};
+use process::{Process, tiny_model};
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+fn start(model: &str, more: &[(&str, &str)]) -> Process {
+    let mut variables = vec![("MODEL_DIR", model), ("HOST", "127.0.0.1"), ("PORT", "0")];
+    variables.extend(more);
+    Process::serve(&variables)
+}
+
+fn ready(model: &str, more: &[(&str, &str)]) -> (Process, SocketAddr) {
+    let server = start(model, more);
+    server.wait_for_message("model ready");
+    let address = server.address();
+    (server, address)
+}
+
+fn tiny(more: &[(&str, &str)]) -> (Process, SocketAddr) {
+    ready(tiny_model().to_str().expect("a UTF-8 path"), more)
+}
+
+fn code(reply: &Reply) -> Value {
+    reply.json()["error"]["code"].clone()
+}
+
+fn pair() -> Value {
+    json!({"query": "when does the library open?", "passage": "The library opens at nine on weekdays."})
+}
+
+/// Posts from another thread.
+fn post_aside(address: SocketAddr, path: &'static str, body: Value) -> JoinHandle<Reply> {
+    std::thread::spawn(move || post(address, path, &body))
+}
+
+/// Waits until this many requests wait behind the one that computes.
+fn wait_until_queued(address: SocketAddr, queued: u64) {
+    let start = std::time::Instant::now();
+    loop {
+        let info = get(address, "/info").json();
+        if info["queued"] == queued {
+            return;
+        }
+        assert!(
+            start.elapsed() < process::PATIENCE,
+            "{queued} never wait: {info}"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+/// How many pairs of [`SlowModel::batch`] take about this many seconds here.
+fn pairs_for(address: SocketAddr, seconds: f64) -> usize {
+    let reply = post(address, "/rerank/batch", &SlowModel::batch(2));
+    assert_eq!(reply.status, 200);
+    let ms = reply.json()["ms"].as_f64().expect("a time");
+    let pairs = (seconds * 1e3 / (ms / 2.0)).ceil() as usize;
+    println!("two long pairs take {ms} ms: {pairs} for {seconds} s");
+    pairs.clamp(2, 1000)
+}
+
+#[test]
+fn the_port_answers_while_the_model_loads() {
+    let model = GatedModel::new();
+    let server = start(model.path(), &[]);
+    let address = server.address();
+    let early = post(address, "/rerank", &pair());
+    assert_eq!((early.status, code(&early)), (503, json!("not_ready")));
+    let wait: u64 = early
+        .header("retry-after")
+        .and_then(|seconds| seconds.parse().ok())
+        .expect("Retry-After in seconds");
+    assert!(wait > 0);
+    assert_eq!(get(address, "/live").status, 200);
+    assert_eq!(get(address, "/").status, 200);
+    for path in ["/ready", "/info"] {
+        assert_eq!(get(address, path).status, 503, "{path}");
+    }
+    let health = get(address, "/health");
+    assert_eq!(
+        (health.status, &health.json()["status"]),
+        (503, &json!("loading"))
+    );
+    assert_eq!(health.json()["loaded"], false);
+
+    model.open();
+    server.wait_for_message("model ready");
+    for path in ["/ready", "/info", "/health"] {
+        assert_eq!(get(address, path).status, 200, "{path}");
+    }
+    assert_eq!(post(address, "/rerank", &pair()).status, 200);
+}
+
+#[test]
+fn a_broken_model_is_said_and_a_missing_one_ends_the_start() {
+    let (folder, path) = broken_model();
+    let server = start(path.to_str().expect("a UTF-8 path"), &[]);
+    let address = server.address();
+    server.wait_for_message("model not loaded");
+    let health = get(address, "/health");
+    assert_eq!(
+        (health.status, &health.json()["status"]),
+        (503, &json!("failed"))
+    );
+    let reason = health.json()["reason"].to_string();
+    println!("{reason}");
+    assert!(reason.contains("model.safetensors"), "{reason}");
+    let refused = post(address, "/rerank", &pair());
+    assert_eq!(
+        (refused.status, code(&refused)),
+        (503, json!("model_unavailable"))
+    );
+    assert_eq!(get(address, "/live").status, 200);
+    drop(folder);
+
+    let (status, log) = start("/no/such/model", &[]).wait();
+    println!("{}", log.join("\n"));
+    assert_eq!(status, Some(1));
+    assert!(
+        log.iter()
+            .any(|line| line.contains("MODEL_DIR") && line.contains("/no/such/model"))
+    );
+}
+
+#[test]
+fn a_wrong_configuration_is_reported_whole() {
+    let wrong = [
+        ("MODEL_DIR", "models/none"),
+        ("PORT", "http"),
+        ("MAX_LENGTH", "0"),
+        ("CORS_ORIGINS", "example.org"),
+        ("REQUEST_TIMEOUT_S", "soon"),
+        ("LOG_FORMAT", "xml"),
+    ];
+    let (status, log) = Process::serve(&wrong).wait();
+    println!("{}", log.join("\n"));
+    assert_eq!(status, Some(2));
+    for (name, value) in &wrong[1..] {
+        let named = log
+            .iter()
+            .any(|line| line.starts_with(name) && line.contains(value));
+        assert!(named, "{name} is not reported");
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_is_said_by_its_address() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    let model = tiny_model();
+    let (status, log) = Process::serve(&[
+        ("MODEL_DIR", model.to_str().expect("a UTF-8 path")),
+        ("HOST", "127.0.0.1"),
+        ("PORT", &port),
+    ])
+    .wait();
+    assert_eq!(status, Some(1));
+    assert!(
+        log.iter()
+            .any(|line| line.contains(&format!("127.0.0.1:{port}"))),
+        "{log:#?}"
+    );
+}
+
+#[test]
+fn sigterm_answers_what_was_accepted_and_takes_nothing_new() {
+    let model = SlowModel::new();
+    let more = [
+        ("THREADS", "1"),
+        ("BATCH_TOKENS", "512"),
+        ("SHUTDOWN_GRACE_S", "600"),
+    ];
+    let (server, address) = ready(model.path(), &more);
+    let pairs = pairs_for(address, 4.0);
+    let running = post_aside(address, "/rerank/batch", SlowModel::batch(pairs));
+    let waiting = post_aside(address, "/rerank/batch", SlowModel::batch(1));
+    wait_until_queued(address, 1);
+    // A connection whose request has not come yet.
+    let idle = connect(address);
+    server.terminate();
+    server.wait_for_message("draining");
+    // The listener goes before that line is written.
+    let refused = TcpStream::connect(address);
+    assert!(refused.is_err(), "a new connection was accepted");
+    let running = running.join().expect("answered");
+    assert_eq!(
+        (running.status, &running.json()["count"]),
+        (200, &json!(pairs))
+    );
+    assert_eq!(waiting.join().expect("answered").status, 200);
+    drop(idle);
+    let (status, log) = server.wait();
+    assert_eq!(status, Some(0), "{}", log.join("\n"));
+    assert!(log.iter().any(|line| line.contains("stopped")));
+}
+
+#[test]
+fn a_grace_that_runs_out_ends_the_process_all_the_same() {
+    let model = SlowModel::new();
+    let more = [("THREADS", "1"), ("SHUTDOWN_GRACE_S", "0.2")];
+    let (server, address) = ready(model.path(), &more);
+    let running = post_aside(address, "/rerank/batch", SlowModel::batch(1000));
+    let second = post_aside(address, "/rerank/batch", SlowModel::batch(1000));
+    wait_until_queued(address, 1);
+    server.terminate();
+    let (status, log) = server.wait();
+    assert_eq!(status, Some(1), "{}", log.join("\n"));
+    // Their connections broke; that is no answer, and nobody waits for one.
+    assert!(running.join().is_err() && second.join().is_err());
+}
+
+#[test]
+fn a_full_queue_answers_429_and_loses_nothing() {
+    let model = SlowModel::new();
+    let more = [
+        ("THREADS", "1"),
+        ("MAX_QUEUE", "1"),
+        ("BATCH_TOKENS", "512"),
+    ];
+    let (_server, address) = ready(model.path(), &more);
+    let pairs = pairs_for(address, 6.0);
+    let running = post_aside(address, "/rerank/batch", SlowModel::batch(pairs));
+    let waiting = post_aside(address, "/rerank/batch", SlowModel::batch(1));
+    wait_until_queued(address, 1);
+    let more: Vec<JoinHandle<Reply>> = (0..8)
+        .map(|_| post_aside(address, "/rerank", pair()))
+        .collect();
+    let more: Vec<Reply> = more
+        .into_iter()
+        .map(|reply| reply.join().expect("answered"))
+        .collect();
+    let refused: Vec<&Reply> = more.iter().filter(|reply| reply.status == 429).collect();
+    println!("{} of {} were refused", refused.len(), more.len());
+    assert!(!refused.is_empty());
+    for reply in &more {
+        assert!([200, 429].contains(&reply.status), "{}", reply.status);
+    }
+    for reply in refused {
+        let error = reply.json()["error"].clone();
+        assert_eq!(
+            (&error["code"], &error["limit"]),
+            (&json!("busy"), &json!(1))
+        );
+        let wait = reply
+            .header("retry-after")
+            .and_then(|wait| wait.parse::<u64>().ok());
+        assert!(
+            wait.is_some_and(|wait| wait >= 1),
+            "{:?}",
+            reply.header("retry-after")
+        );
+    }
+    for accepted in [running, waiting] {
+        assert_eq!(accepted.join().expect("answered").status, 200);
+    }
+    assert_eq!(post(address, "/rerank", &pair()).status, 200);
+}
+
+#[test]
+fn a_client_that_leaves_does_not_keep_the_model_from_the_next() {
+    let model = SlowModel::new();
+    let (server, address) = ready(model.path(), &[("THREADS", "1"), ("BATCH_TOKENS", "512")]);
+    // So much that the next request would not be answered in this test's time if it went on.
+    let body = SlowModel::batch(1000).to_string();
+    let length = body.len().to_string();
+    let mut leaving = connect(address);
+    write_head(
+        &mut leaving,
+        "POST",
+        "/rerank/batch",
+        &[JSON, ("content-length", &length)],
+    );
+    leaving.write_all(body.as_bytes()).expect("sent");
+    let behind = post_aside(address, "/rerank", pair());
+    wait_until_queued(address, 1);
+    drop(leaving);
+    assert_eq!(behind.join().expect("answered").status, 200);
+    // One that leaves in the middle of its body, and one in the middle of its head.
+    let mut half = connect(address);
+    write_head(
+        &mut half,
+        "POST",
+        "/rerank/batch",
+        &[JSON, ("content-length", &length)],
+    );
+    half.write_all(&body.as_bytes()[..body.len() / 2])
+        .expect("sent");
+    drop(half);
+    connect(address)
+        .write_all(b"POST /rerank HT")
+        .expect("sent");
+    assert_eq!(post(address, "/rerank", &pair()).status, 200);
+    server.terminate();
+    let (status, log) = server.wait();
+    assert_eq!(status, Some(0), "{}", log.join("\n"));
+}
+
+#[test]
+fn a_body_over_the_limit_is_refused_by_its_announced_and_by_its_true_length() {
+    let (_server, address) = tiny(&[("MAX_BODY_BYTES", "4096")]);
+    // Announced only: the answer comes without a byte of it.
+    let mut announced = connect(address);
+    write_head(
+        &mut announced,
+        "POST",
+        "/rerank",
+        &[JSON, ("content-length", "99999999")],
+    );
+    let reply = read_reply(announced);
+    let error = reply.json()["error"].clone();
+    assert_eq!(
+        (reply.status, &error["code"], &error["got"], &error["limit"]),
+        (
+            413,
+            &json!("body_too_large"),
+            &json!(99_999_999),
+            &json!(4096)
+        )
+    );
+    let chunked = |body: &str| {
+        let mut stream = connect(address);
+        write_head(
+            &mut stream,
+            "POST",
+            "/rerank",
+            &[JSON, ("transfer-encoding", "chunked")],
+        );
+        let mut chunks = Vec::new();
+        for chunk in body.as_bytes().chunks(1000) {
+            chunks.extend(format!("{:x}\r\n", chunk.len()).into_bytes());
+            chunks.extend(chunk);
+            chunks.extend(b"\r\n");
+        }
+        chunks.extend(b"0\r\n\r\n");
+        stream.write_all(&chunks).expect("sent");
+        read_reply(stream)
+    };
+    let over = json!({"query": "q", "passage": "p".repeat(5000)}).to_string();
+    let reply = chunked(&over);
+    assert_eq!((reply.status, code(&reply)), (413, json!("body_too_large")));
+    assert_eq!(chunked(&pair().to_string()).status, 200);
+    assert_eq!(
+        send(address, "POST", "/rerank", &[JSON], over.as_bytes()).status,
+        413
+    );
+}
+
+#[test]
+fn a_body_that_does_not_come_is_given_up_at_the_requests_timeout() {
+    let (_server, address) = tiny(&[("REQUEST_TIMEOUT_S", "0.5")]);
+    let mut stalled = connect(address);
+    write_head(
+        &mut stalled,
+        "POST",
+        "/rerank",
+        &[JSON, ("content-length", "100")],
+    );
+    stalled.write_all(b"{\"query\":").expect("sent");
+    let reply = read_reply(stalled);
+    assert_eq!(
+        (reply.status, code(&reply)),
+        (408, json!("request_timeout"))
+    );
+}
+
+#[test]
+fn wrong_requests_are_refused_with_what_would_be_right() {
+    let (_server, address) = tiny(&[]);
+    let body = pair().to_string();
+    let reply = send(
+        address,
+        "POST",
+        "/rerank",
+        &[("content-type", "text/plain")],
+        body.as_bytes(),
+    );
+    assert_eq!(
+        (reply.status, code(&reply)),
+        (415, json!("unsupported_media_type"))
+    );
+    for (method, path, allow) in [
+        ("GET", "/rerank", "POST"),
+        ("PUT", "/rerank/batch", "POST"),
+        ("DELETE", "/health", "GET,HEAD"),
+    ] {
+        let reply = send(address, method, path, &[], b"");
+        assert_eq!(
+            (reply.status, code(&reply)),
+            (405, json!("method_not_allowed")),
+            "{path}"
+        );
+        assert_eq!(reply.header("allow"), Some(allow), "{path}");
+    }
+    let reply = get(address, "/rerankk");
+    assert_eq!((reply.status, code(&reply)), (404, json!("not_found")));
+    let routes = reply.json()["error"]["routes"].clone();
+    for route in [
+        "POST /rerank",
+        "POST /rerank/batch",
+        "GET /health",
+        "GET /openapi.json",
+    ] {
+        assert!(
+            routes
+                .as_array()
+                .is_some_and(|routes| routes.contains(&route.into())),
+            "{routes}"
+        );
+    }
+    assert_eq!(send(address, "HEAD", "/health", &[], b"").body, b"");
+}
+
+#[test]
+fn what_is_no_http_is_answered_or_cut_and_harms_nothing() {
+    let (_server, address) = tiny(&[]);
+    let framing =
+        "POST /rerank HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n";
+    let long_header = format!(
+        "GET / HTTP/1.1\r\nhost: a\r\nx-long: {}\r\n\r\n",
+        "a".repeat(1 << 20)
+    );
+    for bytes in [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".as_slice(),
+        b"nonsense\r\n\r\n",
+        framing.as_bytes(),
+        long_header.as_bytes(),
+    ] {
+        let mut stream = connect(address);
+        // The server may have answered and closed before all of it is sent.
+        let _ = stream.write_all(bytes);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let line = String::from_utf8_lossy(&answer)
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned();
+        println!(
+            "{:?}… is answered {line:?}",
+            String::from_utf8_lossy(&bytes[..10])
+        );
+        assert!(line.is_empty() || line.starts_with("HTTP/1.1 4"), "{line}");
+    }
+    assert_eq!(post(address, "/rerank", &pair()).status, 200);
+}
+
+#[test]
+fn browsers_of_allowed_origins_may_call_with_authorization() {
+    let preflight = |address, origin| {
+        let headers = [
+            ("origin", origin),
+            ("access-control-request-method", "POST"),
+            (
+                "access-control-request-headers",
+                "authorization,content-type",
+            ),
+        ];
+        send(address, "OPTIONS", "/rerank", &headers, b"")
+    };
+    let (_server, address) = tiny(&[]);
+    let reply = preflight(address, "https://app.example.org");
+    assert_eq!(reply.status, 200);
+    assert_eq!(reply.header("access-control-allow-origin"), Some("*"));
+    assert_eq!(
+        reply.header("access-control-allow-headers"),
+        Some("authorization,content-type")
+    );
+    assert!(
+        reply
+            .header("access-control-allow-methods")
+            .is_some_and(|allowed| allowed.contains("POST"))
+    );
+    // Errors carry the header too, else a page could not read them.
+    let origin = ("origin", "https://app.example.org");
+    let refused = send(address, "POST", "/rerank", &[origin, JSON], b"{");
+    assert_eq!(
+        (
+            refused.status,
+            refused.header("access-control-allow-origin")
+        ),
+        (400, Some("*"))
+    );
+
+    let (_server, address) = tiny(&[("CORS_ORIGINS", "https://app.example.org")]);
+    let allowed = preflight(address, "https://app.example.org");
+    assert_eq!(
+        allowed.header("access-control-allow-origin"),
+        Some("https://app.example.org")
+    );
+    let other = preflight(address, "https://other.example.org");
+    assert_eq!(other.header("access-control-allow-origin"), None);
+}
+
+#[test]
+fn a_callers_request_id_is_kept_where_it_is_one() {
+    let (server, address) = tiny(&[]);
+    let with = |id| send(address, "GET", "/live", &[("x-request-id", id)], b"");
+    assert_eq!(
+        with("order-17:a.b").header("x-request-id"),
+        Some("order-17:a.b")
+    );
+    for id in ["a b", "{\"level\":\"ERROR\"}", ""] {
+        let reply = with(id);
+        let given = reply.header("x-request-id").expect("an id").to_owned();
+        assert_ne!(given, id);
+        let line = server.wait_for("the request", |line| {
+            (line["id"] == given.as_str()).then(|| line.clone())
+        });
+        assert_eq!(line["route"], "/live");
+    }
+}
+
+#[test]
+fn no_text_reaches_the_log_at_any_level() {
+    let (server, address) = tiny(&[("LOG_LEVEL", "trace")]);
+    let canary = "xylophonequagga";
+    let bodies = [
+        json!({"query": canary, "passage": canary}).to_string(),
+        json!({"query": canary, "passage": {canary: canary}}).to_string(),
+        json!({"query": canary, "passage": canary, "truncation": canary}).to_string(),
+        format!("{{\"query\": \"{canary}\", \"passage\": {canary}"),
+        canary.to_owned(),
+    ];
+    for body in &bodies {
+        let reply = send(address, "POST", "/rerank", &[JSON], body.as_bytes());
+        println!("{} {}", reply.status, reply.json());
+    }
+    let batch = json!({"pairs": [{"query": canary, "passage": canary}, {"query": canary}]});
+    assert_eq!(post(address, "/rerank/batch", &batch).status, 422);
+    assert_eq!(get(address, &format!("/{canary}")).status, 404);
+    server.terminate();
+    let (status, log) = server.wait();
+    assert_eq!(status, Some(0));
+    for line in &log {
+        assert!(!line.contains(canary), "{line}");
+    }
+    let requests: Vec<Value> = log
+        .iter()
+        .map(|line| {
+            serde_json::from_str::<Value>(line).unwrap_or_else(|_| panic!("not JSON: {line}"))
+        })
+        .filter(|line| line["message"] == "request")
+        .collect();
+    assert_eq!(requests.len(), bodies.len() + 2);
+    let first = &requests[0];
+    assert_eq!(
+        (&first["route"], &first["status"], &first["pairs"]),
+        (&json!("/rerank"), &json!(200), &json!(1))
+    );
+    for line in &requests {
+        for name in ["ms", "pairs", "tokens", "status"] {
+            assert!(line[name].is_number(), "{name} in {line}");
+        }
+        assert!(
+            line["id"].is_string() && line["route"].is_string(),
+            "{line}"
+        );
+    }
+}
