@@ -1,0 +1,208 @@
+//! The one list of instruction sets, their names, their run-time detection, and [`Kernels`], the proof that one is there.
+//!
+//! Reads no environment: whoever offers an override parses the name with [`Isa::from_str`] and asks [`Kernels::with`].
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::portable::Portable;
+use crate::simd::{Kernel, Simd};
+
+#[cfg(target_arch = "aarch64")]
+use crate::aarch64::neon::Neon;
+#[cfg(target_arch = "x86_64")]
+use crate::x86_64::{avx2::Avx2, avx512::Avx512};
+
+/// An instruction set the kernels are written for. Every name exists on every machine, so that a setting can be parsed
+/// and refused with a reason anywhere; [`Isa::is_available`] says whether it can run here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Isa {
+    /// Plain Rust on whatever the target guarantees; runs everywhere.
+    Scalar,
+    /// 128-bit Advanced SIMD, guaranteed on AArch64.
+    Neon,
+    /// 256-bit AVX2 with FMA.
+    Avx2,
+    /// 512-bit AVX-512 F, VL, DQ and BW (every server chip since Skylake-SP and Zen 4).
+    Avx512,
+}
+
+impl Isa {
+    /// Every instruction set, slowest first.
+    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512];
+
+    /// The name used in settings and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Neon => "neon",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+        }
+    }
+
+    /// Whether this CPU, under this operating system, can run it.
+    pub fn is_available(self) -> bool {
+        Kernels::with(self).is_some()
+    }
+
+    /// The instruction sets this machine can run, slowest first.
+    pub fn available() -> Vec<Isa> {
+        Isa::ALL
+            .into_iter()
+            .filter(|isa| isa.is_available())
+            .collect()
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A name that is none of [`Isa::ALL`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownIsa(pub String);
+
+impl fmt::Display for UnknownIsa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = Isa::ALL.iter().map(|isa| isa.name()).collect();
+        write!(
+            f,
+            "unknown instruction set {:?}, expected one of {}",
+            self.0,
+            names.join(", ")
+        )
+    }
+}
+
+impl std::error::Error for UnknownIsa {}
+
+impl FromStr for Isa {
+    type Err = UnknownIsa;
+
+    /// Parses a name, ignoring case.
+    fn from_str(name: &str) -> Result<Self, UnknownIsa> {
+        Isa::ALL
+            .into_iter()
+            .find(|isa| isa.name().eq_ignore_ascii_case(name))
+            .ok_or_else(|| UnknownIsa(name.to_owned()))
+    }
+}
+
+/// The kernels on one instruction set. Holding a value proves that this CPU has the set, so its methods are safe.
+///
+/// The operations are methods, defined beside their code: [`Kernels::linear`], [`Kernels::attention`],
+/// [`Kernels::layer_norm`], [`Kernels::bias_residual_layer_norm`], [`Kernels::bias_add`], [`Kernels::bias_gelu`].
+#[derive(Clone, Copy, Debug)]
+pub struct Kernels {
+    proven: Proven,
+}
+
+/// Each variant carries the token that only that set's detection hands out.
+#[derive(Clone, Copy, Debug)]
+enum Proven {
+    Portable(Portable),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
+}
+
+impl Kernels {
+    /// The fastest instruction set of this machine.
+    pub fn detect() -> Kernels {
+        Isa::ALL
+            .into_iter()
+            .rev()
+            .find_map(Kernels::with)
+            .expect("the scalar kernels run everywhere")
+    }
+
+    /// The kernels on `isa`, or `None` where this machine lacks it.
+    pub fn with(isa: Isa) -> Option<Kernels> {
+        let proven = match isa {
+            Isa::Scalar => Some(Proven::Portable(Portable)),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => Neon::detect().map(Proven::Neon),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Avx2::detect().map(Proven::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => Avx512::detect().map(Proven::Avx512),
+            #[allow(unreachable_patterns)]
+            _ => None,
+        };
+        proven.map(|proven| Kernels { proven })
+    }
+
+    /// Which instruction set these kernels use.
+    pub fn isa(self) -> Isa {
+        match self.proven {
+            Proven::Portable(_) => Isa::Scalar,
+            #[cfg(target_arch = "aarch64")]
+            Proven::Neon(_) => Isa::Neon,
+            #[cfg(target_arch = "x86_64")]
+            Proven::Avx2(_) => Isa::Avx2,
+            #[cfg(target_arch = "x86_64")]
+            Proven::Avx512(_) => Isa::Avx512,
+        }
+    }
+
+    /// Runs `kernel` compiled for this instruction set.
+    pub(crate) fn dispatch<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.proven {
+            Proven::Portable(s) => s.vectorize(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Proven::Neon(s) => s.vectorize(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Proven::Avx2(s) => s.vectorize(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Proven::Avx512(s) => s.vectorize(kernel),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_parses_back_to_its_set_in_any_case() {
+        for isa in Isa::ALL {
+            assert_eq!(isa.name().parse(), Ok(isa));
+            assert_eq!(isa.name().to_uppercase().parse(), Ok(isa));
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused_with_the_list() {
+        let error = "avx1024".parse::<Isa>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "unknown instruction set \"avx1024\", expected one of scalar, neon, avx2, avx512"
+        );
+    }
+
+    #[test]
+    fn detection_takes_the_last_available_set_and_scalar_is_always_there() {
+        let available = Isa::available();
+        assert_eq!(available.first(), Some(&Isa::Scalar));
+        assert_eq!(available.last(), Some(&Kernels::detect().isa()));
+        for isa in available {
+            assert_eq!(Kernels::with(isa).map(Kernels::isa), Some(isa));
+        }
+    }
+
+    #[test]
+    fn sets_of_another_architecture_are_unavailable() {
+        if cfg!(target_arch = "x86_64") {
+            assert!(Kernels::with(Isa::Neon).is_none());
+        } else {
+            assert!(Kernels::with(Isa::Avx2).is_none());
+            assert!(Kernels::with(Isa::Avx512).is_none());
+        }
+    }
+}

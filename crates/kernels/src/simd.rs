@@ -1,0 +1,144 @@
+//! What a kernel may ask of an instruction set: a vector of `LANES` f32 and a handful of operations on it.
+//!
+//! A value of a type implementing [`Simd`] is a token: it can only be had from that type's detection, so it proves that
+//! the CPU has the instructions, and arithmetic through it is safe. Only access through raw pointers is `unsafe`.
+//!
+//! For the instructions to be *inlined* the code has to sit in a function compiled for the set. [`Simd::vectorize`] is
+//! that function: it runs a [`Kernel`], whose `run` and everything below it is `#[inline(always)]`.
+
+/// A piece of work, generic over the instruction set. `run` must be `#[inline(always)]` and must do its own looping.
+pub(crate) trait Kernel {
+    type Output;
+    fn run<S: Simd>(self, s: S) -> Self::Output;
+}
+
+/// One instruction set.
+pub(crate) trait Simd: Copy + Send + Sync + 'static {
+    /// A vector of `LANES` f32.
+    type V: Copy;
+    const LANES: usize;
+    /// Rows of the largest register tile; with two vectors a row it must leave room for two operands and one broadcast.
+    const TILE_ROWS: usize;
+
+    /// Runs `kernel` inside a function compiled for this instruction set.
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output;
+
+    fn splat(self, x: f32) -> Self::V;
+
+    /// Loads `LANES` values, unaligned.
+    ///
+    /// # Safety
+    /// `src` must be readable for `LANES` f32.
+    unsafe fn load_ptr(self, src: *const f32) -> Self::V;
+
+    /// Stores `LANES` values, unaligned.
+    ///
+    /// # Safety
+    /// `dst` must be writable for `LANES` f32.
+    unsafe fn store_ptr(self, dst: *mut f32, v: Self::V);
+
+    /// Loads the first `LANES` values of `src`; panics if there are fewer.
+    #[inline(always)]
+    fn load(self, src: &[f32]) -> Self::V {
+        assert!(src.len() >= Self::LANES);
+        // SAFETY: the slice holds at least `LANES` values.
+        unsafe { self.load_ptr(src.as_ptr()) }
+    }
+
+    /// Stores to the first `LANES` values of `dst`; panics if there are fewer.
+    #[inline(always)]
+    fn store(self, dst: &mut [f32], v: Self::V) {
+        assert!(dst.len() >= Self::LANES);
+        // SAFETY: the slice holds at least `LANES` values.
+        unsafe { self.store_ptr(dst.as_mut_ptr(), v) }
+    }
+
+    /// Loads a slice shorter than a vector; the lanes after it are 0.
+    fn load_first(self, src: &[f32]) -> Self::V;
+
+    /// Stores the leading lanes into a slice shorter than a vector.
+    fn store_first(self, dst: &mut [f32], v: Self::V);
+
+    /// `v` with every lane from `n` on set to 0.
+    fn keep_first(self, v: Self::V, n: usize) -> Self::V;
+
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, with one rounding where the set has it, with two on x86-64's baseline.
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger; a NaN in `b` comes out, a NaN in `a` may be lost.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller; a NaN in `b` comes out, a NaN in `a` may be lost.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The nearest integer of `|x| < 2^22`.
+    fn round(self, x: Self::V) -> Self::V;
+    /// `v * 2^n` for integral `n` in -126..=127. Any finite result for `n` out of range; NaN in `v` comes out.
+    fn scale_pow2(self, v: Self::V, n: Self::V) -> Self::V;
+    /// The sum of the lanes, in an order fixed per instruction set.
+    fn sum(self, v: Self::V) -> f32;
+
+    /// Transposes one block: `dst[c * dst_stride + r] = src[r * src_stride + c]` for `r < rows`, `c < LANES`, where
+    /// `rows <= LANES`. For the first `wide` columns it stores whole vectors (zeros after `rows`), in ascending order,
+    /// for the rest exactly `rows` values.
+    ///
+    /// # Safety
+    /// `src` must be readable for `LANES` f32 at each of `rows` row starts, `dst` writable for `LANES` (column below
+    /// `wide`) or `rows` f32 at each of `LANES` column starts, and the two must not overlap.
+    unsafe fn transpose_block(
+        self,
+        src: *const f32,
+        src_stride: usize,
+        rows: usize,
+        dst: *mut f32,
+        dst_stride: usize,
+        wide: usize,
+    );
+}
+
+/// Transposes `rows <= LANES` rows of `cols` values: `dst[c * dst_stride + r] = src[r * src_stride + c]`, storing whole
+/// vectors (zeros after `rows`) for the first `wide` columns, as [`Simd::transpose_block`] does.
+///
+/// # Safety
+/// `src` must be readable for `cols` f32 at each of `rows` row starts, `dst` writable for `LANES` (column below `wide`)
+/// or `rows` f32 at each of `cols` column starts, and the two must not overlap.
+#[inline(always)]
+pub(crate) unsafe fn transpose<S: Simd>(
+    s: S,
+    (src, src_stride): (*const f32, usize),
+    (rows, cols): (usize, usize),
+    (dst, dst_stride): (*mut f32, usize),
+    wide: usize,
+) {
+    debug_assert!(rows <= S::LANES);
+    let mut c = 0;
+    while c + S::LANES <= cols {
+        // SAFETY: columns c..c + LANES lie within `cols`, so the caller's promise covers them.
+        unsafe {
+            s.transpose_block(
+                src.add(c),
+                src_stride,
+                rows,
+                dst.add(c * dst_stride),
+                dst_stride,
+                wide.saturating_sub(c),
+            );
+        }
+        c += S::LANES;
+    }
+    while c < cols {
+        let stored = if c < wide { S::LANES } else { rows };
+        for r in 0..stored {
+            // SAFETY: r < rows is read, r < LANES is written only for a wide column: both promised by the caller.
+            unsafe {
+                *dst.add(c * dst_stride + r) = if r < rows {
+                    *src.add(r * src_stride + c)
+                } else {
+                    0.0
+                };
+            }
+        }
+        c += 1;
+    }
+}

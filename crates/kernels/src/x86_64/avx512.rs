@@ -1,0 +1,216 @@
+//! AVX-512: sixteen lanes, 32 registers.
+//!
+//! Throughout this file: a value of [`Avx512`] exists only if [`Avx512::detect`] saw the CPU's features, so an intrinsic
+//! of those features may run wherever `self` is at hand. The `SAFETY` comments call this "proven by `self`".
+
+use std::arch::x86_64::*;
+
+use crate::simd::{Kernel, Simd};
+
+const LANES: usize = 16;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx512(());
+
+impl Avx512 {
+    pub(crate) fn detect() -> Option<Self> {
+        let found = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma");
+        found.then_some(Self(()))
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
+fn vectorize<K: Kernel>(s: Avx512, kernel: K) -> K::Output {
+    kernel.run(s)
+}
+
+/// The mask of the first `n` lanes.
+#[inline(always)]
+fn first(n: usize) -> __mmask16 {
+    debug_assert!(n <= LANES);
+    ((1u32 << n) - 1) as __mmask16
+}
+
+impl Simd for Avx512 {
+    type V = __m512;
+    const LANES: usize = LANES;
+    // 12 rows of two vectors: 24 sums, two vectors of the other operand and a broadcast, of 32 registers.
+    const TILE_ROWS: usize = 12;
+
+    #[inline(always)]
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
+        // SAFETY: the features are proven by `self`.
+        unsafe { vectorize(self, kernel) }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        // SAFETY: proven by `self`.
+        unsafe { _mm512_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_ptr(self, src: *const f32) -> __m512 {
+        // SAFETY: proven by `self`; the caller promises `LANES` readable f32.
+        unsafe { _mm512_loadu_ps(src) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_ptr(self, dst: *mut f32, v: __m512) {
+        // SAFETY: proven by `self`; the caller promises `LANES` writable f32.
+        unsafe { _mm512_storeu_ps(dst, v) }
+    }
+
+    #[inline(always)]
+    fn load_first(self, src: &[f32]) -> __m512 {
+        assert!(src.len() < LANES);
+        // SAFETY: proven by `self`; the mask keeps the access within the slice, masked lanes are not touched.
+        unsafe { _mm512_maskz_loadu_ps(first(src.len()), src.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store_first(self, dst: &mut [f32], v: __m512) {
+        assert!(dst.len() < LANES);
+        // SAFETY: proven by `self`; the mask keeps the access within the slice, masked lanes are not touched.
+        unsafe { _mm512_mask_storeu_ps(dst.as_mut_ptr(), first(dst.len()), v) }
+    }
+
+    #[inline(always)]
+    fn keep_first(self, v: __m512, n: usize) -> __m512 {
+        // SAFETY: proven by `self`.
+        unsafe { _mm512_maskz_mov_ps(first(n), v) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: proven by `self`.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: proven by `self`.
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: proven by `self`.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: proven by `self`.
+        unsafe { _mm512_div_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: proven by `self`.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: proven by `self`. The instruction returns its second operand if either is NaN.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: proven by `self`. The instruction returns its second operand if either is NaN.
+        unsafe { _mm512_min_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn round(self, x: __m512) -> __m512 {
+        // SAFETY: proven by `self`.
+        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x) }
+    }
+
+    #[inline(always)]
+    fn scale_pow2(self, v: __m512, n: __m512) -> __m512 {
+        // SAFETY: proven by `self`.
+        unsafe { _mm512_scalef_ps(v, n) }
+    }
+
+    #[inline(always)]
+    fn sum(self, v: __m512) -> f32 {
+        // SAFETY: proven by `self`. Written out, because the compiler may choose the order of `_mm512_reduce_add_ps`.
+        unsafe {
+            let v = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+            let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose_block(
+        self,
+        src: *const f32,
+        src_stride: usize,
+        rows: usize,
+        dst: *mut f32,
+        dst_stride: usize,
+        wide: usize,
+    ) {
+        debug_assert!(rows <= LANES);
+        // SAFETY: proven by `self`; loads are `LANES` wide at the `rows` row starts, stores `LANES` wide in wide columns
+        // and masked to `rows` elsewhere, exactly what the caller promises.
+        unsafe {
+            let mut r = [_mm512_setzero_ps(); LANES];
+            if rows == LANES {
+                for (i, r) in r.iter_mut().enumerate() {
+                    *r = _mm512_loadu_ps(src.add(i * src_stride));
+                }
+            } else {
+                for (i, r) in r.iter_mut().enumerate() {
+                    if i < rows {
+                        *r = _mm512_loadu_ps(src.add(i * src_stride));
+                    }
+                }
+            }
+            // Within 128-bit quarters: 4x4 transposes of each group of four rows.
+            let mut q = [_mm512_setzero_ps(); LANES];
+            for g in 0..4 {
+                let a = _mm512_unpacklo_ps(r[4 * g], r[4 * g + 1]);
+                let b = _mm512_unpackhi_ps(r[4 * g], r[4 * g + 1]);
+                let c = _mm512_unpacklo_ps(r[4 * g + 2], r[4 * g + 3]);
+                let d = _mm512_unpackhi_ps(r[4 * g + 2], r[4 * g + 3]);
+                q[4 * g] = _mm512_shuffle_ps::<0x44>(a, c);
+                q[4 * g + 1] = _mm512_shuffle_ps::<0xee>(a, c);
+                q[4 * g + 2] = _mm512_shuffle_ps::<0x44>(b, d);
+                q[4 * g + 3] = _mm512_shuffle_ps::<0xee>(b, d);
+            }
+            // q[4g + j] holds, in quarter t, rows 4g..4g + 4 of column 4t + j. Now a 4x4 transpose of the quarters.
+            let mut out = [_mm512_setzero_ps(); LANES];
+            for j in 0..4 {
+                let a = _mm512_shuffle_f32x4::<0x88>(q[j], q[4 + j]);
+                let b = _mm512_shuffle_f32x4::<0xdd>(q[j], q[4 + j]);
+                let c = _mm512_shuffle_f32x4::<0x88>(q[8 + j], q[12 + j]);
+                let d = _mm512_shuffle_f32x4::<0xdd>(q[8 + j], q[12 + j]);
+                out[j] = _mm512_shuffle_f32x4::<0x88>(a, c);
+                out[4 + j] = _mm512_shuffle_f32x4::<0x88>(b, d);
+                out[8 + j] = _mm512_shuffle_f32x4::<0xdd>(a, c);
+                out[12 + j] = _mm512_shuffle_f32x4::<0xdd>(b, d);
+            }
+            if wide >= LANES {
+                for (c, v) in out.into_iter().enumerate() {
+                    _mm512_storeu_ps(dst.add(c * dst_stride), v);
+                }
+            } else {
+                for (c, v) in out.into_iter().enumerate() {
+                    let mask = first(if c < wide { LANES } else { rows });
+                    _mm512_mask_storeu_ps(dst.add(c * dst_stride), mask, v);
+                }
+            }
+        }
+    }
+}
