@@ -22,8 +22,8 @@ pub enum Error {
     #[error("the model is still loading: try again in {} s", retry_after.as_secs())]
     NotReady { retry_after: Duration },
     /// Time ran out before all pairs were scored. Nothing partial is returned.
-    #[error("the deadline passed with {done} of {total} pairs scored")]
-    Deadline { done: usize, total: usize },
+    #[error("the deadline passed before all {pairs} pairs were scored")]
+    Deadline { pairs: usize },
     /// The process is shutting down and takes no new work.
     #[error("the server is shutting down")]
     Draining,

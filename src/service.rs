@@ -123,7 +123,7 @@ impl Service {
         }
         let engine = self.engine()?;
         engine.check(&request)?;
-        let (deadline, total) = (request.deadline, request.pairs.len());
+        let (deadline, pairs) = (request.deadline, request.pairs.len());
         let asked = Instant::now();
         let answer = self.compute.run(move |stop| {
             let queued = asked.elapsed();
@@ -137,7 +137,7 @@ impl Service {
             // The task looks at the deadline between batches; this one holds while a batch runs or the task waits.
             Some(at) => tokio::time::timeout_at(at.into(), answer)
                 .await
-                .unwrap_or(Ok(Err(Error::Deadline { done: 0, total })))?,
+                .unwrap_or(Ok(Err(Error::Deadline { pairs })))?,
             None => answer.await?,
         }
     }

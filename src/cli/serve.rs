@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use axum::Router;
 
-use super::setup;
+use super::{Usage, setup};
 use crate::batch::Compute;
 use crate::config::{Choice, Config, LogFormat};
 use crate::error::Error;
@@ -28,6 +28,12 @@ const LAMBDA_INIT: Duration = Duration::from_secs(8);
 
 pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<ExitCode> {
     let kind = args.host_kind.unwrap_or_else(|| detect(config));
+    if kind == HostKind::Lambda && !config.platform.lambda {
+        return Err(Usage(
+            "--host-kind lambda: AWS_LAMBDA_RUNTIME_API does not say where events come from".into(),
+        )
+        .into());
+    }
     let json = match config.log_format {
         LogFormat::Json => Some(true),
         LogFormat::Text => Some(false),

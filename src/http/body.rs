@@ -178,7 +178,7 @@ mod tests {
     use crate::dialect::native::BatchBody;
 
     fn error(json: &str) -> Invalid {
-        parse::<BatchBody>(json.as_bytes()).err().expect("refused")
+        parse::<BatchBody>(json.as_bytes()).expect_err("refused")
     }
 
     #[test]
@@ -263,7 +263,7 @@ mod tests {
             "pairs is given twice"
         );
         let invalid_utf8 = parse::<BatchBody>(b"{\"pairs\":[{\"query\":\"\xff\"}]}");
-        assert_eq!(invalid_utf8.err().expect("refused").code, "malformed_json");
+        assert_eq!(invalid_utf8.expect_err("refused").code, "malformed_json");
     }
 
     #[test]

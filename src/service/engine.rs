@@ -192,14 +192,12 @@ impl Engine {
     /// Scores every pair. Looks at the request's deadline and at `stop` between forward passes.
     pub fn score(&self, request: &Request, stop: &Stop) -> Result<Vec<Score>> {
         let sequences = self.sequences(request)?;
-        let total = sequences.len();
         let lengths: Vec<usize> = sequences.iter().map(|s| s.ids.len()).collect();
-        let mut scores = Vec::with_capacity(total);
+        let mut scores = Vec::with_capacity(sequences.len());
         for batch in plan(&lengths, self.settings.batch_tokens) {
             if stop.requested() || request.deadline.is_some_and(|at| Instant::now() >= at) {
                 return Err(Error::Deadline {
-                    done: scores.len(),
-                    total,
+                    pairs: sequences.len(),
                 });
             }
             let batch = &sequences[batch];
