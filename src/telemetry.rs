@@ -2,7 +2,8 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::filter::Targets;
+use tracing::Level;
+use tracing_subscriber::filter::{Targets, filter_fn};
 use tracing_subscriber::prelude::*;
 
 /// Reads a level or a filter such as `reranker=debug,hyper=info`.
@@ -11,9 +12,15 @@ pub fn parse_filter(text: &str) -> Result<Targets, String> {
 }
 
 /// Installs the process's one subscriber. `json` decides for itself where it is `None`: text on a terminal, else JSON.
+///
+/// Other crates are kept from their most detailed level, at which they log whole events and bodies, and panics are logged by
+/// place alone, because their messages may quote a text.
 pub fn install(filter: Targets, json: Option<bool>) {
     let json = json.unwrap_or_else(|| !std::io::stderr().is_terminal());
-    let registry = tracing_subscriber::registry().with(filter);
+    let ours = filter_fn(|metadata| {
+        *metadata.level() <= Level::DEBUG || metadata.target().starts_with("reranker")
+    });
+    let registry = tracing_subscriber::registry().with(filter).with(ours);
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     if json {
         registry
@@ -34,4 +41,13 @@ pub fn install(filter: Targets, json: Option<bool>) {
             )
             .init();
     }
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        let thread = std::thread::current();
+        tracing::error!(
+            place = place.unwrap_or_default(),
+            thread = thread.name().unwrap_or_default(),
+            "panic"
+        );
+    }));
 }

@@ -13,12 +13,13 @@ mod process;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use client::{Reply, connect, get, post, read_reply, send, write_head};
 use models::{GatedModel, SlowModel, broken_model};
-use process::{Process, tiny_model};
+use process::{PATIENCE, Process, tiny_model};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
@@ -54,16 +55,20 @@ fn post_aside(address: SocketAddr, path: &'static str, body: Value) -> JoinHandl
 
 /// Waits until one of two long requests computes and the other waits behind it.
 fn wait_until_one_waits(server: &Process) {
-    let address = server.address();
-    let start = std::time::Instant::now();
-    let mut times = 0;
     // A request that has just come counts as waiting too, for as long as the compute thread takes to wake up. So the count must
     // stay the same for a while.
-    while times < 50 {
-        let info = get(address, "/info").json();
-        times = if info["queued"] == 1 { times + 1 } else { 0 };
+    const WHILE: Duration = Duration::from_millis(300);
+    let start = Instant::now();
+    let mut since = None;
+    loop {
+        let info = get(server.address(), "/info").json();
+        if info["queued"] != 1 {
+            since = None;
+        } else if since.get_or_insert_with(Instant::now).elapsed() > WHILE {
+            return;
+        }
         assert!(
-            start.elapsed() < process::PATIENCE,
+            start.elapsed() < PATIENCE,
             "none waits: {info}\n{}",
             server.log()
         );
@@ -291,18 +296,16 @@ fn a_client_that_leaves_does_not_keep_the_model_from_the_next() {
     // So much that the next request would not be answered in this test's time if it went on.
     let body = SlowModel::batch(1000).to_string();
     let length = body.len().to_string();
-    let mut leaving = connect(address);
-    write_head(
-        &mut leaving,
-        "POST",
-        "/rerank/batch",
-        &[JSON, ("content-length", &length)],
-    );
-    leaving.write_all(body.as_bytes()).expect("sent");
-    let behind = post_aside(address, "/rerank", pair());
+    let leaving = [(); 2].map(|()| {
+        let mut stream = connect(address);
+        let headers = [JSON, ("content-length", &length)];
+        write_head(&mut stream, "POST", "/rerank/batch", &headers);
+        stream.write_all(body.as_bytes()).expect("sent");
+        stream
+    });
     wait_until_one_waits(&server);
     drop(leaving);
-    assert_eq!(behind.join().expect("answered").status, 200);
+    assert_eq!(post(address, "/rerank", &pair()).status, 200);
     // One that leaves in the middle of its body, and one in the middle of its head.
     let mut half = connect(address);
     write_head(

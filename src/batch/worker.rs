@@ -6,7 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -17,7 +17,7 @@ type Task = Box<dyn FnOnce() + Send>;
 
 #[derive(Clone)]
 pub struct Compute {
-    tasks: SyncSender<Task>,
+    tasks: Sender<Task>,
     pool: Arc<rayon::ThreadPool>,
     load: Arc<Load>,
     queue_limit: usize,
@@ -25,7 +25,6 @@ pub struct Compute {
 
 #[derive(Default)]
 struct Load {
-    queued: AtomicUsize,
     /// Tasks that were accepted and have not ended, the running one included.
     unfinished: AtomicUsize,
     /// Moving average of a task's time, for telling callers when to come back.
@@ -55,7 +54,8 @@ impl Compute {
             .build()
             .map_err(|error| Error::Internal(format!("cannot start the compute pool: {error}")))?;
         let pool = Arc::new(pool);
-        let (tasks, inbox) = sync_channel::<Task>(queue_limit);
+        // The bound is kept by counting tasks: a channel's own would count a task until the thread has woken up.
+        let (tasks, inbox) = channel::<Task>();
         let thread_pool = Arc::clone(&pool);
         std::thread::Builder::new()
             .name("compute".into())
@@ -85,7 +85,10 @@ impl Compute {
 
     /// Tasks that wait, the running one not counted.
     pub fn queued(&self) -> usize {
-        self.load.queued.load(Ordering::Relaxed)
+        self.load
+            .unfinished
+            .load(Ordering::Acquire)
+            .saturating_sub(1)
     }
 
     /// Whether no task waits or runs.
@@ -100,35 +103,21 @@ impl Compute {
         &self,
         task: impl FnOnce(&Stop) -> T + Send + 'static,
     ) -> Result<T, Error> {
+        let accepted = Accepted::admit(&self.load, self.queue_limit)?;
         let (reply, answer) = oneshot::channel();
-        let load = Arc::clone(&self.load);
-        let accepted = Accepted::new(&self.load);
         let task: Task = Box::new(move || {
-            let _accepted = accepted;
-            load.queued.fetch_sub(1, Ordering::Relaxed);
             if reply.is_closed() {
                 return;
             }
             let started = Instant::now();
             let result = task(&Stop(Box::new(|| reply.is_closed())));
-            load.note(started.elapsed());
+            accepted.0.note(started.elapsed());
             // The caller may have gone in the meantime; its answer then has no reader.
             let _ = reply.send(result);
         });
-        self.load.queued.fetch_add(1, Ordering::Relaxed);
-        if let Err(error) = self.tasks.try_send(task) {
-            self.load.queued.fetch_sub(1, Ordering::Relaxed);
-            return Err(match error {
-                TrySendError::Full(_) => Error::Busy {
-                    queued: self.queued(),
-                    limit: self.queue_limit,
-                    retry_after: self.load.retry_after(),
-                },
-                TrySendError::Disconnected(_) => {
-                    Error::Internal("the compute thread has ended".into())
-                }
-            });
-        }
+        self.tasks
+            .send(task)
+            .map_err(|_| Error::Internal("the compute thread has ended".into()))?;
         answer
             .await
             .map_err(|_| Error::Internal("the computation failed".into()))
@@ -139,9 +128,18 @@ impl Compute {
 struct Accepted(Arc<Load>);
 
 impl Accepted {
-    fn new(load: &Arc<Load>) -> Self {
-        load.unfinished.fetch_add(1, Ordering::Release);
-        Self(Arc::clone(load))
+    /// Takes a place, where fewer tasks than the running one and `queue_limit` behind it are unfinished.
+    fn admit(load: &Arc<Load>, queue_limit: usize) -> Result<Self, Error> {
+        load.unfinished
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |unfinished| {
+                (unfinished <= queue_limit).then_some(unfinished + 1)
+            })
+            .map(|_| Self(Arc::clone(load)))
+            .map_err(|unfinished| Error::Busy {
+                queued: unfinished.saturating_sub(1),
+                limit: queue_limit,
+                retry_after: load.retry_after(unfinished),
+            })
     }
 }
 
@@ -164,12 +162,9 @@ impl Load {
     }
 
     /// When the queue should have emptied, between one second and a minute.
-    fn retry_after(&self) -> Duration {
-        let waiting = self.queued.load(Ordering::Relaxed) as u64 + 1;
-        let micros = self
-            .task_micros
-            .load(Ordering::Relaxed)
-            .saturating_mul(waiting);
+    fn retry_after(&self, unfinished: usize) -> Duration {
+        let average = self.task_micros.load(Ordering::Relaxed);
+        let micros = average.saturating_mul(unfinished as u64);
         Duration::from_secs(micros.div_ceil(1_000_000).clamp(1, 60))
     }
 }

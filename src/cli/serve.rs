@@ -148,8 +148,9 @@ async fn on_lambda(
     if on_demand(config) {
         let _ = tokio::time::timeout(LAMBDA_INIT, loading).await;
     } else {
-        // Nothing hurries these, and a snapshot must hold a loaded model.
+        // Nothing hurries these, and a snapshot must hold a loaded model: without one, publishing has to fail.
         let _ = loading.await;
+        service.engine()?;
     }
     lambda::serve(router)
         .await

@@ -1,0 +1,300 @@
+//! The real program behind the contract that Azure Functions documents for custom handlers, with the app in `azure/`: start, wait
+//! for the port, route by `host.json` and `function.json`, pass requests on by proxying or by the older forwarding.
+//!
+//! The host itself cannot be had here; what this plays of it is what its documentation promises.
+
+#[path = "support/client.rs"]
+#[allow(dead_code, reason = "each test program uses its own part")]
+mod client;
+#[path = "support/models.rs"]
+#[allow(dead_code, reason = "each test program uses its own part")]
+mod models;
+#[path = "support/process.rs"]
+#[allow(dead_code, reason = "each test program uses its own part")]
+mod process;
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use client::{Reply, get, post, send};
+use models::GatedModel;
+use process::{PATIENCE, Process, tiny_model};
+
+/// The interval in which the host looks for its handler.
+const POLL: Duration = Duration::from_millis(25);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mode {
+    /// `enableProxyingHttpRequest`.
+    Proxying,
+    /// `enableForwardingHttpRequest`.
+    Forwarding,
+}
+
+fn app_file(name: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("azure")
+        .join(name);
+    let text = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// What the host reads from the app's files.
+#[derive(Clone)]
+struct App {
+    mode: Mode,
+    /// `/`, or the route prefix between slashes.
+    prefix: String,
+    methods: Vec<String>,
+}
+
+impl App {
+    /// The app as it is in the repository.
+    fn ours() -> Self {
+        let host = app_file("host.json");
+        assert_eq!(host["version"], "2.0");
+        let handler = &host["customHandler"];
+        assert_eq!(handler["description"]["defaultExecutablePath"], "reranker");
+        assert_eq!(handler["description"]["arguments"], json!(["serve"]));
+        assert_eq!(handler["enableProxyingHttpRequest"], true);
+        let prefix = host["extensions"]["http"]["routePrefix"]
+            .as_str()
+            .unwrap_or("api");
+        let function = app_file("rerank/function.json");
+        let triggers: Vec<&Value> = function["bindings"]
+            .as_array()
+            .expect("bindings")
+            .iter()
+            .filter(|binding| binding["type"] == "httpTrigger")
+            .collect();
+        let [trigger] = triggers.as_slice() else {
+            panic!("one HTTP trigger: {function}");
+        };
+        assert_eq!(
+            trigger["route"], "{*path}",
+            "the one function takes every path"
+        );
+        let methods = trigger["methods"].as_array().expect("methods").iter();
+        Self {
+            mode: Mode::Proxying,
+            prefix: format!("/{prefix}"),
+            methods: methods
+                .map(|method| method.as_str().expect("a name").to_uppercase())
+                .collect(),
+        }
+    }
+
+    fn with(mode: Mode, prefix: &str) -> Self {
+        Self {
+            mode,
+            prefix: format!("/{prefix}"),
+            ..Self::ours()
+        }
+    }
+}
+
+/// The host with its handler.
+struct Host {
+    app: App,
+    handler: Process,
+    address: SocketAddr,
+}
+
+impl Host {
+    fn start(app: App, model: &str, port_variable: &str) -> Self {
+        // The host picks a free port and tells it; nobody holds it in between.
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .and_then(|listener| listener.local_addr())
+            .expect("a free port");
+        let port = address.port().to_string();
+        let handler = Process::serve(&[
+            (port_variable, &port),
+            ("FUNCTIONS_WORKER_RUNTIME", "custom"),
+            ("MODEL_DIR", model),
+            // A function app may have settings of these names for its containers elsewhere; the host's port goes before them.
+            ("PORT", "1"),
+            ("HOST", "0.0.0.0"),
+        ]);
+        let host = Self {
+            app,
+            handler,
+            address,
+        };
+        host.wait_until_initialised();
+        host
+    }
+
+    /// Any answer to `GET /` will do; only a refused connection means that the handler is not there yet.
+    fn wait_until_initialised(&self) {
+        let start = Instant::now();
+        while TcpStream::connect(self.address).is_err() {
+            assert!(start.elapsed() < PATIENCE, "the handler does not listen");
+            std::thread::sleep(POLL);
+        }
+        println!("GET / is answered {}", get(self.address, "/").status);
+    }
+
+    /// A request to the function app's own address, as the host passes it on.
+    fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Option<Reply> {
+        let below = path.strip_prefix(&self.app.prefix)?;
+        let matches = self.app.prefix == "/" || below.is_empty() || below.starts_with('/');
+        if !matches || !self.app.methods.iter().any(|allowed| allowed == method) {
+            // The host's own 404: the handler never sees it.
+            return None;
+        }
+        let mut headers = headers.to_vec();
+        headers.push((
+            "x-azure-functions-invocationid",
+            "5b1b4c1e-2f43-4c7e-9d8a-0a6f3d2b1c90",
+        ));
+        headers.push(("x-azure-functions-hostversion", "4.1050.0"));
+        if self.app.mode == Mode::Proxying {
+            headers.push(("x-forwarded-host", "reranker.azurewebsites.net"));
+            headers.push(("x-forwarded-proto", "https"));
+            headers.push(("x-ms-invocation-id", "5b1b4c1e-2f43-4c7e-9d8a-0a6f3d2b1c90"));
+        }
+        Some(send(self.address, method, path, &headers, body))
+    }
+
+    fn get(&self, path: &str) -> Reply {
+        self.send("GET", path, &[], b"").expect("routed")
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Reply {
+        let headers = [("content-type", "application/json")];
+        self.send("POST", path, &headers, body.to_string().as_bytes())
+            .expect("routed")
+    }
+
+    fn stop(self) {
+        self.handler.terminate();
+        let (status, log) = self.handler.wait();
+        assert_eq!(status, Some(0), "{}", log.join("\n"));
+    }
+}
+
+fn tiny() -> String {
+    tiny_model().to_str().expect("a UTF-8 path").to_owned()
+}
+
+fn without_ms(reply: &Reply) -> Value {
+    let mut body = reply.json();
+    if let Some(body) = body.as_object_mut() {
+        body.remove("ms");
+    }
+    body
+}
+
+fn pair() -> Value {
+    json!({"query": "how hot is the sun?", "passage": "The sun's surface has about 5,500 degrees Celsius."})
+}
+
+#[test]
+fn the_app_answers_as_plain_http_does_in_both_modes_with_and_without_the_prefix() {
+    let server = Process::serve(&[("MODEL_DIR", &tiny()), ("HOST", "127.0.0.1"), ("PORT", "0")]);
+    server.wait_for_message("model ready");
+    let plain = server.address();
+    let apps = [
+        (App::ours(), "FUNCTIONS_CUSTOMHANDLER_PORT"),
+        (
+            App::with(Mode::Proxying, "api"),
+            "FUNCTIONS_CUSTOMHANDLER_PORT",
+        ),
+        (App::with(Mode::Forwarding, ""), "FUNCTIONS_HTTPWORKER_PORT"),
+        (
+            App::with(Mode::Forwarding, "api"),
+            "FUNCTIONS_HTTPWORKER_PORT",
+        ),
+    ];
+    for (app, port_variable) in apps {
+        let host = Host::start(app.clone(), &tiny(), port_variable);
+        println!("{:?} below {:?} by {port_variable}", app.mode, app.prefix);
+        let line = host.handler.wait_for_message("starting");
+        assert_eq!(line["host"], "azure");
+        host.handler.wait_for_message("model ready");
+        let below = app.prefix.trim_end_matches('/');
+        let at = |path: &str| format!("{below}{path}");
+        let reply = host.post(&at("/rerank"), &pair());
+        assert_eq!(reply.status, 200);
+        assert_eq!(
+            without_ms(&reply),
+            without_ms(&post(plain, "/rerank", &pair()))
+        );
+        for (path, body) in [
+            ("/rerank/batch", json!({"pairs": [pair(), pair()]})),
+            ("/rerank/batch", json!({"pairs": []})),
+            ("/rerank", json!({"query": "q"})),
+        ] {
+            let (reply, expected) = (host.post(&at(path), &body), post(plain, path, &body));
+            assert_eq!(reply.status, expected.status, "{path}");
+            assert_eq!(without_ms(&reply), without_ms(&expected), "{path}");
+        }
+        assert_eq!(host.get(&at("/health?code=key")).status, 200);
+        assert_eq!(host.get(&at("/docs")).body, get(plain, "/docs").body);
+        assert_eq!(host.get(&at("/")).json()["service"], "serverless-reranker");
+        let unknown = host.get(&at("/rank"));
+        assert_eq!(
+            (unknown.status, &unknown.json()["error"]["code"]),
+            (404, &json!("not_found"))
+        );
+        let wrong = host.get(&at("/rerank"));
+        assert_eq!((wrong.status, wrong.header("allow")), (405, Some("POST")));
+        let preflight = [
+            ("origin", "https://app.example.org"),
+            ("access-control-request-method", "POST"),
+            (
+                "access-control-request-headers",
+                "x-functions-key,content-type",
+            ),
+        ];
+        let allowed = host
+            .send("OPTIONS", &at("/rerank"), &preflight, b"")
+            .expect("routed");
+        assert_eq!(allowed.status, 200);
+        assert_eq!(
+            allowed.header("access-control-allow-headers"),
+            Some("x-functions-key,content-type")
+        );
+        // What the host itself refuses.
+        assert!(host.send("DELETE", &at("/rerank"), &[], b"").is_none());
+        if app.prefix == "/api" {
+            assert!(host.send("GET", "/health", &[], b"").is_none());
+        }
+        host.stop();
+    }
+}
+
+#[test]
+fn the_hosts_wait_ends_before_the_model_is_loaded() {
+    let model = GatedModel::new();
+    // Returns only after the handler has answered.
+    let host = Host::start(App::ours(), model.path(), "FUNCTIONS_CUSTOMHANDLER_PORT");
+    let early = host.post("/rerank", &pair());
+    assert_eq!(
+        (early.status, &early.json()["error"]["code"]),
+        (503, &json!("not_ready"))
+    );
+    assert!(early.header("retry-after").is_some());
+    assert_eq!(host.get("/health").json()["status"], "loading");
+    model.open();
+    host.handler.wait_for_message("model ready");
+    assert_eq!(host.post("/rerank", &pair()).status, 200);
+    host.stop();
+}
+
+#[test]
+fn the_handler_listens_for_the_host_alone() {
+    let host = Host::start(App::ours(), &tiny(), "FUNCTIONS_CUSTOMHANDLER_PORT");
+    let line = host.handler.wait_for_message("listening");
+    assert_eq!(line["address"], host.address.to_string());
+    host.stop();
+}

@@ -1,0 +1,164 @@
+//! The real program as a child process. Its environment is only what the test gives, its log is kept line by line, and it
+//! never outlives the value that holds it.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Longer than anything here takes on a slow and busy machine: reaching it means that something hangs.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+
+pub struct Process {
+    child: Child,
+    log: Arc<Log>,
+    reader: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Log {
+    lines: Mutex<Lines>,
+    grown: Condvar,
+}
+
+#[derive(Default)]
+struct Lines {
+    lines: Vec<String>,
+    ended: bool,
+}
+
+impl Process {
+    /// Starts `reranker serve` with exactly these variables.
+    pub fn serve(variables: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_reranker"))
+            .arg("serve")
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env_clear()
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let log = Arc::new(Log::default());
+        let writer = Arc::clone(&log);
+        let reader = std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                writer.change(|lines| lines.lines.push(line));
+            }
+            writer.change(|lines| lines.ended = true);
+        });
+        Self {
+            child,
+            log,
+            reader: Some(reader),
+        }
+    }
+
+    /// Waits for a log line from which `find` makes something. Lines that are no JSON come as JSON strings.
+    pub fn wait_for<T>(&self, what: &str, find: impl Fn(&Value) -> Option<T>) -> T {
+        let start = Instant::now();
+        let mut seen = 0;
+        let mut lines = self.log.lock();
+        loop {
+            for line in &lines.lines[seen..] {
+                let value = serde_json::from_str(line).unwrap_or_else(|_| line.clone().into());
+                if let Some(found) = find(&value) {
+                    return found;
+                }
+            }
+            seen = lines.lines.len();
+            assert!(
+                !lines.ended && start.elapsed() < PATIENCE,
+                "no log line about {what}:\n{}",
+                lines.lines.join("\n")
+            );
+            lines = self
+                .log
+                .grown
+                .wait_timeout(lines, Duration::from_secs(1))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// The log so far.
+    pub fn log(&self) -> String {
+        self.log.lock().lines.join("\n")
+    }
+
+    /// Waits for the line whose message is `message`.
+    pub fn wait_for_message(&self, message: &str) -> Value {
+        self.wait_for(message, |line| {
+            (line["message"] == message).then(|| line.clone())
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.wait_for_message("listening")["address"]
+            .as_str()
+            .expect("the line has the address")
+            .parse()
+            .expect("an address")
+    }
+
+    pub fn terminate(&self) {
+        let signalled = Command::new("sh")
+            .args(["-c", &format!("kill -TERM {}", self.child.id())])
+            .status()
+            .expect("a shell");
+        assert!(signalled.success(), "SIGTERM did not reach the process");
+    }
+
+    /// Waits for the process to end by itself: its exit code (none where a signal ended it) and its whole log.
+    pub fn wait(mut self) -> (Option<i32>, Vec<String>) {
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = self
+                .child
+                .try_wait()
+                .expect("the process can be waited for")
+            {
+                break status;
+            }
+            assert!(start.elapsed() < PATIENCE, "the process does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("the log was read");
+        }
+        let lines = self.log.lock().lines.clone();
+        (status.code(), lines)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already; then there is nothing to do.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Log {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Lines)) {
+        change(&mut self.lock());
+        self.grown.notify_all();
+    }
+}
+
+/// The small real model of the golden tests.
+pub fn tiny_model() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/xlm-roberta")
+}
