@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use runtime_api::{Deadline, Invocation, Outcome, RuntimeApi};
 
-/// What the function is given, as in `template.yaml`'s default; loading a large model counts too.
+/// What the function is given; loading a large model counts too.
 const TIMEOUT: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {

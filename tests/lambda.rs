@@ -671,3 +671,23 @@ fn sigterm_ends_an_idle_function_and_one_that_computes() {
         .expect("the function takes it");
     busy.stop();
 }
+
+#[test]
+fn no_snapshot_is_made_of_a_function_without_its_model() {
+    let (folder, path) = broken_model();
+    let path = path.to_str().expect("a UTF-8 path");
+    for kind in ["snap-start", "provisioned-concurrency"] {
+        let function = Function::start(&[
+            ("MODEL_DIR", path),
+            ("AWS_LAMBDA_INITIALIZATION_TYPE", kind),
+        ]);
+        let (code, log) = function.process.wait();
+        assert_eq!(code, Some(1), "{kind}: {}", log.join("\n"));
+        let calls = function.platform.calls();
+        assert!(
+            !calls.contains(&Call::Next) && !calls.contains(&Call::RestoreNext),
+            "{kind}: {calls:?}"
+        );
+    }
+    drop(folder);
+}
