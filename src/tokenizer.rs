@@ -135,13 +135,6 @@ impl PairTokenizer {
             dropped_tokens: query.tokens() - kept.query + document.tokens() - kept.document,
         })
     }
-
-    /// A text that encodes to about `tokens` tokens, for measuring.
-    pub fn decode(&self, ids: &[u32]) -> Result<String, Error> {
-        self.inner
-            .decode(ids, true)
-            .map_err(|error| Error::Internal(format!("cannot decode token ids: {error}")))
-    }
 }
 
 /// How many tokens of each text stay.

@@ -232,6 +232,36 @@ fn the_demo_model_does_not_pass_for_another() {
 }
 
 #[test]
+fn a_tokenizer_with_more_tokens_than_the_embedding_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let golden = golden();
+    let tests = golden.parent().expect("a folder");
+    std::fs::copy(
+        golden.join("tokenizer.json"),
+        folder.path().join("tokenizer.json"),
+    )
+    .expect("copied");
+    for entry in std::fs::read_dir(tests.join("roberta")).expect("a model") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("a name");
+        if name != "tokenizer.json" {
+            std::fs::copy(&path, folder.path().join(name)).expect("copied");
+        }
+    }
+    let mut command = reranker(&["score", "--query", "q", "p"]);
+    command.env("MODEL_DIR", folder.path());
+    let output = run(command);
+    assert_eq!(output.status.code(), Some(1));
+    let message = stderr(&output);
+    assert!(
+        message.contains(
+            "tokenizer.json: vocabulary: found 2000 tokens, expected at most the embedding's"
+        ),
+        "{message}"
+    );
+}
+
+#[test]
 fn doctor_says_what_is_wrong_and_what_to_do() {
     let healthy = stdout(&run(reranker(&["doctor"])));
     assert!(

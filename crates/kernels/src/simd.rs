@@ -117,7 +117,8 @@ pub(crate) unsafe fn transpose<S: Simd>(
         // SAFETY: columns c..c + LANES lie within `cols`, so the caller's promise covers them.
         unsafe {
             s.transpose_block(
-                src.add(c),
+                // Wrapping, because with no rows the address may be past the end; then it is not used.
+                src.wrapping_add(c),
                 src_stride,
                 rows,
                 dst.add(c * dst_stride),

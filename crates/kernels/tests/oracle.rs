@@ -191,7 +191,13 @@ fn linear_matches_the_oracle_for_every_tail_of_m_n_and_k() {
         (2, 1024, 1),
         (1, 256, 40),
     ]);
-    shapes.extend([(25, 257, 65), (17, 513, 96), (30, 700, 130), (800, 64, 70)]);
+    shapes.extend([
+        (25, 257, 65),
+        (17, 513, 96),
+        (30, 700, 130),
+        (800, 64, 70),
+        (14, 530, 1100),
+    ]);
     for (m, k, n) in shapes {
         let shape = LinearShape { m, k, n };
         let (x, w, bias) = (random.vec(m * k), random.vec(n * k), random.vec(n));
@@ -309,6 +315,31 @@ fn a_row_of_linear_has_the_same_bits_alone_in_any_place_and_on_any_number_of_thr
                     kernels.isa()
                 );
             }
+        }
+    }
+}
+
+#[test]
+fn a_row_of_linear_has_the_same_bits_where_many_columns_are_worked_on_together() {
+    let mut random = Random(12);
+    // Wide enough for groups of column panels, and more than 4 MiB of packed rows.
+    let (m, k, n) = (720, 1500, 1100);
+    let (x, w) = (random.vec(m * k), random.vec(n * k));
+    for kernels in every_isa() {
+        let run = |first: usize, rows: usize| {
+            let shape = LinearShape { m: rows, k, n };
+            let mut out = vec![0.0; rows * n];
+            let x = &x[first * k..][..rows * k];
+            on_threads(1, || kernels.linear(x, &w, shape, Epilogue::None, &mut out));
+            bits(&out)
+        };
+        let all = run(0, m);
+        for (first, rows) in [(0, 1), (355, 30), (700, 20)] {
+            assert!(
+                run(first, rows) == all[first * n..][..rows * n],
+                "{}: rows {first}+{rows}",
+                kernels.isa()
+            );
         }
     }
 }
