@@ -1,7 +1,7 @@
 //! `token_ids TOKENIZER.json [MAX_LENGTH] [RULE]`: token ids of the pairs on stdin, a JSON line each, as
 //! `bench/pytorch/tokenizer_ids.py` prints Hugging Face's: for comparing the two on a lot of text.
 
-use std::io::{BufRead, Write};
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
