@@ -12,7 +12,7 @@ SYNTHETIC := target/bench/synthetic
 TOKENIZER ?=
 EVENT ?= events/apigw-v2.json
 
-.PHONY: help run test check fmt lint build logs invoke bench charts compare emulators verify clean
+.PHONY: help run test check fmt lint build logs invoke bench charts compare compare-long emulators verify clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -58,12 +58,20 @@ compare: build $(SYNTHETIC)/model.safetensors ## compare a full-size model's log
 	PRECISION=f32 MODEL_DIR=$(SYNTHETIC) $(BINARY) score --raw --jsonl bench/pairs.jsonl > target/bench/compare.jsonl
 	$(PYTHON) bench/pytorch/compare.py $(SYNTHETIC) bench/pairs.jsonl target/bench/compare.jsonl --tolerance 1e-4
 
+compare-long: build $(SYNTHETIC)-2/model.safetensors ## the same at up to 8192 tokens, on a model of two layers
+	python3 bench/pytorch/long_pairs.py bench/pairs.jsonl 500 1500 3000 9000 > target/bench/long.jsonl
+	PRECISION=f32 MAX_LENGTH=8192 MODEL_DIR=$(SYNTHETIC)-2 $(BINARY) score --raw --jsonl target/bench/long.jsonl > target/bench/long-ours.jsonl
+	$(PYTHON) bench/pytorch/compare.py $(SYNTHETIC)-2 target/bench/long.jsonl target/bench/long-ours.jsonl --max-length 8192 --attention sdpa --tolerance 1e-4
+
+$(SYNTHETIC)-2/model.safetensors: | $(PYTHON)
+	$(PYTHON) bench/pytorch/synthetic_model.py $(SYNTHETIC)-2 --layers 2 $(if $(TOKENIZER),--tokenizer $(TOKENIZER))
+
 $(SYNTHETIC)/model.safetensors: | $(PYTHON)
 	$(PYTHON) bench/pytorch/synthetic_model.py $(SYNTHETIC) $(if $(TOKENIZER),--tokenizer $(TOKENIZER))
 
 target/bench/venv/bin/python:
 	python3 -m venv target/bench/venv
-	target/bench/venv/bin/pip install --quiet -r bench/peers/requirements.txt
+	target/bench/venv/bin/pip install --quiet -r bench/peers/requirements.txt || { rm -rf target/bench/venv; exit 1; }
 
 clean: ## remove what was built and run
 	cargo clean

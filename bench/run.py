@@ -41,6 +41,8 @@ ROOT = BENCH.parent
 PEERS = BENCH / "peers"
 OURS = "reranker int8"
 TABLE = list(workloads.TABLE)
+# All systems of a group are in memory at once. The largest needs twice its 2.3 GB of f32 weights while it loads.
+SPARE_BYTES = 5 << 30
 
 
 class LeftOut(Exception):
@@ -49,6 +51,14 @@ class LeftOut(Exception):
 
 def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def proc(path: str, key: str) -> str:
+    """A value of one of the system's files of `key: value` lines."""
+    for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines():
+        if line.startswith(key):
+            return line.split(":", 1)[1].strip()
+    return ""
 
 
 @dataclass
@@ -133,7 +143,8 @@ INT8_ONE = ours("reranker int8, 1 thread", "packed", "int8", threads=1)
 TORCH = System("pytorch f32", "pytorch_f32.py", "torch")
 TORCH_PACKED = System("pytorch f32 packed", "pytorch_f32.py", "torch", (("PACKED", "1"),))
 TORCH_INT8 = System("pytorch int8", "pytorch_int8.py", "torch")
-TORCH_INT8_AVX2 = System("pytorch int8 avx2", "pytorch_int8.py", "torch", (("AVX2", "1"),))
+TORCH_INT8_AVX2 = System("pytorch int8 avx2", "pytorch_int8.py", "torch", (("AVX2", "1"), ("ENGINE", "fbgemm")))
+TORCH_ONEDNN_AVX2 = System("pytorch int8 avx2 onednn", "pytorch_int8.py", "torch", (("AVX2", "1"), ("ENGINE", "onednn")))
 ONNX = System("onnxruntime int8", "onnxruntime_int8.py", "onnx")
 OPENVINO_DYNAMIC = System("openvino int8 dynamic", "openvino_int8.py", "openvino_dynamic")
 OPENVINO_STATIC = System("openvino int8 static", "openvino_int8.py", "openvino_static")
@@ -159,7 +170,9 @@ class Group:
 
 GROUPS = {
     "table": Group([INT8, F32, TORCH, TORCH_PACKED, *PEERS_INT8], TABLE, [(0, None)]),
-    "avx2": Group([INT8_AVX2, TORCH_INT8_AVX2, OPENVINO_STATIC_AVX2], ["1x128", "1x512", "mixed"], [(0, "avx2")]),
+    "avx2": Group(
+        [INT8_AVX2, TORCH_INT8_AVX2, TORCH_ONEDNN_AVX2, OPENVINO_STATIC_AVX2], ["1x128", "1x512", "mixed"], [(0, "avx2")]
+    ),
     "threads": Group(
         [INT8, INT8_ONE, *map(one_thread, [TORCH, *PEERS_INT8])], ["1x128", "1x512"], [(1, None), (0, None)]
     ),
@@ -174,6 +187,9 @@ class Process:
     def __init__(self, system: System, place: Place, ids: pathlib.Path):
         self.system = system
         model = getattr(place, system.model)()
+        available = int(proc("/proc/meminfo", "MemAvailable").split()[0]) * 1024
+        if available < SPARE_BYTES:
+            raise LeftOut(f"only {available >> 20} MiB of memory are left beside the others; name fewer systems")
         threads = system.threads or place.threads
         env = {**os.environ, **dict(system.env), "THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
         if system.script:
@@ -220,11 +236,10 @@ class Process:
         self.child.send_signal(signal.SIGSTOP)
 
     def memory(self) -> dict:
-        status = pathlib.Path(f"/proc/{self.child.pid}/status").read_text(encoding="ascii")
-        sizes = dict(line.split(":", 1) for line in status.splitlines())
+        status = f"/proc/{self.child.pid}/status"
         return {
-            "peak_rss_bytes": int(sizes["VmHWM"].split()[0]) * 1024,
-            "rss_bytes": int(sizes["VmRSS"].split()[0]) * 1024,
+            "peak_rss_bytes": int(proc(status, "VmHWM").split()[0]) * 1024,
+            "rss_bytes": int(proc(status, "VmRSS").split()[0]) * 1024,
         }
 
     def end(self) -> None:
@@ -377,31 +392,26 @@ def run_cold(args: argparse.Namespace, place: Place, write) -> None:
 def about(place: Place, args: argparse.Namespace) -> dict:
     """The machine and the code, as a reader of the record must know them."""
 
-    def first(path: str, key: str) -> str:
-        for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines():
-            if line.startswith(key):
-                return line.split(":", 1)[1].strip()
-        return ""
-
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True).stdout.strip()
 
-    flags = first("/proc/cpuinfo", "flags").split() or first("/proc/cpuinfo", "Features").split()
+    flags = proc("/proc/cpuinfo", "flags").split() or proc("/proc/cpuinfo", "Features").split()
     telling = [flag for flag in flags if flag in INTERESTING]
     changed = bool(git("status", "--porcelain", "--untracked-files=no"))
     version = subprocess.run([str(place.binary), "--version"], capture_output=True, text=True).stdout.strip()
     config = json.loads((place.model / "config.json").read_text(encoding="utf-8"))
     return {
         "kind": "run",
-        "cpu": first("/proc/cpuinfo", "model name") or platform.machine(),
+        "cpu": proc("/proc/cpuinfo", "model name") or platform.machine(),
         "cpu_flags": telling,
         "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": int(first("/proc/meminfo", "MemTotal").split()[0]) * 1024,
+        "memory_bytes": int(proc("/proc/meminfo", "MemTotal").split()[0]) * 1024,
         "system": f"{platform.system()} {platform.release()}",
         "threads": place.threads,
         "rounds": args.rounds,
         "version": version,
         "commit": git("rev-parse", "--short", "HEAD") + ("+" if changed else ""),
+        "tokenizer_bytes": (place.model / "tokenizer.json").stat().st_size,
         "model": {key: config[key] for key in ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")},
         **({"note": args.note} if args.note else {}),
     }
