@@ -680,3 +680,55 @@ fn help_explains_every_command_and_option() {
         assert!(score.contains(option), "{option} is missing in\n{score}");
     }
 }
+
+/// What a driver that times several engines in turn relies on.
+#[test]
+fn bench_serves_prepared_runs_of_sequences_from_a_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ids = folder.path().join("ids.jsonl");
+    let rows = [
+        ("pair", [0, 7, 8, 2]),
+        ("two", [0, 5, 6, 2]),
+        ("two", [0, 7, 8, 2]),
+    ];
+    let text: String = rows
+        .iter()
+        .map(|(workload, ids)| format!("{}\n", json!({"workload": workload, "ids": ids})))
+        .collect();
+    std::fs::write(&ids, text).expect("written");
+    let mut command = reranker(&["bench", "--serve", "--ids", &ids.to_string_lossy()]);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut asked = child.stdin.take().expect("a pipe");
+    asked
+        .write_all(b"prepare pair\nprepare two\nrun two\nrun three\nwhat\n")
+        .expect("written");
+    drop(asked);
+    let answers = lines(&stdout(&child.wait_with_output().expect("it ends")));
+    assert_eq!(answers.len(), 6, "{answers:?}");
+    assert_eq!(answers[0]["ready"], true);
+    let (pair, two) = (&answers[1], &answers[2]);
+    assert_eq!(two["logits"].as_array().map(Vec::len), Some(2));
+    assert_eq!(two["logits"][1], pair["logits"][0], "the same sequence");
+    assert!(answers[3]["seconds"].as_f64().expect("a number") > 0.0);
+    for refused in &answers[4..] {
+        assert!(refused["error"].is_string(), "{refused}");
+    }
+
+    std::fs::write(
+        &ids,
+        json!({"workload": "pair", "ids": [1 << 30]}).to_string(),
+    )
+    .expect("written");
+    let refused = run(reranker(&[
+        "bench",
+        "--serve",
+        "--ids",
+        &ids.to_string_lossy(),
+    ]));
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("line 1"), "{}", stderr(&refused));
+}
