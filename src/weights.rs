@@ -6,6 +6,7 @@
 
 mod locate;
 mod mapped;
+mod prefetch;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use crate::error::ModelError;
 pub use locate::{Located as LocatedModel, locate};
 pub use mapped::Mapped;
+pub use prefetch::{Prefetch, PrefetchReport};
 
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -200,6 +202,12 @@ impl Weights {
     /// Like [`Self::matrix`], but nothing is read before a row is asked for: for embeddings, of which a request touches little.
     pub fn table(&self, name: &str, rows: usize, columns: usize) -> Result<Table, ModelError> {
         let found = self.locate(name, &[rows, columns])?;
+        // Words lie anywhere in theirs; the rows of positions and segments are read from the first one on.
+        if name.contains("word_embeddings") {
+            found
+                .file
+                .read_sparsely(found.offset..found.offset + found.len);
+        }
         let values = match found.dtype {
             Dtype::F32 => TableValues::F32(self.widen(name, found, rows, columns)?),
             Dtype::F16 | Dtype::BF16 => TableValues::Half,
