@@ -69,6 +69,14 @@ impl Mapped {
             .advise_range(Advice::Random, bytes.start, bytes.len());
     }
 
+    /// Has the pages of these bytes read without waiting for them.
+    pub fn read_soon(&self, bytes: Range<usize>) {
+        // A hint: without it they are read when they are touched.
+        let _ = self
+            .map
+            .advise_range(Advice::WillNeed, bytes.start, bytes.len());
+    }
+
     /// Whether f32 values at this offset can be read in place: aligned, and on a machine with the file's byte order.
     pub fn holds_f32s_at(&self, offset: usize) -> bool {
         cfg!(target_endian = "little") && (self.map.as_ptr() as usize + offset).is_multiple_of(4)
