@@ -652,6 +652,89 @@ fn eval_says_which_set_file_or_model_is_wrong() {
 }
 
 #[test]
+fn bench_cold_starts_processes_and_tells_where_their_time_went() {
+    let model = golden();
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+    let report = lines(&stdout(&run(reranker(&[
+        "bench",
+        "cold",
+        "--json",
+        "--drop",
+        "--runs",
+        "2",
+        "--tokens",
+        "24",
+        "--model",
+        &model.to_string_lossy(),
+        "--model",
+        &demo.to_string_lossy(),
+    ]))));
+    let kinds: Vec<(&str, &str)> = report[1..]
+        .iter()
+        .filter_map(|line| Some((line["model"].as_str()?, line["cache"].as_str()?)))
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            ("xlm-roberta", "dropped"),
+            ("xlm-roberta", "warm"),
+            ("demo", "dropped"),
+            ("demo", "warm")
+        ]
+    );
+    for line in &report[1..] {
+        assert_eq!(
+            (&line["tokens"], &line["runs"]),
+            (&json!(24), &json!(2)),
+            "{line}"
+        );
+        let seconds = line["seconds_median"].as_f64().expect("a time");
+        assert_eq!(line["seconds"].as_array().map(Vec::len), Some(2));
+        assert!(
+            line["peak_rss_bytes"]
+                .as_u64()
+                .is_some_and(|bytes| bytes > 1 << 20)
+        );
+        let spans = line["spans"].as_array().expect("spans");
+        let names: Vec<&str> = spans
+            .iter()
+            .filter_map(|span| span["name"].as_str())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "process",
+                "tokenizer",
+                "weights",
+                "prefetch",
+                "encode",
+                "inference"
+            ]
+        );
+        let ms = |index: usize, name: &str| spans[index][name].as_f64().expect("a time");
+        let (process, inference) = (0, 5);
+        assert_eq!(ms(process, "start_ms"), 0.0);
+        assert!(ms(process, "ms") > 0.0 && ms(inference, "ms") > 0.0);
+        assert!(ms(inference, "start_ms") >= ms(1, "start_ms") + ms(1, "ms"));
+        println!("{} {} {seconds}", line["model"], line["cache"]);
+    }
+    for args in [
+        &["bench", "cold", "--runs", "0"][..],
+        &["bench", "cold", "--tokens", "0"],
+        &["bench", "--rounds", "2", "cold"],
+    ] {
+        assert_eq!(run(reranker(args)).status.code(), Some(2), "{args:?}");
+    }
+    let broken = run(reranker(&["bench", "cold", "--model", "/no/such/model"]));
+    assert_eq!(broken.status.code(), Some(1));
+    assert!(
+        stderr(&broken).contains("there is no folder"),
+        "{}",
+        stderr(&broken)
+    );
+}
+
+#[test]
 fn help_explains_every_command_and_option() {
     let help = stdout(&run(reranker(&["--help"])));
     for command in [

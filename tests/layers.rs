@@ -36,7 +36,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
 ];
 
 /// The one home of a crate that must not spread.
-const HOMES: [(&str, &[&str]); 16] = [
+const HOMES: [(&str, &[&str]); 17] = [
     ("axum", &["http", "host", "cli"]),
     ("hyper_util", &["host"]),
     ("lambda_http", &["host"]),
@@ -52,6 +52,7 @@ const HOMES: [(&str, &[&str]); 16] = [
     ("safetensors", &["weights"]),
     ("memmap2", &["weights"]),
     ("clap", &["cli", "host"]),
+    ("rustix", &["cli", "http"]),
     ("tracing_subscriber", &["telemetry"]),
 ];
 
