@@ -201,6 +201,35 @@ fn other_settings_of_a_wordpiece_tokenizer_give_hugging_faces_ids() {
 }
 
 #[test]
+fn marks_that_survive_are_brought_into_canonical_order() {
+    let json = changed(BERT, |json| {
+        let words = json["model"]["vocab"].as_object_mut().expect("a map");
+        for mark in ['\u{1b44}', '\u{1d165}', '\u{1d16d}'] {
+            words.insert(format!("##{mark}"), words.len().into());
+        }
+    });
+    let oracle = PairTokenizer::from_json(&json, &path(BERT)).expect("reads");
+    let ours = open(compiled_bytes(&json));
+    let expected = oracle
+        .encode("a\u{1d16d}\u{301}\u{1d165}\u{1b44}")
+        .expect("encodes");
+    let sorted = oracle
+        .encode("a\u{1b44}\u{1d165}\u{1d16d}")
+        .expect("encodes");
+    assert_eq!((expected.tokens(), &expected), (4, &sorted));
+    for text in [
+        "a\u{1d16d}\u{301}\u{1d165}\u{1b44}",
+        "A\u{1d165}\u{34f}\u{1b44} 中\u{1d16d}\u{1b44}",
+    ] {
+        assert_eq!(
+            ours.encode(text).expect("encodes"),
+            oracle.encode(text).expect("encodes"),
+            "{text:?}"
+        );
+    }
+}
+
+#[test]
 fn the_same_file_gives_the_same_bytes() {
     for file in [XLM_ROBERTA, BERT] {
         let json = json_of(file);

@@ -483,12 +483,14 @@ impl MetaspaceRules {
         if !self.split {
             return each(marked);
         }
+        let mark = self.replacement.encode_utf8(&mut [0; 4]).as_bytes()[0];
         let mut start = 0;
-        for (at, _) in marked.match_indices(self.replacement) {
-            if at > start {
+        // Pieces are short: looking at each byte is faster than a search that is made for long distances.
+        for (at, &byte) in marked.as_bytes().iter().enumerate() {
+            if byte == mark && at > start && marked[at..].starts_with(self.replacement) {
                 each(&marked[start..at]);
+                start = at;
             }
-            start = at;
         }
         each(&marked[start..]);
     }

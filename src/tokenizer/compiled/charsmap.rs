@@ -40,42 +40,51 @@ impl Charsmap<'_> {
 
     /// Appends the normalised `text` to `out`.
     pub fn normalize(&self, text: &str, out: &mut String) {
-        let mut copied = 0;
-        let mut chars = text.char_indices().peekable();
-        while let Some((at, c)) = chars.next() {
-            let is_alone = match chars.peek() {
-                None => stands_alone(c),
-                Some(&(_, next)) => always_between(c, next),
-            };
-            if is_alone {
-                if c.is_ascii() && self.ascii_unchanged & 1 << u32::from(c) != 0 {
-                    continue;
-                }
-                let end = at + c.len_utf8();
-                if let Some(replacement) = self.replacement(&text[at..end]) {
-                    out.push_str(&text[copied..at]);
-                    out.push_str(replacement);
-                    copied = end;
-                }
-                continue;
+        let bytes = text.as_bytes();
+        // Up to `copied` the text has been dealt with; up to `at` it is also known to stay as it is.
+        let (mut copied, mut at) = (0, 0);
+        loop {
+            while at < bytes.len()
+                && self.stays(bytes[at])
+                && bytes.get(at + 1).is_none_or(u8::is_ascii)
+            {
+                at += 1;
             }
-            // Up to the next place that is certainly between two clusters, the Unicode rules decide.
-            let mut last = c;
-            let end = loop {
-                match chars.peek() {
-                    None => break text.len(),
-                    Some(&(next_at, next)) if always_between(last, next) => break next_at,
-                    Some(&(_, next)) => last = next,
-                }
-                chars.next();
+            // Up to the next place that is certainly between two clusters.
+            let mut chars = text[at..].chars();
+            let Some(first) = chars.next() else {
+                break;
             };
-            out.push_str(&text[copied..at]);
-            for cluster in text[at..end].graphemes(true) {
-                self.normalize_cluster(cluster, out);
+            let mut last = first;
+            let mut end = at + first.len_utf8();
+            for next in chars {
+                if always_between(last, next) {
+                    break;
+                }
+                last = next;
+                end += next.len_utf8();
             }
-            copied = end;
+            let part = &text[at..end];
+            if part.len() > first.len_utf8() {
+                out.push_str(&text[copied..at]);
+                for cluster in part.graphemes(true) {
+                    self.normalize_cluster(cluster, out);
+                }
+                copied = end;
+            } else if let Some(replacement) = self.replacement(part) {
+                out.push_str(&text[copied..at]);
+                out.push_str(replacement);
+                copied = end;
+            }
+            at = end;
         }
         out.push_str(&text[copied..]);
+    }
+
+    /// Whether this byte is an ASCII character that is a cluster beside any other ASCII character, and stays as it is.
+    #[inline]
+    fn stays(&self, byte: u8) -> bool {
+        byte.is_ascii() && byte != b'\r' && self.ascii_unchanged >> byte & 1 != 0
     }
 
     fn normalize_cluster(&self, cluster: &str, out: &mut String) {
