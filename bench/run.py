@@ -148,9 +148,6 @@ TORCH_ONEDNN_AVX2 = System("pytorch int8 avx2 onednn", "pytorch_int8.py", "torch
 ONNX = System("onnxruntime int8", "onnxruntime_int8.py", "onnx")
 OPENVINO_DYNAMIC = System("openvino int8 dynamic", "openvino_int8.py", "openvino_dynamic")
 OPENVINO_STATIC = System("openvino int8 static", "openvino_int8.py", "openvino_static")
-OPENVINO_STATIC_AVX2 = System(
-    "openvino int8 static avx2", "openvino_int8.py", "openvino_static", (("ONEDNN_MAX_CPU_ISA", "AVX2"),)
-)
 
 
 def one_thread(system: System) -> System:
@@ -170,9 +167,7 @@ class Group:
 
 GROUPS = {
     "table": Group([INT8, F32, TORCH, TORCH_PACKED, *PEERS_INT8], TABLE, [(0, None)]),
-    "avx2": Group(
-        [INT8_AVX2, TORCH_INT8_AVX2, TORCH_ONEDNN_AVX2, OPENVINO_STATIC_AVX2], ["1x128", "1x512", "mixed"], [(0, "avx2")]
-    ),
+    "avx2": Group([INT8_AVX2, TORCH_INT8_AVX2, TORCH_ONEDNN_AVX2], ["1x128", "1x512", "mixed"], [(0, "avx2")]),
     "threads": Group(
         [INT8, INT8_ONE, *map(one_thread, [TORCH, *PEERS_INT8])], ["1x128", "1x512"], [(1, None), (0, None)]
     ),
