@@ -3,6 +3,8 @@
 
 mod bench;
 mod doctor;
+mod eval;
+mod process;
 mod score;
 mod serve;
 mod setup;
@@ -14,6 +16,7 @@ use std::time::Instant;
 use clap::{Parser, Subcommand};
 
 use crate::config::Config;
+use crate::telemetry;
 
 /// A cross-encoder reranker: scores how relevant a passage is to a query.
 ///
@@ -33,11 +36,13 @@ enum Command {
     Serve(serve::Args),
     /// Score passages against a query, or JSONL pairs from a file.
     Score(score::Args),
+    /// Measure how well models rank the candidates of retrieval test sets, and how far apart their scores are.
+    Eval(eval::Args),
     /// Compare the loaded model's logits with its published ones; exits 1 where one is off.
     Verify(verify::Args),
     /// Tell what this machine, this configuration and this model amount to, and what is wrong with them.
     Doctor,
-    /// Measure tokens per second and latency on fixed workloads.
+    /// Measure tokens per second and latency on fixed workloads, or cold starts.
     Bench(bench::Args),
     /// Print the table of environment variables, as Markdown.
     Variables,
@@ -48,11 +53,13 @@ enum Command {
 #[error("{0}")]
 struct Usage(String);
 
-/// Runs the command that the arguments name. `started` is when the process began.
-pub fn main(started: Instant) -> ExitCode {
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let started = process::began();
     let command = Cli::parse()
         .command
         .unwrap_or(Command::Serve(serve::Args::default()));
+    let serving = matches!(command, Command::Serve(_));
     let result = match Config::from_env() {
         Ok(config) => run(command, &config, started),
         // Listing the variables is how one finds out what is wrong with them.
@@ -69,7 +76,13 @@ pub fn main(started: Instant) -> ExitCode {
         {
             return ExitCode::SUCCESS;
         }
-        eprintln!("reranker: {error:#}");
+        // What collects a service's log reads lines of JSON, also of one that never came to serve.
+        if serving && telemetry::is_json(Config::wanted_log_json()) {
+            telemetry::install_default();
+            tracing::error!(error = format!("{error:#}"), "failed");
+        } else {
+            eprintln!("reranker: {error:#}");
+        }
         if error.is::<Usage>() {
             ExitCode::from(2)
         } else {
@@ -82,9 +95,10 @@ fn run(command: Command, config: &Config, started: Instant) -> anyhow::Result<Ex
     match command {
         Command::Serve(args) => serve::run(&args, config, started),
         Command::Score(args) => score::run(&args, config),
+        Command::Eval(args) => eval::run(&args, config),
         Command::Verify(args) => verify::run(&args, config),
         Command::Doctor => doctor::run(config),
-        Command::Bench(args) => bench::run(&args, config),
+        Command::Bench(args) => bench::run(&args, config, started),
         Command::Variables => {
             print!("{}", crate::config::markdown_table());
             Ok(ExitCode::SUCCESS)

@@ -42,15 +42,20 @@ variables! {
     MAX_BODY_BYTES = "10485760", "largest request body in bytes";
     MAX_QUEUE = "64", "most requests waiting for the compute thread; more are answered 429";
     REQUEST_TIMEOUT_S = "300", "most seconds for one request, its body and its wait included";
+    HEADER_TIMEOUT_S = "30", "most seconds for the head of a request to arrive; a connection that brings none by then is closed";
     SHUTDOWN_GRACE_S = "30", "seconds that accepted requests have to finish after SIGTERM";
     THREADS = "", "compute threads; all available cores where it is not set";
     BATCH_TOKENS = "4096", "tokens of one forward pass; bounds memory, about 40 bytes times the hidden size for each token";
     INSTRUCTION_SET = "", "force the kernels' instruction set (`reranker doctor` lists this machine's); the best one where it is not set";
+    INIT_BUDGET_S = "8", "seconds from the start that Lambda's initialisation may wait for the weights to be read into memory; the rest is read while requests are served";
     WARM_UP = "auto", "run the model once before answering ready: `true`, `false`, or `auto` (yes, except on Lambda on demand)";
     BASE_PATH = "", "path prefix to take off every request; `/api` is always taken off on Azure Functions, the stage on API Gateway";
     LOG_LEVEL = "info", "`error`, `warn`, `info`, `debug`, `trace`, or a filter such as `reranker=debug`";
     LOG_FORMAT = "auto", "`json`, `text`, or `auto` (`json` on Lambda and where the output is no terminal)";
 }
+
+/// Lambda's own: where a runtime gets its events from.
+const LAMBDA_RUNTIME_API: &str = "AWS_LAMBDA_RUNTIME_API";
 
 /// `true`, `false`, or left to the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +70,26 @@ pub enum LogFormat {
     Json,
     Text,
     Auto,
+}
+
+impl LogFormat {
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "json" => Some(Self::Json),
+            "text" => Some(Self::Text),
+            "auto" => Some(Self::Auto),
+            _ => None,
+        }
+    }
+
+    /// Whether lines are JSON; nothing where the terminal decides.
+    fn json(self, on_lambda: bool) -> Option<bool> {
+        match self {
+            Self::Json => Some(true),
+            Self::Text => Some(false),
+            Self::Auto => on_lambda.then_some(true),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -83,10 +108,12 @@ pub struct Config {
     pub max_body_bytes: usize,
     pub max_queue: usize,
     pub request_timeout: Duration,
+    pub header_timeout: Duration,
     pub shutdown_grace: Duration,
     pub threads: Option<usize>,
     pub batch_tokens: usize,
     pub instruction_set: Option<String>,
+    pub init_budget: Duration,
     pub warm_up: Choice,
     pub base_path: Option<String>,
     pub log_level: String,
@@ -201,6 +228,19 @@ impl Config {
         }
     }
 
+    /// Whether log lines are JSON; nothing where the terminal decides.
+    pub fn log_json(&self) -> Option<bool> {
+        self.log_format.json(self.platform.lambda)
+    }
+
+    /// The same, also where other variables are wrong: for saying so in the right format.
+    pub fn wanted_log_json() -> Option<bool> {
+        let format = std::env::var(LOG_FORMAT.name).ok();
+        let format = format.and_then(|text| LogFormat::parse(text.trim()));
+        let on_lambda = std::env::var_os(LAMBDA_RUNTIME_API).is_some();
+        format.unwrap_or(LogFormat::Auto).json(on_lambda)
+    }
+
     /// Reads the variables through `lookup`.
     pub fn parse(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigErrors> {
         let mut read = Reader {
@@ -234,12 +274,15 @@ impl Config {
         let max_body_bytes = read.number(&MAX_BODY_BYTES, 1024, 1 << 30);
         let max_queue = read.number(&MAX_QUEUE, 1, 100_000);
         let request_timeout = read.seconds(&REQUEST_TIMEOUT_S, 86_400);
+        let header_timeout = read.seconds(&HEADER_TIMEOUT_S, 3_600);
         let shutdown_grace = read.seconds(&SHUTDOWN_GRACE_S, 3_600);
         let threads = match read.optional(&THREADS) {
             Some(_) => read.number(&THREADS, 1, 1024).map(Some),
             None => Some(None),
         };
         let batch_tokens = read.number(&BATCH_TOKENS, 16, 1 << 20);
+        // Lambda itself ends an initialisation after ten seconds, and begins it anew.
+        let init_budget = read.seconds(&INIT_BUDGET_S, 9);
         let warm_up = read.parsed(&WARM_UP, "true, false or auto", |text| match text {
             "auto" => Some(Choice::Auto),
             _ => boolean(text).map(|yes| if yes { Choice::Yes } else { Choice::No }),
@@ -255,12 +298,7 @@ impl Config {
         if let Err(error) = crate::telemetry::parse_filter(&log_level) {
             read.complain::<()>("LOG_LEVEL", &log_level, &format!("a log filter ({error})"));
         }
-        let log_format = read.parsed(&LOG_FORMAT, "json, text or auto", |text| match text {
-            "json" => Some(LogFormat::Json),
-            "text" => Some(LogFormat::Text),
-            "auto" => Some(LogFormat::Auto),
-            _ => None,
-        });
+        let log_format = read.parsed(&LOG_FORMAT, "json, text or auto", LogFormat::parse);
         let platform = Self::platform(read);
         let model_name = read.optional(&MODEL_NAME);
         let model_dir = (read.lookup)(MODEL_DIR.name)
@@ -282,10 +320,12 @@ impl Config {
             max_body_bytes: max_body_bytes?,
             max_queue: max_queue?,
             request_timeout: request_timeout?,
+            header_timeout: header_timeout?,
             shutdown_grace: shutdown_grace?,
             threads: threads?,
             batch_tokens: batch_tokens?,
             instruction_set: read.optional(&INSTRUCTION_SET),
+            init_budget: init_budget?,
             warm_up: warm_up?,
             base_path: base_path?,
             log_level,
@@ -342,7 +382,7 @@ impl Config {
                 .map(PathBuf::from)
         };
         Some(Platform {
-            lambda: (read.lookup)("AWS_LAMBDA_RUNTIME_API").is_some(),
+            lambda: (read.lookup)(LAMBDA_RUNTIME_API).is_some(),
             lambda_initialization: (read.lookup)("AWS_LAMBDA_INITIALIZATION_TYPE"),
             lambda_concurrency,
             azure_port,
@@ -419,9 +459,11 @@ mod tests {
             ("MAX_BODY_BYTES", "1e6"),
             ("MAX_QUEUE", "none"),
             ("REQUEST_TIMEOUT_S", "NaN"),
+            ("HEADER_TIMEOUT_S", "0"),
             ("SHUTDOWN_GRACE_S", "inf"),
             ("THREADS", "0"),
             ("BATCH_TOKENS", "1"),
+            ("INIT_BUDGET_S", "10"),
             ("WARM_UP", "later"),
             ("BASE_PATH", "api"),
             ("LOG_LEVEL", "reranker=loud"),

@@ -128,7 +128,11 @@ fn cors(origins: &[String]) -> CorsLayer {
         .allow_methods([Method::GET, Method::POST])
         // Named back one by one: `*` would not cover Authorization.
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([observe::REQUEST_ID, HeaderName::from_static("retry-after")])
+        .expose_headers([
+            observe::REQUEST_ID,
+            HeaderName::from_static("retry-after"),
+            rerank::SERVER_TIMING,
+        ])
         .max_age(Duration::from_secs(3600));
     if origins == ["*"] {
         layer.allow_origin(tower_http::cors::Any)

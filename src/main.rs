@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    reranker::cli::main(std::time::Instant::now())
+    reranker::cli::main()
 }

@@ -12,10 +12,11 @@ use std::path::Path;
 
 use kernels::Kernels;
 
+pub use crate::weights::PrefetchReport;
 pub use config::{Family, ModelConfig};
 
 use crate::error::ModelError;
-use crate::weights::Weights;
+use crate::weights::{Prefetch, Weights};
 use encoder::Encoder;
 use head::Head;
 
@@ -27,6 +28,7 @@ pub struct Model {
     head: Head,
     stored_dtype: String,
     weight_bytes: u64,
+    prefetch: Prefetch,
 }
 
 /// Token ids of several sequences one after the other, with nothing between them.
@@ -67,11 +69,14 @@ impl Packed {
 }
 
 impl Model {
-    /// Maps and checks a model folder. Every tensor is looked up here, so that a model that loads also computes.
+    /// Maps and checks a model folder, and begins to read it ahead. Every tensor is looked up here, so that a model that loads
+    /// also computes.
     pub fn load(folder: &Path, kernels: Kernels) -> Result<Self, ModelError> {
         let config = ModelConfig::read(&folder.join(CONFIG_FILE))?;
         let weights = Weights::open(folder)?;
+        let prefetch = weights.prefetch();
         Ok(Self {
+            prefetch,
             encoder: Encoder::load(&config, &weights, kernels)?,
             head: Head::load(&config, &weights, kernels)?,
             stored_dtype: weights.stored_dtype(),
@@ -91,6 +96,11 @@ impl Model {
 
     pub fn weight_bytes(&self) -> u64 {
         self.weight_bytes
+    }
+
+    /// The reading ahead that loading began.
+    pub fn prefetch(&self) -> &Prefetch {
+        &self.prefetch
     }
 
     /// One logit for each sequence. Work runs on the current rayon pool.

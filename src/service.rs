@@ -4,14 +4,16 @@
 //! it is ready, and is what requests go to.
 
 mod engine;
+mod receipt;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-pub use engine::{Engine, EngineSettings, Info, LoadTimes};
+pub use engine::{Engine, EngineSettings, Info};
+pub use receipt::{LoadTimes, Prefetched, Receipt, Span};
 
 use crate::batch::Compute;
 use crate::error::{Error, ModelError, Result};
@@ -25,7 +27,9 @@ pub struct Service {
     compute: Compute,
     state: watch::Sender<State>,
     draining: Arc<AtomicBool>,
-    started: Instant,
+    /// When the process began, or was restored from a snapshot.
+    awake_since: Arc<Mutex<Instant>>,
+    answered: Arc<AtomicBool>,
 }
 
 #[derive(Clone)]
@@ -43,7 +47,8 @@ impl Service {
             compute,
             state: watch::Sender::new(State::Loading),
             draining: Arc::default(),
-            started,
+            awake_since: Arc::new(Mutex::new(started)),
+            answered: Arc::default(),
         }
     }
 
@@ -91,8 +96,36 @@ impl Service {
         }
     }
 
+    /// Waits until the loaded model's weights have been read ahead; does not wait where there is none.
+    pub async fn prefetched(&self) {
+        if let Ok(engine) = self.engine() {
+            let prefetch = engine.model().prefetch().clone();
+            // Fails only when the runtime ends, and then nobody waits any more.
+            let _ = tokio::task::spawn_blocking(move || prefetch.wait()).await;
+        }
+    }
+
+    /// The receipt of the start, once: for the first answer that has a score.
+    pub fn first_receipt(&self) -> Option<Receipt> {
+        if self.answered.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        self.engine().ok().map(|engine| engine.receipt())
+    }
+
+    /// The process goes on from a snapshot of itself: what it counts from its start it counts from now.
+    pub fn restored(&self) {
+        *self.awake_since() = Instant::now();
+    }
+
     pub fn uptime(&self) -> Duration {
-        self.started.elapsed()
+        self.awake_since().elapsed()
+    }
+
+    fn awake_since(&self) -> std::sync::MutexGuard<'_, Instant> {
+        self.awake_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn threads(&self) -> usize {

@@ -11,12 +11,23 @@ pub fn parse_filter(text: &str) -> Result<Targets, String> {
     text.parse::<Targets>().map_err(|error| error.to_string())
 }
 
-/// Installs the process's one subscriber. `json` decides for itself where it is `None`: text on a terminal, else JSON.
+/// Whether log lines are JSON: as `wanted`, else text on a terminal and JSON elsewhere.
+pub fn is_json(wanted: Option<bool>) -> bool {
+    wanted.unwrap_or_else(|| !std::io::stderr().is_terminal())
+}
+
+/// Sees to it that a line of JSON can be logged, where what should have installed a subscriber did not come to it.
+pub fn install_default() {
+    if !tracing::dispatcher::has_been_set() {
+        install(Targets::new().with_default(Level::INFO), true);
+    }
+}
+
+/// Installs the process's one subscriber.
 ///
 /// Other crates are kept from their most detailed level, at which they log whole events and bodies, and panics are logged by
 /// place alone, because their messages may quote a text.
-pub fn install(filter: Targets, json: Option<bool>) {
-    let json = json.unwrap_or_else(|| !std::io::stderr().is_terminal());
+pub fn install(filter: Targets, json: bool) {
     let ours = filter_fn(|metadata| {
         *metadata.level() <= Level::DEBUG || metadata.target().starts_with("reranker")
     });

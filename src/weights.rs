@@ -6,10 +6,12 @@
 
 mod locate;
 mod mapped;
+mod prefetch;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -19,6 +21,7 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use crate::error::ModelError;
 pub use locate::{Located as LocatedModel, locate};
 pub use mapped::Mapped;
+pub use prefetch::{Prefetch, PrefetchReport};
 
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -200,6 +203,12 @@ impl Weights {
     /// Like [`Self::matrix`], but nothing is read before a row is asked for: for embeddings, of which a request touches little.
     pub fn table(&self, name: &str, rows: usize, columns: usize) -> Result<Table, ModelError> {
         let found = self.locate(name, &[rows, columns])?;
+        // Words lie anywhere in theirs; the rows of positions and segments are read from the first one on.
+        if name.contains("word_embeddings") {
+            found
+                .file
+                .read_sparsely(found.offset..found.offset + found.len);
+        }
         let values = match found.dtype {
             Dtype::F32 => TableValues::F32(self.widen(name, found, rows, columns)?),
             Dtype::F16 | Dtype::BF16 => TableValues::Half,
@@ -213,6 +222,7 @@ impl Weights {
             rows,
             columns,
             values,
+            expected: AtomicU32::new(0),
         })
     }
 
@@ -272,7 +282,12 @@ pub struct Table {
     rows: usize,
     columns: usize,
     values: TableValues,
+    /// How often [`Table::expect`] has been called.
+    expected: AtomicU32,
 }
+
+/// By then the rows that requests share are in memory, and asking for them costs more than it saves.
+const COLD_CALLS: u32 = 64;
 
 enum TableValues {
     F32(Floats),
@@ -284,6 +299,26 @@ enum TableValues {
 impl Table {
     pub fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// Says that these rows will be read, so that those that lie on the disk come all at the same time: read one by one, each
+    /// would be waited for. Rows that there are not are passed over.
+    pub fn expect(&self, rows: &[u32]) {
+        if self.expected.fetch_add(1, Ordering::Relaxed) >= COLD_CALLS {
+            return;
+        }
+        let width = match self.dtype {
+            Dtype::F32 => 4,
+            Dtype::I8 => 1,
+            _ => 2,
+        } * self.columns;
+        for &row in rows {
+            let row = row as usize;
+            if row < self.rows {
+                let start = self.offset + row * width;
+                self.file.read_soon(start..start + width);
+            }
+        }
     }
 
     /// Writes row `row` into `out`, which is as long as the table is wide. `row` is below [`Self::rows`].
@@ -414,6 +449,8 @@ mod tests {
                 "{name}"
             );
             let table = weights.table(name, 3, 2).expect(name);
+            // A hint that changes nothing, for rows that there are not either.
+            table.expect(&[0, 2, 3, u32::MAX]);
             for row in 0..3 {
                 let mut out = [f32::NAN; 2];
                 table.read_row(row, &mut out);

@@ -15,7 +15,7 @@ mod process;
 mod runtime_api;
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -481,17 +481,22 @@ fn a_model_that_loads_for_too_long_does_not_hold_up_on_demand_initialisation_but
         Function::start(&[
             ("MODEL_DIR", model.path()),
             ("AWS_LAMBDA_INITIALIZATION_TYPE", kind),
+            ("INIT_BUDGET_S", "1.5"),
         ])
     };
     let provisioned = start(&models[0], "provisioned-concurrency");
     let snapshot = start(&models[1], "snap-start");
     provisioned.process.wait_for_message("starting");
     snapshot.process.wait_for_message("starting");
+    let begun = Instant::now();
     let on_demand = start(&models[2], "on-demand");
     assert!(
         on_demand.platform.wait_for_call(&Call::Next, PATIENCE),
         "it polls without its model"
     );
+    let polled = begun.elapsed();
+    println!("it polls without its model after {polled:?}");
+    assert!(polled >= Duration::from_millis(1400), "{polled:?}");
     // Both others have been up for longer by now.
     for function in [&provisioned, &snapshot] {
         let calls = function.platform.calls();
@@ -521,10 +526,33 @@ fn a_model_that_loads_for_too_long_does_not_hold_up_on_demand_initialisation_but
         !snapshot.platform.calls().contains(&Call::Next),
         "it waits for its restore"
     );
+    snapshot.process.wait_for_message("ready for the snapshot");
+    let registered = |function: &Function| {
+        let calls = function.platform.calls();
+        let registers = |call: &Call| matches!(call, Call::RegisterExtension { .. });
+        calls.iter().any(registers)
+    };
+    assert!(registered(&provisioned) && registered(&on_demand));
+    assert!(
+        !registered(&snapshot),
+        "an extension's connection would not outlive the snapshot"
+    );
+    let restored = Instant::now();
     snapshot.platform.restore();
+    let uptime = |function: &Function| {
+        let health = function.answer(&event("health.json"), LATER).json();
+        health["uptime_s"].as_f64().expect("a time")
+    };
+    // It was started before the one that has been waiting for its budget to end.
+    let (since_restore, since_start) = (uptime(&snapshot), uptime(&provisioned));
+    println!("up for {since_restore} s since its restore, {since_start} s since its start");
+    assert!(since_restore <= restored.elapsed().as_secs_f64());
+    assert!(since_start >= polled.as_secs_f64());
+    snapshot.process.wait_for_message("restored");
     for function in [provisioned, snapshot] {
         let health = function.answer(&event("health.json"), LATER).json();
         assert_eq!(health["loaded"], true);
+        assert_eq!(health["cold_start"]["prefetch"]["done"], true, "{health}");
         let warm_up = health["cold_start"]["warm_up_ms"].as_f64().expect("a time");
         assert!(
             warm_up > 0.0,
@@ -537,9 +565,46 @@ fn a_model_that_loads_for_too_long_does_not_hold_up_on_demand_initialisation_but
 }
 
 #[test]
+fn initialisation_reads_the_weights_ahead_and_the_first_answer_tells_what_it_took() {
+    let function = Function::start(&[
+        ("MODEL_DIR", "models/demo"),
+        ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand"),
+    ]);
+    let health = function.answer(&event("health.json"), LATER).json();
+    let cold_start = &health["cold_start"];
+    println!("{cold_start:#}");
+    let prefetch = &cold_start["prefetch"];
+    assert_eq!(prefetch["done"], true);
+    assert_eq!(prefetch["bytes"], prefetch["planned_bytes"]);
+    let weights = std::fs::metadata("models/demo/model.safetensors").expect("the demo model");
+    let bytes = prefetch["bytes"].as_u64().expect("a number");
+    assert!(
+        (1..weights.len()).contains(&bytes),
+        "{bytes} of {}: the embedding tables are not read",
+        weights.len()
+    );
+    // The first request is the first inference here.
+    assert_eq!(cold_start["warm_up_ms"], 0.0);
+    assert!(
+        cold_start.get("first_inference_ms").is_none(),
+        "{cold_start}"
+    );
+    let first = function.answer(&event("apigw-v2.json"), LATER);
+    let timing = first.header("server-timing").expect("the receipt");
+    println!("{timing}");
+    assert!(timing.contains("inference;dur=") && timing.contains("total;dur="));
+    let second = function.answer(&event("apigw-v2.json"), LATER);
+    assert_eq!(second.header("server-timing"), None);
+    let health = function.answer(&event("health.json"), LATER).json();
+    let inference = &health["cold_start"]["first_inference_ms"];
+    assert!(inference.as_f64().is_some_and(|ms| ms > 0.0), "{health}");
+    function.stop();
+}
+
+#[test]
 fn a_model_that_never_loads_is_an_answer_before_the_deadline() {
     let model = GatedModel::new();
-    let function = Function::with_model(model.path());
+    let function = Function::start(&[("MODEL_DIR", model.path()), ("INIT_BUDGET_S", "0.5")]);
     let answer = function.answer(
         &event("apigw-v2.json"),
         Deadline::In(Duration::from_secs(3)),

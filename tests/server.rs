@@ -142,10 +142,20 @@ fn a_broken_model_is_said_and_a_missing_one_ends_the_start() {
     let (status, log) = start("/no/such/model", &[]).wait();
     println!("{}", log.join("\n"));
     assert_eq!(status, Some(1));
-    assert!(
-        log.iter()
-            .any(|line| line.contains("MODEL_DIR") && line.contains("/no/such/model"))
-    );
+    let error = only_error(&log);
+    assert!(error.contains("MODEL_DIR") && error.contains("/no/such/model"));
+}
+
+/// What a start that failed says: its one line of JSON on the level of errors.
+fn only_error(log: &[String]) -> String {
+    let lines: Vec<Value> = log
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}")))
+        .filter(|line: &Value| line["level"] == "ERROR")
+        .collect();
+    assert_eq!(lines.len(), 1, "{}", log.join("\n"));
+    assert_eq!(lines[0]["message"], "failed");
+    lines[0]["error"].as_str().expect("the error").to_owned()
 }
 
 #[test]
@@ -161,12 +171,26 @@ fn a_wrong_configuration_is_reported_whole() {
     let (status, log) = Process::serve(&wrong).wait();
     println!("{}", log.join("\n"));
     assert_eq!(status, Some(2));
-    for (name, value) in &wrong[1..] {
-        let named = log
-            .iter()
-            .any(|line| line.starts_with(name) && line.contains(value));
-        assert!(named, "{name} is not reported");
-    }
+    let named_in = |lines: &[&str]| {
+        for (name, value) in &wrong[1..] {
+            let named = lines
+                .iter()
+                .any(|line| line.starts_with(name) && line.contains(value));
+            assert!(named, "{name} is not reported in {lines:?}");
+        }
+    };
+    named_in(&only_error(&log).lines().collect::<Vec<_>>());
+
+    // For a reader of text it is text.
+    let mut wrong_text = wrong;
+    wrong_text[5] = ("LOG_FORMAT", "text");
+    let (status, log) = Process::serve(&wrong_text).wait();
+    assert_eq!(status, Some(2));
+    assert!(
+        log[0].starts_with("reranker: wrong configuration"),
+        "{log:?}"
+    );
+    assert!(log.iter().any(|line| line.starts_with("PORT=")), "{log:?}");
 }
 
 #[test]
@@ -181,11 +205,8 @@ fn a_port_that_is_taken_is_said_by_its_address() {
     ])
     .wait();
     assert_eq!(status, Some(1));
-    assert!(
-        log.iter()
-            .any(|line| line.contains(&format!("127.0.0.1:{port}"))),
-        "{log:#?}"
-    );
+    let error = only_error(&log);
+    assert!(error.contains(&format!("127.0.0.1:{port}")), "{error}");
 }
 
 #[test]
@@ -392,6 +413,139 @@ fn a_body_that_does_not_come_is_given_up_at_the_requests_timeout() {
         (reply.status, code(&reply)),
         (408, json!("request_timeout"))
     );
+}
+
+#[test]
+fn a_client_that_sends_no_head_is_cut_off_and_one_with_a_slow_body_is_not() {
+    const TIMEOUT: Duration = Duration::from_millis(700);
+    let (_server, address) = tiny(&[("HEADER_TIMEOUT_S", "0.7")]);
+    let stalled: Vec<JoinHandle<Duration>> = [
+        "",
+        // What HTTP/2 would begin with, too.
+        "P",
+        "POST /rer",
+        "POST /rerank HTTP/1.1\r\nhost: reranker.test\r\ncontent-le",
+    ]
+    .into_iter()
+    .map(|head| {
+        std::thread::spawn(move || {
+            let begun = Instant::now();
+            let mut stream = connect(address);
+            stream.write_all(head.as_bytes()).expect("sent");
+            let mut answer = Vec::new();
+            let ended = stream.read_to_end(&mut answer);
+            assert!(ended.is_ok(), "{head:?} was not cut off: {ended:?}");
+            assert!(
+                answer.is_empty() || answer.starts_with(b"HTTP/1.1 408"),
+                "{head:?}: {}",
+                String::from_utf8_lossy(&answer)
+            );
+            begun.elapsed()
+        })
+    })
+    .collect();
+    let body = pair().to_string();
+    let length = body.len().to_string();
+    let mut slow = connect(address);
+    write_head(
+        &mut slow,
+        "POST",
+        "/rerank",
+        &[JSON, ("content-length", &length)],
+    );
+    std::thread::sleep(TIMEOUT * 2);
+    slow.write_all(body.as_bytes()).expect("sent");
+    assert_eq!(read_reply(slow).status, 200);
+    for stalled in stalled {
+        let after = stalled.join().expect("cut off");
+        println!("cut off after {after:?}");
+        assert!(after >= TIMEOUT, "{after:?}");
+    }
+}
+
+#[test]
+fn the_first_answer_with_a_score_tells_what_the_start_took() {
+    let (server, address) = tiny(&[]);
+    let timing = |reply: &Reply| reply.header("server-timing").map(str::to_owned);
+    let before = get(address, "/health");
+    assert_eq!(timing(&before), None);
+    let cold_start = before.json()["cold_start"].clone();
+    println!("{cold_start:#}");
+    for name in [
+        "process_ms",
+        "tokenizer_ms",
+        "weights_ms",
+        "warm_up_ms",
+        "first_inference_ms",
+        "first_score_ms",
+        "total_ms",
+    ] {
+        assert!(
+            cold_start[name].as_f64().is_some_and(|ms| ms > 0.0),
+            "{name}"
+        );
+    }
+    let ms = |name: &str| cold_start[name].as_f64().expect("a time");
+    let parts = ms("process_ms") + ms("tokenizer_ms").max(ms("weights_ms"));
+    assert!(parts + ms("first_inference_ms") <= ms("first_score_ms"));
+    assert!(ms("first_score_ms") <= ms("total_ms"));
+    let prefetch = &cold_start["prefetch"];
+    assert!(
+        prefetch["planned_bytes"]
+            .as_u64()
+            .is_some_and(|bytes| bytes > 0)
+    );
+    assert!(prefetch["mb_per_s"].as_f64().is_some_and(|rate| rate > 0.0));
+
+    let refused = post(address, "/rerank", &json!({"query": "", "passage": "p"}));
+    assert_eq!((refused.status, timing(&refused)), (422, None));
+    let first = timing(&post(address, "/rerank", &pair())).expect("the receipt");
+    println!("{first}");
+    let metrics: Vec<(&str, f64)> = first
+        .split(", ")
+        .filter_map(|metric| {
+            let (name, parameters) = metric.split_once(";dur=")?;
+            let duration = parameters.split(';').next()?;
+            Some((name, duration.parse().ok()?))
+        })
+        .collect();
+    let names: Vec<&str> = metrics.iter().map(|(name, _)| *name).collect();
+    let expected = [
+        "process",
+        "tokenizer",
+        "weights",
+        "prefetch",
+        "ready",
+        "inference",
+        "total",
+    ];
+    assert_eq!(names, expected);
+    assert_eq!(metrics[6].1, ms("first_score_ms"));
+    let second = post(address, "/rerank", &pair());
+    assert_eq!((second.status, timing(&second)), (200, None));
+
+    let line = server.wait_for_message("cold start");
+    assert_eq!(line["first_score_ms"], cold_start["first_score_ms"]);
+    assert_eq!(line["prefetch_done"], true);
+    for name in [
+        "process_ms",
+        "tokenizer_ms",
+        "weights_ms",
+        "ready_ms",
+        "prefetch_bytes",
+    ] {
+        assert!(
+            line[name].as_f64().is_some_and(|n| n > 0.0),
+            "{name}: {line}"
+        );
+    }
+    server.terminate();
+    let (_, log) = server.wait();
+    let told = log
+        .iter()
+        .filter(|line| line.contains("cold start"))
+        .count();
+    assert_eq!(told, 1);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `reranker bench`: tokens per second and latency of the forward pass on fixed workloads, alone, or run by run as a driver that
 //! times other engines in turn asks for them.
 
+mod cold;
 mod serving;
 
 use std::borrow::Cow;
@@ -21,7 +22,10 @@ use crate::config::Config;
 use crate::model::{Model, Packed};
 
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
     /// Which workloads; all of them where none is named.
     #[arg(long = "workload", value_name = "NAME")]
     workloads: Vec<String>,
@@ -37,6 +41,12 @@ pub struct Args {
     /// Print JSON lines instead of a table.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// Measure cold starts: fresh processes, from exec to the first score.
+    Cold(cold::Args),
 }
 
 /// Lengths of 32 pairs as one real request has them: 4,443 tokens, the longest 497.
@@ -72,7 +82,10 @@ struct Measured<'a> {
     gflops: f64,
 }
 
-pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
+pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<ExitCode> {
+    if let Some(What::Cold(args)) = &args.what {
+        return cold::run(args, config, started);
+    }
     let plan = setup::model(config)?;
     let kernels = plan.settings.kernels;
     let threads = setup::threads(config);

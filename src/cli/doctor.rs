@@ -146,8 +146,8 @@ fn model(config: &Config) -> Vec<Finding> {
         } else {
             ""
         },
-        info.load.tokenizer.as_secs_f64() * 1e3,
-        info.load.weights.as_secs_f64() * 1e3,
+        info.load.tokenizer.time.as_secs_f64() * 1e3,
+        info.load.weights.time.as_secs_f64() * 1e3,
         info.load.warm_up.as_secs_f64() * 1e3,
     )));
     let needs = needed_memory(

@@ -2,14 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context;
 use axum::Router;
 
 use super::{Usage, setup};
 use crate::batch::Compute;
-use crate::config::{Choice, Config, LogFormat};
+use crate::config::{Choice, Config};
 use crate::error::Error;
 use crate::host::{HostKind, lambda, server};
 use crate::http::{self, Settings};
@@ -23,9 +23,6 @@ pub struct Args {
     host_kind: Option<HostKind>,
 }
 
-/// Lambda ends an initialisation after ten seconds; loading goes on after this, while the first request waits.
-const LAMBDA_INIT: Duration = Duration::from_secs(8);
-
 pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<ExitCode> {
     let kind = args.host_kind.unwrap_or_else(|| detect(config));
     if kind == HostKind::Lambda && !config.platform.lambda {
@@ -34,13 +31,8 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         )
         .into());
     }
-    let json = match config.log_format {
-        LogFormat::Json => Some(true),
-        LogFormat::Text => Some(false),
-        LogFormat::Auto => (kind == HostKind::Lambda).then_some(true),
-    };
     let filter = telemetry::parse_filter(&config.log_level).map_err(anyhow::Error::msg)?;
-    telemetry::install(filter, json);
+    telemetry::install(filter, telemetry::is_json(config.log_json()));
     let plan = setup::model(config)?;
     let compute = Compute::start(setup::threads(config), config.max_queue)?;
     let service = Service::new(compute, started);
@@ -75,7 +67,7 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         .block_on(async move {
             let loading = tokio::spawn(load);
             match kind {
-                HostKind::Lambda => on_lambda(config, service, router, loading).await,
+                HostKind::Lambda => on_lambda(config, service, router, loading, started).await,
                 HostKind::Azure | HostKind::Http => on_socket(config, kind, service, router).await,
             }
         })
@@ -126,6 +118,10 @@ async fn load(
                 precision = info.precision,
                 stored_dtype = info.stored_dtype,
                 max_length = info.max_length,
+                process_ms = info.load.process.time.as_secs_f64() * 1e3,
+                tokenizer_ms = info.load.tokenizer.time.as_secs_f64() * 1e3,
+                weights_ms = info.load.weights.time.as_secs_f64() * 1e3,
+                warm_up_ms = info.load.warm_up.as_secs_f64() * 1e3,
                 ms = info.load.total.as_secs_f64() * 1e3,
                 "model ready"
             );
@@ -140,19 +136,27 @@ async fn on_lambda(
     service: Service,
     router: Router,
     loading: tokio::task::JoinHandle<()>,
+    started: Instant,
 ) -> anyhow::Result<ExitCode> {
+    let snapshot = config.platform.lambda_initialization.as_deref() == Some("snap-start");
     let (drained, asked) = (service.clone(), service.clone());
-    lambda::drain_on_sigterm(move || drained.drain(), move || asked.idle())
+    lambda::drain_on_sigterm(!snapshot, move || drained.drain(), move || asked.idle())
         .await
         .context("cannot listen for SIGTERM")?;
+    let in_memory = async {
+        let _ = loading.await;
+        service.prefetched().await;
+    };
     if on_demand(config) {
-        let _ = tokio::time::timeout(LAMBDA_INIT, loading).await;
+        let budget = started + config.init_budget;
+        let _ = tokio::time::timeout_at(budget.into(), in_memory).await;
     } else {
         // Nothing hurries these, and a snapshot must hold a loaded model: without one, publishing has to fail.
-        let _ = loading.await;
+        in_memory.await;
         service.engine()?;
     }
-    lambda::serve(router)
+    let restored = service.clone();
+    lambda::serve(router, move || restored.restored())
         .await
         .map_err(|error| anyhow::anyhow!("the Lambda runtime ended: {error}"))?;
     Ok(ExitCode::SUCCESS)
@@ -176,7 +180,11 @@ async fn on_socket(
         .local_addr()
         .context("the listener has no address")?;
     tracing::info!(%address, "listening");
-    let all_answered = server::serve(listener, router, config.shutdown_grace, || service.drain())
+    let timeouts = server::Timeouts {
+        header: config.header_timeout,
+        grace: config.shutdown_grace,
+    };
+    let all_answered = server::serve(listener, router, timeouts, || service.drain())
         .await
         .context("the server failed")?;
     Ok(if all_answered {

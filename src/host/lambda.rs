@@ -3,6 +3,7 @@
 //! Adds to each request what only the platform knows: the invocation's deadline and id; takes the stage off the path.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
@@ -12,7 +13,7 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Response, Uri};
 use http_body_util::{BodyExt, Full};
 use lambda_http::request::RequestContext;
-use lambda_http::{Request, RequestExt};
+use lambda_http::{BoxFuture, Request, RequestExt, SnapStartResource};
 use tokio::signal::unix::{SignalKind, signal};
 use tower::ServiceExt;
 
@@ -24,12 +25,42 @@ const ANSWER_MARGIN: Duration = Duration::from_millis(200);
 const SHUTDOWN_TIME: Duration = Duration::from_millis(400);
 
 /// Polls for events until the platform ends the process. With `AWS_LAMBDA_MAX_CONCURRENCY`, several at a time.
-pub async fn serve(router: Router) -> Result<(), lambda_http::Error> {
-    lambda_http::run_concurrent(tower::service_fn(move |event: Request| {
+///
+/// With SnapStart, this is where the snapshot is taken, and `on_restore` is called when the process goes on from it, before the
+/// first event. lambda_runtime itself renews its connections then. Nothing else of ours outlives the snapshot: each deadline is
+/// taken from the wall clock when its event comes, and random numbers from the kernel, which renews its own.
+pub async fn serve(
+    router: Router,
+    on_restore: impl Fn() + Send + Sync + 'static,
+) -> Result<(), lambda_http::Error> {
+    let handler = tower::service_fn(move |event: Request| {
         let router = router.clone();
         async move { Ok::<_, Infallible>(answer(router, event).await) }
-    }))
-    .await
+    });
+    lambda_http::runtime_concurrent(handler)
+        .register_snapstart_resource(Arc::new(Snapshot(on_restore)))
+        .run_concurrent()
+        .await
+}
+
+/// What happens around a snapshot.
+struct Snapshot<F>(F);
+
+impl<F: Fn() + Send + Sync> SnapStartResource for Snapshot<F> {
+    fn before_snapshot(&self) -> BoxFuture<'_, Result<(), lambda_http::Error>> {
+        Box::pin(async {
+            tracing::info!("ready for the snapshot");
+            Ok(())
+        })
+    }
+
+    fn after_restore(&self) -> BoxFuture<'_, Result<(), lambda_http::Error>> {
+        Box::pin(async {
+            (self.0)();
+            tracing::info!("restored");
+            Ok(())
+        })
+    }
 }
 
 async fn answer(router: Router, event: Request) -> Response<Full<Bytes>> {
@@ -104,24 +135,16 @@ fn deadline(epoch_ms: u64, now: SystemTime) -> Option<Instant> {
 
 /// Calls `on_drain` on SIGTERM and ends the process once `idle` says that nothing is being computed.
 ///
-/// Lambda sends SIGTERM only to functions with an extension, so one that subscribes to no event is registered. Where the
-/// platform refuses it, the function works all the same and is ended without warning.
+/// Lambda sends SIGTERM only to functions with an extension, so with `register` one that subscribes to no event is registered.
+/// Where the platform refuses it, the function works all the same and is ended without warning. A function that is restored
+/// from a snapshot does without: the extension's connection would be one from before it.
 pub async fn drain_on_sigterm(
+    register: bool,
     on_drain: impl FnOnce() + Send + 'static,
     idle: impl Fn() -> bool + Send + 'static,
 ) -> std::io::Result<()> {
-    let registered = lambda_extension::Extension::new()
-        .with_events(&[])
-        .with_extension_name("reranker-shutdown")
-        .register()
-        .await;
-    match registered {
-        Ok(extension) => drop(tokio::spawn(async move {
-            if let Err(error) = extension.run().await {
-                tracing::debug!(%error, "the shutdown extension ended");
-            }
-        })),
-        Err(error) => tracing::debug!(%error, "no shutdown extension: SIGTERM may not come"),
+    if register {
+        register_extension().await;
     }
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::spawn(async move {
@@ -135,6 +158,22 @@ pub async fn drain_on_sigterm(
         std::process::exit(0);
     });
     Ok(())
+}
+
+async fn register_extension() {
+    let registered = lambda_extension::Extension::new()
+        .with_events(&[])
+        .with_extension_name("reranker-shutdown")
+        .register()
+        .await;
+    match registered {
+        Ok(extension) => drop(tokio::spawn(async move {
+            if let Err(error) = extension.run().await {
+                tracing::debug!(%error, "the shutdown extension ended");
+            }
+        })),
+        Err(error) => tracing::debug!(%error, "no shutdown extension: SIGTERM may not come"),
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::App;
-use crate::service::{Info, LoadTimes, State as ModelState};
+use super::observe::millis;
+use crate::service::{Info, Receipt, State as ModelState};
 
 /// How the process is, and with which model.
 #[derive(Debug, Serialize, ToSchema)]
@@ -32,23 +33,46 @@ pub struct Health {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "f32")]
     precision: Option<&'static str>,
+    /// Since the process began, or was restored from a snapshot.
     uptime_s: f64,
     version: &'static str,
-    /// Where the time before the first answer went.
+    /// Where the time before the first score went.
     #[serde(skip_serializing_if = "Option::is_none")]
     cold_start: Option<ColdStart>,
 }
 
+/// The receipt of the start. What has not happened yet is left out or told as far as it has come.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ColdStart {
+    /// From the start of the process until loading began.
+    process_ms: f64,
     /// Reading the tokenizer; at the same time as the weights.
     tokenizer_ms: f64,
     /// Mapping and checking the weights.
     weights_ms: f64,
+    prefetch: Prefetch,
     /// One forward pass before the first request; 0 where it was left out.
     warm_up_ms: f64,
     /// From the start of the process to a model that answers.
     total_ms: f64,
+    /// The first forward pass, be it the warm-up or a request's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_inference_ms: Option<f64>,
+    /// From the start of the process until the first forward pass had its scores.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_score_ms: Option<f64>,
+}
+
+/// Reading the weights into memory before they are needed, beside everything else.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Prefetch {
+    done: bool,
+    bytes: u64,
+    /// All that is to be read: the weights without the embedding tables.
+    planned_bytes: u64,
+    ms: f64,
+    /// 10⁶ bytes a second.
+    mb_per_s: f64,
 }
 
 /// What is served, and how.
@@ -111,17 +135,28 @@ pub struct Status {
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-fn millis(duration: std::time::Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
-}
-
-impl From<LoadTimes> for ColdStart {
-    fn from(times: LoadTimes) -> Self {
+impl From<Receipt> for ColdStart {
+    fn from(receipt: Receipt) -> Self {
+        let Receipt {
+            load,
+            prefetch,
+            first_inference,
+        } = receipt;
         Self {
-            tokenizer_ms: millis(times.tokenizer),
-            weights_ms: millis(times.weights),
-            warm_up_ms: millis(times.warm_up),
-            total_ms: millis(times.total),
+            process_ms: millis(load.process.time),
+            tokenizer_ms: millis(load.tokenizer.time),
+            weights_ms: millis(load.weights.time),
+            prefetch: Prefetch {
+                done: prefetch.done,
+                bytes: prefetch.bytes,
+                planned_bytes: prefetch.planned_bytes,
+                ms: millis(prefetch.span.time),
+                mb_per_s: (prefetch.mb_per_s * 10.0).round() / 10.0,
+            },
+            warm_up_ms: millis(load.warm_up),
+            total_ms: millis(load.total),
+            first_inference_ms: first_inference.map(|span| millis(span.time)),
+            first_score_ms: receipt.first_score().map(millis),
         }
     }
 }
@@ -139,10 +174,11 @@ pub async fn health(State(app): State<App>) -> Response {
         ModelState::Loading => ("loading", None),
         ModelState::Failed(reason) => ("failed", Some(reason.clone())),
     };
-    let info = match &state {
-        ModelState::Ready(engine) => Some(engine.info()),
+    let engine = match &state {
+        ModelState::Ready(engine) => Some(engine),
         _ => None,
     };
+    let info = engine.map(|engine| engine.info());
     let body = Health {
         status,
         loaded: info.is_some(),
@@ -153,7 +189,7 @@ pub async fn health(State(app): State<App>) -> Response {
         precision: info.map(|info| info.precision),
         uptime_s: millis(app.service.uptime()) / 1e3,
         version: VERSION,
-        cold_start: info.map(|info| info.load.into()),
+        cold_start: engine.map(|engine| engine.receipt().into()),
     };
     let code = if status == "ok" {
         StatusCode::OK
@@ -209,7 +245,7 @@ pub async fn info(State(app): State<App>) -> Result<Json<Served>, crate::error::
         stored_dtype,
         weight_bytes,
         instruction_set,
-        load,
+        load: _,
     } = engine.info().clone();
     let settings = &app.settings;
     Ok(Json(Served {
@@ -238,7 +274,7 @@ pub async fn info(State(app): State<App>) -> Result<Json<Served>, crate::error::
         },
         host: settings.host,
         version: VERSION,
-        cold_start: load.into(),
+        cold_start: engine.receipt().into(),
     }))
 }
 

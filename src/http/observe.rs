@@ -1,7 +1,7 @@
 //! Every request gets an id, a deadline and one line in the log.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
@@ -48,7 +48,7 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
     let mut response = next.run(request).await;
 
     let status = response.status().as_u16();
-    let ms = millis(accepted);
+    let ms = millis(accepted.elapsed());
     let Work { pairs, tokens } = response.extensions().get().copied().unwrap_or(Work {
         pairs: 0,
         tokens: 0,
@@ -65,9 +65,9 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
     response
 }
 
-/// Milliseconds since `start`, to the microsecond.
-pub fn millis(start: Instant) -> f64 {
-    (start.elapsed().as_secs_f64() * 1e6).round() / 1e3
+/// Milliseconds, to the microsecond.
+pub fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 fn request_id(request: &Request) -> String {
@@ -87,11 +87,17 @@ fn request_id(request: &Request) -> String {
     new_id()
 }
 
-/// Unique among this process's requests, and by its start time among processes: enough to find a line in a log.
+/// The time, so that ids sort by it, and a number from the kernel, which no copy of this process can share.
 fn new_id() -> String {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
     let nanos = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_nanos() as u64);
-    format!("{nanos:016x}-{:x}", NEXT.fetch_add(1, Ordering::Relaxed))
+    let mut random = [0; 8];
+    let filled = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
+    if filled.is_err() {
+        // A kernel that has none is none that we know; then the ids of one process still differ.
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        random = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    }
+    format!("{nanos:016x}-{:016x}", u64::from_be_bytes(random))
 }

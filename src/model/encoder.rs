@@ -96,6 +96,7 @@ impl Embeddings {
     }
 
     fn forward(&self, packed: &Packed) -> Result<Tensor, ModelError> {
+        self.words.expect(&packed.ids);
         let positions = self.positions(packed)?;
         let beyond = |what: &str, id: u32, rows: usize| {
             Err(ModelError::Compute(format!(

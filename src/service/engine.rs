@@ -1,12 +1,14 @@
 //! A loaded model and its tokenizer: pairs of texts in, scores out, on the calling thread and its pool.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::sync::OnceLock;
+use std::time::Instant;
 
 use kernels::Kernels;
 use rayon::prelude::*;
 
+use super::receipt::{LoadTimes, Prefetched, Receipt, Span};
 use crate::batch::{Stop, plan};
 use crate::error::{Error, Invalid, ModelError, Result};
 use crate::model::{Model, Packed, check_vocabulary};
@@ -20,6 +22,9 @@ pub struct Engine {
     model: Model,
     settings: EngineSettings,
     info: Info,
+    /// When the process began.
+    started: Instant,
+    first_inference: OnceLock<Span>,
 }
 
 #[derive(Debug, Clone)]
@@ -59,16 +64,6 @@ pub struct Info {
     pub load: LoadTimes,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-pub struct LoadTimes {
-    pub tokenizer: Duration,
-    pub weights: Duration,
-    /// One forward pass before the first request, which also reads the weights' pages; zero where it was not asked for.
-    pub warm_up: Duration,
-    /// From the start of the process until the model was ready to answer.
-    pub total: Duration,
-}
-
 impl Engine {
     /// Loads a model folder; with `warm_up` also runs it once, so that the first request finds its pages read. `started` is when
     /// the process began.
@@ -78,13 +73,15 @@ impl Engine {
         warm_up: bool,
         started: Instant,
     ) -> Result<Self, ModelError> {
+        let process = Span::since(started, started);
         let timed_tokenizer = || {
-            let start = Instant::now();
-            PairTokenizer::load(&folder.join(TOKENIZER_FILE)).map(|t| (t, start.elapsed()))
+            let begun = Instant::now();
+            PairTokenizer::load(&folder.join(TOKENIZER_FILE))
+                .map(|t| (t, Span::since(begun, started)))
         };
         let timed_model = || {
-            let start = Instant::now();
-            Model::load(folder, settings.kernels).map(|m| (m, start.elapsed()))
+            let begun = Instant::now();
+            Model::load(folder, settings.kernels).map(|m| (m, Span::since(begun, started)))
         };
         let (tokenizer, model) = rayon::join(timed_tokenizer, timed_model);
         let (model, weights_time) = model?;
@@ -121,6 +118,7 @@ impl Engine {
             weight_bytes: model.weight_bytes(),
             instruction_set: settings.kernels.isa().name(),
             load: LoadTimes {
+                process,
                 tokenizer: tokenizer_time,
                 weights: weights_time,
                 ..LoadTimes::default()
@@ -131,11 +129,13 @@ impl Engine {
             model,
             settings,
             info,
+            started,
+            first_inference: OnceLock::new(),
         };
         if warm_up {
-            let start = Instant::now();
+            let begun = Instant::now();
             engine.warm_up()?;
-            engine.info.load.warm_up = start.elapsed();
+            engine.info.load.warm_up = begun.elapsed();
         }
         engine.info.load.total = started.elapsed();
         Ok(engine)
@@ -150,7 +150,25 @@ impl Engine {
             .map_err(as_model_error)?;
         let mut packed = Packed::new();
         packed.push(&sequence.ids, &sequence.type_ids);
-        self.model.forward(&packed).map(drop)
+        self.forward(&packed).map(drop)
+    }
+
+    /// One forward pass; the first one is noted for the receipt.
+    fn forward(&self, packed: &Packed) -> Result<Vec<f32>, ModelError> {
+        let begun = Instant::now();
+        let logits = self.model.forward(packed)?;
+        self.first_inference
+            .get_or_init(|| Span::since(begun, self.started));
+        Ok(logits)
+    }
+
+    /// What the start took, as far as it has come.
+    pub fn receipt(&self) -> Receipt {
+        Receipt {
+            load: self.info.load,
+            prefetch: Prefetched::new(self.model.prefetch().report(), self.started),
+            first_inference: self.first_inference.get().copied(),
+        }
     }
 
     pub fn info(&self) -> &Info {
@@ -206,7 +224,6 @@ impl Engine {
                 packed.push(&sequence.ids, &sequence.type_ids);
             }
             let logits = self
-                .model
                 .forward(&packed)
                 .map_err(|error| Error::Internal(error.to_string()))?;
             scores.extend(logits.into_iter().zip(batch).map(|(logit, s)| Score {
@@ -220,7 +237,8 @@ impl Engine {
 
     /// Token ids of every pair; each distinct text is encoded once.
     fn sequences(&self, request: &Request) -> Result<Vec<Sequence>> {
-        let mut places: HashMap<&str, usize> = HashMap::new();
+        // Ordered, not hashed: hash keys are drawn once and would be the same in every copy of a snapshot.
+        let mut places: BTreeMap<&str, usize> = BTreeMap::new();
         let mut texts: Vec<&str> = Vec::new();
         for text in request
             .pairs

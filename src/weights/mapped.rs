@@ -2,9 +2,10 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
+use memmap2::{Advice, Mmap};
 
 use crate::error::ModelError;
 
@@ -38,6 +39,42 @@ impl Mapped {
 
     pub fn bytes(&self) -> &[u8] {
         &self.map
+    }
+
+    /// Brings the pages of these bytes into memory and maps them, so that touching them does not wait. Blocks until they are there.
+    pub fn populate(&self, bytes: Range<usize>) {
+        #[cfg(target_os = "linux")]
+        {
+            let advised = self
+                .map
+                .advise_range(Advice::PopulateRead, bytes.start, bytes.len());
+            // Kernels before 5.14 do not know it. Any other failure is left to whoever needs the bytes.
+            if !advised.is_err_and(|error| error.kind() == std::io::ErrorKind::InvalidInput) {
+                return;
+            }
+        }
+        let _ = self
+            .map
+            .advise_range(Advice::WillNeed, bytes.start, bytes.len());
+        for page in self.map[bytes].chunks(4096) {
+            std::hint::black_box(page[0]);
+        }
+    }
+
+    /// Says that single places of these bytes will be read, so that the system does not read their neighbourhood with them.
+    pub fn read_sparsely(&self, bytes: Range<usize>) {
+        // A hint: without it more is read, and nothing else changes.
+        let _ = self
+            .map
+            .advise_range(Advice::Random, bytes.start, bytes.len());
+    }
+
+    /// Has the pages of these bytes read without waiting for them.
+    pub fn read_soon(&self, bytes: Range<usize>) {
+        // A hint: without it they are read when they are touched.
+        let _ = self
+            .map
+            .advise_range(Advice::WillNeed, bytes.start, bytes.len());
     }
 
     /// Whether f32 values at this offset can be read in place: aligned, and on a machine with the file's byte order.

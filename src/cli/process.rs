@@ -1,0 +1,99 @@
+//! What the operating system knows of this process: when it began, and what it has used.
+
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// When this process began, from before its libraries were linked.
+///
+/// The kernel notes it in ticks of ten milliseconds, rounded down. The processor time used so far tells the rest: until the
+/// program's first line a process does nothing but compute and wait for its own file, so it began no later than that long ago.
+/// Called later than on the first line, it still is at most a tick off.
+pub fn began() -> Instant {
+    let now = Instant::now();
+    let used = duration(clock_gettime(ClockId::ProcessCPUTime));
+    let age = std::fs::read_to_string("/proc/self/stat")
+        .ok()
+        .and_then(|stat| start_ticks(&stat))
+        .and_then(|ticks| {
+            let per_s = rustix::param::clock_ticks_per_second();
+            // The end of the tick in which it began.
+            let began = Duration::from_secs_f64((ticks + 1) as f64 / per_s as f64);
+            duration(clock_gettime(ClockId::Boottime)).checked_sub(began)
+        })
+        .unwrap_or_default();
+    now.checked_sub(age.max(used)).unwrap_or(now)
+}
+
+fn duration(time: rustix::time::Timespec) -> Duration {
+    let nanos = u32::try_from(time.tv_nsec).unwrap_or_default();
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or_default(), nanos)
+}
+
+/// The 22nd field of `/proc/PID/stat`; the second, in parentheses, may hold spaces and parentheses of its own.
+fn start_ticks(stat: &str) -> Option<u64> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    after_name.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// What this process has used so far; nothing where the system does not tell.
+#[derive(Debug, Clone, Copy, Default, serde::Serialize, serde::Deserialize)]
+pub struct Usage {
+    pub peak_rss_bytes: u64,
+    /// Bytes that had to be fetched from storage for this process.
+    pub read_bytes: u64,
+    /// Page faults that waited for storage, and those that found the page in memory.
+    pub major_faults: u64,
+    pub minor_faults: u64,
+}
+
+impl Usage {
+    pub fn now() -> Self {
+        let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+        let (status, io, stat) = (
+            read("/proc/self/status"),
+            read("/proc/self/io"),
+            read("/proc/self/stat"),
+        );
+        let fault = |place| {
+            let (_, after_name) = stat.rsplit_once(')')?;
+            after_name.split_whitespace().nth(place)?.parse().ok()
+        };
+        Self {
+            peak_rss_bytes: field(&status, "VmHWM:").unwrap_or_default() * 1024,
+            read_bytes: field(&io, "read_bytes:").unwrap_or_default(),
+            major_faults: fault(9).unwrap_or_default(),
+            minor_faults: fault(7).unwrap_or_default(),
+        }
+    }
+}
+
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_name_of_any_kind_does_not_shift_the_fields() {
+        let fields = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+        for name in ["sh", "a b", "a) 1 2 (b", ")"] {
+            assert_eq!(start_ticks(&format!("77 ({name}) {fields}")), Some(4711));
+        }
+        assert_eq!(start_ticks("77 (sh"), None);
+    }
+
+    #[test]
+    fn this_process_began_a_little_ago_and_has_used_memory() {
+        let began = began();
+        let used = duration(clock_gettime(ClockId::ProcessCPUTime));
+        assert!(began.elapsed() >= used);
+        assert!(began.elapsed() < Duration::from_secs(3600));
+        let usage = Usage::now();
+        assert!(usage.peak_rss_bytes > 1 << 20, "{usage:?}");
+        assert!(usage.minor_faults > 100, "{usage:?}");
+    }
+}

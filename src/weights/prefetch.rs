@@ -1,0 +1,405 @@
+//! Reading weights ahead: which bytes of which files, in the order in which a forward pass needs them, and the threads that
+//! bring them into memory.
+//!
+//! Data in: the names and places of tensors. Data out: pages that are in memory and mapped before they are needed, and a report
+//! of how far that has come. Refuses the embedding tables, of which a request touches a few rows. Nothing depends on it: what
+//! has not been read ahead is read when it is touched.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{Mapped, Weights};
+
+/// What a reader takes at a time: large enough for the disk, small enough that the order of the layers is kept.
+const PIECE: usize = 1 << 20;
+/// Readers where the disk is waited for. Storage behind a network answers each of them late but all at the same time.
+const READERS: usize = 8;
+/// A piece that is in memory already is mapped in a tenth of this; one that takes longer was waited for.
+const WAITED: Duration = Duration::from_micros(500);
+/// Tensors this close to each other are read in one run.
+const GAP: usize = 1 << 16;
+
+/// Reading ahead that is under way or done. Goes on when dropped.
+#[derive(Clone)]
+pub struct Prefetch(Arc<Shared>);
+
+/// How far reading ahead has come.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PrefetchReport {
+    pub began: Instant,
+    /// Until the end, or so far.
+    pub time: Duration,
+    pub bytes: u64,
+    pub planned_bytes: u64,
+    pub done: bool,
+}
+
+impl PrefetchReport {
+    /// 10⁶ bytes a second; 0 where nothing was read.
+    pub fn mb_per_s(&self) -> f64 {
+        if self.bytes == 0 {
+            0.0
+        } else {
+            self.bytes as f64 / 1e6 / self.time.as_secs_f64().max(1e-9)
+        }
+    }
+}
+
+struct Shared {
+    plan: Vec<Piece>,
+    planned_bytes: u64,
+    next: AtomicUsize,
+    bytes: AtomicU64,
+    /// Set by whoever first sees that the disk is waited for.
+    many: AtomicBool,
+    began: Instant,
+    progress: Mutex<Progress>,
+    ended: Condvar,
+}
+
+struct Progress {
+    readers: usize,
+    /// How long it took, once the last reader has ended.
+    time: Option<Duration>,
+}
+
+struct Piece {
+    file: Arc<Mapped>,
+    bytes: Range<usize>,
+}
+
+impl Weights {
+    /// Begins to read everything but the embedding tables, layer by layer.
+    pub fn prefetch(&self) -> Prefetch {
+        Prefetch::start(self.plan())
+    }
+
+    fn plan(&self) -> Vec<Piece> {
+        let mut wanted: Vec<(Need, &Arc<Mapped>, Range<usize>)> = self
+            .tensors
+            .iter()
+            .filter_map(|(name, tensor)| {
+                let need = Need::of(name)?;
+                Some((
+                    need,
+                    &tensor.file,
+                    tensor.offset..tensor.offset + tensor.len,
+                ))
+            })
+            .filter(|(_, _, bytes)| !bytes.is_empty())
+            .collect();
+        wanted.sort_by(
+            |(need, file, bytes), (other_need, other_file, other_bytes)| {
+                (need, file.path(), bytes.start).cmp(&(
+                    other_need,
+                    other_file.path(),
+                    other_bytes.start,
+                ))
+            },
+        );
+        let mut runs: Vec<Piece> = Vec::new();
+        for (_, file, bytes) in wanted {
+            match runs.last_mut() {
+                Some(run)
+                    if Arc::ptr_eq(&run.file, file)
+                        && (run.bytes.end..=run.bytes.end + GAP).contains(&bytes.start) =>
+                {
+                    run.bytes.end = bytes.end;
+                }
+                _ => runs.push(Piece {
+                    file: Arc::clone(file),
+                    bytes,
+                }),
+            }
+        }
+        let pieces = runs.into_iter().flat_map(|Piece { file, bytes }| {
+            bytes.clone().step_by(PIECE).map(move |start| Piece {
+                file: Arc::clone(&file),
+                bytes: start..(start + PIECE).min(bytes.end),
+            })
+        });
+        pieces.collect()
+    }
+}
+
+/// When a forward pass needs a tensor: earlier ones are less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Need {
+    Embeddings,
+    /// The layer, and the part of it.
+    Layer(usize, usize),
+    /// The head, and whatever has a name that says nothing.
+    Head,
+}
+
+impl Need {
+    /// Nothing for tables of which single rows are read.
+    fn of(name: &str) -> Option<Self> {
+        if let Some((_, within)) = name.split_once("encoder.layer.") {
+            let (layer, part) = within.split_once('.')?;
+            let part = ["attention.output", "attention", "intermediate", "output"]
+                .iter()
+                .position(|known| part.starts_with(known))
+                .map_or(0, |place| [1, 0, 2, 3][place]);
+            return Some(
+                layer
+                    .parse()
+                    .map_or(Self::Head, |layer| Self::Layer(layer, part)),
+            );
+        }
+        if name.contains("_embeddings.") {
+            None
+        } else if name.contains("embeddings.") {
+            Some(Self::Embeddings)
+        } else {
+            Some(Self::Head)
+        }
+    }
+}
+
+impl Prefetch {
+    fn start(plan: Vec<Piece>) -> Self {
+        let shared = Arc::new(Shared {
+            planned_bytes: plan.iter().map(|piece| piece.bytes.len() as u64).sum(),
+            plan,
+            next: AtomicUsize::new(0),
+            bytes: AtomicU64::new(0),
+            many: AtomicBool::new(false),
+            began: Instant::now(),
+            progress: Mutex::new(Progress {
+                readers: 0,
+                time: None,
+            }),
+            ended: Condvar::new(),
+        });
+        // Held for as long as the first reader is not, so that the end is seen even where no thread can be started.
+        let starting = Reader::enter(&shared);
+        Reader::spawn(&shared);
+        drop(starting);
+        Self(shared)
+    }
+
+    pub fn report(&self) -> PrefetchReport {
+        let shared = &self.0;
+        let time = shared.lock().time;
+        let bytes = shared.bytes.load(Ordering::Acquire);
+        PrefetchReport {
+            began: shared.began,
+            time: time.unwrap_or_else(|| shared.began.elapsed()),
+            bytes,
+            planned_bytes: shared.planned_bytes,
+            done: time.is_some(),
+        }
+    }
+
+    /// Blocks until everything is in memory.
+    pub fn wait(&self) {
+        let mut progress = self.0.lock();
+        while progress.time.is_none() {
+            progress = self
+                .0
+                .ended
+                .wait(progress)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts as reading until it is dropped; the last one to go notes the time.
+struct Reader(Arc<Shared>);
+
+impl Reader {
+    fn enter(shared: &Arc<Shared>) -> Self {
+        shared.lock().readers += 1;
+        Self(Arc::clone(shared))
+    }
+
+    /// Where the system gives no thread, there is one reader less.
+    fn spawn(shared: &Arc<Shared>) {
+        let reader = Self::enter(shared);
+        let _ = std::thread::Builder::new()
+            .name("prefetch".into())
+            .spawn(move || reader.read());
+    }
+
+    /// Takes piece after piece. Where the pages are in memory, one reader is quickest and leaves the cores to loading; once a
+    /// piece had to be waited for, others help.
+    fn read(&self) {
+        let shared = &self.0;
+        while let Some(piece) = shared.plan.get(shared.next.fetch_add(1, Ordering::Relaxed)) {
+            let begun = Instant::now();
+            piece.file.populate(piece.bytes.clone());
+            shared
+                .bytes
+                .fetch_add(piece.bytes.len() as u64, Ordering::Release);
+            if begun.elapsed() > WAITED && !shared.many.swap(true, Ordering::Relaxed) {
+                (1..READERS).for_each(|_| Self::spawn(shared));
+            }
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut progress = self.0.lock();
+        progress.readers -= 1;
+        if progress.readers == 0 {
+            progress.time = Some(self.0.began.elapsed());
+            self.0.ended.notify_all();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use safetensors::Dtype;
+    use safetensors::tensor::{TensorView, serialize_to_file};
+
+    /// A file with these tensors of so many bytes each, in the order of their names.
+    fn weights(tensors: &[(&str, usize)]) -> (tempfile::TempDir, Weights) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let zeros = vec![0; tensors.iter().map(|(_, len)| *len).max().unwrap_or(0)];
+        let views = tensors.iter().map(|(name, len)| {
+            let view = TensorView::new(Dtype::U8, vec![*len], &zeros[..*len]).expect("a tensor");
+            ((*name).to_owned(), view)
+        });
+        serialize_to_file(views, None, &dir.path().join("model.safetensors")).expect("written");
+        let weights = Weights::open(dir.path()).expect("opens");
+        (dir, weights)
+    }
+
+    const PART: usize = 3 << 20;
+
+    /// As a model of twelve layers has them, in the order of a file.
+    fn model() -> (tempfile::TempDir, Weights) {
+        let names: Vec<String> = [0, 1, 10, 11, 2]
+            .iter()
+            .flat_map(|layer| {
+                [
+                    "attention.output.dense",
+                    "attention.self.query",
+                    "output.dense",
+                ]
+                .map(|part| format!("roberta.encoder.layer.{layer}.{part}.weight"))
+            })
+            .chain([
+                "classifier.dense.weight".to_owned(),
+                "roberta.embeddings.LayerNorm.weight".to_owned(),
+                "roberta.embeddings.word_embeddings.weight".to_owned(),
+                "roberta.embeddings.word_embeddings.weight.scale".to_owned(),
+            ])
+            .collect();
+        let tensors: Vec<(&str, usize)> = names.iter().map(|name| (&**name, PART)).collect();
+        weights(&tensors)
+    }
+
+    fn range(weights: &Weights, name: &str) -> Range<usize> {
+        let tensor = &weights.tensors[name];
+        tensor.offset..tensor.offset + tensor.len
+    }
+
+    #[test]
+    fn layers_are_read_in_their_order_and_embedding_tables_not_at_all() {
+        let (_dir, weights) = model();
+        let plan = weights.plan();
+        let place = |name: &str| {
+            let range = range(&weights, name);
+            let holds = |piece: &Piece| piece.bytes.contains(&range.start);
+            plan.iter().position(holds)
+        };
+        let order: Vec<Option<usize>> = [
+            "roberta.embeddings.LayerNorm.weight",
+            "roberta.encoder.layer.0.attention.self.query.weight",
+            "roberta.encoder.layer.0.attention.output.dense.weight",
+            "roberta.encoder.layer.0.output.dense.weight",
+            "roberta.encoder.layer.1.attention.self.query.weight",
+            "roberta.encoder.layer.2.output.dense.weight",
+            "roberta.encoder.layer.10.attention.self.query.weight",
+            "roberta.encoder.layer.11.output.dense.weight",
+            "classifier.dense.weight",
+        ]
+        .into_iter()
+        .map(place)
+        .collect();
+        assert_eq!(order[0], Some(0));
+        assert!(order.is_sorted_by(|a, b| a < b), "{order:?}");
+        for table in ["", ".scale"] {
+            let name = format!("roberta.embeddings.word_embeddings.weight{table}");
+            assert_eq!(place(&name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_byte_but_the_tables_is_planned_once_in_pieces() {
+        let (_dir, weights) = model();
+        let plan = weights.plan();
+        let mut ranges: Vec<Range<usize>> = plan.iter().map(|piece| piece.bytes.clone()).collect();
+        assert!(
+            ranges
+                .iter()
+                .all(|range| (1..=PIECE).contains(&range.len()))
+        );
+        ranges.sort_by_key(|range| range.start);
+        assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start));
+        let planned: usize = ranges.iter().map(Range::len).sum();
+        assert_eq!(planned, (weights.tensors.len() - 2) * PART);
+    }
+
+    #[test]
+    fn tensors_of_any_name_are_read_and_a_model_of_none_ends_at_once() {
+        for (tensors, bytes) in [
+            (&[("alone", 5000), ("encoder.layer.x.weight", 7)][..], 5007),
+            (&[("word_embeddings.weight", 8)], 0),
+            (&[], 0),
+        ] {
+            let (_dir, weights) = weights(tensors);
+            let prefetch = weights.prefetch();
+            prefetch.wait();
+            let report = prefetch.report();
+            assert!(report.done);
+            assert_eq!((report.bytes, report.planned_bytes), (bytes, bytes));
+            assert_eq!(report.mb_per_s() > 0.0, bytes > 0);
+            assert_eq!(prefetch.report(), report, "the time stands still");
+        }
+    }
+
+    #[test]
+    fn what_was_read_ahead_is_in_the_page_tables() {
+        let (_dir, weights) = model();
+        let file = Arc::clone(&weights.tensors["classifier.dense.weight"].file);
+        // Threads of other tests fault too, so only this mapping is asked.
+        let resident = || {
+            let maps = std::fs::read_to_string("/proc/self/smaps").expect("smaps");
+            let path = file.path().to_string_lossy().into_owned();
+            let lines = maps.lines().skip_while(|line| !line.ends_with(&path));
+            let kib: usize = lines
+                .take_while(|line| !line.starts_with("VmFlags"))
+                .find_map(|line| line.strip_prefix("Rss:"))
+                .and_then(|rest| rest.split_whitespace().next())
+                .and_then(|kib| kib.parse().ok())
+                .expect("its Rss");
+            kib << 10
+        };
+        let before = resident();
+        let prefetch = weights.prefetch();
+        prefetch.wait();
+        let report = prefetch.report();
+        assert!(report.done);
+        assert!(before < PART, "{before} bytes were mapped before");
+        assert!(
+            resident() as u64 >= report.planned_bytes,
+            "{} of {} bytes are mapped",
+            resident(),
+            report.planned_bytes
+        );
+    }
+}
