@@ -6,7 +6,8 @@ usage: charts.py [--records DIR] [--out DIR]
 latency.svg     seconds against tokens of one pair, and how many times this engine's int8 seconds each system takes
 cold-start.svg  from the start of a process to its first score: whole starts side by side, and the steps of ours enlarged
 
-The newest run of a kind that a record holds is drawn. A chart that no record has the lines for is left as it is, and named.
+The record with the newest run of a chart's lines is drawn, the newest line where it has several for the same point. A chart that
+no record has lines for is left as it is, and named.
 """
 
 from __future__ import annotations
@@ -238,7 +239,9 @@ def start_label(line: dict) -> str:
 
 
 def cold_start(lines: list[dict], run: dict) -> str | None:
-    starts = [line for line in lines if line["kind"] == "cold"]
+    starts = list({
+        (line["engine"], line["model"], line["cache"], line["tokens"]): line for line in lines if line["kind"] == "cold"
+    }.values())  # fmt: skip
     if not starts:
         return None
     longest_pair = max(line["tokens"] for line in starts)
@@ -333,18 +336,26 @@ def main() -> None:
     args.add_argument("--records", type=pathlib.Path, default=BENCH / "records")
     args.add_argument("--out", type=pathlib.Path, default=BENCH / "charts")
     args = args.parse_args()
-    lines = []
-    for path in sorted(args.records.glob("*.jsonl")):
-        lines += [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    records = [
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        for path in sorted(args.records.glob("*.jsonl"))
+    ]
     args.out.mkdir(parents=True, exist_ok=True)
     for file, (group, chart) in CHARTS.items():
-        runs = sorted({line["run"] for line in lines if line.get("group") == group and line["kind"] in ("time", "cold")})
-        if not runs:
-            print(f"{file}: no record has {group}", file=sys.stderr)
+        # the newest run, and where it stands
+        found = max(
+            ((line["run"], at) for at, record in enumerate(records) for line in record if line.get("group") == group),
+            default=None,
+        )
+        drawn = None
+        if found:
+            run, at = found
+            here = [line for line in records[at] if line.get("group") == group]
+            drawn = chart(here, next(line for line in records[at] if line.get("run") == run and line["kind"] == "run"))
+        if drawn is None:
+            print(f"{file}: no record has lines for it", file=sys.stderr)
             continue
-        here = [line for line in lines if line.get("run") == runs[-1] and line.get("group") == group]
-        about = next(line for line in lines if line.get("run") == runs[-1] and line["kind"] == "run")
-        (args.out / file).write_text(chart(here, about), encoding="utf-8")
+        (args.out / file).write_text(drawn, encoding="utf-8")
         print(args.out / file)
 
 

@@ -148,9 +148,6 @@ TORCH_ONEDNN_AVX2 = System("pytorch int8 avx2 onednn", "pytorch_int8.py", "torch
 ONNX = System("onnxruntime int8", "onnxruntime_int8.py", "onnx")
 OPENVINO_DYNAMIC = System("openvino int8 dynamic", "openvino_int8.py", "openvino_dynamic")
 OPENVINO_STATIC = System("openvino int8 static", "openvino_int8.py", "openvino_static")
-OPENVINO_STATIC_AVX2 = System(
-    "openvino int8 static avx2", "openvino_int8.py", "openvino_static", (("ONEDNN_MAX_CPU_ISA", "AVX2"),)
-)
 
 
 def one_thread(system: System) -> System:
@@ -170,9 +167,7 @@ class Group:
 
 GROUPS = {
     "table": Group([INT8, F32, TORCH, TORCH_PACKED, *PEERS_INT8], TABLE, [(0, None)]),
-    "avx2": Group(
-        [INT8_AVX2, TORCH_INT8_AVX2, TORCH_ONEDNN_AVX2, OPENVINO_STATIC_AVX2], ["1x128", "1x512", "mixed"], [(0, "avx2")]
-    ),
+    "avx2": Group([INT8_AVX2, TORCH_INT8_AVX2, TORCH_ONEDNN_AVX2], ["1x128", "1x512", "mixed"], [(0, "avx2")]),
     "threads": Group(
         [INT8, INT8_ONE, *map(one_thread, [TORCH, *PEERS_INT8])], ["1x128", "1x512"], [(1, None), (0, None)]
     ),
@@ -425,7 +420,7 @@ def report(lines: list[dict]) -> str:
     out = []
     for name in [*GROUPS, "cold"]:
         here = [line for line in lines if line.get("group") == name]
-        times = {(line["system"], line["workload"]): line for line in here if line["kind"] == "time"}
+        times = [line for line in here if line["kind"] == "time"]
         if times:
             out += table(name, times, [line for line in here if line["kind"] == "peak"])
         starts = [line for line in here if line["kind"] == "cold"]
@@ -440,42 +435,44 @@ def report(lines: list[dict]) -> str:
     return "\n".join(out)
 
 
-def table(name: str, times: dict, peaks: list[dict]) -> list[str]:
+def table(name: str, lines: list[dict], peaks: list[dict]) -> list[str]:
+    times = {(line["system"], line["workload"]): line for line in lines}
+    in_run = {(line["run"], line["system"], line["workload"]): line for line in lines}
     names = [workload for workload in GROUPS[name].workloads if any(key[1] == workload for key in times)]
     systems = list(dict.fromkeys(system for system, _ in times))
     base = next((s for s in systems if s.startswith(OURS)), systems[0])
-    out = ["", f"### {name}: seconds, and times the seconds of {base}", ""]
+    out = ["", f"### {name}: seconds, and times the seconds of {base} in the same rounds", ""]
     out += [f"| | {' | '.join(names)} | peak MiB |", "|---" * (len(names) + 2) + "|"]
     for system in systems:
         cells, memory = [], 0
         for workload in names:
-            line, ours_ = times.get((system, workload)), times.get((base, workload))
+            line = times.get((system, workload))
             if not line:
                 cells.append("–")
                 continue
             memory = max(memory, line["peak_rss_bytes"])
-            # Only what ran in the same rounds may be compared.
-            same = ours_ and ours_["run"] == line["run"] and system != base
-            cells.append(f"{line['median']:.3f}" + (f" (×{line['median'] / ours_['median']:.2f})" if same else ""))
+            beside = in_run.get((line["run"], base, workload)) if system != base else None
+            cells.append(f"{line['median']:.3f}" + (f" (×{line['median'] / beside['median']:.2f})" if beside else ""))
         out.append(f"| {system} | {' | '.join(cells)} | {memory / 2**20:.0f} |")
-    for threads, instruction_set in dict.fromkeys((p["threads"], p["instruction_set"]) for p in peaks):
+    for threads, instruction_set in dict.fromkeys((peak["threads"], peak["instruction_set"]) for peak in peaks):
+        mine = [s for s in systems if s.startswith(OURS) and any(t["threads"] == threads for t in lines if t["system"] == s)]
         cells = []
-        matching = [s for s in systems if s.startswith(OURS) and times_threads(times, s) == threads]
         for workload in names:
+            line = times.get((mine[0], workload)) if mine else None
             peak = next(
-                (p for p in peaks if (p["threads"], p["instruction_set"], p["workload"]) == (threads, instruction_set, workload)),
+                (
+                    peak
+                    for peak in peaks
+                    if (peak["threads"], peak["instruction_set"], peak["workload"]) == (threads, instruction_set, workload)
+                    and line
+                    and peak["run"] == line["run"]
+                ),
                 None,
             )
-            line = times.get((matching[0], workload)) if matching else None
-            share = f"{line['gflops'] / peak['median']:.0%} of {peak['median']:.0f} GOPS" if line and peak else "–"
-            cells.append(share)
-        set_name = f", {instruction_set}" if instruction_set else ""
-        out.append(f"| share of the chip's int8 peak, {threads} threads{set_name} | {' | '.join(cells)} | |")
+            cells.append(f"{line['gflops'] / peak['median']:.0%} of {peak['median']:.0f} GOPS" if peak else "–")
+        of = f"{threads} thread{'s' * (threads > 1)}{', ' + instruction_set if instruction_set else ''}"
+        out.append(f"| {OURS}, share of the chip's int8 peak, {of} | {' | '.join(cells)} | |")
     return out
-
-
-def times_threads(times: dict, system: str) -> int:
-    return next(line["threads"] for (name, _), line in times.items() if name == system)
 
 
 def main() -> None:

@@ -764,6 +764,22 @@ fn help_explains_every_command_and_option() {
     }
 }
 
+#[test]
+fn bench_peak_tells_the_operations_of_every_instruction_set() {
+    for isa in kernels::Isa::available() {
+        let mut command = reranker(&["bench", "peak", "--json", "--time", "5"]);
+        command
+            .env("INSTRUCTION_SET", isa.name())
+            .env("THREADS", "1");
+        let peak = &lines(&stdout(&run(command)))[0];
+        assert_eq!(peak["instruction_set"], isa.name());
+        assert!(
+            peak["int8_gops"].as_f64().expect("a number") > 0.0,
+            "{peak}"
+        );
+    }
+}
+
 /// What a driver that times several engines in turn relies on.
 #[test]
 fn bench_serves_prepared_runs_of_sequences_from_a_file() {

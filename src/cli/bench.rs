@@ -2,6 +2,7 @@
 //! times other engines in turn asks for them.
 
 mod cold;
+mod peak;
 mod serving;
 
 use std::borrow::Cow;
@@ -47,6 +48,8 @@ pub struct Args {
 enum What {
     /// Measure cold starts: fresh processes, from exec to the first score.
     Cold(cold::Args),
+    /// Measure what this chip can do at most, in int8 operations a second.
+    Peak(peak::Args),
 }
 
 /// Lengths of 32 pairs as one real request has them: 4,443 tokens, the longest 497.
@@ -83,8 +86,10 @@ struct Measured<'a> {
 }
 
 pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<ExitCode> {
-    if let Some(What::Cold(args)) = &args.what {
-        return cold::run(args, config, started);
+    match &args.what {
+        Some(What::Cold(args)) => return cold::run(args, config, started),
+        Some(What::Peak(args)) => return peak::run(args, config),
+        None => {}
     }
     let plan = setup::model(config)?;
     let kernels = plan.settings.kernels;

@@ -43,7 +43,7 @@ pub struct Args {
     #[arg(
         long,
         value_name = "FILE",
-        default_value = "bench/pytorch/cold.py",
+        default_value = "bench/peers/python_service.py",
         requires = "pytorch"
     )]
     pytorch_script: PathBuf,
