@@ -5,14 +5,14 @@ SHELL := bash
 
 BINARY := target/release/reranker
 LOG := run/reranker.log
-# PyTorch is needed only for measuring against it: `make bench`, `make compare`.
-PYTHON ?= .venv/bin/python
-SYNTHETIC := run/synthetic
+# Python with the peers is needed only for measuring against them: `make bench`, `make compare`.
+PYTHON ?= target/bench/venv/bin/python
+SYNTHETIC := target/bench/synthetic
 # A folder with the true tokenizer.json of bge-reranker-v2-m3; without it the synthetic model gets a trivial one.
 TOKENIZER ?=
 EVENT ?= events/apigw-v2.json
 
-.PHONY: help run test check fmt lint build logs invoke bench compare emulators verify clean
+.PHONY: help run test check fmt lint build logs invoke bench charts compare compare-long emulators verify clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -48,22 +48,31 @@ emulators: build ## drive AWS's own Lambda emulator with every event (fetches it
 verify: build ## compare the model's logits with its published ones (MODEL_DIR, MODEL_NAME)
 	$(BINARY) verify
 
-bench: build $(SYNTHETIC)/model.safetensors ## time a full-size model at f32, in turn with PyTorch where $(PYTHON) has it
-	@if $(PYTHON) -c 'import torch, transformers' 2>/dev/null; \
-	then MODEL_DIR=$(SYNTHETIC) $(BINARY) bench --pytorch $(PYTHON) $(ARGS); \
-	else MODEL_DIR=$(SYNTHETIC) $(BINARY) bench $(ARGS); fi
+bench: build $(SYNTHETIC)/model.safetensors ## time a full-size model beside PyTorch, ONNX Runtime and OpenVINO, and keep a record (ARGS)
+	$(PYTHON) bench/run.py $(ARGS)
+
+charts: ## draw bench/charts/*.svg from the records
+	python3 bench/charts.py
 
 compare: build $(SYNTHETIC)/model.safetensors ## compare a full-size model's logits with PyTorch's f32, to 1e-4
-	MODEL_DIR=$(SYNTHETIC) $(BINARY) score --raw --jsonl bench/pairs.jsonl > run/compare.jsonl
-	$(PYTHON) bench/pytorch/compare.py $(SYNTHETIC) bench/pairs.jsonl run/compare.jsonl --tolerance 1e-4
+	PRECISION=f32 MODEL_DIR=$(SYNTHETIC) $(BINARY) score --raw --jsonl bench/pairs.jsonl > target/bench/compare.jsonl
+	$(PYTHON) bench/pytorch/compare.py $(SYNTHETIC) bench/pairs.jsonl target/bench/compare.jsonl --tolerance 1e-4
+
+compare-long: build $(SYNTHETIC)-2/model.safetensors ## the same at up to 8192 tokens, on a model of two layers
+	python3 bench/pytorch/long_pairs.py bench/pairs.jsonl 500 1500 3000 9000 > target/bench/long.jsonl
+	PRECISION=f32 MAX_LENGTH=8192 MODEL_DIR=$(SYNTHETIC)-2 $(BINARY) score --raw --jsonl target/bench/long.jsonl > target/bench/long-ours.jsonl
+	$(PYTHON) bench/pytorch/compare.py $(SYNTHETIC)-2 target/bench/long.jsonl target/bench/long-ours.jsonl --max-length 8192 --attention sdpa --tolerance 1e-4
+
+$(SYNTHETIC)-2/model.safetensors: | $(PYTHON)
+	$(PYTHON) bench/pytorch/synthetic_model.py $(SYNTHETIC)-2 --layers 2 $(if $(TOKENIZER),--tokenizer $(TOKENIZER))
 
 $(SYNTHETIC)/model.safetensors: | $(PYTHON)
 	$(PYTHON) bench/pytorch/synthetic_model.py $(SYNTHETIC) $(if $(TOKENIZER),--tokenizer $(TOKENIZER))
 
-.venv/bin/python:
-	python3 -m venv .venv
-	.venv/bin/pip install --quiet -r bench/pytorch/requirements.txt
+target/bench/venv/bin/python:
+	python3 -m venv target/bench/venv
+	target/bench/venv/bin/pip install --quiet -r bench/peers/requirements.txt || { rm -rf target/bench/venv; exit 1; }
 
 clean: ## remove what was built and run
 	cargo clean
-	rm -rf run .venv
+	rm -rf run

@@ -3,6 +3,7 @@
 
 mod bench;
 mod doctor;
+mod eval;
 mod process;
 mod score;
 mod serve;
@@ -35,6 +36,8 @@ enum Command {
     Serve(serve::Args),
     /// Score passages against a query, or JSONL pairs from a file.
     Score(score::Args),
+    /// Measure how well models rank the candidates of retrieval test sets, and how far apart their scores are.
+    Eval(eval::Args),
     /// Compare the loaded model's logits with its published ones; exits 1 where one is off.
     Verify(verify::Args),
     /// Tell what this machine, this configuration and this model amount to, and what is wrong with them.
@@ -92,6 +95,7 @@ fn run(command: Command, config: &Config, started: Instant) -> anyhow::Result<Ex
     match command {
         Command::Serve(args) => serve::run(&args, config, started),
         Command::Score(args) => score::run(&args, config),
+        Command::Eval(args) => eval::run(&args, config),
         Command::Verify(args) => verify::run(&args, config),
         Command::Doctor => doctor::run(config),
         Command::Bench(args) => bench::run(&args, config, started),

@@ -1,24 +1,39 @@
-//! Text to token ids, exactly as Hugging Face's fast tokenizer does it, and the two rules that cut long pairs.
+//! Text to token ids, exactly as Hugging Face's fast tokenizers do it, and the two rules that cut long pairs.
 //!
-//! Owns the tokenizer crate. Texts are encoded alone, cut by a pure function of lengths, and joined by the tokenizer's own
-//! post-processor, so that a text shared by many pairs is encoded once. Refuses lengths that leave no room for text.
+//! Owns the tokenizer in both its forms: Hugging Face's crate, which reads any `tokenizer.json`, and the compiled form, which is
+//! ready as soon as it is mapped. Both give the same ids. Texts are encoded alone, cut by a pure function of lengths, and joined by
+//! the tokenizer's own template, so that a text shared by many pairs is encoded once. Refuses lengths that leave no room for text.
 
 use std::path::{Path, PathBuf};
 
-use tokenizers::{Encoding, PostProcessor, Tokenizer, TruncationDirection};
+use bytes::Bytes;
+
+mod compile;
+mod compiled;
+mod huggingface;
+
+pub use compile::{BadFile, Compilation, compile};
+
+use compiled::{Compiled, Side, TemplatePiece};
+use huggingface::HuggingFace;
 
 use crate::error::{Error, ModelError};
 use crate::rerank::Truncation;
 
 pub struct PairTokenizer {
-    inner: Tokenizer,
+    form: Form,
     special_tokens: usize,
     path: PathBuf,
 }
 
+enum Form {
+    HuggingFace(Box<HuggingFace>),
+    Compiled(Box<Compiled>),
+}
+
 /// One text as token ids, without special tokens.
-#[derive(Clone)]
-pub struct EncodedText(Encoding);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedText(Vec<u32>);
 
 impl EncodedText {
     pub fn tokens(&self) -> usize {
@@ -26,7 +41,7 @@ impl EncodedText {
     }
 
     pub fn ids(&self) -> &[u32] {
-        self.0.get_ids()
+        &self.0
     }
 }
 
@@ -44,20 +59,32 @@ impl PairTokenizer {
     /// Reads a `tokenizer.json`. Truncation and padding that the file asks for are switched off: lengths are decided here.
     pub fn load(path: &Path) -> Result<Self, ModelError> {
         let bytes = std::fs::read(path).map_err(|source| ModelError::io(path, source))?;
-        let unfit = |error: tokenizers::Error| {
-            ModelError::unfit(
-                path,
-                "tokenizer",
-                error,
-                "a Hugging Face fast tokenizer file",
-            )
-        };
-        let mut inner = Tokenizer::from_bytes(bytes).map_err(unfit)?;
-        inner.with_truncation(None).map_err(unfit)?;
-        inner.with_padding(None);
-        let special_tokens = inner
-            .get_post_processor()
-            .map_or(0, |processor| processor.added_tokens(true));
+        Self::from_json(&bytes, path)
+    }
+
+    /// The content of a `tokenizer.json`; `path` is where it came from, for messages.
+    pub fn from_json(json: &[u8], path: &Path) -> Result<Self, ModelError> {
+        let inner = HuggingFace::from_json(json).map_err(|error| {
+            let expected = "a Hugging Face fast tokenizer file";
+            ModelError::unfit(path, "tokenizer", error, expected)
+        })?;
+        let special_tokens = inner.special_tokens();
+        Self::new(Form::HuggingFace(Box::new(inner)), special_tokens, path)
+    }
+
+    /// What [`compile`] wrote, used where it lies: nothing is copied, and pages are read as texts need them. `path` is the file that
+    /// holds it, for messages.
+    pub fn from_compiled(bytes: Bytes, path: &Path) -> Result<Self, ModelError> {
+        let inner = Compiled::open(bytes).map_err(|damaged| {
+            let expected = "what this version writes";
+            ModelError::unfit(path, "compiled tokenizer", damaged, expected)
+        })?;
+        let is_token = |piece: &&TemplatePiece| matches!(piece, TemplatePiece::Token { .. });
+        let special_tokens = inner.template().iter().filter(is_token).count();
+        Self::new(Form::Compiled(Box::new(inner)), special_tokens, path)
+    }
+
+    fn new(form: Form, special_tokens: usize, path: &Path) -> Result<Self, ModelError> {
         if special_tokens < 3 {
             return Err(ModelError::unfit(
                 path,
@@ -67,7 +94,7 @@ impl PairTokenizer {
             ));
         }
         Ok(Self {
-            inner,
+            form,
             special_tokens,
             path: path.to_owned(),
         })
@@ -79,7 +106,10 @@ impl PairTokenizer {
 
     /// Number of token ids, added tokens included.
     pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        match &self.form {
+            Form::HuggingFace(inner) => inner.vocab_size(),
+            Form::Compiled(inner) => inner.vocab_size(),
+        }
     }
 
     /// Special tokens that a pair gains: 4 for the RoBERTa family, 3 for BERT.
@@ -94,15 +124,15 @@ impl PairTokenizer {
 
     pub fn encode(&self, text: &str) -> Result<EncodedText, Error> {
         // The crate's message may quote the text, so it is not passed on.
-        self.inner
-            .encode_fast(text, false)
-            .map(EncodedText)
-            .map_err(|_| {
-                Error::Internal(format!(
-                    "the tokenizer failed on a text of {} bytes",
-                    text.len()
-                ))
-            })
+        let failed = || {
+            let bytes = text.len();
+            Error::Internal(format!("the tokenizer failed on a text of {bytes} bytes"))
+        };
+        match &self.form {
+            Form::HuggingFace(inner) => inner.encode(text).map_err(|_| failed()),
+            Form::Compiled(inner) => inner.encode(text).ok_or_else(failed),
+        }
+        .map(EncodedText)
     }
 
     /// Joins two encoded texts into a sequence of at most `max_length` tokens.
@@ -122,19 +152,42 @@ impl PairTokenizer {
             max_length,
             self.special_tokens,
         );
-        let (mut left, mut right) = (query.0.clone(), document.0.clone());
-        left.truncate(kept.query, 0, TruncationDirection::Right);
-        right.truncate(kept.document, 0, TruncationDirection::Right);
-        let joined = self
-            .inner
-            .post_process(left, Some(right), true)
-            .map_err(|_| Error::Internal("the tokenizer failed to join a pair".into()))?;
+        let dropped_tokens = query.tokens() - kept.query + document.tokens() - kept.document;
+        let (query, document) = (&query.0[..kept.query], &document.0[..kept.document]);
+        let (ids, type_ids) = match &self.form {
+            Form::HuggingFace(inner) => inner
+                .join(query, document)
+                .map_err(|_| Error::Internal("the tokenizer failed to join a pair".into()))?,
+            Form::Compiled(inner) => fill(inner.template(), query, document),
+        };
         Ok(Sequence {
-            ids: joined.get_ids().to_vec(),
-            type_ids: joined.get_type_ids().to_vec(),
-            dropped_tokens: query.tokens() - kept.query + document.tokens() - kept.document,
+            ids,
+            type_ids,
+            dropped_tokens,
         })
     }
+}
+
+/// Ids and segments of a pair put into its template.
+fn fill(template: &[TemplatePiece], query: &[u32], document: &[u32]) -> (Vec<u32>, Vec<u32>) {
+    let tokens = query.len() + document.len() + template.len();
+    let (mut ids, mut type_ids) = (Vec::with_capacity(tokens), Vec::with_capacity(tokens));
+    for piece in template {
+        match *piece {
+            TemplatePiece::Token { id, type_id } => {
+                ids.push(id);
+                type_ids.push(type_id);
+            }
+            TemplatePiece::Text { side, type_id } => {
+                ids.extend_from_slice(match side {
+                    Side::Query => query,
+                    Side::Document => document,
+                });
+                type_ids.resize(ids.len(), type_id);
+            }
+        }
+    }
+    (ids, type_ids)
 }
 
 /// How many tokens of each text stay.

@@ -340,6 +340,317 @@ fn bench_reports_every_workload() {
     assert_eq!(unknown.status.code(), Some(2));
 }
 
+/// `reranker eval` on the sets below tests/, with the bundled model unless `args` names others.
+fn eval(args: &[&str]) -> Command {
+    let mut command = reranker(&["eval", "--data", "tests/sets"]);
+    command
+        .args(args)
+        .env("MODEL_DIR", "models/demo")
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    command
+}
+
+fn number(value: &Value) -> f64 {
+    value
+        .as_f64()
+        .unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+fn near(found: &Value, expected: f64) {
+    assert!(
+        (number(found) - expected).abs() < 1e-9,
+        "{found} != {expected}"
+    );
+}
+
+/// What `--keep` wrote of one run: the logits by query.
+fn kept_logits(file: &Path) -> Vec<(String, Vec<f32>)> {
+    let text = std::fs::read_to_string(file).expect("kept scores");
+    lines(&text)[1..]
+        .iter()
+        .map(|line| {
+            let logits = line["logits"].as_array().expect("a list");
+            let query = line["query"].as_str().expect("an id").to_owned();
+            (query, logits.iter().map(|l| number(l) as f32).collect())
+        })
+        .collect()
+}
+
+#[test]
+fn eval_tells_what_the_given_order_and_the_models_order_are_worth() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let json = folder.path().join("figures.jsonl");
+    let output = run(eval(&["--json", &json.to_string_lossy()]));
+    let table = stdout(&output);
+    let figures = lines(&std::fs::read_to_string(&json).expect("figures"));
+    assert_eq!(figures.len(), 2);
+    let (garden, kitchen) = (&figures[0], &figures[1]);
+
+    // By hand: k1 has gains 0, 2, 1, 0 of 2, 1, 1; k2 finds its passage first, k3 second; nothing is relevant to k4.
+    let k1 = (2.0 / 3f64.log2() + 0.5) / (2.0 + 1.0 / 3f64.log2() + 0.5);
+    near(
+        &kitchen["as_given"]["ndcg_at_10"],
+        (k1 + 1.0 + 1.0 / 3f64.log2()) / 3.0,
+    );
+    near(&kitchen["as_given"]["mrr_at_10"], 2.0 / 3.0);
+    assert_eq!(kitchen["set"], "kitchen");
+    assert_eq!(kitchen["queries"], 3);
+    assert_eq!(kitchen["queries_left_out"], 1);
+    assert_eq!(
+        (&kitchen["pairs"], &kitchen["scored_pairs"]),
+        (&json!(9), &json!(9))
+    );
+    // The model has c3 between k1's relevant passages, of which one is no candidate; k2 and k3 it orders well.
+    let k1_by_model = (2.0 + 0.5) / (2.0 + 1.0 / 3f64.log2() + 0.5);
+    near(&kitchen["ndcg_at_10"], (k1_by_model + 2.0) / 3.0);
+    near(&kitchen["mrr_at_10"], 1.0);
+    assert_eq!(kitchen["model"], "serverless-reranker-demo");
+    assert!(number(&kitchen["pairs_per_s"]) > 0.0);
+    // Without a candidate file every query meets every document, and there is no order to improve on.
+    assert_eq!(
+        (&garden["set"], &garden["pairs"]),
+        (&json!("garden"), &json!(6))
+    );
+    assert_eq!(garden.get("as_given"), None);
+    near(&garden["ndcg_at_10"], 1.0);
+
+    for (set, who, figure) in [
+        ("kitchen", "as given", "0.7312"),
+        ("kitchen", "serverless-reranker-demo", "0.9328"),
+        ("garden", "serverless-reranker-demo", "1.0000"),
+        ("mean of sets", "serverless-reranker-demo", "0.9664"),
+    ] {
+        let row = table
+            .lines()
+            .find(|line| line.starts_with(set) && line.contains(who));
+        assert!(row.is_some_and(|row| row.contains(figure)), "{table}");
+    }
+    // As JSON on stdout, the table gives way; the first line of the candidates is k1 alone.
+    let one = stdout(&run(eval(&[
+        "--sets",
+        "kitchen",
+        "--queries",
+        "1",
+        "--json",
+        "-",
+    ])));
+    let one = lines(&one);
+    assert_eq!((one.len(), &one[0]["queries"]), (1, &json!(1)));
+    near(&one[0]["as_given"]["ndcg_at_10"], k1);
+}
+
+#[test]
+fn eval_compares_every_model_with_the_first() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let keep = folder.path().join("scores");
+    let output = run(eval(&[
+        "--sets",
+        "kitchen",
+        "--model",
+        "models/demo",
+        "--model",
+        "models/demo",
+        "--model",
+        &golden().to_string_lossy(),
+        "--keep",
+        &keep.to_string_lossy(),
+        "--json",
+        "-",
+    ]));
+    let figures = lines(&stdout(&output));
+    assert_eq!(figures.len(), 3);
+    assert_eq!(figures[0].get("against"), None);
+    let same = &figures[1]["against"];
+    assert_eq!(same["model"], "serverless-reranker-demo");
+    near(&same["kendall_tau_b"], 1.0);
+    for difference in ["score_difference", "logit_difference"] {
+        near(&same[difference]["max"], 0.0);
+    }
+    near(&same["ndcg_at_10_difference"], 0.0);
+
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&keep)
+        .expect("kept")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    files.sort();
+    assert_eq!(files.len(), 3, "{files:?}");
+    let of = |name: &str| {
+        let file = files
+            .iter()
+            .find(|path| path.to_string_lossy().contains(name));
+        kept_logits(file.unwrap_or_else(|| panic!("{name} is not in {files:?}")))
+    };
+    let (demo, other) = (of("demo"), of("xlm-roberta"));
+    // The logits are those that the other commands give.
+    let mut score = reranker(&[
+        "score",
+        "--raw",
+        "--query",
+        "Why does my custard curdle?",
+        "Custard powder Custard powder is thickened with cornflour and contains no egg.",
+    ]);
+    score
+        .env("MODEL_DIR", "models/demo")
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    let printed = stdout(&run(score));
+    let (_, k3) = &demo[2];
+    assert!(
+        printed.trim_start().starts_with(&format!("{:.5}", k3[0])),
+        "{printed} {k3:?}"
+    );
+
+    // Counted out anew: pairs ordered alike less pairs ordered oppositely, as nothing is tied here.
+    let mut taus = Vec::new();
+    let mut logit_differences = Vec::new();
+    for ((query, a), (same_query, b)) in demo.iter().zip(&other) {
+        assert_eq!(query, same_query);
+        let mut balance = Vec::new();
+        for i in 0..a.len() {
+            for j in 0..i {
+                balance.push(f64::from(((a[i] - a[j]) * (b[i] - b[j])).signum()));
+            }
+            logit_differences.push(f64::from(a[i]) - f64::from(b[i]));
+        }
+        taus.push(balance.iter().sum::<f64>() / balance.len() as f64);
+    }
+    let against = &figures[2]["against"];
+    near(&against["kendall_tau_b"], taus.iter().sum::<f64>() / 3.0);
+    let absolute = || logit_differences.iter().map(|d| d.abs());
+    near(
+        &against["logit_difference"]["mean"],
+        absolute().sum::<f64>() / 9.0,
+    );
+    near(
+        &against["logit_difference"]["max"],
+        absolute().fold(0.0, f64::max),
+    );
+    near(
+        &against["ndcg_at_10_difference"],
+        number(&figures[2]["ndcg_at_10"]) - number(&figures[0]["ndcg_at_10"]),
+    );
+}
+
+#[test]
+fn an_interrupted_eval_goes_on_from_the_scores_it_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let keep = folder.path().to_string_lossy().into_owned();
+    let measure = |model: &str| {
+        let output = run(eval(&[
+            "--sets", "kitchen", "--keep", &keep, "--json", "-", "--model", model,
+        ]));
+        lines(&stdout(&output)).remove(0)
+    };
+    let first = measure("models/demo");
+    let entry = std::fs::read_dir(folder.path()).expect("kept").next();
+    let file = entry.expect("one file").expect("an entry").path();
+    let whole = std::fs::read(&file).expect("kept scores");
+    let queries = |bytes: &[u8]| {
+        let whole_lines = bytes.iter().filter(|b| **b == b'\n').count();
+        whole_lines.saturating_sub(1)
+    };
+    let candidates = [4, 3, 2];
+    for cut in [
+        0,
+        5,
+        whole.len() / 2,
+        whole.len() * 2 / 3,
+        whole.len() - 1,
+        whole.len(),
+    ] {
+        std::fs::write(&file, &whole[..cut]).expect("written");
+        let again = measure("models/demo");
+        assert_eq!(
+            std::fs::read(&file).expect("kept scores"),
+            whole,
+            "cut at {cut}"
+        );
+        let left: i32 = candidates[queries(&whole[..cut])..].iter().sum();
+        assert_eq!(again["scored_pairs"], left, "cut at {cut}");
+        for figure in [
+            "ndcg_at_10",
+            "mrr_at_10",
+            "tokens",
+            "pairs",
+            "relevant_above_half",
+        ] {
+            assert_eq!(again[figure], first[figure], "{figure}");
+        }
+    }
+
+    // Scores of other weights, of other candidates, or of something else are not taken for this run's.
+    let text = String::from_utf8(whole).expect("text");
+    let first_logit = number(&json!(kept_logits(&file)[0].1[0])) as f32;
+    for (from, to, says) in [
+        (
+            first_logit.to_string(),
+            (first_logit + 0.01).to_string(),
+            "not this model's",
+        ),
+        (
+            "\"query\":\"k2\"".into(),
+            "\"query\":\"k9\"".into(),
+            "line 3 has 3 scores of the query \"k9\"",
+        ),
+        (
+            "\"precision\":\"".into(),
+            "\"precision\":\"i".into(),
+            "holds scores of",
+        ),
+        (
+            "{\"set\"".into(),
+            "{\"group\"".into(),
+            "line 1 does not say",
+        ),
+    ] {
+        assert!(text.contains(&from), "{from} is not in {text}");
+        std::fs::write(&file, text.replacen(&from, &to, 1)).expect("written");
+        let output = run(eval(&["--sets", "kitchen", "--keep", &keep]));
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(says), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn eval_says_which_set_file_or_model_is_wrong() {
+    let unknown = run(eval(&["--sets", "kitchen,cellar"]));
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(
+        stderr(&unknown).contains("there is no set \"cellar\", only garden, kitchen"),
+        "{}",
+        stderr(&unknown)
+    );
+    let model = run(eval(&[
+        "--model",
+        "models/demo",
+        "--model",
+        "no-such-model",
+    ]));
+    assert_eq!(model.status.code(), Some(1));
+    assert!(
+        stderr(&model).contains("no-such-model"),
+        "{}",
+        stderr(&model)
+    );
+    let folder = tempfile::tempdir().expect("a folder");
+    let set = folder.path().join("broken");
+    std::fs::create_dir_all(set.join("qrels")).expect("a folder");
+    let kitchen = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sets/kitchen");
+    for file in ["corpus.jsonl", "queries.jsonl", "qrels/test.tsv"] {
+        std::fs::copy(kitchen.join(file), set.join(file)).expect("copied");
+    }
+    let list = "{\"query_id\": \"k2\", \"candidates\": [\"c6\", \"c66\"]}\n";
+    std::fs::write(set.join("candidates.test.jsonl"), list).expect("written");
+    let output = run(reranker(&["eval", "--data", &set.to_string_lossy()]));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains(
+            "candidates.test.jsonl, line 1: candidates[1]: \"c66\" is not in corpus.jsonl"
+        ),
+        "{}",
+        stderr(&output)
+    );
+}
+
 #[test]
 fn bench_cold_starts_processes_and_tells_where_their_time_went() {
     let model = golden();
@@ -426,7 +737,15 @@ fn bench_cold_starts_processes_and_tells_where_their_time_went() {
 #[test]
 fn help_explains_every_command_and_option() {
     let help = stdout(&run(reranker(&["--help"])));
-    for command in ["serve", "score", "verify", "doctor", "bench", "variables"] {
+    for command in [
+        "serve",
+        "score",
+        "eval",
+        "verify",
+        "doctor",
+        "bench",
+        "variables",
+    ] {
         assert!(
             help.contains(&format!("  {command} ")),
             "{command} is missing in\n{help}"
@@ -443,4 +762,56 @@ fn help_explains_every_command_and_option() {
     ] {
         assert!(score.contains(option), "{option} is missing in\n{score}");
     }
+}
+
+/// What a driver that times several engines in turn relies on.
+#[test]
+fn bench_serves_prepared_runs_of_sequences_from_a_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ids = folder.path().join("ids.jsonl");
+    let rows = [
+        ("pair", [0, 7, 8, 2]),
+        ("two", [0, 5, 6, 2]),
+        ("two", [0, 7, 8, 2]),
+    ];
+    let text: String = rows
+        .iter()
+        .map(|(workload, ids)| format!("{}\n", json!({"workload": workload, "ids": ids})))
+        .collect();
+    std::fs::write(&ids, text).expect("written");
+    let mut command = reranker(&["bench", "--serve", "--ids", &ids.to_string_lossy()]);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut asked = child.stdin.take().expect("a pipe");
+    asked
+        .write_all(b"prepare pair\nprepare two\nrun two\nrun three\nwhat\n")
+        .expect("written");
+    drop(asked);
+    let answers = lines(&stdout(&child.wait_with_output().expect("it ends")));
+    assert_eq!(answers.len(), 6, "{answers:?}");
+    assert_eq!(answers[0]["ready"], true);
+    let (pair, two) = (&answers[1], &answers[2]);
+    assert_eq!(two["logits"].as_array().map(Vec::len), Some(2));
+    assert_eq!(two["logits"][1], pair["logits"][0], "the same sequence");
+    assert!(answers[3]["seconds"].as_f64().expect("a number") > 0.0);
+    for refused in &answers[4..] {
+        assert!(refused["error"].is_string(), "{refused}");
+    }
+
+    std::fs::write(
+        &ids,
+        json!({"workload": "pair", "ids": [1 << 30]}).to_string(),
+    )
+    .expect("written");
+    let refused = run(reranker(&[
+        "bench",
+        "--serve",
+        "--ids",
+        &ids.to_string_lossy(),
+    ]));
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("line 1"), "{}", stderr(&refused));
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use kernels::{Isa, Kernels};
 use reranker::model::{Model, Packed};
 use reranker::rerank::Truncation;
-use reranker::tokenizer::{Kept, PairTokenizer, kept_tokens};
+use reranker::tokenizer::{Compilation, Kept, PairTokenizer, compile, kept_tokens};
 use serde::Deserialize;
 
 /// Largest accepted difference to PyTorch's f32 logits.
@@ -75,6 +75,20 @@ fn tokenizer(model: &str) -> PairTokenizer {
     PairTokenizer::load(&folder(model).join("tokenizer.json")).expect("a golden tokenizer")
 }
 
+/// Hugging Face's crate and, for the kinds that have one, the compiled form.
+fn tokenizers(model: &str) -> Vec<PairTokenizer> {
+    let path = folder(model).join("tokenizer.json");
+    let json = std::fs::read(&path).expect("a golden tokenizer");
+    let mut all = vec![tokenizer(model)];
+    match compile(&json).expect("a tokenizer file") {
+        Compilation::Compiled(bytes) => {
+            all.push(PairTokenizer::from_compiled(bytes.into(), &path).expect("opens"));
+        }
+        Compilation::Refused(reason) => assert_eq!(model, "roberta", "{reason}"),
+    }
+    all
+}
+
 fn load(model: &str, kernels: Kernels) -> Model {
     Model::load(&folder(model), kernels).expect("a golden model")
 }
@@ -134,8 +148,11 @@ fn alone(model: &Model, ids: &[u32], type_ids: &[u32]) -> f32 {
 
 #[test]
 fn token_ids_of_texts_equal_hugging_faces() {
-    for model in MODELS {
-        let (golden, tokenizer): (Golden, _) = (read(model), tokenizer(model));
+    let all = MODELS
+        .into_iter()
+        .flat_map(|model| tokenizers(model).into_iter().map(move |t| (model, t)));
+    for (model, tokenizer) in all {
+        let golden: Golden = read(model);
         assert_eq!(tokenizer.special_tokens(), golden.special_tokens, "{model}");
         for text in &golden.texts {
             let encoded = tokenizer.encode(&text.text).expect("encodes");
@@ -147,8 +164,11 @@ fn token_ids_of_texts_equal_hugging_faces() {
 
 #[test]
 fn token_ids_of_pairs_equal_hugging_faces_under_both_truncation_rules() {
-    for model in MODELS {
-        let (golden, tokenizer): (Golden, _) = (read(model), tokenizer(model));
+    let all = MODELS
+        .into_iter()
+        .flat_map(|model| tokenizers(model).into_iter().map(move |t| (model, t)));
+    for (model, tokenizer) in all {
+        let golden: Golden = read(model);
         for pair in &golden.pairs {
             let name = format!("{model}: {:?} / {:?}", pair.query, pair.passage);
             let query = tokenizer.encode(&pair.query).expect("encodes");

@@ -36,7 +36,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
 ];
 
 /// The one home of a crate that must not spread.
-const HOMES: [(&str, &[&str]); 13] = [
+const HOMES: [(&str, &[&str]); 17] = [
     ("axum", &["http", "host", "cli"]),
     ("hyper_util", &["host"]),
     ("lambda_http", &["host"]),
@@ -45,6 +45,10 @@ const HOMES: [(&str, &[&str]); 13] = [
     ("utoipa", &["http", "dialect"]),
     ("candle_core", &["model"]),
     ("tokenizers", &["tokenizer"]),
+    ("base64", &["tokenizer"]),
+    ("unicode_categories", &["tokenizer"]),
+    ("unicode_normalization_alignments", &["tokenizer"]),
+    ("unicode_segmentation", &["tokenizer"]),
     ("safetensors", &["weights"]),
     ("memmap2", &["weights"]),
     ("clap", &["cli", "host"]),

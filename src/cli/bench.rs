@@ -1,12 +1,17 @@
-//! `reranker bench`: tokens per second and latency of the forward pass on fixed workloads, alone or in turn with PyTorch.
+//! `reranker bench`: tokens per second and latency of the forward pass on fixed workloads, alone, or run by run as a driver that
+//! times other engines in turn asks for them.
 
 mod cold;
+mod serving;
 
+use std::borrow::Cow;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use rayon::ThreadPool;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -27,17 +32,12 @@ pub struct Args {
     /// Timed rounds of each workload, after one that is not timed; medians are reported.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Time PyTorch too, in turn with us, by this Python interpreter (with torch, transformers and safetensors).
-    #[arg(long, value_name = "PYTHON")]
-    pytorch: Option<String>,
-    /// The script that drives PyTorch.
-    #[arg(
-        long,
-        value_name = "FILE",
-        default_value = "bench/pytorch/speed.py",
-        requires = "pytorch"
-    )]
-    pytorch_script: String,
+    /// Take the sequences from a file instead, `{"workload": str, "ids": [int]}` a line.
+    #[arg(long, value_name = "FILE")]
+    ids: Option<PathBuf>,
+    /// Answer each line of standard input by one line, as `bench/peers/serving.py` describes, instead of measuring.
+    #[arg(long, conflicts_with_all = ["json", "rounds", "workloads"])]
+    serve: bool,
     /// Print JSON lines instead of a table.
     #[arg(long)]
     json: bool,
@@ -64,15 +64,15 @@ const WORKLOADS: [(&str, &[usize]); 4] = [
 const FIRST_ORDINARY_ID: u32 = 5;
 
 struct Workload {
-    name: &'static str,
+    name: Cow<'static, str>,
     sequences: Vec<Vec<u32>>,
 }
 
 /// One engine's result on one workload.
 #[derive(Serialize)]
-struct Measured {
-    workload: &'static str,
-    engine: String,
+struct Measured<'a> {
+    workload: &'a str,
+    engine: &'a str,
     pairs: usize,
     tokens: usize,
     rounds: usize,
@@ -97,20 +97,17 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         .install(|| Model::load(&plan.folder, kernels))
         .context("cannot load the model")?;
     let workloads = workloads(args, &model)?;
-    let ours = format!("reranker f32 {}", kernels.isa().name());
-    let mut peer = args
-        .pytorch
-        .as_deref()
-        .map(|python| {
-            Pytorch::start(
-                python,
-                &args.pytorch_script,
-                &plan.folder.to_string_lossy(),
-                threads,
-                &workloads,
-            )
-        })
-        .transpose()?;
+    let bench = Bench {
+        pool,
+        model,
+        workloads,
+        batch_tokens: config.batch_tokens,
+        engine: format!("reranker f32 {}", kernels.isa().name()),
+    };
+    if args.serve {
+        serving::serve(&bench)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut out = std::io::stdout().lock();
     if args.json {
         let about = json!({
@@ -126,31 +123,23 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         )?;
         writeln!(
             out,
-            "{:<8} {:<44} {:>5} {:>7} {:>10} {:>10} {:>10} {:>8}",
+            "{:<8} {:<24} {:>5} {:>7} {:>10} {:>10} {:>10} {:>8}",
             "workload", "engine", "pairs", "tokens", "median s", "min s", "tokens/s", "GFLOP/s"
         )?;
     }
-    for workload in &workloads {
-        // In turn within every round, so that whatever else the machine does meets all engines alike.
-        let mut our_times = Vec::new();
-        let mut peer_times = Vec::new();
-        let mut peer_engine = String::new();
-        time(&pool, &model, workload, config.batch_tokens)?;
+    for workload in &bench.workloads {
+        bench.run(workload)?;
+        let mut times = Vec::new();
         for _ in 0..args.rounds {
-            our_times.push(time(&pool, &model, workload, config.batch_tokens)?);
-            if let Some(peer) = &mut peer {
-                let how = workload.best_for_peer();
-                let answer = peer.run(workload.name, how)?;
-                peer_engine = format!("{}, {}", answer.engine, how.replace('_', " "));
-                peer_times.push(answer.seconds);
-            }
+            let start = Instant::now();
+            bench.run(workload)?;
+            times.push(start.elapsed().as_secs_f64());
         }
-        let mut report = |engine: String, times: &[f64]| {
-            let measured = workload.measured(engine, times, &model);
-            if args.json {
-                serde_json::to_writer(&mut out, &measured)?;
-                return writeln!(out);
-            }
+        let measured = bench.measured(workload, &times);
+        if args.json {
+            serde_json::to_writer(&mut out, &measured)?;
+            writeln!(out)?;
+        } else {
             let Measured {
                 workload,
                 engine,
@@ -164,30 +153,38 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
             } = measured;
             writeln!(
                 out,
-                "{workload:<8} {engine:<44} {pairs:>5} {tokens:>7} {seconds_median:>10.4} {seconds_min:>10.4} {tokens_per_s:>10.1} {gflops:>8.1}"
-            )
-        };
-        report(ours.clone(), &our_times)?;
-        if !peer_times.is_empty() {
-            report(peer_engine, &peer_times)?;
+                "{workload:<8} {engine:<24} {pairs:>5} {tokens:>7} {seconds_median:>10.4} {seconds_min:>10.4} {tokens_per_s:>10.1} {gflops:>8.1}"
+            )?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn workloads(args: &Args, model: &Model) -> anyhow::Result<Vec<Workload>> {
+    let mut known = match &args.ids {
+        Some(file) => from_file(file, model)?,
+        None => drawn(model)?,
+    };
     if let Some(unknown) = args
         .workloads
         .iter()
-        .find(|name| WORKLOADS.iter().all(|(known, _)| known != name))
+        .find(|name| known.iter().all(|workload| workload.name != **name))
     {
-        let known: Vec<&str> = WORKLOADS.iter().map(|(name, _)| *name).collect();
+        let known: Vec<&str> = known.iter().map(|workload| &*workload.name).collect();
         return Err(Usage(format!(
             "there is no workload {unknown:?}, only {}",
             known.join(", ")
         ))
         .into());
     }
+    known.retain(|workload| {
+        args.workloads.is_empty() || args.workloads.iter().any(|name| workload.name == **name)
+    });
+    Ok(known)
+}
+
+/// The fixed lengths, with ids that are the same in every run.
+fn drawn(model: &Model) -> anyhow::Result<Vec<Workload>> {
     let config = model.config();
     let vocabulary = u32::try_from(config.vocab_size).context("the vocabulary is too large")?;
     ensure!(
@@ -202,14 +199,43 @@ fn workloads(args: &Args, model: &Model) -> anyhow::Result<Vec<Workload>> {
     };
     Ok(WORKLOADS
         .iter()
-        .filter(|(name, _)| {
-            args.workloads.is_empty() || args.workloads.iter().any(|wanted| wanted == name)
-        })
-        .map(|(name, lengths)| Workload {
-            name,
+        .map(|&(name, lengths)| Workload {
+            name: name.into(),
             sequences: lengths.iter().map(|&length| sequence(length)).collect(),
         })
         .collect())
+}
+
+/// One line of the file of sequences.
+#[derive(Deserialize)]
+struct Row {
+    workload: String,
+    ids: Vec<u32>,
+}
+
+fn from_file(file: &Path, model: &Model) -> anyhow::Result<Vec<Workload>> {
+    let (vocabulary, longest) = (model.config().vocab_size, model.config().max_length());
+    let mut workloads: Vec<Workload> = Vec::new();
+    let lines = BufReader::new(File::open(file).with_context(|| format!("{}", file.display()))?);
+    for (index, line) in lines.lines().enumerate() {
+        let at = || format!("{}: line {}", file.display(), index + 1);
+        let Row { workload, ids } =
+            serde_json::from_str(&line.with_context(at)?).with_context(at)?;
+        ensure!(
+            (1..=longest).contains(&ids.len()) && ids.iter().all(|&id| (id as usize) < vocabulary),
+            "{}: {} ids; this model takes 1 to {longest}, each below {vocabulary}",
+            at(),
+            ids.len()
+        );
+        match workloads.iter_mut().find(|known| known.name == workload) {
+            Some(known) => known.sequences.push(ids),
+            None => workloads.push(Workload {
+                name: workload.into(),
+                sequences: vec![ids],
+            }),
+        }
+    }
+    Ok(workloads)
 }
 
 /// Knuth's multiplier; speed does not depend on which ids there are, but they must be the same in every run.
@@ -225,127 +251,47 @@ impl Lcg {
     }
 }
 
-impl Workload {
-    /// What is fastest for PyTorch: one batch where that pads nothing, else pair by pair.
-    fn best_for_peer(&self) -> &'static str {
-        if self.sequences.windows(2).all(|w| w[0].len() == w[1].len()) {
-            "padded"
-        } else {
-            "one_by_one"
+/// A model that is ready to run, and what it is to run.
+struct Bench {
+    pool: ThreadPool,
+    model: Model,
+    workloads: Vec<Workload>,
+    batch_tokens: usize,
+    engine: String,
+}
+
+impl Bench {
+    /// One pass over the workload, batched as the service batches; its logits.
+    fn run(&self, workload: &Workload) -> anyhow::Result<Vec<f32>> {
+        let lengths: Vec<usize> = workload.sequences.iter().map(Vec::len).collect();
+        let mut logits = Vec::with_capacity(lengths.len());
+        for batch in plan(&lengths, self.batch_tokens) {
+            let mut packed = Packed::new();
+            for ids in &workload.sequences[batch] {
+                packed.push(ids, &vec![0; ids.len()]);
+            }
+            logits.extend(self.pool.install(|| self.model.forward(&packed))?);
         }
+        Ok(logits)
     }
 
-    fn measured(&self, engine: String, times: &[f64], model: &Model) -> Measured {
+    fn measured<'a>(&'a self, workload: &'a Workload, times: &[f64]) -> Measured<'a> {
         let mut sorted = times.to_vec();
         sorted.sort_by(f64::total_cmp);
         let median = (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0;
-        let lengths = || self.sequences.iter().map(Vec::len);
+        let lengths = || workload.sequences.iter().map(Vec::len);
         let tokens: usize = lengths().sum();
         Measured {
-            workload: self.name,
-            engine,
-            pairs: self.sequences.len(),
+            workload: &workload.name,
+            engine: &self.engine,
+            pairs: workload.sequences.len(),
             tokens,
             rounds: times.len(),
             seconds_median: median,
             seconds_min: sorted[0],
             tokens_per_s: tokens as f64 / median,
-            gflops: model.config().flops(lengths()) / median / 1e9,
+            gflops: self.model.config().flops(lengths()) / median / 1e9,
         }
-    }
-}
-
-/// Seconds for one pass over the workload, batched as the service batches.
-fn time(
-    pool: &ThreadPool,
-    model: &Model,
-    workload: &Workload,
-    batch_tokens: usize,
-) -> anyhow::Result<f64> {
-    let lengths: Vec<usize> = workload.sequences.iter().map(Vec::len).collect();
-    let start = Instant::now();
-    for batch in plan(&lengths, batch_tokens) {
-        let mut packed = Packed::new();
-        for ids in &workload.sequences[batch] {
-            packed.push(ids, &vec![0; ids.len()]);
-        }
-        pool.install(|| model.forward(&packed))?;
-    }
-    Ok(start.elapsed().as_secs_f64())
-}
-
-/// A PyTorch process that times a workload whenever it is told to.
-struct Pytorch {
-    child: Child,
-    commands: ChildStdin,
-    answers: BufReader<ChildStdout>,
-}
-
-#[derive(Deserialize)]
-struct Answer {
-    engine: String,
-    seconds: f64,
-}
-
-impl Pytorch {
-    fn start(
-        python: &str,
-        script: &str,
-        model: &str,
-        threads: usize,
-        workloads: &[Workload],
-    ) -> anyhow::Result<Self> {
-        let ids = std::env::temp_dir().join(format!("reranker-bench-{}.jsonl", std::process::id()));
-        let mut lines = String::new();
-        for workload in workloads {
-            for ids in &workload.sequences {
-                lines += &json!({"workload": workload.name, "ids": ids}).to_string();
-                lines.push('\n');
-            }
-        }
-        std::fs::write(&ids, lines).with_context(|| format!("{}", ids.display()))?;
-        let mut child = Command::new(python)
-            .arg(script)
-            .arg(model)
-            .args(["--serve", "--threads", &threads.to_string(), "--ids"])
-            .arg(&ids)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot start {python}"))?;
-        let commands = child.stdin.take().context("no pipe to PyTorch")?;
-        let answers = BufReader::new(child.stdout.take().context("no pipe from PyTorch")?);
-        let mut peer = Self {
-            child,
-            commands,
-            answers,
-        };
-        let ready = peer.line();
-        // It has read the file by the time it is ready, or it never will.
-        let _ = std::fs::remove_file(&ids);
-        ready.context("PyTorch did not start")?;
-        Ok(peer)
-    }
-
-    fn line(&mut self) -> anyhow::Result<String> {
-        let mut line = String::new();
-        if self.answers.read_line(&mut line)? == 0 {
-            bail!("PyTorch ended; what it says of it is above");
-        }
-        Ok(line)
-    }
-
-    fn run(&mut self, workload: &str, how: &str) -> anyhow::Result<Answer> {
-        writeln!(self.commands, "run {workload} {how} 1")?;
-        let line = self.line()?;
-        serde_json::from_str(&line).with_context(|| format!("PyTorch answered {}", line.trim()))
-    }
-}
-
-impl Drop for Pytorch {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

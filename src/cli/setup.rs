@@ -78,16 +78,26 @@ pub fn model(config: &Config) -> anyhow::Result<ModelPlan> {
 
 /// Loads the model for a command that computes on its own pool, and hands both over.
 pub fn engine(config: &Config) -> anyhow::Result<(Engine, rayon::ThreadPool)> {
-    let plan = model(config)?;
-    let pool = rayon::ThreadPoolBuilder::new()
+    let pool = pool(config)?;
+    let engine = load(config, &pool)?;
+    Ok((engine, pool))
+}
+
+pub fn pool(config: &Config) -> anyhow::Result<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new()
         .num_threads(threads(config))
         .build()
-        .context("cannot start the compute threads")?;
+        .context("cannot start the compute threads")
+}
+
+/// Loads the configured model on `pool`, and says what is special about it.
+pub fn load(config: &Config, pool: &rayon::ThreadPool) -> anyhow::Result<Engine> {
+    let plan = model(config)?;
     let engine = pool
         .install(|| Engine::load(&plan.folder, plan.settings, false, Instant::now()))
         .context("cannot load the model")?;
     if let Some(note) = &engine.info().note {
         eprintln!("note: {note}");
     }
-    Ok((engine, pool))
+    Ok(engine)
 }

@@ -5,6 +5,10 @@
 //! logits, their exponentials relative to the running maximum, and the weighted sum of values, rescaling what it has when
 //! the maximum grew (online softmax). With a query a lane, maximum, sum and rescaling are plain vector operations.
 //!
+//! The int8 engine's attention is the same on i16: queries, keys and values are quantized to 13 to 16 bits on the way in, the
+//! weights once a block's are known, so that a dot product of pairs ([`Simd::dot2`]) does two multiply-adds a lane at once
+//! and exactly. Its error is a hundredth of what int8 activations cost elsewhere.
+//!
 //! The blocks are fixed by the sequence's length and a lane never looks at its neighbours, so a query's result depends on
 //! its own sequence only, to the bit. Scratch memory is a few hundred KiB a thread at any length.
 
@@ -12,11 +16,11 @@ use std::cmp::Reverse;
 use std::ops::Range;
 
 use crate::isa::Kernels;
-use crate::math::exp_negative;
+use crate::math::{exp_negative, exp2_negative};
 use crate::parallel::{self, Shared};
 use crate::scratch::{Buffer, Slot};
 use crate::simd::{Kernel, Simd, transpose};
-use crate::tile::{dispatch_rows, pack_panel, panel_start, panels, product};
+use crate::tile::{dispatch_rows, pack_panel, panel_start, panels, product, product_of_pairs};
 
 /// The most keys of a block: with the widest tile its logits take 32 KiB.
 const KEYS: usize = 256;
@@ -72,51 +76,115 @@ impl Kernels {
         if hidden == 0 {
             return;
         }
-        let sequences = || cu_seqlens.windows(2).map(|bounds| bounds[0]..bounds[1]);
-        let mut run = QUERIES;
-        let count = |run| -> usize { sequences().map(|s| s.len().div_ceil(run) * heads).sum() };
-        while run > MIN_QUERIES && count(run) < 4 * rayon::current_num_threads() {
-            run /= 2;
-        }
-        let mut items = Vec::with_capacity(count(run));
-        for sequence in sequences() {
-            for first in sequence.clone().step_by(run) {
-                let queries = first..(first + run).min(sequence.end);
-                items.extend((0..heads).map(|head| (sequence.clone(), queries.clone(), head)));
-            }
-        }
-        // The long ones first, so that no thread begins one when the others are done.
-        items.sort_by_key(|(keys, queries, _)| Reverse(keys.len() * queries.len()));
+        let items = items(cu_seqlens, heads, false);
+        self.attend(&items, qkv, heads, head_dim, false, out);
+    }
+
+    /// [`Kernels::attention`] of chosen items; with `int16` on i16 where this instruction set gains by it.
+    pub(crate) fn attend(
+        self,
+        items: &[Item],
+        qkv: &[f32],
+        heads: usize,
+        head_dim: usize,
+        int16: bool,
+        out: &mut [f32],
+    ) {
         let out = Shared::new(out);
         parallel::for_each(items.len(), |i| {
-            let (keys, queries, head) = items[i].clone();
-            self.dispatch(Attend {
+            let attend = Attend {
                 qkv,
-                keys,
-                queries,
-                hidden,
+                item: &items[i],
+                hidden: heads * head_dim,
                 head_dim,
-                head,
                 out,
-            });
+            };
+            if int16 && head_dim.is_multiple_of(2) && self.dispatch(FastDot2) {
+                self.dispatch(AttendIn::<true>(attend));
+            } else {
+                self.dispatch(AttendIn::<false>(attend));
+            }
         });
     }
 }
 
-/// One item: the queries `queries` of head `head` over the keys `keys`, both token ranges.
-struct Attend<'a> {
-    qkv: &'a [f32],
+struct FastDot2;
+
+impl Kernel for FastDot2 {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> bool {
+        S::FAST_DOT2
+    }
+}
+
+/// A run of queries of one head over the keys of their sequence; token ranges.
+#[derive(Clone, Debug)]
+pub(crate) struct Item {
     keys: Range<usize>,
     queries: Range<usize>,
+    head: usize,
+}
+
+/// The items of packed sequences: all queries, or only each sequence's first.
+pub(crate) fn items(cu_seqlens: &[usize], heads: usize, first_only: bool) -> Vec<Item> {
+    let sequences = || cu_seqlens.windows(2).map(|bounds| bounds[0]..bounds[1]);
+    let queries = |sequence: &Range<usize>| {
+        let most = if first_only { 1 } else { usize::MAX };
+        sequence.start..sequence.end.min(sequence.start.saturating_add(most))
+    };
+    let count = |run| -> usize {
+        sequences()
+            .map(|s| queries(&s).len().div_ceil(run) * heads)
+            .sum()
+    };
+    let mut run = QUERIES;
+    while run > MIN_QUERIES && count(run) < 4 * rayon::current_num_threads() {
+        run /= 2;
+    }
+    let mut items = Vec::with_capacity(count(run));
+    for keys in sequences() {
+        let queries = queries(&keys);
+        for first in queries.clone().step_by(run) {
+            let queries = first..(first + run).min(queries.end);
+            items.extend((0..heads).map(|head| Item {
+                keys: keys.clone(),
+                queries: queries.clone(),
+                head,
+            }));
+        }
+    }
+    // The long ones first, so that no thread begins one when the others are done.
+    items.sort_by_key(|item| Reverse(item.keys.len() * item.queries.len()));
+    items
+}
+
+/// One item at work.
+struct Attend<'a> {
+    qkv: &'a [f32],
+    item: &'a Item,
     hidden: usize,
     head_dim: usize,
-    head: usize,
     out: Shared,
+}
+
+/// The item in f32, or with `INT16` on i16.
+struct AttendIn<'a, const INT16: bool>(Attend<'a>);
+
+/// Quantized values of the weights of one query in one block add up to this: with values of 15 bits and the roundings of
+/// [`KEYS`] weights the sums stay within i32.
+const WEIGHT_SUM: f32 = 32767.0;
+const VALUE_MAX: f32 = 32767.0;
+
+/// The largest quantized query or key: `head_dim` products of two stay within i32, and it within i16.
+fn key_max(head_dim: usize) -> f32 {
+    (2147483647.0 / head_dim as f32).sqrt().min(32767.0).floor()
 }
 
 /// What an item keeps of one tile of queries from block to block. `width` is the tile's number of lanes.
 struct TileState<'a> {
-    /// The queries, scaled, `[head_dim, width]`.
+    /// The queries, scaled, `[head_dim, width]`; on i16 pairs of them, `[head_dim / 2, width]` words.
     queries: &'a mut [f32],
     /// The weighted sum of values so far, `[head_dim, width]`.
     sums: &'a mut [f32],
@@ -124,67 +192,91 @@ struct TileState<'a> {
     max: &'a mut [f32],
     /// The sum of the weights so far, `[width]`.
     total: &'a mut [f32],
+    /// On i16, what a query's logits are multiplied by, `[width]`.
+    scale: &'a mut [f32],
 }
 
 /// A block of keys and values, packed.
 struct Block<'a> {
     keys: usize,
     head_dim: usize,
-    /// Panels of tile rows one after the other, each `[head_dim, rows of the panel]`.
+    /// Panels of tile rows one after the other, each `[head_dim, rows of the panel]`; on i16 `[head_dim / 2, …]` words.
     packed_keys: &'a [f32],
-    /// `[keys, head_dim]`.
+    /// `[keys, head_dim]`; on i16 pairs of keys, `[keys / 2 rounded up, head_dim]` words.
     values: &'a [f32],
+    /// On i16, what one of a key's logits is multiplied by, `[keys]`.
+    key_scales: &'a [f32],
+    /// On i16, what a quantized value is multiplied by.
+    value_scale: f32,
     /// Whether there was no block before.
     first: bool,
 }
 
-impl Kernel for Attend<'_> {
+impl<const INT16: bool> Kernel for AttendIn<'_, INT16> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let d = self.head_dim;
+        let attend = self.0;
+        let (keys, queries) = (attend.item.keys.len(), attend.item.queries.len());
+        let d = attend.head_dim;
         let width = 2 * S::LANES;
-        let tiles = self.queries.len().div_ceil(width);
-        let blocks = self.keys.len().div_ceil(KEYS);
-        let largest = self.keys.len().div_ceil(blocks);
-        let state_len = (2 * d + 2) * width;
-        let mut scratch = Buffer::take(Slot::Thread, tiles * state_len + largest * (2 * d + width));
+        let tiles = queries.div_ceil(width);
+        let blocks = keys.div_ceil(KEYS);
+        let largest = keys.div_ceil(blocks).next_multiple_of(2);
+        let state_len = (2 * d + 3) * width;
+        let mut scratch = Buffer::take(
+            Slot::Thread,
+            tiles * state_len + largest * (2 * d + width + 1) + KEYS.max(largest) * d,
+        );
         let (states, rest) = scratch.split_at_mut(tiles * state_len);
         let (logits, rest) = rest.split_at_mut(largest * width);
-        let (packed_keys, values) = rest.split_at_mut(largest * d);
+        let (packed_keys, rest) = rest.split_at_mut(largest * d);
+        let (values, rest) = rest.split_at_mut(largest * d);
+        let (key_scales, rows) = rest.split_at_mut(largest);
 
         for (tile, state) in states.chunks_exact_mut(state_len).enumerate() {
             let first = tile * width;
-            let lanes = width.min(self.queries.len() - first);
+            let lanes = width.min(queries - first);
             let mut state = TileState::new(state, d, width);
-            self.pack_queries(s, first, lanes, &mut state);
+            attend.pack_queries::<S, INT16>(s, first, lanes, &mut state);
         }
         for block in 0..blocks {
-            let start = panel_start(block, blocks, self.keys.len());
-            let keys = panel_start(block + 1, blocks, self.keys.len()) - start;
-            self.pack_keys(s, start, keys, packed_keys, values);
+            let start = panel_start(block, blocks, keys);
+            let keys = panel_start(block + 1, blocks, keys) - start;
+            let value_scale = if INT16 {
+                attend.quantize_keys(s, start, keys, rows, key_scales);
+                attend.pack_key_words(s, keys, rows, packed_keys);
+                attend.quantize_values(s, start, keys, values)
+            } else {
+                attend.pack_keys(s, start, keys, packed_keys, values);
+                1.0
+            };
+            let words = if INT16 { d / 2 } else { d };
+            let value_rows = if INT16 { keys.div_ceil(2) } else { keys };
             let block = Block {
                 keys,
                 head_dim: d,
-                packed_keys: &packed_keys[..keys * d],
-                values: &values[..keys * d],
+                packed_keys: &packed_keys[..keys * words],
+                values: &values[..value_rows * d],
+                key_scales: &key_scales[..keys],
+                value_scale,
                 first: block == 0,
             };
             for (tile, state) in states.chunks_exact_mut(state_len).enumerate() {
                 let state = TileState::new(state, d, width);
-                if self.queries.len() - tile * width > S::LANES {
-                    attend_tile::<S, 2>(s, &block, state, logits);
+                if queries - tile * width > S::LANES {
+                    attend_tile::<S, INT16, 2>(s, &block, state, logits);
                 } else {
-                    attend_tile::<S, 1>(s, &block, state, logits);
+                    attend_tile::<S, INT16, 1>(s, &block, state, logits);
                 }
             }
         }
         for (tile, state) in states.chunks_exact_mut(state_len).enumerate() {
             let first = tile * width;
-            let lanes = width.min(self.queries.len() - first);
+            let lanes = width.min(queries - first);
             let mut state = TileState::new(state, d, width);
-            self.finish(s, first, lanes, &mut state);
+            attend.finish(s, first, lanes, &mut state);
         }
     }
 }
@@ -193,12 +285,14 @@ impl<'a> TileState<'a> {
     fn new(state: &'a mut [f32], head_dim: usize, width: usize) -> Self {
         let (queries, rest) = state.split_at_mut(head_dim * width);
         let (sums, rest) = rest.split_at_mut(head_dim * width);
-        let (max, total) = rest.split_at_mut(width);
+        let (max, rest) = rest.split_at_mut(width);
+        let (total, scale) = rest.split_at_mut(width);
         Self {
             queries,
             sums,
             max,
             total,
+            scale,
         }
     }
 }
@@ -213,18 +307,24 @@ impl Attend<'_> {
     /// The head's part `part` (0 queries, 1 keys, 2 values) of token `token`.
     #[inline(always)]
     fn part(&self, token: usize, part: usize) -> &[f32] {
-        let start = (3 * token + part) * self.hidden + self.head * self.head_dim;
+        let start = (3 * token + part) * self.hidden + self.item.head * self.head_dim;
         &self.qkv[start..][..self.head_dim]
     }
 
     /// Packs `lanes` queries from number `first` of the item on, a query a lane, zeros in lanes without one.
     #[inline(always)]
-    fn pack_queries<S: Simd>(&self, s: S, first: usize, lanes: usize, state: &mut TileState<'_>) {
+    fn pack_queries<S: Simd, const INT16: bool>(
+        &self,
+        s: S,
+        first: usize,
+        lanes: usize,
+        state: &mut TileState<'_>,
+    ) {
         let d = self.head_dim;
         let width = tile_width::<S>(lanes);
         assert!(state.queries.len() >= d * width);
         for vector in (0..lanes).step_by(S::LANES) {
-            let token = self.queries.start + first + vector;
+            let token = self.item.queries.start + first + vector;
             let rows = S::LANES.min(lanes - vector);
             // The last row's bounds; the rows before it end earlier.
             self.part(token + rows - 1, 0);
@@ -239,6 +339,10 @@ impl Attend<'_> {
                     d,
                 );
             }
+        }
+        if INT16 {
+            quantize_lanes(s, state.queries, d, width, state.scale);
+            return;
         }
         let scale = s.splat(1.0 / (d as f32).sqrt());
         for q in state.queries[..d * width].chunks_exact_mut(S::LANES) {
@@ -262,7 +366,7 @@ impl Attend<'_> {
         for panel in 0..count {
             let row = panel_start(panel, count, keys);
             let height = panel_start(panel + 1, count, keys) - row;
-            let token = self.keys.start + start + row;
+            let token = self.item.keys.start + start + row;
             // The last row's bounds; the rows before it end earlier.
             self.part(token + height - 1, 1);
             // SAFETY: `height` rows of `d` values a token apart lie within `qkv` (just checked); the panel takes
@@ -277,8 +381,92 @@ impl Attend<'_> {
             }
         }
         for (key, value) in values.chunks_exact_mut(d).take(keys).enumerate() {
-            value.copy_from_slice(self.part(self.keys.start + start + key, 2));
+            value.copy_from_slice(self.part(self.item.keys.start + start + key, 2));
         }
+    }
+
+    /// Quantizes `keys` keys from number `start` of the sequence on, each to its own scale: `rows` gets their i16,
+    /// `[keys, head_dim]`.
+    #[inline(always)]
+    fn quantize_keys<S: Simd>(
+        &self,
+        s: S,
+        start: usize,
+        keys: usize,
+        rows: &mut [f32],
+        scales: &mut [f32],
+    ) {
+        let d = self.head_dim;
+        let most = key_max(d);
+        let rows = &mut rows[..keys * d / 2];
+        for (key, (row, scale)) in rows.chunks_exact_mut(d / 2).zip(scales).enumerate() {
+            let values = self.part(self.item.keys.start + start + key, 1);
+            let largest = largest(s, values);
+            let factor;
+            (factor, *scale) = quantizer(largest, most);
+            quantize_words(s, values, factor, row);
+        }
+    }
+
+    /// Packs the rows of words that [`Self::quantize_keys`] made.
+    #[inline(always)]
+    fn pack_key_words<S: Simd>(&self, s: S, keys: usize, rows: &[f32], packed_keys: &mut [f32]) {
+        let words = self.head_dim / 2;
+        assert!(rows.len() >= keys * words && packed_keys.len() >= keys * words);
+        let count = panels(keys, S::TILE_ROWS);
+        for panel in 0..count {
+            let row = panel_start(panel, count, keys);
+            let height = panel_start(panel + 1, count, keys) - row;
+            // SAFETY: `height` rows of `words` words lie in `rows`, and as many words in the panel; both asserted.
+            unsafe {
+                pack_panel(
+                    s,
+                    (rows.as_ptr().add(row * words), words),
+                    (height, words),
+                    packed_keys.as_mut_ptr().add(row * words),
+                );
+            }
+        }
+    }
+
+    /// Quantizes `keys` values from number `start` of the sequence on to one scale, which it returns, and pairs each with the
+    /// next: word `[key / 2, i]` holds element `i` of both.
+    #[inline(always)]
+    fn quantize_values<S: Simd>(&self, s: S, start: usize, keys: usize, values: &mut [f32]) -> f32 {
+        let d = self.head_dim;
+        let row = |key: usize| self.part(self.item.keys.start + start + key, 2);
+        let largest = (0..keys).fold(0f32, |most, key| {
+            let here = largest(s, row(key));
+            // Keeps a NaN, which `f32::max` would drop.
+            if here > most || here.is_nan() {
+                here
+            } else {
+                most
+            }
+        });
+        let (factor, scale) = quantizer(largest, VALUE_MAX);
+        let factor = s.splat(factor);
+        for (pair, values) in values
+            .chunks_exact_mut(d)
+            .take(keys.div_ceil(2))
+            .enumerate()
+        {
+            let even = row(2 * pair);
+            let odd = (2 * pair + 1 < keys).then(|| row(2 * pair + 1));
+            for at in (0..d).step_by(S::LANES) {
+                let quantized = |row: &[f32]| {
+                    let v = if at + S::LANES <= d {
+                        s.load(&row[at..])
+                    } else {
+                        s.load_first(&row[at..])
+                    };
+                    s.float_to_int(s.mul(v, factor))
+                };
+                let high = odd.map_or(s.splat_int(0), quantized);
+                store_words(s, &mut values[at..], s.pair(quantized(even), high));
+            }
+        }
+        scale
     }
 
     /// Divides the sums of `lanes` queries from number `first` of the item on by their total weight and writes them out.
@@ -294,7 +482,7 @@ impl Attend<'_> {
                 s.store(sums, s.mul(s.load(sums), inverse));
             }
         }
-        let token = self.queries.start + first;
+        let token = self.item.queries.start + first;
         for strip in (0..d).step_by(S::LANES) {
             let rows = S::LANES.min(d - strip);
             // SAFETY: `sums` is `d` rows of `width >= lanes` values (asserted), of which this reads `rows` from `strip` on.
@@ -307,7 +495,8 @@ impl Attend<'_> {
                     (state.sums.as_ptr().add(strip * width), width),
                     (rows, lanes),
                     (
-                        self.out.at(token * self.hidden + self.head * d + strip),
+                        self.out
+                            .at(token * self.hidden + self.item.head * d + strip),
                         self.hidden,
                     ),
                     if rows == S::LANES { lanes } else { 0 },
@@ -317,17 +506,113 @@ impl Attend<'_> {
     }
 }
 
+/// The factor that takes magnitudes up to `largest` to at most `most`, and what takes them back. A NaN or an infinity makes the
+/// latter NaN, so that what was quantized with it cannot pass for a number.
+fn quantizer(largest: f32, most: f32) -> (f32, f32) {
+    if largest.is_finite() {
+        // Below it the factor would overflow; such values are zeros beside any others.
+        let largest = largest.max(1e-30);
+        (most / largest, largest / most)
+    } else {
+        (0.0, f32::NAN)
+    }
+}
+
+/// The largest magnitude; NaN if there is one among the values, or an infinity.
+#[inline(always)]
+fn largest<S: Simd>(s: S, values: &[f32]) -> f32 {
+    let zero = s.splat(0.0);
+    let (mut most, mut poison) = (zero, zero);
+    let mut see = |v: S::V| {
+        most = s.max(most, s.max(v, s.sub(zero, v)));
+        poison = s.mul_add(v, zero, poison);
+    };
+    let mut chunks = values.chunks_exact(S::LANES);
+    (&mut chunks).for_each(|v| see(s.load(v)));
+    if !chunks.remainder().is_empty() {
+        see(s.load_first(chunks.remainder()));
+    }
+    s.largest(most) + s.sum(poison)
+}
+
+/// Rounds `values * factor` to i16, two a word, in order.
+#[inline(always)]
+fn quantize_words<S: Simd>(s: S, values: &[f32], factor: f32, words: &mut [f32]) {
+    let factor = s.splat(factor);
+    let mut chunks = values.chunks_exact(S::LANES);
+    let mut outs = words.chunks_exact_mut(S::LANES / 2);
+    for (v, out) in (&mut chunks).zip(&mut outs) {
+        // SAFETY: LANES i16 fill LANES / 2 words, which `out` has.
+        unsafe {
+            s.store_halves(
+                out.as_mut_ptr().cast(),
+                s.float_to_int(s.mul(s.load(v), factor)),
+            )
+        };
+    }
+    let v = chunks.remainder();
+    if !v.is_empty() {
+        let mut last = [0.0; 8];
+        let ints = s.float_to_int(s.mul(s.load_first(v), factor));
+        // SAFETY: LANES i16 fill LANES / 2 <= 8 words.
+        unsafe { s.store_halves(last.as_mut_ptr().cast(), ints) };
+        let out = outs.into_remainder();
+        out.copy_from_slice(&last[..out.len()]);
+    }
+}
+
+/// Stores the leading words of a vector, as many as `words` has.
+#[inline(always)]
+fn store_words<S: Simd>(s: S, words: &mut [f32], v: S::I) {
+    let dst = words.as_mut_ptr().cast::<u8>();
+    if words.len() >= S::LANES {
+        // SAFETY: LANES words of four bytes.
+        unsafe { s.store_bytes(dst, v) };
+    } else {
+        let mut all = [0.0f32; 16];
+        // SAFETY: LANES <= 16 words.
+        unsafe { s.store_bytes(all.as_mut_ptr().cast(), v) };
+        words.copy_from_slice(&all[..words.len()]);
+    }
+}
+
+/// Quantizes queries, a query a lane, `[d, width]`, each to its own scale, and pairs element `2i` with `2i + 1`: words
+/// `[d / 2, width]` in the same memory. `scales` gets what brings a logit back, divided by the root of `d`, for powers of two.
+#[inline(always)]
+fn quantize_lanes<S: Simd>(s: S, queries: &mut [f32], d: usize, width: usize, scales: &mut [f32]) {
+    let most = key_max(d);
+    let root = std::f32::consts::LOG2_E / (d as f32).sqrt();
+    let zero = s.splat(0.0);
+    for vector in (0..width).step_by(S::LANES) {
+        let (mut largest, mut poison) = (zero, zero);
+        for row in queries[..d * width].chunks_exact(width) {
+            let v = s.load(&row[vector..]);
+            largest = s.max(largest, s.max(v, s.sub(zero, v)));
+            poison = s.mul_add(v, zero, poison);
+        }
+        // As in `quantizer`, a query a lane.
+        let largest = s.max(largest, s.splat(1e-30));
+        let factor = s.div(s.splat(most), largest);
+        let scale = s.mul_add(largest, s.splat(root / most), poison);
+        s.store(&mut scales[vector..], scale);
+        for pair in 0..d / 2 {
+            let quantized =
+                |i: usize| s.float_to_int(s.mul(s.load(&queries[i * width + vector..]), factor));
+            let word = s.pair(quantized(2 * pair), quantized(2 * pair + 1));
+            store_words(s, &mut queries[pair * width + vector..], word);
+        }
+    }
+}
+
 /// Adds one block of keys to what a tile of `VECTORS` vectors of queries has so far.
 #[inline(always)]
-fn attend_tile<S: Simd, const VECTORS: usize>(
+fn attend_tile<S: Simd, const INT16: bool, const VECTORS: usize>(
     s: S,
     block: &Block<'_>,
     state: TileState<'_>,
     logits: &mut [f32],
 ) {
     let width = VECTORS * S::LANES;
-    let logits = &mut logits[..block.keys * width];
-
     let mut max = [s.splat(f32::NEG_INFINITY); VECTORS];
     if !block.first {
         for (j, max) in max.iter_mut().enumerate() {
@@ -339,62 +624,133 @@ fn attend_tile<S: Simd, const VECTORS: usize>(
     for panel in 0..count {
         let row = panel_start(panel, count, block.keys);
         let height = panel_start(panel + 1, count, block.keys) - row;
-        dispatch_rows!(height, S, |ROWS| logit_panel::<S, ROWS, VECTORS>(
-            s,
-            block,
-            row,
-            state.queries,
-            logits,
-            &mut max
+        dispatch_rows!(height, S, TILE_ROWS, |ROWS| logit_panel::<
+            S,
+            INT16,
+            ROWS,
+            VECTORS,
+        >(
+            s, block, row, &state, logits, &mut max
         ));
     }
 
-    // The weight of what was summed before, now that the maximum may have grown.
+    // The weight of what was summed before, now that the maximum may have grown, and what a quantized weight counts.
     let mut decay = [s.splat(0.0); VECTORS];
+    let mut unit = [s.splat(1.0); VECTORS];
     for j in 0..VECTORS {
         let total = &mut state.total[j * S::LANES..];
         let mut sum = s.splat(0.0);
-        if !block.first {
-            decay[j] = exp_negative(s, s.sub(before[j], max[j]));
-            sum = s.mul(s.load(total), decay[j]);
-        }
-        for logits in logits.chunks_exact_mut(width) {
-            let logit = &mut logits[j * S::LANES..];
-            let weight = exp_negative(s, s.sub(s.load(logit), max[j]));
+        let weights = &mut logits[j * S::LANES..];
+        for key in 0..block.keys {
+            let logit = &mut weights[key * width..];
+            let weight = weight::<S, INT16>(s, s.sub(s.load(logit), max[j]));
             s.store(logit, weight);
             sum = s.add(sum, weight);
         }
+        if INT16 {
+            // The largest weight of a block is 1 unless an earlier one had a larger, then the sum may be tiny: at least
+            // 2^-126, whose inverse is a number.
+            unit[j] = s.mul(sum, s.splat(1.0 / WEIGHT_SUM));
+            pair_weights(
+                s,
+                weights,
+                block.keys,
+                width,
+                s.div(s.splat(WEIGHT_SUM), sum),
+            );
+        }
+        if !block.first {
+            decay[j] = weight::<S, INT16>(s, s.sub(before[j], max[j]));
+            sum = s.mul_add(s.load(total), decay[j], sum);
+        }
         s.store(total, sum);
         s.store(&mut state.max[j * S::LANES..], max[j]);
+        unit[j] = s.mul(unit[j], s.splat(block.value_scale));
     }
 
     let count = panels(block.head_dim, S::TILE_ROWS);
     for panel in 0..count {
         let row = panel_start(panel, count, block.head_dim);
         let height = panel_start(panel + 1, count, block.head_dim) - row;
-        dispatch_rows!(height, S, |ROWS| value_panel::<S, ROWS, VECTORS>(
-            s, block, row, logits, decay, state.sums
+        dispatch_rows!(height, S, TILE_ROWS, |ROWS| value_panel::<
+            S,
+            INT16,
+            ROWS,
+            VECTORS,
+        >(
+            s,
+            block,
+            row,
+            logits,
+            (decay, unit),
+            state.sums
         ));
+    }
+}
+
+/// The exponential of a logit's distance from the largest; logits on i16 are exponents of two.
+#[inline(always)]
+fn weight<S: Simd, const INT16: bool>(s: S, x: S::V) -> S::V {
+    if INT16 {
+        exp2_negative(s, x)
+    } else {
+        exp_negative(s, x)
+    }
+}
+
+/// Quantizes the weights of one vector of queries, rows `width` apart, in place: row `i` gets those of keys `2i` and `2i + 1`.
+#[inline(always)]
+fn pair_weights<S: Simd>(s: S, weights: &mut [f32], keys: usize, width: usize, factor: S::V) {
+    for pair in 0..keys.div_ceil(2) {
+        let quantized = |key: usize| s.float_to_int(s.mul(s.load(&weights[key * width..]), factor));
+        let high = if 2 * pair + 1 < keys {
+            quantized(2 * pair + 1)
+        } else {
+            s.splat_int(0)
+        };
+        let word = s.pair(quantized(2 * pair), high);
+        // SAFETY: a vector of words, which slicing would have found.
+        unsafe {
+            s.store_bytes(
+                weights[pair * width..][..S::LANES].as_mut_ptr().cast(),
+                word,
+            )
+        };
     }
 }
 
 /// The logits of `ROWS` keys from `row` of the block on, and their maximum.
 #[inline(always)]
-fn logit_panel<S: Simd, const ROWS: usize, const VECTORS: usize>(
+fn logit_panel<S: Simd, const INT16: bool, const ROWS: usize, const VECTORS: usize>(
     s: S,
     block: &Block<'_>,
     row: usize,
-    queries: &[f32],
+    state: &TileState<'_>,
     logits: &mut [f32],
     max: &mut [S::V; VECTORS],
 ) {
-    let (d, width) = (block.head_dim, VECTORS * S::LANES);
-    assert!(queries.len() >= d * width);
-    let keys = &block.packed_keys[row * d..][..ROWS * d];
-    // SAFETY: `keys` is `d` steps of ROWS values, `queries` at least `d` steps of `width`.
-    let sums = unsafe {
-        product::<S, ROWS, VECTORS>(s, d, (keys.as_ptr(), ROWS), (queries.as_ptr(), width))
-    };
+    let width = VECTORS * S::LANES;
+    let steps = block.head_dim / if INT16 { 2 } else { 1 };
+    assert!(state.queries.len() >= steps * width);
+    let keys = &block.packed_keys[row * steps..][..ROWS * steps];
+    let (keys, queries) = (keys.as_ptr(), state.queries.as_ptr());
+    let mut sums = [[s.splat(0.0); VECTORS]; ROWS];
+    if INT16 {
+        // SAFETY: `keys` is `steps` times ROWS words, `queries` at least `steps` times `width`.
+        let ints = unsafe {
+            product_of_pairs::<S, ROWS, VECTORS>(s, steps, (keys, ROWS), (queries, width))
+        };
+        let key_scales = &block.key_scales[row..][..ROWS];
+        for i in 0..ROWS {
+            for j in 0..VECTORS {
+                let scale = s.mul(s.load(&state.scale[j * S::LANES..]), s.splat(key_scales[i]));
+                sums[i][j] = s.mul(s.int_to_float(ints[i][j]), scale);
+            }
+        }
+    } else {
+        // SAFETY: as above, `keys` and `queries` being values.
+        sums = unsafe { product::<S, ROWS, VECTORS>(s, steps, (keys, ROWS), (queries, width)) };
+    }
     let logits = &mut logits[row * width..][..ROWS * width];
     for i in 0..ROWS {
         for j in 0..VECTORS {
@@ -406,22 +762,33 @@ fn logit_panel<S: Simd, const ROWS: usize, const VECTORS: usize>(
 
 /// Adds the block's weighted values to `ROWS` of the head's dimensions from `row` on.
 #[inline(always)]
-fn value_panel<S: Simd, const ROWS: usize, const VECTORS: usize>(
+fn value_panel<S: Simd, const INT16: bool, const ROWS: usize, const VECTORS: usize>(
     s: S,
     block: &Block<'_>,
     row: usize,
     weights: &[f32],
-    decay: [S::V; VECTORS],
+    (decay, unit): ([S::V; VECTORS], [S::V; VECTORS]),
     sums: &mut [f32],
 ) {
     let (d, width) = (block.head_dim, VECTORS * S::LANES);
-    assert!(row + ROWS <= d && block.values.len() == block.keys * d);
-    assert!(weights.len() == block.keys * width);
-    // SAFETY: `values` is `keys` steps of `d` values, of which ROWS from `row` on are read; `weights` `keys` steps of `width`.
-    let new = unsafe {
-        let values = block.values.as_ptr().add(row);
-        product::<S, ROWS, VECTORS>(s, block.keys, (values, d), (weights.as_ptr(), width))
-    };
+    let steps = block.values.len() / d;
+    assert!(row + ROWS <= d && weights.len() >= steps * width);
+    let (values, weights) = (block.values[row..].as_ptr(), weights.as_ptr());
+    let mut new = [[s.splat(0.0); VECTORS]; ROWS];
+    if INT16 {
+        // SAFETY: `values` is `steps` times `d` words, of which ROWS from `row` on are read; `weights` `steps` times `width`.
+        let ints = unsafe {
+            product_of_pairs::<S, ROWS, VECTORS>(s, steps, (values, d), (weights, width))
+        };
+        for i in 0..ROWS {
+            for j in 0..VECTORS {
+                new[i][j] = s.mul(s.int_to_float(ints[i][j]), unit[j]);
+            }
+        }
+    } else {
+        // SAFETY: as above, of values.
+        new = unsafe { product::<S, ROWS, VECTORS>(s, steps, (values, d), (weights, width)) };
+    }
     let sums = &mut sums[row * width..][..ROWS * width];
     for i in 0..ROWS {
         for j in 0..VECTORS {

@@ -21,23 +21,40 @@ pub enum Isa {
     Scalar,
     /// 128-bit Advanced SIMD, guaranteed on AArch64.
     Neon,
+    /// The same with the byte dot product of Armv8.2 (`dotprod`: Graviton2 and later).
+    NeonDot,
     /// 256-bit AVX2 with FMA.
     Avx2,
+    /// The same with the 256-bit byte dot product of chips without AVX-512.
+    AvxVnni,
     /// 512-bit AVX-512 F, VL, DQ and BW (every server chip since Skylake-SP and Zen 4).
     Avx512,
+    /// The same with the 512-bit byte dot product (since Cascade Lake and Zen 4).
+    Avx512Vnni,
 }
 
 impl Isa {
     /// Every instruction set, slowest first.
-    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512];
+    pub const ALL: [Isa; 7] = [
+        Isa::Scalar,
+        Isa::Neon,
+        Isa::NeonDot,
+        Isa::Avx2,
+        Isa::AvxVnni,
+        Isa::Avx512,
+        Isa::Avx512Vnni,
+    ];
 
     /// The name used in settings and logs.
     pub const fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
             Isa::Neon => "neon",
+            Isa::NeonDot => "neondot",
             Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avxvnni",
             Isa::Avx512 => "avx512",
+            Isa::Avx512Vnni => "avx512vnni",
         }
     }
 
@@ -105,11 +122,17 @@ pub struct Kernels {
 enum Proven {
     Portable(Portable),
     #[cfg(target_arch = "aarch64")]
-    Neon(Neon),
+    Neon(Neon<false>),
+    #[cfg(target_arch = "aarch64")]
+    NeonDot(Neon<true>),
     #[cfg(target_arch = "x86_64")]
-    Avx2(Avx2),
+    Avx2(Avx2<false>),
     #[cfg(target_arch = "x86_64")]
-    Avx512(Avx512),
+    AvxVnni(Avx2<true>),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512<false>),
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni(Avx512<true>),
 }
 
 impl Kernels {
@@ -128,10 +151,16 @@ impl Kernels {
             Isa::Scalar => Some(Proven::Portable(Portable)),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => Neon::detect().map(Proven::Neon),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => Neon::detect().map(Proven::NeonDot),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => Avx2::detect().map(Proven::Avx2),
             #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => Avx2::detect().map(Proven::AvxVnni),
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => Avx512::detect().map(Proven::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => Avx512::detect().map(Proven::Avx512Vnni),
             #[allow(unreachable_patterns)]
             _ => None,
         };
@@ -144,10 +173,16 @@ impl Kernels {
             Proven::Portable(_) => Isa::Scalar,
             #[cfg(target_arch = "aarch64")]
             Proven::Neon(_) => Isa::Neon,
+            #[cfg(target_arch = "aarch64")]
+            Proven::NeonDot(_) => Isa::NeonDot,
             #[cfg(target_arch = "x86_64")]
             Proven::Avx2(_) => Isa::Avx2,
             #[cfg(target_arch = "x86_64")]
+            Proven::AvxVnni(_) => Isa::AvxVnni,
+            #[cfg(target_arch = "x86_64")]
             Proven::Avx512(_) => Isa::Avx512,
+            #[cfg(target_arch = "x86_64")]
+            Proven::Avx512Vnni(_) => Isa::Avx512Vnni,
         }
     }
 
@@ -157,10 +192,16 @@ impl Kernels {
             Proven::Portable(s) => s.vectorize(kernel),
             #[cfg(target_arch = "aarch64")]
             Proven::Neon(s) => s.vectorize(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Proven::NeonDot(s) => s.vectorize(kernel),
             #[cfg(target_arch = "x86_64")]
             Proven::Avx2(s) => s.vectorize(kernel),
             #[cfg(target_arch = "x86_64")]
+            Proven::AvxVnni(s) => s.vectorize(kernel),
+            #[cfg(target_arch = "x86_64")]
             Proven::Avx512(s) => s.vectorize(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Proven::Avx512Vnni(s) => s.vectorize(kernel),
         }
     }
 }
@@ -182,7 +223,7 @@ mod tests {
         let error = "avx1024".parse::<Isa>().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "unknown instruction set \"avx1024\", expected one of scalar, neon, avx2, avx512"
+            "unknown instruction set \"avx1024\", expected one of scalar, neon, neondot, avx2, avxvnni, avx512, avx512vnni"
         );
     }
 
@@ -199,10 +240,13 @@ mod tests {
     #[test]
     fn sets_of_another_architecture_are_unavailable() {
         if cfg!(target_arch = "x86_64") {
-            assert!(Kernels::with(Isa::Neon).is_none());
+            for isa in [Isa::Neon, Isa::NeonDot] {
+                assert!(Kernels::with(isa).is_none());
+            }
         } else {
-            assert!(Kernels::with(Isa::Avx2).is_none());
-            assert!(Kernels::with(Isa::Avx512).is_none());
+            for isa in [Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Avx512Vnni] {
+                assert!(Kernels::with(isa).is_none());
+            }
         }
     }
 }

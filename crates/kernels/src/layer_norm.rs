@@ -1,5 +1,6 @@
 //! Layer normalisation, alone or with the bias and residual addition before it.
 
+use crate::int8::LayerNorm;
 use crate::isa::Kernels;
 use crate::parallel;
 use crate::simd::{Kernel, Simd};
@@ -76,9 +77,7 @@ impl Kernels {
             self.dispatch(Normalize {
                 x,
                 add,
-                gamma,
-                beta,
-                eps,
+                norm: LayerNorm { gamma, beta, eps },
             });
         });
     }
@@ -87,9 +86,7 @@ impl Kernels {
 struct Normalize<'a> {
     x: &'a mut [f32],
     add: Option<(&'a [f32], &'a [f32])>,
-    gamma: &'a [f32],
-    beta: &'a [f32],
-    eps: f32,
+    norm: LayerNorm<'a>,
 }
 
 impl Kernel for Normalize<'_> {
@@ -97,18 +94,47 @@ impl Kernel for Normalize<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let n = self.gamma.len();
+        let n = self.norm.gamma.len();
         for (i, row) in self.x.chunks_exact_mut(n).enumerate() {
             let sum = match self.add {
                 Some((bias, residual)) => add_and_sum(s, row, bias, &residual[i * n..][..n]),
                 None => sum_row::<S, false>(s, row, s.splat(0.0)),
             };
-            let mean = s.splat(sum / n as f32);
-            let squares = sum_row::<S, true>(s, row, mean);
-            let scale = s.splat(1.0 / (squares / n as f32 + self.eps).sqrt());
-            scale_row(s, row, mean, scale, self.gamma, self.beta);
+            norm_row(s, row, sum / n as f32, &self.norm);
         }
     }
+}
+
+/// `x = layer_norm(x + residual)` of one row.
+#[inline(always)]
+pub(crate) fn add_norm_row<S: Simd>(s: S, x: &mut [f32], residual: &[f32], norm: &LayerNorm<'_>) {
+    let n = x.len();
+    let mut sums = [s.splat(0.0); 2];
+    let mut xs = x.chunks_exact_mut(S::LANES);
+    let mut residuals = residual.chunks_exact(S::LANES);
+    for (i, (x, residual)) in (&mut xs).zip(&mut residuals).enumerate() {
+        let v = s.add(s.load(x), s.load(residual));
+        s.store(x, v);
+        sums[i % 2] = s.add(sums[i % 2], v);
+    }
+    let tail = xs.into_remainder();
+    if !tail.is_empty() {
+        let v = s.add(s.load_first(tail), s.load_first(residuals.remainder()));
+        s.store_first(tail, v);
+        sums[0] = s.add(sums[0], v);
+    }
+    let sum = s.sum(s.add(sums[0], sums[1]));
+    norm_row(s, x, sum / n as f32, norm);
+}
+
+/// `x = (x - mean) / sqrt(variance + eps) * gamma + beta` of one row.
+#[inline(always)]
+fn norm_row<S: Simd>(s: S, x: &mut [f32], mean: f32, norm: &LayerNorm<'_>) {
+    let n = x.len() as f32;
+    let mean = s.splat(mean);
+    let squares = sum_row::<S, true>(s, x, mean);
+    let scale = s.splat(1.0 / (squares / n + norm.eps).sqrt());
+    scale_row(s, x, mean, scale, norm.gamma, norm.beta);
 }
 
 /// The sum over a row of its values, or with `SQUARES` of `(x - mean)^2`: four running vectors hide the latency of the

@@ -20,11 +20,13 @@
 
 mod attention;
 mod elementwise;
+mod int8;
 mod isa;
 mod layer_norm;
 mod linear;
 mod math;
 mod parallel;
+mod peak;
 mod portable;
 pub mod reference;
 mod scratch;
@@ -36,5 +38,8 @@ mod aarch64;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
+pub use int8::{
+    EncoderSpace, INT8_LAYOUT, Int8Layer, Int8Matrix, LayerNorm, PANEL, PackedInt8, pack_int8,
+};
 pub use isa::{Isa, Kernels, UnknownIsa};
 pub use linear::{Epilogue, LinearShape};

@@ -356,7 +356,7 @@ fn multiply_panels<S: Simd>(
     columns: &[f32],
     partial: &mut [f32],
 ) {
-    dispatch_rows!(place.height, S, |ROWS| multiply_tile::<S, ROWS>(
+    dispatch_rows!(place.height, S, TILE_ROWS, |ROWS| multiply_tile::<S, ROWS>(
         s, chunk, place, columns, partial
     ));
     if place.last && matches!(chunk.epilogue, Epilogue::BiasGelu(_)) {

@@ -33,6 +33,17 @@ pub(crate) fn exp_negative<S: Simd>(s: S, x: S::V) -> S::V {
     s.scale_pow2(e, n)
 }
 
+/// `2^x` for `x <= 0`, relative error below 4e-6, which is enough where the result is quantized to 15 bits; for `x < -126` the
+/// value at -126. NaN stays NaN.
+#[inline(always)]
+pub(crate) fn exp2_negative<S: Simd>(s: S, x: S::V) -> S::V {
+    // Fits 2^r on |r| <= 1/2 in relative error, by the exchange described above.
+    const P: [f32; 5] = [0.9999993, 0.6931218, 0.24024744, 0.055917863, 0.009570102];
+    let x = s.max(s.splat(-126.0), x);
+    let n = s.round(x);
+    s.scale_pow2(polynomial(s, s.sub(x, n), &P), n)
+}
+
 /// GELU with the exact error function, `x/2 (1 + erf(x / √2))`; absolute error below `1.2e-7 max(1, |x|)`. NaN stays NaN.
 ///
 /// With `t = |x|` and the normal tail `Q(t) = erfc(t / √2) / 2` it is `max(x, 0) - t Q(t)`. The logarithm of `2 Q` is so

@@ -121,6 +121,89 @@ impl Simd for Portable {
         (v.0[0] + v.0[2]) + (v.0[1] + v.0[3])
     }
 
+    type I = [i32; LANES];
+    type Quad = [i8; 4];
+    const SIGNED: bool = true;
+    const INT8_ROWS: usize = 4;
+    const INT8_VECTORS: usize = 1;
+    const FAST_DOT2: bool = false;
+
+    #[inline(always)]
+    fn splat_int(self, x: i32) -> [i32; LANES] {
+        [x; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(self, src: *const u8) -> [i32; LANES] {
+        // SAFETY: the caller promises 16 readable bytes; an unaligned read needs no more.
+        unsafe { src.cast::<[i32; LANES]>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bytes(self, dst: *mut u8, v: [i32; LANES]) {
+        // SAFETY: the caller promises 16 writable bytes; an unaligned write needs no more.
+        unsafe { dst.cast::<[i32; LANES]>().write_unaligned(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_quad(self, src: *const u8) -> [i8; 4] {
+        // SAFETY: the caller promises four readable bytes.
+        unsafe { src.cast::<[i8; 4]>().read() }
+    }
+
+    #[inline(always)]
+    fn dot4(self, sums: [i32; LANES], quad: [i8; 4], weights: [i32; LANES]) -> [i32; LANES] {
+        std::array::from_fn(|lane| {
+            let weights = weights[lane].to_ne_bytes();
+            let products = quad.iter().zip(weights);
+            products.fold(sums[lane], |sum, (&a, w)| {
+                sum + i32::from(a) * i32::from(w.cast_signed())
+            })
+        })
+    }
+
+    #[inline(always)]
+    fn dot2(self, sums: [i32; LANES], a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] {
+        std::array::from_fn(|i| {
+            let low = i32::from(a[i] as i16) * i32::from(b[i] as i16);
+            sums[i] + low + (a[i] >> 16) * (b[i] >> 16)
+        })
+    }
+
+    #[inline(always)]
+    fn pair(self, low: [i32; LANES], high: [i32; LANES]) -> [i32; LANES] {
+        std::array::from_fn(|i| (low[i] & 0xffff) | (high[i] << 16))
+    }
+
+    #[inline(always)]
+    fn int_to_float(self, x: [i32; LANES]) -> F32x4 {
+        F32x4(x.map(|x| x as f32))
+    }
+
+    #[inline(always)]
+    fn float_to_int(self, x: F32x4) -> [i32; LANES] {
+        x.0.map(|x| x.round_ties_even() as i32)
+    }
+
+    #[inline(always)]
+    unsafe fn store_halves(self, dst: *mut i16, v: [i32; LANES]) {
+        // SAFETY: the caller promises four writable i16.
+        unsafe {
+            dst.cast::<[i16; LANES]>()
+                .write_unaligned(v.map(|x| x as i16))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_quads(self, dst: *mut u8, _: usize, v: F32x4) {
+        let quad = v.0.map(|x| (x.round_ties_even() as u8) ^ 0x80);
+        // SAFETY: the caller promises four writable bytes.
+        unsafe { dst.cast::<[u8; 4]>().write(quad) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
+
     #[inline(always)]
     unsafe fn transpose_block(
         self,

@@ -78,6 +78,14 @@ impl Drop for Buffer {
     }
 }
 
+/// The same memory as bytes, four a value.
+pub(crate) fn as_bytes(values: &mut [f32]) -> &mut [u8] {
+    // SAFETY: any f32 is four initialised bytes and any four bytes are an f32; the borrow is passed on.
+    unsafe {
+        std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), std::mem::size_of_val(values))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

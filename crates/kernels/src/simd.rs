@@ -76,8 +76,79 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn round(self, x: Self::V) -> Self::V;
     /// `v * 2^n` for integral `n` in -126..=127. Any finite result for `n` out of range; NaN in `v` comes out.
     fn scale_pow2(self, v: Self::V, n: Self::V) -> Self::V;
+    /// The largest lane.
+    #[inline(always)]
+    fn largest(self, v: Self::V) -> f32 {
+        let mut lanes = [f32::NEG_INFINITY; 16];
+        self.store(&mut lanes, v);
+        lanes.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b))
+    }
+
     /// The sum of the lanes, in an order fixed per instruction set.
     fn sum(self, v: Self::V) -> f32;
+
+    /// A vector of `LANES` i32, also read as `4 * LANES` bytes or `2 * LANES` i16.
+    type I: Copy;
+    /// Four activation bytes of a row, ready to be multiplied with the weights of many columns.
+    type Quad: Copy;
+    /// Whether activation bytes are signed, 128 less than the quantized value 0..=255.
+    const SIGNED: bool;
+    /// Rows and vectors of the largest register tile of the int8 product; the vectors make up a whole part of 32 columns.
+    const INT8_ROWS: usize;
+    const INT8_VECTORS: usize;
+    /// Whether [`Simd::dot2`] beats two f32 multiply-adds.
+    const FAST_DOT2: bool;
+
+    fn splat_int(self, x: i32) -> Self::I;
+
+    /// Loads `4 * LANES` bytes, unaligned.
+    ///
+    /// # Safety
+    /// `src` must be readable for them.
+    unsafe fn load_bytes(self, src: *const u8) -> Self::I;
+
+    /// Stores `4 * LANES` bytes, unaligned.
+    ///
+    /// # Safety
+    /// `dst` must be writable for them.
+    unsafe fn store_bytes(self, dst: *mut u8, v: Self::I);
+
+    /// Loads four activation bytes.
+    ///
+    /// # Safety
+    /// `src` must be readable for four bytes.
+    unsafe fn load_quad(self, src: *const u8) -> Self::Quad;
+
+    /// Adds to each lane of `sums` the dot product of the four activations with the lane's four weights (signed bytes above
+    /// -128). Exact as long as the sums stay within i32.
+    fn dot4(self, sums: Self::I, activations: Self::Quad, weights: Self::I) -> Self::I;
+
+    /// Adds to each lane of `sums` the dot product of two pairs of i16 above -32768. Exact within i32.
+    fn dot2(self, sums: Self::I, a: Self::I, b: Self::I) -> Self::I;
+
+    /// Lanes that hold `low` in their lower and `high` in their upper half; both in -32768..=32767.
+    fn pair(self, low: Self::I, high: Self::I) -> Self::I;
+
+    fn int_to_float(self, x: Self::I) -> Self::V;
+
+    /// To the nearest integer, ties to even; `x` within i32, else (and for NaN) any value.
+    fn float_to_int(self, x: Self::V) -> Self::I;
+
+    /// Stores the lanes, each within i16, as `LANES` i16 side by side.
+    ///
+    /// # Safety
+    /// `dst` must be writable for `LANES` i16.
+    unsafe fn store_halves(self, dst: *mut i16, v: Self::I);
+
+    /// Rounds each lane to the nearest of 0..=255 and stores it as an activation byte, four lanes together and the next
+    /// four `stride` bytes further on. NaN gives any byte.
+    ///
+    /// # Safety
+    /// Each of `LANES / 4` places must be writable for four bytes.
+    unsafe fn store_quads(self, dst: *mut u8, stride: usize, v: Self::V);
+
+    /// Asks for the cache line of `address` to be brought into the second-level cache. Any address will do.
+    fn prefetch(self, address: *const u8);
 
     /// Transposes one block: `dst[c * dst_stride + r] = src[r * src_stride + c]` for `r < rows`, `c < LANES`, where
     /// `rows <= LANES`. For the first `wide` columns it stores whole vectors (zeros after `rows`), in ascending order,

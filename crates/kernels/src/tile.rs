@@ -3,15 +3,15 @@
 
 use crate::simd::{Simd, transpose};
 
-/// Calls `$f::<$S, ROWS, …>` with the constant that equals `$rows`, so that the tile's loops unroll into registers.
-/// Row counts beyond the instruction set's tile fold away.
+/// Runs `$call` with the constant `$R` that equals `$rows`, so that the tile's loops unroll into registers. Row counts beyond
+/// the instruction set's tile, the constant `$most`, fold away.
 macro_rules! dispatch_rows {
-    ($rows:expr, $S:ty, |$R:ident| $call:expr) => {
-        dispatch_rows!(@arms $rows, $S, $R, $call, 1 2 3 4 5 6 7 8 9 10 11 12)
+    ($rows:expr, $S:ty, $most:ident, |$R:ident| $call:expr) => {
+        dispatch_rows!(@arms $rows, $S, $most, $R, $call, 1 2 3 4 5 6 7 8 9 10 11 12)
     };
-    (@arms $rows:expr, $S:ty, $R:ident, $call:expr, $($n:literal)*) => {
+    (@arms $rows:expr, $S:ty, $most:ident, $R:ident, $call:expr, $($n:literal)*) => {
         match $rows {
-            $($n if $n <= <$S>::TILE_ROWS => {
+            $($n if $n <= <$S>::$most => {
                 const $R: usize = $n;
                 $call
             })*
@@ -99,6 +99,38 @@ pub(crate) unsafe fn product<S: Simd, const ROWS: usize, const VECTORS: usize>(
                 let row = s.splat(*a.add(i));
                 for (sum, column) in sums.iter_mut().zip(columns) {
                     *sum = s.mul_add(row, column, *sum);
+                }
+            }
+        }
+        a = a.wrapping_add(a_stride);
+        b = b.wrapping_add(b_stride);
+    }
+    sums
+}
+
+/// [`product`] of words that hold two i16 each: the terms are the dot products of two words, and the sums exact.
+///
+/// # Safety
+/// As [`product`].
+#[inline(always)]
+pub(crate) unsafe fn product_of_pairs<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    s: S,
+    k: usize,
+    (mut a, a_stride): (*const f32, usize),
+    (mut b, b_stride): (*const f32, usize),
+) -> [[S::I; VECTORS]; ROWS] {
+    let mut sums = [[s.splat_int(0); VECTORS]; ROWS];
+    for _ in 0..k {
+        // SAFETY: as in `product`.
+        unsafe {
+            let mut columns = [s.splat_int(0); VECTORS];
+            for (j, column) in columns.iter_mut().enumerate() {
+                *column = s.load_bytes(b.add(j * S::LANES).cast());
+            }
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let row = s.splat_int(a.add(i).cast::<i32>().read());
+                for (sum, column) in sums.iter_mut().zip(columns) {
+                    *sum = s.dot2(*sum, row, column);
                 }
             }
         }

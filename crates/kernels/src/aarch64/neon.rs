@@ -11,21 +11,47 @@ use crate::simd::{Kernel, Simd};
 
 const LANES: usize = 4;
 
+/// With `DOT` also the dot product of four bytes at a time (Armv8.2's `dotprod`: Graviton2 and later).
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Neon(());
+pub(crate) struct Neon<const DOT: bool>(());
 
-impl Neon {
+impl<const DOT: bool> Neon<DOT> {
     pub(crate) fn detect() -> Option<Self> {
-        is_aarch64_feature_detected!("neon").then_some(Self(()))
+        let found = is_aarch64_feature_detected!("neon")
+            && (!DOT || is_aarch64_feature_detected!("dotprod"));
+        found.then_some(Self(()))
     }
 }
 
 #[target_feature(enable = "neon")]
-fn vectorize<K: Kernel>(s: Neon, kernel: K) -> K::Output {
+fn vectorize<K: Kernel>(s: Neon<false>, kernel: K) -> K::Output {
     kernel.run(s)
 }
 
-impl Simd for Neon {
+#[target_feature(enable = "neon,dotprod")]
+fn vectorize_dot<K: Kernel>(s: Neon<true>, kernel: K) -> K::Output {
+    kernel.run(s)
+}
+
+/// `sdot`, whose intrinsic is not stable yet.
+///
+/// # Safety
+/// The CPU must have `dotprod`.
+#[inline(always)]
+unsafe fn dot(mut sums: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+    // SAFETY: the caller promises the feature; the instruction touches registers alone.
+    unsafe {
+        std::arch::asm!(
+            ".arch_extension dotprod",
+            "sdot {0:v}.4s, {1:v}.16b, {2:v}.16b",
+            inout(vreg) sums, in(vreg) a, in(vreg) b,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sums
+}
+
+impl<const DOT: bool> Simd for Neon<DOT> {
     type V = float32x4_t;
     const LANES: usize = LANES;
     // 12 rows of two vectors: 24 sums, two vectors of the other operand and a broadcast, of 32 registers.
@@ -33,8 +59,14 @@ impl Simd for Neon {
 
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
-        // SAFETY: the feature is proven by `self`.
-        unsafe { vectorize(self, kernel) }
+        // SAFETY: the features are proven by `self`; so they are for the token made anew, whose constant is `self`'s own.
+        unsafe {
+            if DOT {
+                vectorize_dot(Neon::<true>(()), kernel)
+            } else {
+                vectorize(Neon::<false>(()), kernel)
+            }
+        }
     }
 
     #[inline(always)]
@@ -138,6 +170,108 @@ impl Simd for Neon {
     fn sum(self, v: float32x4_t) -> f32 {
         // SAFETY: proven by `self`.
         unsafe { vaddvq_f32(v) }
+    }
+
+    type I = int32x4_t;
+    type Quad = int8x16_t;
+    const SIGNED: bool = true;
+    // 24 sums, four vectors of weights and the quad, of 32 registers.
+    const INT8_ROWS: usize = 6;
+    const INT8_VECTORS: usize = 4;
+    const FAST_DOT2: bool = false;
+
+    #[inline(always)]
+    fn splat_int(self, x: i32) -> int32x4_t {
+        // SAFETY: proven by `self`.
+        unsafe { vdupq_n_s32(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(self, src: *const u8) -> int32x4_t {
+        // SAFETY: proven by `self`; the caller promises 16 readable bytes.
+        unsafe { vreinterpretq_s32_u8(vld1q_u8(src)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bytes(self, dst: *mut u8, v: int32x4_t) {
+        // SAFETY: proven by `self`; the caller promises 16 writable bytes.
+        unsafe { vst1q_u8(dst, vreinterpretq_u8_s32(v)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_quad(self, src: *const u8) -> int8x16_t {
+        // SAFETY: proven by `self`; the caller promises four readable bytes.
+        unsafe { vreinterpretq_s8_s32(vdupq_n_s32(src.cast::<i32>().read_unaligned())) }
+    }
+
+    #[inline(always)]
+    fn dot4(self, sums: int32x4_t, quad: int8x16_t, weights: int32x4_t) -> int32x4_t {
+        // SAFETY: proven by `self`.
+        unsafe {
+            let weights = vreinterpretq_s8_s32(weights);
+            if DOT {
+                return dot(sums, weights, quad);
+            }
+            // A product is at most 128 * 127, the sum of two fits i16.
+            let low = vmull_s8(vget_low_s8(quad), vget_low_s8(weights));
+            let high = vmull_high_s8(quad, weights);
+            vpadalq_s16(sums, vpaddq_s16(low, high))
+        }
+    }
+
+    #[inline(always)]
+    fn dot2(self, sums: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        // SAFETY: proven by `self`.
+        unsafe {
+            let (a, b) = (vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b));
+            let low = vmull_s16(vget_low_s16(a), vget_low_s16(b));
+            vaddq_s32(sums, vpaddq_s32(low, vmull_high_s16(a, b)))
+        }
+    }
+
+    #[inline(always)]
+    fn pair(self, low: int32x4_t, high: int32x4_t) -> int32x4_t {
+        // SAFETY: proven by `self`.
+        unsafe { vsliq_n_s32::<16>(low, high) }
+    }
+
+    #[inline(always)]
+    fn int_to_float(self, x: int32x4_t) -> float32x4_t {
+        // SAFETY: proven by `self`.
+        unsafe { vcvtq_f32_s32(x) }
+    }
+
+    #[inline(always)]
+    fn float_to_int(self, x: float32x4_t) -> int32x4_t {
+        // SAFETY: proven by `self`.
+        unsafe { vcvtnq_s32_f32(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_halves(self, dst: *mut i16, v: int32x4_t) {
+        // SAFETY: proven by `self`; the caller promises four writable i16.
+        unsafe { vst1_s16(dst, vmovn_s32(v)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_quads(self, dst: *mut u8, _: usize, v: float32x4_t) {
+        // SAFETY: proven by `self`; the caller promises four writable bytes.
+        unsafe {
+            // Both narrowings saturate, the second at 0 and 255.
+            let words = vqmovn_s32(vcvtnq_s32_f32(v));
+            let bytes = vqmovun_s16(vcombine_s16(words, words));
+            let bytes = veor_u8(bytes, vdup_n_u8(0x80));
+            let quad = vget_lane_s32::<0>(vreinterpret_s32_u8(bytes));
+            dst.cast::<i32>().write_unaligned(quad);
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, address: *const u8) {
+        // SAFETY: a prefetch never faults and changes nothing.
+        unsafe {
+            std::arch::asm!("prfm pldl2keep, [{0}]", in(reg) address, options(nostack, readonly, preserves_flags));
+        }
     }
 
     #[inline(always)]

@@ -9,21 +9,30 @@ use crate::simd::{Kernel, Simd};
 
 const LANES: usize = 8;
 
+/// With `VNNI` also the dot product of four bytes at a time (AVX-VNNI, of chips without AVX-512).
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Avx2(());
+pub(crate) struct Avx2<const VNNI: bool>(());
 
-impl Avx2 {
+impl<const VNNI: bool> Avx2<VNNI> {
     pub(crate) fn detect() -> Option<Self> {
-        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
+        let found = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && (!VNNI || is_x86_feature_detected!("avxvnni"));
+        found.then_some(Self(()))
     }
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn vectorize<K: Kernel>(s: Avx2, kernel: K) -> K::Output {
+fn vectorize<K: Kernel>(s: Avx2<false>, kernel: K) -> K::Output {
     kernel.run(s)
 }
 
-impl Simd for Avx2 {
+#[target_feature(enable = "avxvnni,avx2,fma")]
+fn vectorize_vnni<K: Kernel>(s: Avx2<true>, kernel: K) -> K::Output {
+    kernel.run(s)
+}
+
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type V = __m256;
     const LANES: usize = LANES;
     // 6 rows of two vectors: 12 sums, two vectors of the other operand and a broadcast, of 16 registers.
@@ -31,8 +40,14 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
-        // SAFETY: the features are proven by `self`.
-        unsafe { vectorize(self, kernel) }
+        // SAFETY: the features are proven by `self`; so they are for the token made anew, whose constant is `self`'s own.
+        unsafe {
+            if VNNI {
+                vectorize_vnni(Avx2::<true>(()), kernel)
+            } else {
+                vectorize(Avx2::<false>(()), kernel)
+            }
+        }
     }
 
     #[inline(always)]
@@ -143,6 +158,124 @@ impl Simd for Avx2 {
             let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
             _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
         }
+    }
+
+    type I = __m256i;
+    // The bytes, and without VNNI their magnitudes.
+    type Quad = (__m256i, __m256i);
+    const SIGNED: bool = !VNNI;
+    // With VNNI 12 sums, two vectors of weights and the quad; without, eight sums, two of weights, two of the quad, the ones
+    // and a product.
+    const INT8_ROWS: usize = if VNNI { 6 } else { 4 };
+    const INT8_VECTORS: usize = 2;
+    const FAST_DOT2: bool = true;
+
+    #[inline(always)]
+    fn splat_int(self, x: i32) -> __m256i {
+        // SAFETY: proven by `self`.
+        unsafe { _mm256_set1_epi32(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(self, src: *const u8) -> __m256i {
+        // SAFETY: proven by `self`; the caller promises 32 readable bytes.
+        unsafe { _mm256_loadu_si256(src.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bytes(self, dst: *mut u8, v: __m256i) {
+        // SAFETY: proven by `self`; the caller promises 32 writable bytes.
+        unsafe { _mm256_storeu_si256(dst.cast(), v) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_quad(self, src: *const u8) -> Self::Quad {
+        // SAFETY: proven by `self`; the caller promises four readable bytes.
+        unsafe {
+            let quad = _mm256_set1_epi32(src.cast::<i32>().read_unaligned());
+            if VNNI {
+                (quad, quad)
+            } else {
+                (quad, _mm256_abs_epi8(quad))
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn dot4(self, sums: __m256i, (quad, magnitudes): Self::Quad, weights: __m256i) -> __m256i {
+        // SAFETY: proven by `self`, VNNI by its constant.
+        unsafe {
+            if VNNI {
+                return _mm256_dpbusd_avx_epi32(sums, quad, weights);
+            }
+            // |a| * (w * sign a): at most 128 * 127 each, so that the sum of two fits i16 and nothing saturates.
+            let pairs = _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(weights, quad));
+            _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }
+    }
+
+    #[inline(always)]
+    fn dot2(self, sums: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: proven by `self`, VNNI by its constant.
+        unsafe {
+            if VNNI {
+                _mm256_dpwssd_avx_epi32(sums, a, b)
+            } else {
+                _mm256_add_epi32(sums, _mm256_madd_epi16(a, b))
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn pair(self, low: __m256i, high: __m256i) -> __m256i {
+        // SAFETY: proven by `self`.
+        unsafe { _mm256_blend_epi16::<0xaa>(low, _mm256_slli_epi32::<16>(high)) }
+    }
+
+    #[inline(always)]
+    fn int_to_float(self, x: __m256i) -> __m256 {
+        // SAFETY: proven by `self`.
+        unsafe { _mm256_cvtepi32_ps(x) }
+    }
+
+    #[inline(always)]
+    fn float_to_int(self, x: __m256) -> __m256i {
+        // SAFETY: proven by `self`.
+        unsafe { _mm256_cvtps_epi32(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_halves(self, dst: *mut i16, v: __m256i) {
+        // SAFETY: proven by `self`; the caller promises 16 writable bytes.
+        unsafe {
+            let high = _mm256_extracti128_si256::<1>(v);
+            let halves = _mm_packs_epi32(_mm256_castsi256_si128(v), high);
+            _mm_storeu_si128(dst.cast(), halves);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_quads(self, dst: *mut u8, stride: usize, v: __m256) {
+        // SAFETY: proven by `self`; the caller promises four bytes at each of two places.
+        unsafe {
+            // Both packings saturate, the second at 0 and 255. The quantized value is at most a little beyond.
+            let ints = _mm256_cvtps_epi32(v);
+            let low = _mm256_castsi256_si128(ints);
+            let words = _mm_packs_epi32(low, _mm256_extracti128_si256::<1>(ints));
+            let mut bytes = _mm_packus_epi16(words, words);
+            if Self::SIGNED {
+                bytes = _mm_xor_si128(bytes, _mm_set1_epi8(-128));
+            }
+            dst.cast::<i32>().write_unaligned(_mm_cvtsi128_si32(bytes));
+            let second = _mm_extract_epi32::<1>(bytes);
+            dst.add(stride).cast::<i32>().write_unaligned(second);
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, address: *const u8) {
+        // SAFETY: a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
 
     #[inline(always)]

@@ -9,23 +9,30 @@ use crate::simd::{Kernel, Simd};
 
 const LANES: usize = 16;
 
+/// With `VNNI` also the dot product of four bytes at a time.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512<const VNNI: bool>(());
 
-impl Avx512 {
+impl<const VNNI: bool> Avx512<VNNI> {
     pub(crate) fn detect() -> Option<Self> {
         let found = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma");
+            && is_x86_feature_detected!("fma")
+            && (!VNNI || is_x86_feature_detected!("avx512vnni"));
         found.then_some(Self(()))
     }
 }
 
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
-fn vectorize<K: Kernel>(s: Avx512, kernel: K) -> K::Output {
+fn vectorize<K: Kernel>(s: Avx512<false>, kernel: K) -> K::Output {
+    kernel.run(s)
+}
+
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,avx2,fma")]
+fn vectorize_vnni<K: Kernel>(s: Avx512<true>, kernel: K) -> K::Output {
     kernel.run(s)
 }
 
@@ -36,7 +43,7 @@ fn first(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
 }
 
-impl Simd for Avx512 {
+impl<const VNNI: bool> Simd for Avx512<VNNI> {
     type V = __m512;
     const LANES: usize = LANES;
     // 12 rows of two vectors: 24 sums, two vectors of the other operand and a broadcast, of 32 registers.
@@ -44,8 +51,14 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
-        // SAFETY: the features are proven by `self`.
-        unsafe { vectorize(self, kernel) }
+        // SAFETY: the features are proven by `self`; so they are for the token made anew, whose constant is `self`'s own.
+        unsafe {
+            if VNNI {
+                vectorize_vnni(Avx512::<true>(()), kernel)
+            } else {
+                vectorize(Avx512::<false>(()), kernel)
+            }
+        }
     }
 
     #[inline(always)]
@@ -149,6 +162,126 @@ impl Simd for Avx512 {
             let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
             _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
         }
+    }
+
+    type I = __m512i;
+    // Without VNNI the magnitudes, and which of them are negative.
+    type Quad = (__m512i, __mmask64);
+    const SIGNED: bool = !VNNI;
+    const INT8_ROWS: usize = if VNNI { 12 } else { 6 };
+    const INT8_VECTORS: usize = 2;
+    const FAST_DOT2: bool = true;
+
+    #[inline(always)]
+    fn splat_int(self, x: i32) -> __m512i {
+        // SAFETY: proven by `self`.
+        unsafe { _mm512_set1_epi32(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(self, src: *const u8) -> __m512i {
+        // SAFETY: proven by `self`; the caller promises 64 readable bytes.
+        unsafe { _mm512_loadu_si512(src.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bytes(self, dst: *mut u8, v: __m512i) {
+        // SAFETY: proven by `self`; the caller promises 64 writable bytes.
+        unsafe { _mm512_storeu_si512(dst.cast(), v) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_quad(self, src: *const u8) -> Self::Quad {
+        // SAFETY: proven by `self`; the caller promises four readable bytes.
+        unsafe {
+            let quad = _mm512_set1_epi32(src.cast::<i32>().read_unaligned());
+            if VNNI {
+                (quad, 0)
+            } else {
+                (_mm512_abs_epi8(quad), _mm512_movepi8_mask(quad))
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn dot4(self, sums: __m512i, (quad, negative): Self::Quad, weights: __m512i) -> __m512i {
+        // SAFETY: proven by `self`, VNNI by its constant.
+        unsafe {
+            if VNNI {
+                return _mm512_dpbusd_epi32(sums, quad, weights);
+            }
+            // |a| * (w * sign a): at most 128 * 127 each, so that the sum of two fits i16 and nothing saturates.
+            let weights = _mm512_mask_sub_epi8(weights, negative, _mm512_setzero_si512(), weights);
+            let pairs = _mm512_maddubs_epi16(quad, weights);
+            _mm512_add_epi32(sums, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+        }
+    }
+
+    #[inline(always)]
+    fn dot2(self, sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: proven by `self`, VNNI by its constant.
+        unsafe {
+            if VNNI {
+                _mm512_dpwssd_epi32(sums, a, b)
+            } else {
+                _mm512_add_epi32(sums, _mm512_madd_epi16(a, b))
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn pair(self, low: __m512i, high: __m512i) -> __m512i {
+        // SAFETY: proven by `self`.
+        unsafe { _mm512_mask_blend_epi16(0xaaaa_aaaa, low, _mm512_slli_epi32::<16>(high)) }
+    }
+
+    #[inline(always)]
+    fn int_to_float(self, x: __m512i) -> __m512 {
+        // SAFETY: proven by `self`.
+        unsafe { _mm512_cvtepi32_ps(x) }
+    }
+
+    #[inline(always)]
+    fn float_to_int(self, x: __m512) -> __m512i {
+        // SAFETY: proven by `self`.
+        unsafe { _mm512_cvtps_epi32(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_halves(self, dst: *mut i16, v: __m512i) {
+        // SAFETY: proven by `self`; the caller promises 32 writable bytes.
+        unsafe { _mm256_storeu_si256(dst.cast(), _mm512_cvtepi32_epi16(v)) }
+    }
+
+    #[inline(always)]
+    fn largest(self, v: __m512) -> f32 {
+        // SAFETY: proven by `self`. The order does not matter to a maximum.
+        unsafe { _mm512_reduce_max_ps(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_quads(self, dst: *mut u8, stride: usize, v: __m512) {
+        // SAFETY: proven by `self`; the caller promises four bytes at each of four places.
+        unsafe {
+            // Conversion saturates above, the maximum below.
+            let ints = _mm512_cvtps_epi32(_mm512_max_ps(v, _mm512_setzero_ps()));
+            let mut bytes = _mm512_cvtusepi32_epi8(ints);
+            if Self::SIGNED {
+                bytes = _mm_xor_si128(bytes, _mm_set1_epi8(-128));
+            }
+            let store =
+                |i: usize, quad: i32| dst.add(i * stride).cast::<i32>().write_unaligned(quad);
+            store(0, _mm_cvtsi128_si32(bytes));
+            store(1, _mm_extract_epi32::<1>(bytes));
+            store(2, _mm_extract_epi32::<2>(bytes));
+            store(3, _mm_extract_epi32::<3>(bytes));
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, address: *const u8) {
+        // SAFETY: a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
 
     #[inline(always)]

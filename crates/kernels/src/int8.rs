@@ -1,0 +1,130 @@
+//! The int8 engine: linear layers of int8 weights over activations that are quantized on the way, and the encoder made of
+//! them.
+//!
+//! **Weights** are symmetric per output channel: `w[n, k] ≈ scale[n] * q[n, k]` with `q` in -127..=127. They lie in
+//! *panels* of [`PANEL`] channels, each `[k / 4, PANEL, 4]` bytes: four consecutive inputs of one channel share a 32-bit lane,
+//! which is what the byte dot products of x86-64 and AArch64 multiply, and what AVX2 and plain NEON can multiply as well. The
+//! one layout serves every instruction set.
+//!
+//! **Activations** are quantized per token, asymmetrically: `x[k] * smooth[k] ≈ low + step * u[k]` with `u` in 0..=255. The
+//! product is `scale[n] * (step * Σ u q + low * Σ q)`; the sums `Σ q` come with the weights. The i32 sums are exact on every
+//! instruction set: where the dot product wants signed bytes it gets `u - 128`, and where a product of two bytes would
+//! saturate 16 bits the sign moves from the activation to the weight first.
+//!
+//! A row's result depends on that row alone, to the bit, whatever is computed beside it and on however many threads.
+
+mod encoder;
+mod product;
+
+pub use encoder::{EncoderSpace, Int8Layer, LayerNorm};
+
+/// Output channels that lie together.
+pub const PANEL: usize = 32;
+/// Name of the layout of [`pack_int8`]: changes whenever the meaning of the bytes does.
+pub const INT8_LAYOUT: &str = "panel32x4";
+
+/// A linear layer's int8 weights and bias, as [`pack_int8`] lays them out.
+#[derive(Clone, Copy, Debug)]
+pub struct Int8Matrix<'a> {
+    /// Output channels.
+    pub n: usize,
+    /// Inputs.
+    pub k: usize,
+    /// [`Int8Matrix::panel_bytes`] of weights.
+    pub panels: &'a [i8],
+    /// Scale of each channel, [`Int8Matrix::channels`] of them; 0 beyond `n`.
+    pub scales: &'a [f32],
+    /// Sum of each channel's quantized weights; exact in f32.
+    pub sums: &'a [f32],
+    pub bias: &'a [f32],
+    /// What each input is multiplied by before it is quantized, `[k]`; the weights were divided by it.
+    pub smooth: Option<&'a [f32]>,
+}
+
+impl Int8Matrix<'_> {
+    /// `n` rounded up to whole panels: the length of `scales`, `sums` and `bias`.
+    pub const fn channels(n: usize) -> usize {
+        n.next_multiple_of(PANEL)
+    }
+
+    /// Length of `panels` of a matrix of `n` channels and `k` inputs.
+    pub const fn panel_bytes(n: usize, k: usize) -> usize {
+        Self::channels(n) * k.next_multiple_of(4)
+    }
+
+    fn check(&self, name: &str) {
+        let channels = Self::channels(self.n);
+        for (what, got, want) in [
+            (
+                "panels",
+                self.panels.len(),
+                Self::panel_bytes(self.n, self.k),
+            ),
+            ("scales", self.scales.len(), channels),
+            ("sums", self.sums.len(), channels),
+            ("bias", self.bias.len(), channels),
+            ("smooth", self.smooth.map_or(self.k, <[f32]>::len), self.k),
+        ] {
+            assert!(
+                got == want,
+                "{name}: {what} of {got} values does not fit {} channels of {} inputs",
+                self.n,
+                self.k
+            );
+        }
+    }
+}
+
+/// What [`pack_int8`] makes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PackedInt8 {
+    pub panels: Vec<i8>,
+    pub scales: Vec<f32>,
+    pub sums: Vec<f32>,
+}
+
+/// Quantizes `w`, `[n, k]` row-major, each channel to its own scale (its largest magnitude becomes 127), and lays it out in
+/// panels. With `smooth` the weights are divided by it, input by input, first.
+///
+/// # Panics
+/// If `w` is not `n * k` long or `smooth` not `k`.
+pub fn pack_int8(w: &[f32], n: usize, k: usize, smooth: Option<&[f32]>) -> PackedInt8 {
+    assert!(
+        w.len() == n * k && smooth.is_none_or(|smooth| smooth.len() == k),
+        "pack_int8: {} weights do not fit {n} channels of {k} inputs",
+        w.len()
+    );
+    let channels = Int8Matrix::channels(n);
+    let mut packed = PackedInt8 {
+        panels: vec![0; Int8Matrix::panel_bytes(n, k)],
+        scales: vec![0.0; channels],
+        sums: vec![0.0; channels],
+    };
+    let quads = k.div_ceil(4);
+    let mut row = vec![0.0; k];
+    for channel in 0..n {
+        row.copy_from_slice(&w[channel * k..][..k]);
+        if let Some(smooth) = smooth {
+            row.iter_mut().zip(smooth).for_each(|(w, s)| *w /= s);
+        }
+        let largest = row.iter().fold(0f32, |largest, w| largest.max(w.abs()));
+        let scale = largest / 127.0;
+        // A channel of zeros, or so small that its scale is no normal number, is one of zeros.
+        if scale < f32::MIN_POSITIVE {
+            continue;
+        }
+        let (panel, column) = (channel / PANEL, channel % PANEL);
+        let mut sum = 0i32;
+        for (input, w) in row.iter().enumerate() {
+            // Within -127..=127, as `largest` is the largest.
+            #[allow(clippy::cast_possible_truncation)]
+            let q = (w / scale).round_ties_even() as i8;
+            sum += i32::from(q);
+            packed.panels[((panel * quads + input / 4) * PANEL + column) * 4 + input % 4] = q;
+        }
+        packed.scales[channel] = scale;
+        // Below 2^24 for any k up to 132,000, so exact.
+        packed.sums[channel] = sum as f32;
+    }
+    packed
+}

@@ -1,0 +1,326 @@
+//! `reranker eval`: how well models rank the candidates of retrieval test sets, side by side, and how far apart their scores are.
+//!
+//! A *run* is a model at a precision. Every run scores the same candidates through the engine that serves requests; the first is
+//! the reference that the others are compared with.
+
+pub mod metrics;
+
+mod kept;
+mod report;
+mod testset;
+
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use self::kept::{About, Kept, QueryScores};
+use self::report::{Figures, Table};
+use self::testset::{Selection, TestQuery, TestSet};
+use super::setup;
+use crate::batch::Stop;
+use crate::config::Config;
+use crate::rerank::{Pair, Request};
+use crate::service::Engine;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// A test set in BEIR's layout (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv, candidates.SPLIT.jsonl), or a folder of such
+    /// sets. May be given several times.
+    #[arg(long, value_name = "DIR", required = true)]
+    data: Vec<PathBuf>,
+    /// Only these sets, by the names of their folders; all that have the split where it is not given.
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    sets: Vec<String>,
+    /// Which judgements and candidates.
+    #[arg(long, default_value = "test")]
+    split: String,
+    /// The candidate file, relative to each set's folder, instead of candidates.SPLIT.jsonl. A set without one is ranked whole.
+    #[arg(long, value_name = "FILE")]
+    candidates: Option<PathBuf>,
+    /// Only the first N queries of each set.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    queries: Option<u32>,
+    /// A model's folder, or its hub id in the local Hugging Face cache; the configured model where none is given. With several,
+    /// all are compared with the first.
+    #[arg(long = "model", value_name = "DIR|ID")]
+    models: Vec<String>,
+    /// Write a JSON line for each set and model to this file, as they are finished; "-" for stdout instead of the table.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Keep all scores in this folder, one file for each set and model, and go on from those that an earlier call left there.
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+}
+
+/// Queries are scored together until they have this many pairs: enough to fill a forward pass, few enough that an interruption loses little.
+const CHUNK: usize = 256;
+/// Kept scores are trusted where one query, scored again, differs by no more; instruction sets differ by less than 1e-4.
+const SAME_LOGIT: f32 = 1e-3;
+
+/// A model at a precision.
+struct Run {
+    engine: Engine,
+    /// Tells the runs apart in tables and file names.
+    label: String,
+}
+
+/// What a run made of a set.
+struct Scored {
+    queries: Vec<QueryScores>,
+    /// What was not kept from an earlier call, and how long it took.
+    fresh_pairs: usize,
+    fresh_tokens: usize,
+    seconds: f64,
+}
+
+pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
+    let selection = Selection {
+        split: &args.split,
+        candidates: args.candidates.as_deref(),
+        queries: args.queries.map(|count| count as usize),
+    };
+    let sets = testset::find(&args.data, &args.sets, &args.split)?
+        .iter()
+        .map(|folder| testset::read(folder, &selection))
+        .collect::<anyhow::Result<Vec<TestSet>>>()?;
+    let pool = setup::pool(config)?;
+    let runs = load(&args.models, config, &pool)?;
+    if let Some(folder) = &args.keep {
+        std::fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
+    }
+    let mut output = Output::open(args, &sets, &runs)?;
+    let progress = bar(sets.iter().map(TestSet::pairs).sum::<usize>() * runs.len());
+    for set in &sets {
+        let mut first: Option<Scored> = None;
+        for run in &runs {
+            progress.set_message(format!("{} {}", set.name, run.label));
+            let kept = args
+                .keep
+                .as_deref()
+                .map(|folder| open_kept(folder, &args.split, set, run))
+                .transpose()?;
+            let scored = pool
+                .install(|| score(set, run, kept, &progress))
+                .with_context(|| format!("{}, {}", set.name, run.label))?;
+            let threads = pool.current_num_threads();
+            let reference = first.as_ref().map(|scored| (&runs[0], scored));
+            let figures = Figures::of(set, &args.split, threads, run, &scored, reference);
+            progress.suspend(|| output.add(figures, &run.label))?;
+            first.get_or_insert(scored);
+        }
+    }
+    progress.finish_and_clear();
+    output.finish()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Loads every run before any is measured, so that a wrong folder is told at once and not after hours.
+fn load(models: &[String], config: &Config, pool: &rayon::ThreadPool) -> anyhow::Result<Vec<Run>> {
+    let mut configs: Vec<Config> = models
+        .iter()
+        .map(|model| {
+            let is_path = Path::new(model).exists();
+            Config {
+                model_dir: is_path.then(|| model.into()),
+                model_name: (!is_path).then(|| model.clone()),
+                ..config.clone()
+            }
+        })
+        .collect();
+    if configs.is_empty() {
+        configs.push(config.clone());
+    }
+    let mut runs: Vec<Run> = Vec::new();
+    for config in configs {
+        let engine = setup::load(&config, pool)?;
+        let info = engine.info();
+        let label = format!("{} {}", info.name, info.precision);
+        let same = |run: &&Run| {
+            let other = run.engine.info();
+            (&other.name, other.precision) == (&info.name, info.precision)
+        };
+        let label = match runs.iter().filter(same).count() {
+            0 => label,
+            before => format!("{label} ({})", before + 1),
+        };
+        runs.push(Run { engine, label });
+    }
+    Ok(runs)
+}
+
+fn open_kept(folder: &Path, split: &str, set: &TestSet, run: &Run) -> anyhow::Result<Kept> {
+    let info = run.engine.info();
+    let about = About {
+        set: set.name.clone(),
+        split: split.to_owned(),
+        model: info.name.clone(),
+        precision: info.precision.to_string(),
+        max_length: info.max_length,
+        truncation: info.truncation.to_string(),
+    };
+    let name: String = format!("{} {split} {}", set.name, run.label)
+        .chars()
+        .map(|c| {
+            if c.is_alphanumeric() || "-_.".contains(c) {
+                c
+            } else {
+                '+'
+            }
+        })
+        .collect();
+    Kept::open(folder.join(name + ".jsonl"), &about, &set.queries)
+}
+
+fn score(
+    set: &TestSet,
+    run: &Run,
+    mut kept: Option<Kept>,
+    progress: &ProgressBar,
+) -> anyhow::Result<Scored> {
+    let done = kept.as_mut().map(|kept| std::mem::take(&mut kept.done));
+    let mut scored = Scored {
+        queries: done.unwrap_or_default(),
+        fresh_pairs: 0,
+        fresh_tokens: 0,
+        seconds: 0.0,
+    };
+    if let (Some(kept), Some(earlier)) = (&kept, scored.queries.first()) {
+        check(kept.path(), earlier, &set.queries[..1], &run.engine)?;
+    }
+    let pairs = |queries: &[TestQuery]| queries.iter().map(|q| q.candidates.len()).sum::<usize>();
+    let (before, mut rest) = set.queries.split_at(scored.queries.len());
+    progress.inc(pairs(before) as u64);
+    progress.reset_eta();
+    while !rest.is_empty() {
+        let count = (1..rest.len())
+            .find(|&count| pairs(&rest[..count]) >= CHUNK)
+            .unwrap_or(rest.len());
+        let (chunk, later) = rest.split_at(count);
+        let start = Instant::now();
+        let scores = scores(&run.engine, chunk)?;
+        scored.seconds += start.elapsed().as_secs_f64();
+        scored.fresh_pairs += pairs(chunk);
+        scored.fresh_tokens += scores.iter().map(|scores| scores.tokens).sum::<usize>();
+        if let Some(kept) = &mut kept {
+            kept.add(&scores)?;
+        }
+        scored.queries.extend(scores);
+        progress.inc(pairs(chunk) as u64);
+        rest = later;
+    }
+    Ok(scored)
+}
+
+/// A file may have the right name and come from other weights: its first query must score as it says.
+fn check(
+    path: &Path,
+    earlier: &QueryScores,
+    query: &[TestQuery],
+    engine: &Engine,
+) -> anyhow::Result<()> {
+    let now = scores(engine, query)?;
+    let differs = now[0]
+        .logits
+        .iter()
+        .zip(&earlier.logits)
+        .any(|(a, b)| (a - b).abs() > SAME_LOGIT);
+    ensure!(
+        !differs,
+        "{}: its scores are not this model's: remove it or keep scores elsewhere",
+        path.display()
+    );
+    Ok(())
+}
+
+/// The candidates' logits, in one request, as a caller of the service would get them.
+fn scores(engine: &Engine, queries: &[TestQuery]) -> anyhow::Result<Vec<QueryScores>> {
+    let pairs = queries.iter().flat_map(|query| {
+        query.candidates.iter().map(|document| Pair {
+            query: Arc::clone(&query.text),
+            document: Arc::clone(document),
+        })
+    });
+    let request = Request {
+        pairs: pairs.collect(),
+        max_length: None,
+        truncation: None,
+        deadline: None,
+    };
+    let scores = engine.score(&request, &Stop::never())?;
+    let mut rest = scores.as_slice();
+    Ok(queries
+        .iter()
+        .map(|query| {
+            let (of_query, later) = rest.split_at(query.candidates.len());
+            rest = later;
+            QueryScores {
+                query: query.id.clone(),
+                logits: of_query.iter().map(|score| score.logit).collect(),
+                tokens: of_query.iter().map(|score| score.tokens).sum(),
+                truncated: of_query.iter().filter(|score| score.truncated()).count(),
+            }
+        })
+        .collect())
+}
+
+/// Where figures go, each as soon as it is known.
+struct Output {
+    table: Option<Table>,
+    json: Option<Box<dyn Write>>,
+}
+
+impl Output {
+    fn open(args: &Args, sets: &[TestSet], runs: &[Run]) -> anyhow::Result<Self> {
+        let to_stdout = args.json.as_deref() == Some(Path::new("-"));
+        let json: Option<Box<dyn Write>> = match &args.json {
+            Some(_) if to_stdout => Some(Box::new(std::io::stdout())),
+            Some(path) => {
+                let file = File::create(path).with_context(|| format!("{}", path.display()))?;
+                Some(Box::new(file))
+            }
+            None => None,
+        };
+        let table =
+            (!to_stdout).then(|| Table::new(sets.iter().map(|set| set.name.as_str()), runs));
+        if let Some(table) = &table {
+            table.head(&mut std::io::stdout())?;
+        }
+        Ok(Self { table, json })
+    }
+
+    fn add(&mut self, figures: Figures, label: &str) -> anyhow::Result<()> {
+        if let Some(json) = &mut self.json {
+            let mut line = serde_json::to_vec(&figures)?;
+            line.push(b'\n');
+            json.write_all(&line)?;
+            json.flush()?;
+        }
+        if let Some(table) = &mut self.table {
+            table.add(&mut std::io::stdout(), figures, label)?;
+        }
+        Ok(())
+    }
+
+    fn finish(&self) -> anyhow::Result<()> {
+        if let Some(table) = &self.table {
+            table.foot(&mut std::io::stdout())?;
+        }
+        Ok(())
+    }
+}
+
+fn bar(pairs: usize) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = "{bar:30} {percent:>3}% {pos}/{len} pairs {elapsed} eta {eta} {msg}";
+    ProgressBar::new(pairs as u64).with_style(
+        ProgressStyle::with_template(style).expect("a fixed template with known placeholders"),
+    )
+}

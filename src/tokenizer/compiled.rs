@@ -1,0 +1,495 @@
+//! A tokenizer that is ready as soon as its bytes are mapped.
+//!
+//! Owns the format that `compile` writes: an index of sections, tries that are walked where they lie, scores and character tables
+//! that are looked up in place. Opening reads a few hundred bytes; pages of the rest are touched as texts need them. Refuses bytes
+//! whose header, settings, template or added tokens do not hold together. Tries and tables are trusted to be what was written, but
+//! never further than a wrong id below the vocabulary's size: there is no index that is not checked.
+
+use bytes::Bytes;
+
+mod added;
+mod bert;
+mod charsmap;
+mod layout;
+mod trie;
+mod unigram;
+mod wordpiece;
+
+pub use layout::Damaged;
+
+/// What `compile` needs to write the format.
+pub(super) mod write {
+    pub use super::added::{TAKES_SPACE_LEFT, TAKES_SPACE_RIGHT};
+    pub use super::bert::{PAGE, entry};
+    pub use super::charsmap::Charsmap;
+    pub use super::layout::{Section, Writer};
+    pub use super::trie::{BuildError, Trie, build};
+    pub use super::{MetaspaceRules, Model, Settings, Side, StepKind, TemplatePiece};
+}
+
+use added::{AddedToken, FirstBytes, Part};
+use bert::Characters;
+use charsmap::Charsmap;
+use layout::{Layout, Section, Words};
+use trie::Trie;
+use unigram::{Scores, Scratch, Unigram};
+use wordpiece::WordPiece;
+
+/// Far beyond any request, and so far below `u32::MAX` that normalisation cannot lead there.
+const LONGEST_TEXT_BYTES: usize = 1 << 26;
+
+/// Numbers that the whole tokenizer hangs on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Settings {
+    /// Number of token ids; every id is below it.
+    pub vocab_size: u32,
+    pub unknown_id: u32,
+    pub model: Model,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Model {
+    Unigram {
+        lowest_score: f64,
+        scores_are_f64: bool,
+        ascii_unchanged: u128,
+        metaspace: MetaspaceRules,
+    },
+    WordPiece {
+        lowercase: bool,
+        max_word_chars: u32,
+        /// The continuing prefix (`##`) is the text at the start of `StepTexts`.
+        prefix_bytes: u32,
+    },
+}
+
+/// How normalised text is cut into pieces that each begin with the replacement for a space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MetaspaceRules {
+    pub replacement: char,
+    /// Whitespace is removed and cut at before anything else.
+    pub split_whitespace: bool,
+    /// A piece that does not begin with the replacement gets one.
+    pub prepend: bool,
+    /// Cut before every replacement.
+    pub split: bool,
+}
+
+impl Settings {
+    pub fn to_words(self) -> Vec<u32> {
+        let mut words = vec![self.vocab_size, self.unknown_id];
+        match self.model {
+            Model::Unigram {
+                lowest_score,
+                scores_are_f64,
+                ascii_unchanged,
+                metaspace,
+            } => {
+                words.push(0);
+                words.extend(in_words(lowest_score.to_bits().into()).take(2));
+                words.push(scores_are_f64.into());
+                words.extend(in_words(ascii_unchanged));
+                words.push(metaspace.replacement.into());
+                words.push(metaspace.split_whitespace.into());
+                words.push(metaspace.prepend.into());
+                words.push(metaspace.split.into());
+            }
+            Model::WordPiece {
+                lowercase,
+                max_word_chars,
+                prefix_bytes,
+            } => words.extend([1, lowercase.into(), max_word_chars, prefix_bytes]),
+        }
+        words
+    }
+
+    fn read(words: Words<'_>) -> Result<Self, Damaged> {
+        let mut words = words.iter();
+        let mut next = || words.next().ok_or(Damaged("incomplete settings"));
+        let flag = |word: u32| match word {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(Damaged("settings that are neither on nor off")),
+        };
+        let (vocab_size, unknown_id) = (next()?, next()?);
+        if unknown_id >= vocab_size {
+            return Err(Damaged("an unknown token beyond its vocabulary"));
+        }
+        let model = if flag(next()?)? {
+            Model::WordPiece {
+                lowercase: flag(next()?)?,
+                max_word_chars: next()?,
+                prefix_bytes: next()?,
+            }
+        } else {
+            Model::Unigram {
+                lowest_score: f64::from_bits(u64::from(next()?) | u64::from(next()?) << 32),
+                scores_are_f64: flag(next()?)?,
+                ascii_unchanged: u128::from(next()?)
+                    | u128::from(next()?) << 32
+                    | u128::from(next()?) << 64
+                    | u128::from(next()?) << 96,
+                metaspace: MetaspaceRules {
+                    replacement: char::from_u32(next()?).ok_or(Damaged("no character"))?,
+                    split_whitespace: flag(next()?)?,
+                    prepend: flag(next()?)?,
+                    split: flag(next()?)?,
+                },
+            }
+        };
+        Ok(Self {
+            vocab_size,
+            unknown_id,
+            model,
+        })
+    }
+}
+
+fn in_words(value: u128) -> impl Iterator<Item = u32> {
+    (0..4).map(move |word| (value >> (32 * word)) as u32)
+}
+
+/// A step of a unigram model's normalisation: in `Steps` a word for the kind and two for its numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StepKind {
+    /// SentencePiece's rules.
+    Charsmap = 0,
+    /// Whitespace goes; the numbers tell whether at the start and at the end.
+    Strip = 1,
+    /// Two or more spaces become a text; the numbers are its place in `StepTexts` and its length.
+    ReplaceSpaces = 2,
+    /// One text becomes another; the numbers are the place of the first and its length, and another step follows whose numbers
+    /// are those of the second.
+    ReplaceText = 3,
+}
+
+enum Step {
+    Charsmap,
+    Strip { left: bool, right: bool },
+    ReplaceSpaces { with: String },
+    ReplaceText { text: String, with: String },
+}
+
+fn read_steps(words: Words<'_>, texts: &[u8]) -> Result<Vec<Step>, Damaged> {
+    let text = |start: u32, length: u32| {
+        let (start, length) = (start as usize, length as usize);
+        texts
+            .get(start..)
+            .and_then(|rest| rest.get(..length))
+            .and_then(|text| std::str::from_utf8(text).ok())
+            .map(str::to_owned)
+            .ok_or(Damaged("a step of normalisation without its text"))
+    };
+    let mut steps = Vec::new();
+    let mut groups = words.groups();
+    while let Some([kind, a, b]) = groups.next() {
+        steps.push(match kind {
+            kind if kind == StepKind::Charsmap as u32 => Step::Charsmap,
+            kind if kind == StepKind::Strip as u32 => Step::Strip {
+                left: a != 0,
+                right: b != 0,
+            },
+            kind if kind == StepKind::ReplaceSpaces as u32 => {
+                Step::ReplaceSpaces { with: text(a, b)? }
+            }
+            kind if kind == StepKind::ReplaceText as u32 => {
+                let [_, c, d] = groups.next().ok_or(Damaged("half a replacement"))?;
+                Step::ReplaceText {
+                    text: text(a, b)?,
+                    with: text(c, d)?,
+                }
+            }
+            _ => return Err(Damaged("an unknown step of normalisation")),
+        });
+    }
+    Ok(steps)
+}
+
+/// One piece of a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TemplatePiece {
+    Token { id: u32, type_id: u32 },
+    Text { side: Side, type_id: u32 },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Query,
+    Document,
+}
+
+impl TemplatePiece {
+    pub fn to_words(self) -> [u32; 3] {
+        match self {
+            Self::Token { id, type_id } => [0, id, type_id],
+            Self::Text { side, type_id } => [1, side as u32, type_id],
+        }
+    }
+}
+
+fn read_template(words: Words<'_>, vocab_size: u32) -> Result<Vec<TemplatePiece>, Damaged> {
+    words
+        .groups()
+        .map(|group| match group {
+            [0, id, type_id] if id < vocab_size => Ok(TemplatePiece::Token { id, type_id }),
+            [1, side @ (0 | 1), type_id] => Ok(TemplatePiece::Text {
+                side: if side == 0 {
+                    Side::Query
+                } else {
+                    Side::Document
+                },
+                type_id,
+            }),
+            _ => Err(Damaged("a template with a piece that is none")),
+        })
+        .collect()
+}
+
+/// An opened compiled tokenizer.
+pub struct Compiled {
+    layout: Layout,
+    settings: Settings,
+    template: Vec<TemplatePiece>,
+    added: Vec<AddedToken>,
+    first_as_is: FirstBytes,
+    first_normalized: FirstBytes,
+    steps: Vec<Step>,
+}
+
+impl Compiled {
+    pub fn open(bytes: Bytes) -> Result<Self, Damaged> {
+        let layout = Layout::read(bytes)?;
+        let settings = Settings::read(layout.words(Section::Settings))?;
+        let template = read_template(layout.words(Section::Template), settings.vocab_size)?;
+        for wanted in [Side::Query, Side::Document] {
+            let places = template.iter().filter(
+                |piece| matches!(piece, TemplatePiece::Text { side, .. } if *side == wanted),
+            );
+            if places.count() != 1 {
+                return Err(Damaged("a template that does not hold each text once"));
+            }
+        }
+        let added = added::read_tokens(layout.words(Section::Added))?;
+        if added.iter().any(|token| token.id >= settings.vocab_size) {
+            return Err(Damaged("an added token beyond its vocabulary"));
+        }
+        let steps = read_steps(
+            layout.words(Section::Steps),
+            layout.section(Section::StepTexts),
+        )?;
+        let holds = match settings.model {
+            Model::Unigram { scores_are_f64, .. } => {
+                let width = if scores_are_f64 { 8 } else { 4 };
+                layout.section(Section::Scores).len() / width <= settings.vocab_size as usize
+            }
+            Model::WordPiece { prefix_bytes, .. } => layout
+                .section(Section::StepTexts)
+                .get(..prefix_bytes as usize)
+                .is_some(),
+        };
+        if !holds {
+            return Err(Damaged("sections that do not fit its settings"));
+        }
+        let first = |section| FirstBytes::of(Trie::new(layout.section(section)));
+        Ok(Self {
+            first_as_is: first(Section::AddedAsIs),
+            first_normalized: first(Section::AddedNormalized),
+            layout,
+            settings,
+            template,
+            added,
+            steps,
+        })
+    }
+
+    pub fn vocab_size(&self) -> usize {
+        self.settings.vocab_size as usize
+    }
+
+    pub fn template(&self) -> &[TemplatePiece] {
+        &self.template
+    }
+
+    fn trie(&self, section: Section) -> Trie<'_> {
+        Trie::new(self.layout.section(section))
+    }
+
+    /// The ids of one text without the template's tokens; None where it is too long for places that are counted in u32.
+    pub fn encode(&self, text: &str) -> Option<Vec<u32>> {
+        if text.len() > LONGEST_TEXT_BYTES {
+            return None;
+        }
+        let mut ids = Vec::with_capacity(text.len() / 3);
+        match self.settings.model {
+            Model::Unigram {
+                lowest_score,
+                scores_are_f64,
+                ascii_unchanged,
+                metaspace,
+            } => {
+                let scores = self.layout.section(Section::Scores);
+                let model = Unigram {
+                    vocabulary: self.trie(Section::Vocabulary),
+                    scores: if scores_are_f64 {
+                        Scores::F64(scores.as_chunks().0)
+                    } else {
+                        Scores::F32(scores.as_chunks().0)
+                    },
+                    lowest_score,
+                    unknown_id: self.settings.unknown_id,
+                };
+                let charsmap = Charsmap {
+                    rules: self.trie(Section::Charsmap),
+                    texts: self.layout.section(Section::CharsmapTexts),
+                    ascii_unchanged,
+                };
+                self.encode_unigram(text, &model, &charsmap, metaspace, &mut ids);
+            }
+            Model::WordPiece {
+                lowercase,
+                max_word_chars,
+                prefix_bytes,
+            } => {
+                let vocabulary = self.trie(Section::Vocabulary);
+                let prefix = &self.layout.section(Section::StepTexts)[..prefix_bytes as usize];
+                let model = WordPiece {
+                    vocabulary,
+                    continuation: vocabulary.follow(prefix),
+                    unknown_id: self.settings.unknown_id,
+                    vocab_size: self.settings.vocab_size,
+                    max_word_chars,
+                };
+                let characters = Characters {
+                    pages: self.layout.section(Section::CharacterPages).as_chunks().0,
+                    entries: self.layout.words(Section::Characters),
+                    texts: self.layout.section(Section::CharacterTexts),
+                    lowercase,
+                };
+                self.split_as_is(text, |part| match part {
+                    Part::Token(id) => ids.push(id),
+                    Part::Text(text) => {
+                        characters.words(text, |word, chars| model.encode(word, chars, &mut ids));
+                    }
+                });
+            }
+        }
+        Some(ids)
+    }
+
+    fn split_as_is<'t>(&self, text: &'t str, each: impl FnMut(Part<'t>)) {
+        let trie = self.trie(Section::AddedAsIs);
+        added::split(text, trie, &self.first_as_is, &self.added, each);
+    }
+
+    fn encode_unigram(
+        &self,
+        text: &str,
+        model: &Unigram<'_>,
+        charsmap: &Charsmap<'_>,
+        metaspace: MetaspaceRules,
+        ids: &mut Vec<u32>,
+    ) {
+        let mut scratch = Scratch::default();
+        let (mut normalized, mut spare) = (String::new(), String::new());
+        let mut marked = String::new();
+        let normalized_tokens = self.trie(Section::AddedNormalized);
+        self.split_as_is(text, |part| {
+            let text = match part {
+                Part::Token(id) => return ids.push(id),
+                Part::Text(text) => text,
+            };
+            normalized.clear();
+            normalized.push_str(text);
+            for step in &self.steps {
+                step.apply(charsmap, &mut normalized, &mut spare);
+            }
+            let (first, tokens) = (&self.first_normalized, &self.added);
+            added::split(&normalized, normalized_tokens, first, tokens, |part| {
+                let text = match part {
+                    Part::Token(id) => return ids.push(id),
+                    Part::Text(text) => text,
+                };
+                metaspace.pieces(text, &mut marked, |piece| {
+                    model.encode(piece, &mut scratch, ids);
+                });
+            });
+        });
+    }
+}
+
+impl Step {
+    /// Changes `text`; `spare` is memory to write to.
+    fn apply(&self, charsmap: &Charsmap<'_>, text: &mut String, spare: &mut String) {
+        match self {
+            Self::Charsmap => {
+                spare.clear();
+                charsmap.normalize(text, spare);
+                std::mem::swap(text, spare);
+            }
+            Self::Strip { left, right } => {
+                if *right {
+                    text.truncate(text.trim_end().len());
+                }
+                if *left {
+                    text.drain(..text.len() - text.trim_start().len());
+                }
+            }
+            Self::ReplaceSpaces { with } => {
+                if !text.contains("  ") {
+                    return;
+                }
+                spare.clear();
+                let mut rest = text.as_str();
+                while let Some(at) = rest.find("  ") {
+                    spare.push_str(&rest[..at]);
+                    spare.push_str(with);
+                    rest = rest[at..].trim_start_matches(' ');
+                }
+                spare.push_str(rest);
+                std::mem::swap(text, spare);
+            }
+            Self::ReplaceText { text: old, with } => {
+                if text.contains(old.as_str()) {
+                    *text = text.replace(old.as_str(), with);
+                }
+            }
+        }
+    }
+}
+
+impl MetaspaceRules {
+    /// Calls `each` with every piece of a text that is not empty; `marked` is memory to write to.
+    fn pieces(self, text: &str, marked: &mut String, mut each: impl FnMut(&str)) {
+        if self.split_whitespace {
+            for word in text.split_whitespace() {
+                self.pieces_of_word(word, marked, &mut each);
+            }
+        } else {
+            self.pieces_of_word(text, marked, &mut each);
+        }
+    }
+
+    fn pieces_of_word(self, text: &str, marked: &mut String, each: &mut impl FnMut(&str)) {
+        marked.clear();
+        if self.prepend && !text.starts_with([' ', self.replacement]) {
+            marked.push(self.replacement);
+        }
+        for (index, part) in text.split(' ').enumerate() {
+            if index > 0 {
+                marked.push(self.replacement);
+            }
+            marked.push_str(part);
+        }
+        if !self.split {
+            return each(marked);
+        }
+        let mut start = 0;
+        for (at, _) in marked.match_indices(self.replacement) {
+            if at > start {
+                each(&marked[start..at]);
+            }
+            start = at;
+        }
+        each(&marked[start..]);
+    }
+}

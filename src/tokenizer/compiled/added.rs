@@ -1,0 +1,130 @@
+//! Added tokens: literal strings such as `<s>` that become their own id wherever they stand in a text.
+//!
+//! Finds, from left to right, the longest added token that starts earliest, as Hugging Face's matcher does, and lets a token take
+//! the whitespace beside it where it is marked so. Tokens that match whole words only are not compiled.
+
+use super::layout::{Damaged, Words};
+use super::trie::Trie;
+
+pub const TAKES_SPACE_LEFT: u32 = 1;
+pub const TAKES_SPACE_RIGHT: u32 = 2;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AddedToken {
+    pub id: u32,
+    /// A sum of the constants above.
+    pub flags: u32,
+}
+
+pub fn read_tokens(words: Words<'_>) -> Result<Vec<AddedToken>, Damaged> {
+    if !words.len().is_multiple_of(2) {
+        return Err(Damaged("half an added token"));
+    }
+    Ok(words
+        .groups()
+        .map(|[id, flags]| AddedToken { id, flags })
+        .collect())
+}
+
+/// The bytes that added tokens start with, so that most of a text is passed over quickly.
+pub struct FirstBytes([bool; 256]);
+
+impl FirstBytes {
+    pub fn of(trie: Trie<'_>) -> Self {
+        let root = trie.root();
+        Self(std::array::from_fn(|byte| {
+            trie.step(root, byte as u8).is_some()
+        }))
+    }
+}
+
+/// A part of a text between added tokens, or the id of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part<'t> {
+    Text(&'t str),
+    Token(u32),
+}
+
+/// Cuts `text` at added tokens; parts of text are never empty.
+pub fn split<'t>(
+    text: &'t str,
+    trie: Trie<'_>,
+    first: &FirstBytes,
+    tokens: &[AddedToken],
+    mut each: impl FnMut(Part<'t>),
+) {
+    let bytes = text.as_bytes();
+    let mut done = 0;
+    let mut at = 0;
+    while let Some(found) = bytes[at..]
+        .iter()
+        .position(|byte| first.0[usize::from(*byte)])
+    {
+        at += found;
+        let longest = trie.longest_prefix(trie.root(), &bytes[at..]);
+        let token = longest.and_then(|(length, place)| Some((length, tokens.get(place as usize)?)));
+        let Some((length, token)) = token else {
+            at += 1;
+            continue;
+        };
+        let (mut start, mut end) = (at, at + length);
+        at = end;
+        // Only damaged bytes hold a token that ends within a character.
+        let (Some(before), Some(after)) = (text.get(..start), text.get(end..)) else {
+            continue;
+        };
+        if token.flags & TAKES_SPACE_LEFT != 0 {
+            start = before.trim_end().len().max(done);
+        }
+        if token.flags & TAKES_SPACE_RIGHT != 0 {
+            end += after.len() - after.trim_start().len();
+        }
+        if done < start {
+            each(Part::Text(&text[done..start]));
+        }
+        each(Part::Token(token.id));
+        done = end;
+    }
+    if done < text.len() {
+        each(Part::Text(&text[done..]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::trie::build;
+    use super::*;
+
+    #[test]
+    fn tokens_are_found_longest_first_and_take_the_space_beside_them() {
+        let tokens = [
+            AddedToken { id: 10, flags: 0 },
+            AddedToken {
+                id: 11,
+                flags: TAKES_SPACE_LEFT,
+            },
+            AddedToken {
+                id: 12,
+                flags: TAKES_SPACE_RIGHT,
+            },
+        ];
+        let trie = build(&[(b"<a>", 0), (b"<a>b", 1), (b"<r>", 2)]).expect("builds");
+        let trie = Trie::new(&trie);
+        let cut = |text| {
+            let mut parts = Vec::new();
+            split(text, trie, &FirstBytes::of(trie), &tokens, |part| {
+                parts.push(part)
+            });
+            parts
+        };
+        use Part::{Text, Token};
+        assert_eq!(cut(""), []);
+        assert_eq!(cut("<a"), [Text("<a")]);
+        assert_eq!(cut("<<a>é"), [Text("<"), Token(10), Text("é")]);
+        assert_eq!(cut("x \u{3000}<a>b y"), [Text("x"), Token(11), Text(" y")]);
+        assert_eq!(
+            cut("<r> \n<a>b <r> "),
+            [Token(12), Token(11), Text(" "), Token(12)]
+        );
+    }
+}

@@ -1,0 +1,174 @@
+//! The unigram model: of all ways to cut a piece of text into vocabulary entries, the one with the highest sum of scores.
+//!
+//! Sums are taken in f64 from left to right, and of equal sums the one found first stays, so that ids equal those of Hugging Face's
+//! crate to the last tie. A character that no entry covers alone costs the lowest score less 10; unknown neighbours become one id.
+
+use super::trie::Trie;
+
+/// What an unknown character costs beyond the lowest score of the vocabulary.
+const UNKNOWN_PENALTY: f64 = 10.0;
+
+pub struct Unigram<'a> {
+    pub vocabulary: Trie<'a>,
+    pub scores: Scores<'a>,
+    pub lowest_score: f64,
+    pub unknown_id: u32,
+}
+
+/// A score for each id: as f32 where that loses nothing, else as f64.
+#[derive(Clone, Copy)]
+pub enum Scores<'a> {
+    F32(&'a [[u8; 4]]),
+    F64(&'a [[u8; 8]]),
+}
+
+impl Scores<'_> {
+    #[inline]
+    fn get(self, id: u32) -> Option<f64> {
+        let index = id as usize;
+        match self {
+            Self::F32(scores) => scores.get(index).map(|s| f64::from(f32::from_le_bytes(*s))),
+            Self::F64(scores) => scores.get(index).map(|s| f64::from_le_bytes(*s)),
+        }
+    }
+}
+
+/// The best way to cut the text up to one place.
+#[derive(Clone, Copy)]
+struct Best {
+    score: f64,
+    /// Where its last entry starts; `UNREACHED` where nothing ends here.
+    start: u32,
+    id: u32,
+}
+
+const UNREACHED: u32 = u32::MAX;
+const NOTHING: Best = Best {
+    score: 0.0,
+    start: UNREACHED,
+    id: 0,
+};
+
+/// Memory that is used again from piece to piece.
+#[derive(Default)]
+pub struct Scratch(Vec<Best>);
+
+impl Best {
+    #[inline]
+    fn improve(&mut self, score: f64, start: u32, id: u32) {
+        if self.start == UNREACHED || score > self.score {
+            *self = Best { score, start, id };
+        }
+    }
+}
+
+impl Unigram<'_> {
+    /// Appends the ids of `piece`, which must be shorter than `u32::MAX` bytes.
+    pub fn encode(&self, piece: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+        let bytes = piece.as_bytes();
+        let best = &mut scratch.0;
+        best.clear();
+        best.resize(bytes.len() + 1, NOTHING);
+        let unknown_score = self.lowest_score - UNKNOWN_PENALTY;
+        for (start, c) in piece.char_indices() {
+            let score = best[start].score;
+            let char_end = start + c.len_utf8();
+            let mut char_is_known = false;
+            let mut place = self.vocabulary.root();
+            for (end, &byte) in (start + 1..).zip(&bytes[start..]) {
+                let Some(step) = self.vocabulary.step(place, byte) else {
+                    break;
+                };
+                if let Some(id) = step.value
+                    && let Some(entry_score) = self.scores.get(id)
+                {
+                    best[end].improve(entry_score + score, start as u32, id);
+                    char_is_known |= end == char_end;
+                }
+                place = step.place;
+            }
+            if !char_is_known {
+                best[char_end].improve(unknown_score + score, start as u32, self.unknown_id);
+            }
+        }
+        let first = ids.len();
+        let mut unknown_end = None;
+        let mut end = bytes.len();
+        while end > 0 {
+            let Best { start, id, .. } = best[end];
+            // Never in sound bytes: entries end where characters do, and every such place is reached.
+            if start as usize >= end {
+                break;
+            }
+            if id == self.unknown_id {
+                unknown_end.get_or_insert(end);
+            } else {
+                if let Some(unknown_end) = unknown_end.take() {
+                    ids.push(self.unknown(&bytes[end..unknown_end]));
+                }
+                ids.push(id);
+            }
+            end = start as usize;
+        }
+        if let Some(unknown_end) = unknown_end {
+            ids.push(self.unknown(&bytes[end..unknown_end]));
+        }
+        ids[first..].reverse();
+    }
+
+    /// Unknown neighbours are looked up once more as a whole: where the unknown token itself stands in the text, several of them
+    /// may be an entry.
+    fn unknown(&self, text: &[u8]) -> u32 {
+        self.vocabulary
+            .get(text)
+            .filter(|&id| self.scores.get(id).is_some())
+            .unwrap_or(self.unknown_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::trie::build;
+    use super::*;
+
+    fn ids(entries: &[(&str, f64)], text: &str) -> Vec<u32> {
+        let mut keys: Vec<(&[u8], u32)> = (0..)
+            .zip(entries)
+            .map(|(id, (entry, _))| (entry.as_bytes(), id))
+            .collect();
+        keys.sort();
+        let trie = build(&keys).expect("builds");
+        let scores: Vec<[u8; 8]> = entries.iter().map(|(_, s)| s.to_le_bytes()).collect();
+        let model = Unigram {
+            vocabulary: Trie::new(&trie),
+            scores: Scores::F64(&scores),
+            lowest_score: entries.iter().map(|e| e.1).fold(f64::INFINITY, f64::min),
+            unknown_id: 0,
+        };
+        let mut found = Vec::new();
+        model.encode(text, &mut Scratch::default(), &mut found);
+        found
+    }
+
+    #[test]
+    fn the_highest_sum_wins_and_of_equal_sums_the_first() {
+        let entries = [
+            ("<unk>", 0.0),
+            ("a", -1.0),
+            ("b", -1.0),
+            ("ab", -1.5),
+            ("ba", -1.5),
+        ];
+        assert_eq!(ids(&entries, "ab"), [3]);
+        assert_eq!(ids(&entries, "aba"), [1, 4]);
+        assert!(ids(&entries, "").is_empty());
+    }
+
+    #[test]
+    fn unknown_neighbours_become_one_id() {
+        let entries = [("<unk>", 0.0), ("a", -1.0), ("<unk><unk>", -2.0)];
+        assert_eq!(ids(&entries, "éa中文a"), [0, 1, 0, 1]);
+        assert_eq!(ids(&entries, "<unk>é"), [0]);
+        assert_eq!(ids(&entries, "<unk><unk>"), [2]);
+    }
+}

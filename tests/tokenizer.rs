@@ -1,0 +1,385 @@
+//! The compiled tokenizer against Hugging Face's crate: the same ids for odd texts, no panic for damaged bytes.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use reranker::rerank::Truncation;
+use reranker::tokenizer::{Compilation, PairTokenizer, compile};
+use serde_json::{Value, json};
+
+#[path = "support/texts.rs"]
+mod texts;
+
+use texts::Texts;
+
+const XLM_ROBERTA: &str = "tests/golden/xlm-roberta/tokenizer.json";
+const BERT: &str = "tests/golden/bert/tokenizer.json";
+const ROBERTA: &str = "tests/golden/roberta/tokenizer.json";
+const DEMO: &str = "models/demo/tokenizer.json";
+
+fn path(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(file)
+}
+
+fn json_of(file: &str) -> Vec<u8> {
+    std::fs::read(path(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+/// The file's content with a change made to it.
+fn changed(file: &str, change: impl FnOnce(&mut Value)) -> Vec<u8> {
+    let mut json = serde_json::from_slice(&json_of(file)).expect("JSON");
+    change(&mut json);
+    serde_json::to_vec(&json).expect("JSON")
+}
+
+fn compiled_bytes(json: &[u8]) -> Vec<u8> {
+    match compile(json).expect("a tokenizer file") {
+        Compilation::Compiled(bytes) => bytes,
+        Compilation::Refused(reason) => panic!("refused: {reason}"),
+    }
+}
+
+fn open(bytes: Vec<u8>) -> PairTokenizer {
+    PairTokenizer::from_compiled(bytes.into(), Path::new("compiled")).expect("opens")
+}
+
+/// Compares both forms on `count` texts and on pairs of them.
+fn compare(name: &str, json: &[u8], count: usize) {
+    let oracle = PairTokenizer::from_json(json, Path::new(name)).expect("Hugging Face reads it");
+    let ours = open(compiled_bytes(json));
+    assert_eq!(ours.vocab_size(), oracle.vocab_size(), "{name}");
+    assert_eq!(ours.special_tokens(), oracle.special_tokens(), "{name}");
+    assert_eq!(ours.min_length(), oracle.min_length(), "{name}");
+    let mut texts = Texts::new(name.bytes().map(u64::from).sum());
+    let mut before = oracle.encode("").expect("encodes");
+    let mut tokens = 0;
+    for round in 0..count {
+        let text = texts.next().expect("endless");
+        let expected = oracle.encode(&text).expect("encodes");
+        let encoded = ours.encode(&text).expect("encodes");
+        assert_eq!(encoded.ids(), expected.ids(), "{name}: {text:?}");
+        tokens += expected.tokens();
+        let rule = [Truncation::LongestFirst, Truncation::Flag][round % 2];
+        let max_length = texts.below(100);
+        let expected = oracle
+            .join(&before, &expected, max_length, rule)
+            .expect("joins");
+        let joined = ours
+            .join(&before, &encoded, max_length, rule)
+            .expect("joins");
+        assert_eq!(joined, expected, "{name}: {max_length} tokens, {rule}");
+        before = encoded;
+    }
+    assert!(
+        tokens > 3 * count,
+        "{name}: only {tokens} tokens from {count} texts"
+    );
+}
+
+#[test]
+fn the_unigram_fixture_gives_hugging_faces_ids() {
+    compare(XLM_ROBERTA, &json_of(XLM_ROBERTA), 3000);
+}
+
+#[test]
+fn the_wordpiece_tokenizers_give_hugging_faces_ids() {
+    compare(DEMO, &json_of(DEMO), 3000);
+    compare(BERT, &json_of(BERT), 1000);
+}
+
+#[test]
+fn other_settings_of_a_unigram_tokenizer_give_hugging_faces_ids() {
+    let metaspace =
+        json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
+    let sequence =
+        json!({"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, metaspace]});
+    let change = |name: &str, change: &dyn Fn(&mut Value)| {
+        compare(name, &changed(XLM_ROBERTA, change), 700);
+    };
+    change("words first", &|json| {
+        json["pre_tokenizer"] = sequence.clone()
+    });
+    change("words first, SentencePiece's rules alone", &|json| {
+        json["pre_tokenizer"] = sequence.clone();
+        json["normalizer"] = json["normalizer"]["normalizers"][0].take();
+    });
+    change("no normaliser", &|json| json["normalizer"] = Value::Null);
+    change("no prefix", &|json| {
+        json["pre_tokenizer"] = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": true});
+    });
+    change("one piece", &|json| {
+        json["pre_tokenizer"]["split"] = false.into()
+    });
+    change("another replacement", &|json| {
+        json["pre_tokenizer"]["replacement"] = "_".into()
+    });
+    change("texts replaced, both ends stripped", &|json| {
+        json["normalizer"]["normalizers"][1]["strip_left"] = true.into();
+        let steps = json["normalizer"]["normalizers"]
+            .as_array_mut()
+            .expect("a list");
+        steps.insert(
+            0,
+            json!({"type": "Replace", "pattern": {"String": "a"}, "content": "the "}),
+        );
+        steps.push(json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}));
+    });
+    change("scores that need f64", &|json| {
+        for piece in json["model"]["vocab"].as_array_mut().expect("a list") {
+            piece[1] = (piece[1].as_f64().expect("a score") * 1.000_000_1).into();
+        }
+    });
+    change("equal scores everywhere", &|json| {
+        for piece in json["model"]["vocab"].as_array_mut().expect("a list") {
+            piece[1] = json!(-1.0);
+        }
+    });
+    change("pieces that stand twice", &|json| {
+        let pieces = json["model"]["vocab"].as_array_mut().expect("a list");
+        let doubled: Vec<Value> = pieces.iter().skip(5).step_by(7).cloned().collect();
+        pieces.extend(doubled);
+    });
+    change("unknown tokens as a piece", &|json| {
+        let pieces = json["model"]["vocab"].as_array_mut().expect("a list");
+        pieces.push(json!(["<unk><unk>", -3.0]));
+    });
+    change("added tokens matched in normalised text", &|json| {
+        let tokens = json["added_tokens"].as_array_mut().expect("a list");
+        for (content, left, right) in [
+            ("Day", false, false),
+            ("ｄay", true, true),
+            ("½", false, true),
+            ("the", true, false),
+        ] {
+            tokens.push(json!({
+                "id": 0, "content": content, "single_word": false, "lstrip": left, "rstrip": right,
+                "normalized": content != "Day", "special": false,
+            }));
+        }
+        tokens[4]["rstrip"] = true.into();
+        tokens[0]["lstrip"] = true.into();
+    });
+}
+
+#[test]
+fn other_settings_of_a_wordpiece_tokenizer_give_hugging_faces_ids() {
+    let change = |name: &str, change: &dyn Fn(&mut Value)| {
+        compare(name, &changed(DEMO, change), 700);
+    };
+    change("cased", &|json| {
+        json["normalizer"]["lowercase"] = false.into()
+    });
+    change("cased without accents", &|json| {
+        json["normalizer"]["lowercase"] = false.into();
+        json["normalizer"]["strip_accents"] = true.into();
+    });
+    change(
+        "lower case with accents, text as it is, Chinese as words",
+        &|json| {
+            json["normalizer"]["strip_accents"] = false.into();
+            json["normalizer"]["clean_text"] = false.into();
+            json["normalizer"]["handle_chinese_chars"] = false.into();
+        },
+    );
+    change("BertProcessing, short words, another prefix", &|json| {
+        json["post_processor"] =
+            json!({"type": "BertProcessing", "sep": ["[SEP]", 102], "cls": ["[CLS]", 101]});
+        json["model"]["max_input_chars_per_word"] = 6.into();
+        json["model"]["continuing_subword_prefix"] = "a".into();
+    });
+    change("RobertaProcessing, no prefix, an added token", &|json| {
+        json["post_processor"] = json!({
+            "type": "RobertaProcessing", "sep": ["[SEP]", 102], "cls": ["[CLS]", 101],
+            "trim_offsets": true, "add_prefix_space": true,
+        });
+        json["model"]["continuing_subword_prefix"] = "".into();
+        json["added_tokens"].as_array_mut().expect("a list").push(json!({
+            "id": 30522, "content": "[day]", "single_word": false, "lstrip": false, "rstrip": true,
+            "normalized": false, "special": true,
+        }));
+    });
+}
+
+#[test]
+fn the_same_file_gives_the_same_bytes() {
+    for file in [XLM_ROBERTA, BERT] {
+        let json = json_of(file);
+        assert!(compiled_bytes(&json) == compiled_bytes(&json), "{file}");
+    }
+}
+
+#[test]
+fn what_has_no_equal_is_refused_with_the_reason() {
+    let refusal = |json: &[u8]| match compile(json).expect("a tokenizer file") {
+        Compilation::Refused(reason) => reason,
+        Compilation::Compiled(_) => panic!("was compiled"),
+    };
+    let unigram = |change: &dyn Fn(&mut Value)| refusal(&changed(XLM_ROBERTA, change));
+    let bert = |change: &dyn Fn(&mut Value)| refusal(&changed(BERT, change));
+    assert_eq!(refusal(&json_of(ROBERTA)), "a model of type \"BPE\"");
+    assert_eq!(
+        unigram(&|json| json["model"]["byte_fallback"] = true.into()),
+        "unknown characters as bytes"
+    );
+    assert_eq!(
+        unigram(&|json| json["model"]["unk_id"] = Value::Null),
+        "no unknown token"
+    );
+    assert_eq!(
+        unigram(&|json| json["pre_tokenizer"]["prepend_scheme"] = "first".into()),
+        "a prefix for the first word alone"
+    );
+    assert_eq!(
+        unigram(&|json| json["pre_tokenizer"] = json!({"type": "BertPreTokenizer"})),
+        "a pre-tokenizer other than Metaspace"
+    );
+    assert_eq!(
+        unigram(&|json| json["normalizer"] = json!({"type": "NFKC"})),
+        "the normalizer \"NFKC\" for a Unigram model"
+    );
+    assert_eq!(
+        unigram(&|json| json["normalizer"]["normalizers"][2]["pattern"] = json!({"Regex": "a+"})),
+        "replacing the pattern {\"Regex\":\"a+\"}"
+    );
+    assert_eq!(
+        unigram(&|json| json["added_tokens"][4]["single_word"] = true.into()),
+        "the added token \"<mask>\", which is for whole words only"
+    );
+    assert_eq!(
+        unigram(&|json| json["post_processor"] = Value::Null),
+        "no post-processor"
+    );
+    assert_eq!(
+        unigram(&|json| json["model"]["vocab"][9][0] = "a\0".into()),
+        "the vocabulary: a key is empty or holds a zero byte"
+    );
+    assert_eq!(
+        bert(&|json| json["normalizer"] = json!({"type": "Lowercase"})),
+        "a normalizer other than BertNormalizer for a WordPiece model"
+    );
+    assert_eq!(
+        bert(&|json| json["model"]["unk_token"] = "[unknown]".into()),
+        "an unknown token that is not in the vocabulary"
+    );
+    assert_eq!(
+        bert(&|json| json["model"]["vocab"]["the"] = 100_000.into()),
+        "the id 100000 in a vocabulary of 379"
+    );
+    let broken = compile(b"{}").expect_err("no tokenizer file").to_string();
+    assert!(broken.contains("missing field `model`"), "{broken}");
+}
+
+#[test]
+fn a_million_characters_without_a_space_take_linear_time() {
+    // Anything quadratic would take hours.
+    let unigram = open(compiled_bytes(&json_of(XLM_ROBERTA)));
+    let bert = open(compiled_bytes(&json_of(BERT)));
+    for unit in [
+        "a",
+        "é",
+        "\u{301}",
+        "中",
+        "👩\u{200d}",
+        "<",
+        "▁",
+        "  ",
+        "\u{0}",
+        "<mask>",
+    ] {
+        let text = unit.repeat(1_000_000 / unit.chars().count());
+        for tokenizer in [&unigram, &bert] {
+            let ids = tokenizer.encode(&text).expect("encodes");
+            assert!(ids.tokens() <= 3_000_000, "{unit:?}");
+        }
+    }
+}
+
+#[test]
+fn long_runs_give_hugging_faces_ids() {
+    for file in [XLM_ROBERTA, BERT] {
+        let json = json_of(file);
+        let oracle = PairTokenizer::from_json(&json, &path(file)).expect("reads");
+        let ours = open(compiled_bytes(&json));
+        for unit in [
+            "a",
+            "ab",
+            "é",
+            "e\u{301}",
+            "中",
+            "한",
+            "👩\u{200d}",
+            "<s",
+            "▁",
+            " ",
+            "\r\n",
+            "\u{94d}क",
+        ] {
+            let text = unit.repeat(20_000);
+            let expected = oracle.encode(&text).expect("encodes");
+            assert!(
+                ours.encode(&text).expect("encodes") == expected,
+                "{file}: {unit:?}"
+            );
+        }
+    }
+}
+
+/// Opens what may be damaged and uses it: an error, or ids of the vocabulary.
+fn try_damaged(bytes: Vec<u8>, texts: &[String]) -> bool {
+    let Ok(tokenizer) = PairTokenizer::from_compiled(Bytes::from(bytes), Path::new("damaged"))
+    else {
+        return false;
+    };
+    for text in texts {
+        let Ok(ids) = tokenizer.encode(text) else {
+            continue;
+        };
+        assert!(
+            ids.ids()
+                .iter()
+                .all(|&id| (id as usize) < tokenizer.vocab_size())
+        );
+        let joined = tokenizer
+            .join(&ids, &ids, 64, Truncation::LongestFirst)
+            .expect("joins");
+        assert!(joined.ids.len() <= 64.max(tokenizer.special_tokens()));
+        assert_eq!(joined.ids.len(), joined.type_ids.len());
+    }
+    true
+}
+
+#[test]
+fn every_truncation_is_refused() {
+    for file in [XLM_ROBERTA, BERT] {
+        let whole = Bytes::from(compiled_bytes(&json_of(file)));
+        for length in 0..whole.len() {
+            let cut = PairTokenizer::from_compiled(whole.slice(..length), Path::new("cut"));
+            assert!(cut.is_err(), "{file}: {length} of {} bytes", whole.len());
+        }
+    }
+}
+
+#[test]
+fn damaged_bytes_never_panic() {
+    for file in [XLM_ROBERTA, BERT] {
+        let whole = compiled_bytes(&json_of(file));
+        let mut random = Texts::new(3);
+        let texts: Vec<String> = random.by_ref().take(8).collect();
+        let (mut opened, rounds) = (0, 4000);
+        for round in 0..rounds {
+            let mut bytes = whole.clone();
+            // The header and the small sections behind it decide most: half of the rounds damage nothing else.
+            let reach = if round % 2 == 0 { bytes.len() } else { 1000 };
+            for _ in 0..=random.below(if round % 3 == 0 { 2000 } else { 6 }) {
+                // Behind the magic, the version and the length, which are compared as a whole.
+                let at = 16 + random.below(reach - 16);
+                bytes[at] = random.below(256) as u8;
+            }
+            opened += usize::from(try_damaged(bytes, &texts));
+        }
+        assert!(
+            opened > rounds / 4 && opened < rounds,
+            "{file}: {opened} of {rounds} opened"
+        );
+    }
+}
