@@ -4,6 +4,7 @@
 mod bench;
 mod doctor;
 mod eval;
+mod pack;
 mod process;
 mod score;
 mod serve;
@@ -38,6 +39,8 @@ enum Command {
     Score(score::Args),
     /// Measure how well models rank the candidates of retrieval test sets, and how far apart their scores are.
     Eval(eval::Args),
+    /// Turn a model folder into one int8 file, and compare it with its source.
+    Pack(pack::Args),
     /// Compare the loaded model's logits with its published ones; exits 1 where one is off.
     Verify(verify::Args),
     /// Tell what this machine, this configuration and this model amount to, and what is wrong with them.
@@ -96,6 +99,7 @@ fn run(command: Command, config: &Config, started: Instant) -> anyhow::Result<Ex
         Command::Serve(args) => serve::run(&args, config, started),
         Command::Score(args) => score::run(&args, config),
         Command::Eval(args) => eval::run(&args, config),
+        Command::Pack(args) => pack::run(&args, config),
         Command::Verify(args) => verify::run(&args, config),
         Command::Doctor => doctor::run(config),
         Command::Bench(args) => bench::run(&args, config, started),

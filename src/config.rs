@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::rerank::Truncation;
+use crate::rerank::{Precision, Truncation};
 
 /// One documented variable.
 pub struct Variable {
@@ -33,7 +33,8 @@ variables! {
     MODEL_REVISION = "", "revision to report, and to look for in the Hugging Face cache";
     HOST = "0.0.0.0", "address to listen on";
     PORT = "8000", "port to listen on; Azure Functions' own port goes before it";
-    USE_FP16 = "false", "use the best safe reduced precision of the device; on CPUs that is f32 so far, so nothing changes there";
+PRECISION = "auto", "what the model computes in: `int8` (needs a packed model), `f32` (needs a model folder), `bf16` or `f16` (need a GPU, which this build does not use), or `auto`, the fastest of what is there";
+    USE_FP16 = "false", "use the best safe reduced precision of the device; on CPUs that is what `PRECISION=auto` chooses already, so nothing changes there";
     CORS_ORIGINS = "*", "origins allowed to call from a browser, separated by commas; empty for none";
     MAX_LENGTH = "512", "longest sequence in tokens, special tokens included; the model's own limit where that is lower";
     TRUNCATION = "longest_first", "how longer pairs are cut: `longest_first` or `flag`";
@@ -99,6 +100,7 @@ pub struct Config {
     pub model_revision: Option<String>,
     pub host: IpAddr,
     pub port: u16,
+    pub precision: Precision,
     pub use_fp16: bool,
     pub cors_origins: Vec<String>,
     pub max_length: usize,
@@ -263,6 +265,9 @@ impl Config {
         let port = read.parsed(&PORT, "a port from 0 (any free one) to 65535", |text| {
             text.parse::<u16>().ok()
         });
+        let precision = read.parsed(&PRECISION, &Precision::NAMES.join(", "), |text| {
+            Precision::from_str(text).ok()
+        });
         let use_fp16 = read.parsed(&USE_FP16, "true or false", boolean);
         let cors_origins = Self::origins(read);
         let max_length = read.number(&MAX_LENGTH, 8, 1 << 20);
@@ -311,6 +316,7 @@ impl Config {
             model_revision: read.optional(&MODEL_REVISION),
             host: host?,
             port: port?,
+            precision: precision?,
             use_fp16: use_fp16?,
             cors_origins: cors_origins?,
             max_length: max_length?,

@@ -1,21 +1,28 @@
 //! The cross-encoder: token ids in, one logit for each sequence out.
 //!
-//! Loads a Hugging Face folder of the BERT, RoBERTa or XLM-RoBERTa family with one label. Never sees text. Owns candle and the
+//! Loads a model of the BERT, RoBERTa or XLM-RoBERTa family with one label, from a Hugging Face folder (f32) or a packed file
+//! (int8), and makes the latter of the former. Never sees text. Owns candle and the
 //! order of computation; the arithmetic itself is in `kernels`, the bytes of the weights in `weights`.
 
 mod config;
 mod encoder;
 mod head;
+mod int8;
 mod ops;
+mod quantize;
 
 use std::path::Path;
 
+use bytes::Bytes;
 use kernels::Kernels;
 
 pub use crate::weights::PrefetchReport;
 pub use config::{Family, ModelConfig};
+pub use quantize::{MatrixReport, packed_tensors, quantize};
 
 use crate::error::ModelError;
+use crate::rerank::Precision;
+pub use crate::weights::{Fidelity, Manifest};
 use crate::weights::{Prefetch, Weights};
 use encoder::Encoder;
 use head::Head;
@@ -28,7 +35,36 @@ pub struct Model {
     head: Head,
     stored_dtype: String,
     weight_bytes: u64,
+    manifest: Option<Manifest>,
+    tokenizer: Option<PackedTokenizer>,
+    kernels: Kernels,
     prefetch: Prefetch,
+}
+
+/// A packed model's tokenizer, where it lies in the file: compiled, or as JSON where there is no compiled form of its kind.
+pub enum PackedTokenizer {
+    Compiled(Bytes),
+    Json(Bytes),
+}
+
+impl PackedTokenizer {
+    pub const COMPILED: &str = "tokenizer.compiled";
+    pub const JSON: &str = "tokenizer.json";
+
+    fn find(path: &Path, weights: &Weights) -> Result<Option<Self>, ModelError> {
+        if weights.manifest().is_none() {
+            return Ok(None);
+        }
+        let bytes = |name| weights.raw(name).map(Bytes::from_owner);
+        bytes(Self::COMPILED)
+            .map(Self::Compiled)
+            .or_else(|| bytes(Self::JSON).map(Self::Json))
+            .map(Some)
+            .ok_or_else(|| {
+                let names = format!("tensor {} or {}", Self::COMPILED, Self::JSON);
+                ModelError::unfit(path, names, "neither", "one of them")
+            })
+    }
 }
 
 /// Token ids of several sequences one after the other, with nothing between them.
@@ -69,24 +105,57 @@ impl Packed {
 }
 
 impl Model {
-    /// Maps and checks a model folder, and begins to read it ahead. Every tensor is looked up here, so that a model that loads
-    /// also computes.
-    pub fn load(folder: &Path, kernels: Kernels) -> Result<Self, ModelError> {
-        let config = ModelConfig::read(&folder.join(CONFIG_FILE))?;
-        let weights = Weights::open(folder)?;
-        let prefetch = weights.prefetch();
+    /// Maps and checks a model folder or packed file, and begins to read it ahead. Every tensor is looked up here, so that a model
+    /// that loads also computes.
+    pub fn load(path: &Path, kernels: Kernels) -> Result<Self, ModelError> {
+        let weights = Weights::open(path)?;
+        Self::from_weights(path, &weights, kernels, weights.prefetch())
+    }
+
+    /// [`Self::load`], where the weights of `path` are open and read ahead already, or not to be.
+    pub fn from_weights(
+        path: &Path,
+        weights: &Weights,
+        kernels: Kernels,
+        prefetch: Prefetch,
+    ) -> Result<Self, ModelError> {
+        let config = match weights.manifest() {
+            Some(manifest) => ModelConfig::parse(path, manifest.config.to_string().as_bytes())?,
+            None => ModelConfig::read(&path.join(CONFIG_FILE))?,
+        };
         Ok(Self {
             prefetch,
-            encoder: Encoder::load(&config, &weights, kernels)?,
-            head: Head::load(&config, &weights, kernels)?,
+            encoder: Encoder::load(&config, weights, kernels)?,
+            head: Head::load(&config, weights, kernels)?,
             stored_dtype: weights.stored_dtype(),
             weight_bytes: weights.bytes(),
+            manifest: weights.manifest().cloned(),
+            tokenizer: PackedTokenizer::find(path, weights)?,
+            kernels,
             config,
         })
     }
 
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// What the encoder computes in.
+    pub fn precision(&self) -> Precision {
+        match self.manifest {
+            Some(_) => Precision::Int8,
+            None => Precision::F32,
+        }
+    }
+
+    /// The tokenizer that a packed model brings; nothing for a folder, where it is a file of its own.
+    pub fn tokenizer(&self) -> Option<&PackedTokenizer> {
+        self.tokenizer.as_ref()
+    }
+
+    /// What a packed model says of itself.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.manifest.as_ref()
     }
 
     /// The dtype of the weight files.

@@ -46,6 +46,39 @@ impl fmt::Display for Truncation {
     }
 }
 
+/// What the model computes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// The fastest that the model's files and the device have: int8 for a packed model, f32 for a folder.
+    Auto,
+    /// Weights and activations of the linear layers in 8 bits; needs a packed model.
+    Int8,
+    Bf16,
+    F16,
+    /// The reference; needs a model folder.
+    F32,
+}
+
+impl Precision {
+    const ALL: [Self; 5] = [Self::Auto, Self::Int8, Self::Bf16, Self::F16, Self::F32];
+    pub const NAMES: [&str; 5] = ["auto", "int8", "bf16", "f16", "f32"];
+
+    pub const fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|precision| precision.name() == text)
+            .ok_or_else(|| format!("must be one of {}", Self::NAMES.join(", ")))
+    }
+}
+
 /// One query with one document. Texts are shared: many pairs usually have the same query.
 #[derive(Clone)]
 pub struct Pair {

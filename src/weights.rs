@@ -6,9 +6,10 @@
 
 mod locate;
 mod mapped;
+mod packed;
 mod prefetch;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,12 +17,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::tensor::Metadata;
-use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use safetensors::{SafeTensorError, SafeTensors};
 
 use crate::error::ModelError;
 pub use locate::{Located as LocatedModel, locate};
 pub use mapped::Mapped;
+pub use packed::{FORMAT, Fidelity, Manifest, PackedWriter, check_payload, sha256_of};
 pub use prefetch::{Prefetch, PrefetchReport};
+pub use safetensors::Dtype;
 
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -32,6 +35,7 @@ pub struct Weights {
     root: PathBuf,
     bytes: u64,
     dtypes: BTreeMap<String, usize>,
+    manifest: Option<Manifest>,
 }
 
 struct Located {
@@ -43,6 +47,14 @@ struct Located {
 }
 
 impl Located {
+    fn window(&self) -> Int8s {
+        Int8s {
+            file: Arc::clone(&self.file),
+            offset: self.offset,
+            len: self.len,
+        }
+    }
+
     fn bytes(&self) -> &[u8] {
         &self.file.bytes()[self.offset..self.offset + self.len]
     }
@@ -70,9 +82,49 @@ impl std::ops::Deref for Floats {
     }
 }
 
+/// Signed bytes in a mapped file.
+pub struct Int8s {
+    file: Arc<Mapped>,
+    offset: usize,
+    len: usize,
+}
+
+impl std::ops::Deref for Int8s {
+    type Target = [i8];
+
+    fn deref(&self) -> &[i8] {
+        self.file.i8s(self.offset, self.len)
+    }
+}
+
+/// Plain bytes in a mapped file.
+pub struct Raw(Int8s);
+
+impl AsRef<[u8]> for Raw {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.file.bytes()[self.0.offset..][..self.0.len]
+    }
+}
+
+impl Floats {
+    /// Gives the pages of a mapped run back; they are read again when touched.
+    pub fn release(&self) {
+        if let Self::Mapped { file, offset, len } = self {
+            file.release(*offset..*offset + 4 * len);
+        }
+    }
+}
+
 impl Weights {
-    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
-    pub fn open(folder: &Path) -> Result<Self, ModelError> {
+    /// Opens a packed file, or of a folder `model.safetensors` or the shards that `model.safetensors.index.json` names.
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        if path.is_file() {
+            let mut weights = Self::empty(path.to_owned());
+            let (file, header, metadata) = weights.add_file(path)?;
+            weights.manifest = Some(packed::manifest(&file, header, &metadata)?);
+            return Ok(weights);
+        }
+        let folder = path;
         let single = folder.join(SINGLE_FILE);
         let index = folder.join(INDEX_FILE);
         let (root, files) = if single.is_file() {
@@ -85,19 +137,30 @@ impl Weights {
                 folder.display()
             )));
         };
-        let mut weights = Self {
-            tensors: HashMap::new(),
-            root,
-            bytes: 0,
-            dtypes: BTreeMap::new(),
-        };
+        let mut weights = Self::empty(root);
         for path in files {
             weights.add_file(&path)?;
         }
         Ok(weights)
     }
 
-    fn add_file(&mut self, path: &Path) -> Result<(), ModelError> {
+    fn empty(root: PathBuf) -> Self {
+        Self {
+            tensors: HashMap::new(),
+            root,
+            bytes: 0,
+            dtypes: BTreeMap::new(),
+            manifest: None,
+        }
+    }
+
+    /// What a packed file says of itself; nothing for a folder.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.manifest.as_ref()
+    }
+
+    /// Adds the file's tensors; returns it with its header's length and content.
+    fn add_file(&mut self, path: &Path) -> Result<(Arc<Mapped>, usize, Metadata), ModelError> {
         let file = Arc::new(Mapped::open(path)?);
         let size = file.bytes().len();
         let (header, metadata) =
@@ -136,7 +199,37 @@ impl Weights {
                 },
             );
         }
-        Ok(())
+        Ok((file, header, metadata))
+    }
+
+    /// Bytes of a tensor of dtype I8, as they lie in the file.
+    pub fn int8s(&self, name: &str, shape: &[usize]) -> Result<Int8s, ModelError> {
+        let found = self.locate(name, shape)?;
+        if found.dtype != Dtype::I8 {
+            return Err(ModelError::unfit(
+                found.file.path(),
+                format!("tensor {name}"),
+                format!("dtype {:?}", found.dtype),
+                "dtype I8",
+            ));
+        }
+        Ok(found.window())
+    }
+
+    /// The whole content of a tensor of bytes, if there is one of that name.
+    pub fn raw(&self, name: &str) -> Option<Raw> {
+        Some(Raw(self.tensors.get(name)?.window()))
+    }
+
+    /// Every file that holds a tensor.
+    pub fn files(&self) -> BTreeSet<PathBuf> {
+        let files = self.tensors.values().map(|tensor| tensor.file.path());
+        files.map(Path::to_owned).collect()
+    }
+
+    /// The packed file, the folder's one file, or its index.
+    pub fn path(&self) -> &Path {
+        &self.root
     }
 
     /// Bytes of all files together.
@@ -301,17 +394,29 @@ impl Table {
         self.rows
     }
 
+    /// Gives the pages of `count` rows from `first` on back; they are read again when touched.
+    pub fn release(&self, first: usize, count: usize) {
+        let width = self.row_bytes();
+        let start = self.offset + first * width;
+        self.file.release(start..start + count * width);
+    }
+
+    fn row_bytes(&self) -> usize {
+        let width = match self.dtype {
+            Dtype::F32 => 4,
+            Dtype::I8 => 1,
+            _ => 2,
+        };
+        width * self.columns
+    }
+
     /// Says that these rows will be read, so that those that lie on the disk come all at the same time: read one by one, each
     /// would be waited for. Rows that there are not are passed over.
     pub fn expect(&self, rows: &[u32]) {
         if self.expected.fetch_add(1, Ordering::Relaxed) >= COLD_CALLS {
             return;
         }
-        let width = match self.dtype {
-            Dtype::F32 => 4,
-            Dtype::I8 => 1,
-            _ => 2,
-        } * self.columns;
+        let width = self.row_bytes();
         for &row in rows {
             let row = row as usize;
             if row < self.rows {

@@ -12,7 +12,7 @@ use kernels::Kernels;
 use reranker::batch::Compute;
 use reranker::error::ModelError;
 use reranker::http::{Deadline, ERROR_CODES, RequestId, Settings, router};
-use reranker::rerank::{Limits, Truncation};
+use reranker::rerank::{Limits, Precision, Truncation};
 use reranker::service::{Engine, EngineSettings, Service};
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -46,6 +46,7 @@ fn engine() -> Result<Engine, ModelError> {
         max_length: 100,
         truncation: Truncation::LongestFirst,
         batch_tokens: 256,
+        precision: Precision::Auto,
         kernels: Kernels::detect(),
     };
     Engine::load(&folder, settings, false, Instant::now())

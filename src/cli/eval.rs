@@ -124,14 +124,7 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
 fn load(models: &[String], config: &Config, pool: &rayon::ThreadPool) -> anyhow::Result<Vec<Run>> {
     let mut configs: Vec<Config> = models
         .iter()
-        .map(|model| {
-            let is_path = Path::new(model).exists();
-            Config {
-                model_dir: is_path.then(|| model.into()),
-                model_name: (!is_path).then(|| model.clone()),
-                ..config.clone()
-            }
-        })
+        .map(|model| setup::with_model(config, model))
         .collect();
     if configs.is_empty() {
         configs.push(config.clone());

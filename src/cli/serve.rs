@@ -53,7 +53,9 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         "starting"
     );
     if config.use_fp16 {
-        tracing::info!("USE_FP16: this device's best safe precision is f32");
+        tracing::info!(
+            "USE_FP16: PRECISION=auto chooses this device's best safe precision already"
+        );
     }
     let load = load(service.clone(), move || {
         Engine::load(&plan.folder, plan.settings, warm_up, started)

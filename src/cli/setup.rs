@@ -1,6 +1,6 @@
 //! From the configuration to the parts that several commands need.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
@@ -17,6 +17,16 @@ use crate::weights::{LocatedModel, locate};
 pub struct ModelPlan {
     pub folder: PathBuf,
     pub settings: EngineSettings,
+}
+
+/// The configuration with another model: a path, or a hub id in the local Hugging Face cache.
+pub fn with_model(config: &Config, model: &str) -> Config {
+    let is_path = Path::new(model).exists();
+    Config {
+        model_dir: is_path.then(|| model.into()),
+        model_name: (!is_path).then(|| model.to_owned()),
+        ..config.clone()
+    }
 }
 
 pub fn kernels(config: &Config) -> anyhow::Result<Kernels> {
@@ -71,6 +81,7 @@ pub fn model(config: &Config) -> anyhow::Result<ModelPlan> {
             max_length: config.max_length,
             truncation: config.truncation,
             batch_tokens: config.batch_tokens,
+            precision: config.precision,
             kernels: kernels(config)?,
         },
     })

@@ -95,6 +95,9 @@ pub struct Served {
     precision: &'static str,
     /// What the weight files hold.
     stored_dtype: String,
+    /// How near a packed model is to its f32 source, as its packer measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fidelity: Option<ServedFidelity>,
     weight_bytes: u64,
     /// Longest sequence in tokens that this server scores, and the default of `max_length`.
     max_length: usize,
@@ -111,6 +114,19 @@ pub struct Served {
     host: &'static str,
     version: &'static str,
     cold_start: ColdStart,
+}
+
+/// Differences between int8 and f32 on the packer's own pairs.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ServedFidelity {
+    pairs: usize,
+    mean_score_difference: f64,
+    max_score_difference: f64,
+    mean_logit_difference: f64,
+    max_logit_difference: f64,
+    /// Kendall's rank correlation; absent where all logits are alike.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kendall_tau: Option<f64>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -246,6 +262,7 @@ pub async fn info(State(app): State<App>) -> Result<Json<Served>, crate::error::
         truncation,
         precision,
         stored_dtype,
+        fidelity,
         weight_bytes,
         instruction_set,
         load: _,
@@ -262,6 +279,14 @@ pub async fn info(State(app): State<App>) -> Result<Json<Served>, crate::error::
         vocab_size,
         precision,
         stored_dtype,
+        fidelity: fidelity.map(|fidelity| ServedFidelity {
+            pairs: fidelity.pairs,
+            mean_score_difference: fidelity.mean_score_difference,
+            max_score_difference: fidelity.max_score_difference,
+            mean_logit_difference: fidelity.mean_logit_difference,
+            max_logit_difference: fidelity.max_logit_difference,
+            kendall_tau: fidelity.kendall_tau,
+        }),
         weight_bytes,
         max_length,
         model_max_length,

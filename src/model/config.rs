@@ -111,7 +111,7 @@ impl ModelConfig {
         Self::parse(path, &bytes)
     }
 
-    fn parse(path: &Path, bytes: &[u8]) -> Result<Self, ModelError> {
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, ModelError> {
         let raw: Raw = serde_json::from_slice(bytes).map_err(|error| {
             ModelError::unfit(
                 path,

@@ -6,44 +6,134 @@ use rayon::prelude::*;
 
 use super::Packed;
 use super::config::{Family, ModelConfig};
+use super::int8;
 use super::ops::{AddNorm, After, Attention, Norm, Projection};
+use super::quantize::Site;
 use crate::error::ModelError;
 use crate::weights::{Table, Weights};
 
 pub struct Encoder {
     embeddings: Embeddings,
+    layers: Layers,
+}
+
+enum Layers {
+    F32(F32Layers),
+    Int8(int8::Layers),
+}
+
+pub struct F32Layers {
     layers: Vec<Layer>,
     kernels: Kernels,
     heads: usize,
     head_dim: usize,
 }
 
+/// Sees what goes on in the layers, for calibration.
+pub trait Observer {
+    /// The input of one of the current layer's projections, `[tokens, width]`.
+    fn input(&mut self, site: Site, x: &Tensor) -> Result<(), ModelError>;
+    /// The layer has been computed: its projections in the order of [`Site`], and gamma and beta of its two norms.
+    fn layer(
+        &mut self,
+        index: usize,
+        projections: [&Projection; 4],
+        norms: [(&[f32], &[f32]); 2],
+    ) -> Result<(), ModelError>;
+}
+
 impl Encoder {
+    /// Layers of the packed form where `weights` are packed, else of f32.
     pub fn load(
         config: &ModelConfig,
         weights: &Weights,
         kernels: Kernels,
     ) -> Result<Self, ModelError> {
+        let layers = if weights.manifest().is_some() {
+            Layers::Int8(int8::Layers::load(config, weights, kernels)?)
+        } else {
+            Layers::F32(F32Layers {
+                layers: (0..config.layers)
+                    .map(|index| Layer::load(config, weights, kernels, index))
+                    .collect::<Result<_, _>>()?,
+                kernels,
+                heads: config.heads,
+                head_dim: config.head_dim(),
+            })
+        };
         Ok(Self {
             embeddings: Embeddings::load(config, weights, kernels)?,
-            layers: (0..config.layers)
-                .map(|index| Layer::load(config, weights, kernels, index))
-                .collect::<Result<_, _>>()?,
-            kernels,
-            heads: config.heads,
-            head_dim: config.head_dim(),
+            layers,
         })
     }
 
     /// The last layer's output at each sequence's first token: `[sequences, hidden]`.
     pub fn forward(&self, packed: &Packed) -> Result<Tensor, ModelError> {
-        let mut hidden = self.embeddings.forward(packed)?;
-        let attention = Attention {
+        let hidden = self.embeddings.forward(packed)?;
+        let shape = |rows| (rows, self.embeddings.hidden);
+        match &self.layers {
+            Layers::F32(layers) => {
+                let hidden = Tensor::from_vec(hidden, shape(packed.tokens()), &Device::Cpu)?;
+                layers.forward(hidden, packed)
+            }
+            Layers::Int8(layers) => {
+                let first = layers.forward(hidden, &packed.starts);
+                Ok(Tensor::from_vec(
+                    first,
+                    shape(packed.sequences()),
+                    &Device::Cpu,
+                )?)
+            }
+        }
+    }
+
+    /// [`Self::forward`] of f32 layers, all tokens to the end, told to `observer`. Fails on a packed model.
+    pub fn forward_observed(
+        &self,
+        packed: &Packed,
+        observer: &mut dyn Observer,
+    ) -> Result<Tensor, ModelError> {
+        let Layers::F32(layers) = &self.layers else {
+            return Err(ModelError::Compute("the model is packed already".into()));
+        };
+        let hidden = self.embeddings.forward(packed)?;
+        let shape = (packed.tokens(), self.embeddings.hidden);
+        let mut hidden = Tensor::from_vec(hidden, shape, &Device::Cpu)?;
+        let attention = layers.attention(packed);
+        for (index, layer) in layers.layers.iter().enumerate() {
+            observer.input(Site::Qkv, &hidden)?;
+            let context = layer.context(&hidden, &attention)?;
+            observer.input(Site::AttentionOut, &context)?;
+            let attended = layer.attended(&context, &hidden)?;
+            observer.input(Site::Up, &attended)?;
+            let inner = attended.apply_op1_no_bwd(&layer.up)?;
+            observer.input(Site::Down, &inner)?;
+            hidden = layer.output(&inner, &attended)?;
+            let norm =
+                |add_norm: &'_ AddNorm| (add_norm.norm.gamma.clone(), add_norm.norm.beta.clone());
+            let (first, second) = (norm(&layer.attention_norm), norm(&layer.output_norm));
+            observer.layer(
+                index,
+                [&layer.qkv, &layer.attention_out, &layer.up, &layer.down],
+                [(&first.0, &first.1), (&second.0, &second.1)],
+            )?;
+        }
+        first_tokens(&hidden, packed)
+    }
+}
+
+impl F32Layers {
+    fn attention<'a>(&self, packed: &'a Packed) -> Attention<'a> {
+        Attention {
             kernels: self.kernels,
             heads: self.heads,
             head_dim: self.head_dim,
             starts: &packed.starts,
-        };
+        }
+    }
+
+    fn forward(&self, mut hidden: Tensor, packed: &Packed) -> Result<Tensor, ModelError> {
+        let attention = self.attention(packed);
         for (index, layer) in self.layers.iter().enumerate() {
             let mut context = layer.context(&hidden, &attention)?;
             if index + 1 == self.layers.len() {
@@ -52,7 +142,9 @@ impl Encoder {
                 context = first_tokens(&context, packed)?;
                 hidden = first_tokens(&hidden, packed)?;
             }
-            hidden = layer.finish(&context, &hidden)?;
+            let attended = layer.attended(&context, &hidden)?;
+            let inner = attended.apply_op1_no_bwd(&layer.up)?;
+            hidden = layer.output(&inner, &attended)?;
         }
         Ok(hidden)
     }
@@ -95,7 +187,8 @@ impl Embeddings {
         })
     }
 
-    fn forward(&self, packed: &Packed) -> Result<Tensor, ModelError> {
+    /// `[tokens, hidden]`, row-major.
+    fn forward(&self, packed: &Packed) -> Result<Vec<f32>, ModelError> {
         self.words.expect(&packed.ids);
         let positions = self.positions(packed)?;
         let beyond = |what: &str, id: u32, rows: usize| {
@@ -127,8 +220,13 @@ impl Embeddings {
                     add(&self.positions, positions[token]);
                 },
             );
-        let hidden = Tensor::from_vec(hidden, (packed.tokens(), self.hidden), &Device::Cpu)?;
-        hidden.inplace_op1(&self.norm)?;
+        let Norm {
+            kernels,
+            gamma,
+            beta,
+            eps,
+        } = &self.norm;
+        kernels.layer_norm(&mut hidden, gamma, beta, *eps);
         Ok(hidden)
     }
 
@@ -219,13 +317,17 @@ impl Layer {
         Ok(qkv.apply_op1_no_bwd(attention)?)
     }
 
-    /// What follows attention: every row for itself.
-    fn finish(&self, context: &Tensor, hidden: &Tensor) -> Result<Tensor, ModelError> {
+    /// The first sub-layer's output.
+    fn attended(&self, context: &Tensor, hidden: &Tensor) -> Result<Tensor, ModelError> {
         let attended = context.apply_op1_no_bwd(&self.attention_out)?;
         attended.inplace_op2(hidden, &self.attention_norm)?;
-        let inner = attended.apply_op1_no_bwd(&self.up)?;
+        Ok(attended)
+    }
+
+    /// The layer's output, from the feed-forward network's inner activations.
+    fn output(&self, inner: &Tensor, attended: &Tensor) -> Result<Tensor, ModelError> {
         let out = inner.apply_op1_no_bwd(&self.down)?;
-        out.inplace_op2(&attended, &self.output_norm)?;
+        out.inplace_op2(attended, &self.output_norm)?;
         Ok(out)
     }
 }

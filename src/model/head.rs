@@ -11,6 +11,7 @@ use crate::error::ModelError;
 use crate::weights::{Floats, Weights};
 
 pub struct Head {
+    names: [&'static str; 2],
     dense: Projection,
     out: Floats,
     out_bias: f32,
@@ -28,6 +29,7 @@ impl Head {
         };
         let hidden = config.hidden_size;
         Ok(Self {
+            names: [dense, out],
             dense: Projection::load(
                 weights,
                 &[dense.to_owned()],
@@ -39,6 +41,11 @@ impl Head {
             out: weights.matrix(&format!("{out}.weight"), 1, hidden)?,
             out_bias: weights.vector(&format!("{out}.bias"), 1)?[0],
         })
+    }
+
+    /// Names of the head's two layers, without `.weight` and `.bias`, and the rows of each.
+    pub fn tensors(&self, config: &ModelConfig) -> [(&'static str, usize); 2] {
+        [(self.names[0], config.hidden_size), (self.names[1], 1)]
     }
 
     /// `[sequences, hidden]`, the first token of each, to one logit each.

@@ -2,7 +2,7 @@
 //!
 //! Activations are candle tensors on the CPU; weights are windows into mapped files that candle never copies.
 
-use candle_core::{CpuStorage, CustomOp1, InplaceOp1, InplaceOp2, Layout, Result, Shape, bail};
+use candle_core::{CpuStorage, CustomOp1, InplaceOp2, Layout, Result, Shape, bail};
 use kernels::{Epilogue, Kernels, LinearShape};
 
 use crate::error::ModelError;
@@ -82,6 +82,28 @@ impl Projection {
         })
     }
 
+    /// Output channels of all matrices together, and inputs.
+    pub fn shape(&self) -> (usize, usize) {
+        (self.n * self.parts.len(), self.k)
+    }
+
+    /// The matrices below each other, `[n, k]` of [`Self::shape`].
+    pub fn whole_weight(&self) -> Vec<f32> {
+        let parts = self.parts.iter().flat_map(|part| part.weight.iter());
+        parts.copied().collect()
+    }
+
+    /// The biases of all matrices.
+    pub fn whole_bias(&self) -> Vec<f32> {
+        let parts = self.parts.iter().flat_map(|part| part.bias.iter());
+        parts.copied().collect()
+    }
+
+    /// Gives the weights' pages back; they are read again when touched.
+    pub fn release(&self) {
+        self.parts.iter().for_each(|part| part.weight.release());
+    }
+
     /// The bias, for the op that adds it instead of this one.
     pub fn bias(&self) -> &Floats {
         &self.parts[0].bias
@@ -117,28 +139,12 @@ impl CustomOp1 for Projection {
     }
 }
 
-/// Layer norm of each row, in place.
+/// Parameters of a layer norm, and what computes it.
 pub struct Norm {
     pub kernels: Kernels,
     pub gamma: Floats,
     pub beta: Floats,
     pub eps: f32,
-}
-
-impl InplaceOp1 for Norm {
-    fn name(&self) -> &'static str {
-        "layer-norm"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        self.kernels.layer_norm(
-            values_mut(storage, layout)?,
-            &self.gamma,
-            &self.beta,
-            self.eps,
-        );
-        Ok(())
-    }
 }
 
 /// The end of a sub-layer of a post-LN encoder, in place: `norm(x + bias + residual)`.

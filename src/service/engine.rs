@@ -11,8 +11,8 @@ use rayon::prelude::*;
 use super::receipt::{LoadTimes, Prefetched, Receipt, Span};
 use crate::batch::{Stop, plan};
 use crate::error::{Error, Invalid, ModelError, Result};
-use crate::model::{Model, Packed, check_vocabulary};
-use crate::rerank::{Request, Score, Truncation};
+use crate::model::{Fidelity, Manifest, Model, Packed, PackedTokenizer, check_vocabulary};
+use crate::rerank::{Precision, Request, Score, Truncation};
 use crate::tokenizer::{EncodedText, PairTokenizer, Sequence};
 
 const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -38,6 +38,7 @@ pub struct EngineSettings {
     pub truncation: Truncation,
     /// Tokens of one forward pass; bounds the memory of activations.
     pub batch_tokens: usize,
+    pub precision: Precision,
     pub kernels: Kernels,
 }
 
@@ -59,13 +60,15 @@ pub struct Info {
     /// What is computed in, and what the files hold.
     pub precision: &'static str,
     pub stored_dtype: String,
+    /// How near a packed model is to its f32 source, as its packer measured.
+    pub fidelity: Option<Fidelity>,
     pub weight_bytes: u64,
     pub instruction_set: &'static str,
     pub load: LoadTimes,
 }
 
 impl Engine {
-    /// Loads a model folder; with `warm_up` also runs it once, so that the first request finds its pages read. `started` is when
+    /// Loads a model folder or packed file; with `warm_up` also runs it once, so that the first request finds its pages read. `started` is when
     /// the process began.
     pub fn load(
         folder: &Path,
@@ -74,18 +77,54 @@ impl Engine {
         started: Instant,
     ) -> Result<Self, ModelError> {
         let process = Span::since(started, started);
-        let timed_tokenizer = || {
-            let begun = Instant::now();
-            PairTokenizer::load(&folder.join(TOKENIZER_FILE))
-                .map(|t| (t, Span::since(begun, started)))
-        };
+        // Before anything is loaded for nothing.
+        if matches!(settings.precision, Precision::Bf16 | Precision::F16) {
+            return Err(ModelError::unfit(
+                folder,
+                "precision",
+                format!("PRECISION={}", settings.precision.name()),
+                "auto, int8 or f32: this build computes on CPUs",
+            ));
+        }
         let timed_model = || {
             let begun = Instant::now();
             Model::load(folder, settings.kernels).map(|m| (m, Span::since(begun, started)))
         };
-        let (tokenizer, model) = rayon::join(timed_tokenizer, timed_model);
-        let (model, weights_time) = model?;
-        let (tokenizer, tokenizer_time) = tokenizer?;
+        let timed_tokenizer = |packed: Option<&PackedTokenizer>| {
+            let begun = Instant::now();
+            match packed {
+                Some(PackedTokenizer::Compiled(bytes)) => {
+                    PairTokenizer::from_compiled(bytes.clone(), folder)
+                }
+                Some(PackedTokenizer::Json(bytes)) => PairTokenizer::from_json(bytes, folder),
+                None => PairTokenizer::load(&folder.join(TOKENIZER_FILE)),
+            }
+            .map(|t| (t, Span::since(begun, started)))
+        };
+        let (tokenizer, model) = if folder.is_dir() {
+            let (tokenizer, model) = rayon::join(|| timed_tokenizer(None), timed_model);
+            (tokenizer?, model?)
+        } else {
+            let model = timed_model()?;
+            (timed_tokenizer(model.0.tokenizer())?, model)
+        };
+        let ((model, weights_time), (tokenizer, tokenizer_time)) = (model, tokenizer);
+        let precision = model.precision();
+        if !matches!(settings.precision, Precision::Auto) && settings.precision != precision {
+            let (found, expected) = match precision {
+                Precision::Int8 => ("a packed model, which holds int8 weights", "its folder"),
+                _ => (
+                    "a model folder",
+                    "a packed model: make one with `reranker pack`",
+                ),
+            };
+            return Err(ModelError::unfit(
+                folder,
+                format!("model for PRECISION={}", settings.precision.name()),
+                found,
+                expected,
+            ));
+        }
         let config = model.config();
         check_vocabulary(config, tokenizer.path(), tokenizer.vocab_size())?;
         let about = &config.about;
@@ -101,9 +140,18 @@ impl Engine {
                 format!("MODEL_NAME={}", settings.name),
             ));
         }
+        let packed = |part: fn(&Manifest) -> &Option<String>| {
+            model.manifest().and_then(|manifest| part(manifest).clone())
+        };
         let info = Info {
-            name: own_name.unwrap_or_else(|| settings.name.clone()),
-            revision: settings.revision.clone().or(about.revision.clone()),
+            name: own_name
+                .or_else(|| packed(|manifest| &manifest.name).filter(|_| !settings.named))
+                .unwrap_or_else(|| settings.name.clone()),
+            revision: settings
+                .revision
+                .clone()
+                .or(about.revision.clone())
+                .or_else(|| packed(|manifest| &manifest.revision)),
             demo: about.demo,
             note: about.note.clone(),
             model_type: config.family.model_type(),
@@ -113,8 +161,9 @@ impl Engine {
             max_length: settings.max_length.min(config.max_length()),
             model_max_length: config.max_length(),
             truncation: settings.truncation,
-            precision: "f32",
+            precision: precision.name(),
             stored_dtype: model.stored_dtype().to_owned(),
+            fidelity: model.manifest().and_then(|manifest| manifest.fidelity),
             weight_bytes: model.weight_bytes(),
             instruction_set: settings.kernels.isa().name(),
             load: LoadTimes {

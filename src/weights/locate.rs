@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::ModelError;
 
-/// A model's folder, and what it is called.
+/// A model's folder or packed file, and what it is called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Located {
     pub folder: PathBuf,
@@ -20,9 +20,9 @@ pub fn locate(
     hub_cache: Option<&Path>,
 ) -> Result<Located, ModelError> {
     if let Some(folder) = folder {
-        if !folder.is_dir() {
+        if !folder.exists() {
             return Err(ModelError::NotFound(format!(
-                "MODEL_DIR: there is no folder {}",
+                "MODEL_DIR: there is no folder or packed file {}",
                 folder.display()
             )));
         }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::{Advice, Mmap};
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 
 use crate::error::ModelError;
 
@@ -96,6 +96,22 @@ impl Mapped {
         let _ = self
             .map
             .advise_range(Advice::WillNeed, bytes.start, bytes.len());
+    }
+
+    /// Gives the pages of these bytes back to the system; touching them reads them from the file again.
+    pub fn release(&self, bytes: Range<usize>) {
+        // SAFETY: the map is a private one of a file and never written to, so its pages come back with the same content.
+        let _ = unsafe {
+            self.map
+                .unchecked_advise_range(UncheckedAdvice::DontNeed, bytes.start, bytes.len())
+        };
+    }
+
+    /// `len` signed bytes from `offset` on. Panics where they are out of bounds.
+    pub fn i8s(&self, offset: usize, len: usize) -> &[i8] {
+        let bytes = &self.map[offset..][..len];
+        // SAFETY: i8 has the size and alignment of u8, every bit pattern is valid, and the slice lives as long as `self`.
+        unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast::<i8>(), len) }
     }
 
     /// Whether f32 values at this offset can be read in place: aligned, and on a machine with the file's byte order.

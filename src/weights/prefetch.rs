@@ -137,7 +137,7 @@ enum Need {
 }
 
 impl Need {
-    /// Nothing for tables of which single rows are read.
+    /// Nothing for tables of which single rows are read; the tokenizer is one of those.
     fn of(name: &str) -> Option<Self> {
         if let Some((_, within)) = name.split_once("encoder.layer.") {
             let (layer, part) = within.split_once('.')?;
@@ -151,7 +151,7 @@ impl Need {
                     .map_or(Self::Head, |layer| Self::Layer(layer, part)),
             );
         }
-        if name.contains("_embeddings.") {
+        if name.contains("_embeddings.") || name.starts_with("tokenizer.") {
             None
         } else if name.starts_with("tokenizer") {
             Some(Self::Tokenizer)
@@ -164,6 +164,11 @@ impl Need {
 }
 
 impl Prefetch {
+    /// For who reads the weights once and in order.
+    pub fn none() -> Self {
+        Self::start(Vec::new())
+    }
+
     fn start(plan: Vec<Piece>) -> Self {
         let shared = Arc::new(Shared {
             planned_bytes: plan.iter().map(|piece| piece.bytes.len() as u64).sum(),

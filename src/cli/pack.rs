@@ -1,0 +1,233 @@
+//! `reranker pack`: a Hugging Face folder becomes one int8 file, measured against its source before it is let out.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use kernels::INT8_LAYOUT;
+use serde::Deserialize;
+
+use super::eval::metrics::kendall_tau_b;
+use super::{Usage, setup};
+use crate::config::Config;
+use crate::model::{
+    CONFIG_FILE, Fidelity, Manifest, MatrixReport, Model, Packed, PackedTokenizer,
+    check_vocabulary, packed_tensors, quantize,
+};
+use crate::rerank::{Truncation, sigmoid};
+use crate::tokenizer::{Compilation, PairTokenizer, compile};
+use crate::weights::{Dtype, FORMAT, PackedWriter, Prefetch, Weights, sha256_of};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The model's folder, or its hub id in the local Hugging Face cache; the configured model where it is not given.
+    #[arg(long, value_name = "DIR|ID")]
+    model: Option<String>,
+    /// The packed file to write.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Print each matrix's quantization error.
+    #[arg(long)]
+    verbose: bool,
+}
+
+/// The pairs on which a packed model is calibrated and compared: several languages, short and long.
+const TEXTS: &str = include_str!("pack/texts.jsonl");
+/// A packed model whose scores differ more than this from its source's, on average or anywhere, is not written.
+const MEAN_SCORE_BOUND: f64 = 0.01;
+const MAX_SCORE_BOUND: f64 = 0.03;
+
+#[derive(Deserialize)]
+struct Text {
+    query: String,
+    passage: String,
+}
+
+pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
+    let started = Instant::now();
+    let config = match &args.model {
+        Some(model) => &setup::with_model(config, model),
+        None => config,
+    };
+    let found = setup::find_model(config)?;
+    let folder = found.folder;
+    if !folder.is_dir() {
+        return Err(Usage(format!("{}: not a model folder", folder.display())).into());
+    }
+    let kernels = setup::kernels(config)?;
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(setup::threads(config))
+        .build()
+        .context("cannot start the compute threads")?;
+
+    let tokenizer_path = folder.join(PackedTokenizer::JSON);
+    let json =
+        std::fs::read(&tokenizer_path).with_context(|| format!("{}", tokenizer_path.display()))?;
+    let tokenizer = PairTokenizer::from_json(&json, &tokenizer_path)?;
+    let weights = Weights::open(&folder)?;
+    let model = Model::from_weights(&folder, &weights, kernels, Prefetch::none())?;
+    check_vocabulary(model.config(), &tokenizer_path, tokenizer.vocab_size())?;
+    let texts = texts(&tokenizer, model.config().max_length())?;
+
+    let mut manifest = Manifest {
+        format: FORMAT,
+        layout: INT8_LAYOUT.into(),
+        tool: concat!("reranker ", env!("CARGO_PKG_VERSION")).into(),
+        name: model.config().about.name.clone().or(Some(found.name)),
+        revision: found.revision,
+        config: serde_json::from_slice(&std::fs::read(folder.join(CONFIG_FILE))?)?,
+        sources: sources(&folder, &weights)?,
+        payload_sha256: String::new(),
+        fidelity: None,
+    };
+    let layers = model.config().layers;
+    let manifest_bytes = serde_json::to_string(&manifest)?.len();
+    let mut writer = PackedWriter::create(&args.out, packed_tensors(layers), manifest_bytes)?;
+    let result = pool.install(|| {
+        write(args, &model, &weights, &texts, &json, &mut writer)
+            .and_then(|exact| measure(&mut writer, &mut manifest, exact, &texts, kernels))
+    });
+    match result {
+        Ok(fidelity) => {
+            writer.finish()?;
+            let bytes = std::fs::metadata(&args.out)?.len();
+            println!(
+                "{}: {:.1} MB in {:.1} s; on {} pairs of {} tokens score differs from f32 by {:.5} on average, {:.5} at most; logit by {:.4}, {:.4}; Kendall's tau {}",
+                args.out.display(),
+                bytes as f64 / 1e6,
+                started.elapsed().as_secs_f64(),
+                fidelity.pairs,
+                fidelity.tokens,
+                fidelity.mean_score_difference,
+                fidelity.max_score_difference,
+                fidelity.mean_logit_difference,
+                fidelity.max_logit_difference,
+                fidelity
+                    .kendall_tau
+                    .map_or_else(|| "none".into(), |tau| format!("{tau:.4}")),
+            );
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            writer.discard();
+            Err(error)
+        }
+    }
+}
+
+/// SHA-256 of each file of the source that the packed model was made from.
+fn sources(folder: &Path, weights: &Weights) -> anyhow::Result<BTreeMap<String, String>> {
+    let names = [CONFIG_FILE, PackedTokenizer::JSON].map(|name| folder.join(name));
+    let paths = names.into_iter().chain(weights.files());
+    let digests = paths.map(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        Ok((name.into_owned(), sha256_of(&path)?))
+    });
+    digests.collect()
+}
+
+/// The carried texts as the model reads them.
+fn texts(tokenizer: &PairTokenizer, max_length: usize) -> anyhow::Result<Packed> {
+    let mut packed = Packed::new();
+    for line in TEXTS.lines() {
+        let text: Text = serde_json::from_str(line).context("the carried texts")?;
+        let (query, passage) = (
+            tokenizer.encode(&text.query)?,
+            tokenizer.encode(&text.passage)?,
+        );
+        let length = max_length.min(512);
+        let sequence = tokenizer.join(&query, &passage, length, Truncation::LongestFirst)?;
+        packed.push(&sequence.ids, &sequence.type_ids);
+    }
+    Ok(packed)
+}
+
+/// Writes all tensors; returns the f32 logits of the texts.
+fn write(
+    args: &Args,
+    model: &Model,
+    weights: &Weights,
+    texts: &Packed,
+    tokenizer: &[u8],
+    writer: &mut PackedWriter,
+) -> anyhow::Result<Vec<f32>> {
+    let layers = model.config().layers as u64;
+    let bar = ProgressBar::new(layers + 1).with_style(
+        ProgressStyle::with_template("packing {wide_bar} {pos}/{len} layers, {eta} left")
+            .context("the progress bar's template")?,
+    );
+    let mut report = |matrices: Vec<MatrixReport>| {
+        bar.inc(1);
+        for matrix in matrices.iter().filter(|_| args.verbose) {
+            bar.suspend(|| {
+                eprintln!(
+                    "{}: error {:.4}, without smoothing {:.4}",
+                    matrix.name, matrix.error, matrix.plain_error
+                );
+            });
+        }
+    };
+    let exact = quantize(model, weights, texts, writer, &mut report)?;
+    match compile(tokenizer)? {
+        Compilation::Compiled(bytes) => {
+            writer.tensor(
+                PackedTokenizer::COMPILED,
+                Dtype::U8,
+                &[bytes.len()],
+                [bytes],
+            )?;
+        }
+        Compilation::Refused(reason) => {
+            bar.suspend(|| eprintln!("the tokenizer stays as JSON, which loads slowly: {reason}"));
+            let len = tokenizer.len();
+            writer.tensor(PackedTokenizer::JSON, Dtype::U8, &[len], [tokenizer])?;
+        }
+    }
+    bar.finish_and_clear();
+    Ok(exact)
+}
+
+/// Seals the file, compares it with the f32 logits, and writes what it found into the manifest.
+fn measure(
+    writer: &mut PackedWriter,
+    manifest: &mut Manifest,
+    exact: Vec<f32>,
+    texts: &Packed,
+    kernels: kernels::Kernels,
+) -> anyhow::Result<Fidelity> {
+    let path = writer.seal(manifest)?.to_owned();
+    let got = Model::load(&path, kernels)?.forward(texts)?;
+    let logit_differences = || {
+        let pairs = got.iter().zip(&exact);
+        pairs.map(|(got, exact)| f64::from((got - exact).abs()))
+    };
+    let score_differences = || {
+        let pairs = got.iter().zip(&exact);
+        pairs.map(|(got, exact)| (sigmoid(*got) - sigmoid(*exact)).abs())
+    };
+    let count = exact.len() as f64;
+    let fidelity = Fidelity {
+        pairs: exact.len(),
+        tokens: texts.tokens(),
+        mean_logit_difference: logit_differences().sum::<f64>() / count,
+        max_logit_difference: logit_differences().fold(0.0, f64::max),
+        mean_score_difference: score_differences().sum::<f64>() / count,
+        max_score_difference: score_differences().fold(0.0, f64::max),
+        kendall_tau: kendall_tau_b(&exact, &got),
+    };
+    if !(fidelity.mean_score_difference <= MEAN_SCORE_BOUND
+        && fidelity.max_score_difference <= MAX_SCORE_BOUND)
+    {
+        bail!(
+            "the packed model's scores differ from f32 by {:.5} on average and {:.5} at most, the bounds are {MEAN_SCORE_BOUND} and {MAX_SCORE_BOUND}: not written",
+            fidelity.mean_score_difference,
+            fidelity.max_score_difference
+        );
+    }
+    manifest.fidelity = Some(fidelity);
+    writer.seal(manifest)?;
+    Ok(fidelity)
+}

@@ -1,0 +1,357 @@
+//! From an f32 model to a packed one: calibration, the choice of smoothing, and the tensors' order.
+//!
+//! The calibration texts go through the f32 layers once, all at a time, layer by layer; when a layer is done its matrices are
+//! quantized and written and their pages given back, so that memory holds one layer and not the model. Data out: the packed
+//! tensors, and the f32 logits of the texts for whoever compares.
+//!
+//! A matrix whose inputs have a few channels far larger than the rest loses precision under a scale per token. For each matrix
+//! the packer therefore measures, on sampled rows of the real inputs, the error of the int8 product with and without *smoothing*:
+//! input channel `k` divided by `s[k] = max|x[k]|^a / max|w[k]|^(1-a)` and the weights multiplied by it (SmoothQuant, Xiao et
+//! al. 2022), for several `a`; the best is kept.
+
+use candle_core::{DType, Tensor};
+use half::f16;
+use kernels::{Epilogue, Int8Matrix, Kernels, LinearShape, PackedInt8, pack_int8};
+use rayon::prelude::*;
+
+use super::encoder::Observer;
+use super::int8::{ATTENTION_OUT, DOWN, QKV, UP, panel_shape};
+use super::ops::Projection;
+use super::{Model, Packed};
+use crate::error::ModelError;
+use crate::weights::{Dtype, PackedWriter, Weights};
+
+/// Rows of a matrix's inputs on which its error is measured.
+const SAMPLES: usize = 96;
+/// The exponents that are tried beside no smoothing.
+const SMOOTHING: [f32; 3] = [0.35, 0.5, 0.7];
+/// Rows of the embedding that are quantized at a time.
+const ROWS: usize = 4096;
+
+/// Where a matrix's inputs come from, in a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Site {
+    Qkv,
+    AttentionOut,
+    Up,
+    Down,
+}
+
+/// How one matrix fared.
+#[derive(Debug, Clone)]
+pub struct MatrixReport {
+    pub name: String,
+    /// `|int8 - f32| / |f32|` of its outputs on the sampled inputs, as root mean squares.
+    pub error: f32,
+    /// The same without smoothing.
+    pub plain_error: f32,
+}
+
+/// An upper bound of the tensors that [`quantize`] writes.
+pub fn packed_tensors(layers: usize) -> usize {
+    // Four matrices of five tensors and two norms of two a layer; embeddings and head. Padding may double them.
+    2 * (layers * 24 + 16)
+}
+
+/// Writes every tensor of the packed form of `model`, whose files are `weights`; returns the f32 logits of `texts`.
+/// `progress` is called after each layer and with each matrix's report.
+pub fn quantize(
+    model: &Model,
+    weights: &Weights,
+    texts: &Packed,
+    writer: &mut PackedWriter,
+    progress: &mut dyn FnMut(Vec<MatrixReport>),
+) -> Result<Vec<f32>, ModelError> {
+    let config = model.config();
+    let prefix = config.family.prefix();
+    let mut calibration = Calibration {
+        kernels: model.kernels,
+        layer_prefix: format!("{prefix}.encoder.layer"),
+        writer,
+        sites: Default::default(),
+        reports: progress,
+    };
+    let hidden = model.encoder.forward_observed(texts, &mut calibration)?;
+    let logits = model.head.forward(&hidden)?;
+
+    let names = |part: &str| format!("{prefix}.embeddings.{part}");
+    for part in ["LayerNorm.weight", "LayerNorm.bias"] {
+        let values = weights.vector(&names(part), config.hidden_size)?;
+        writer.floats(&names(part), &[config.hidden_size], &values)?;
+    }
+    for (dense, rows) in model.head.tensors(config) {
+        for (name, shape) in [
+            (format!("{dense}.weight"), vec![rows, config.hidden_size]),
+            (format!("{dense}.bias"), vec![rows]),
+        ] {
+            let values = match shape[..] {
+                [rows, columns] => weights.matrix(&name, rows, columns)?,
+                _ => weights.vector(&name, rows)?,
+            };
+            writer.floats(&name, &shape, &values)?;
+        }
+    }
+    for (part, rows) in [
+        ("token_type_embeddings.weight", config.type_vocab_size),
+        ("position_embeddings.weight", config.position_rows),
+    ] {
+        halves(weights, &names(part), rows, config.hidden_size, writer)?;
+    }
+    let words = names("word_embeddings.weight");
+    words_int8(
+        weights,
+        &words,
+        config.vocab_size,
+        config.hidden_size,
+        writer,
+    )?;
+    Ok(logits)
+}
+
+/// A table in f16.
+fn halves(
+    weights: &Weights,
+    name: &str,
+    rows: usize,
+    columns: usize,
+    writer: &mut PackedWriter,
+) -> Result<(), ModelError> {
+    let table = weights.table(name, rows, columns)?;
+    let mut row = vec![0.0; columns];
+    let pieces = (0..rows).map(|index| {
+        table.read_row(index, &mut row);
+        let bytes: Vec<u8> = row
+            .iter()
+            .flat_map(|v| f16::from_f32(*v).to_le_bytes())
+            .collect();
+        bytes
+    });
+    writer.tensor(name, Dtype::F16, &[rows, columns], pieces)
+}
+
+/// A table in int8, each row to its own scale.
+fn words_int8(
+    weights: &Weights,
+    name: &str,
+    rows: usize,
+    columns: usize,
+    writer: &mut PackedWriter,
+) -> Result<(), ModelError> {
+    let table = weights.table(name, rows, columns)?;
+    let mut scales = vec![0f32; rows];
+    let pieces = scales.chunks_mut(ROWS).enumerate().map(|(chunk, scales)| {
+        let mut bytes = vec![0u8; scales.len() * columns];
+        bytes
+            .par_chunks_mut(columns)
+            .zip(scales)
+            .enumerate()
+            .for_each_init(
+                || vec![0.0; columns],
+                |values, (row, (bytes, scale))| {
+                    table.read_row(chunk * ROWS + row, values);
+                    let largest = values.iter().fold(0f32, |most, v| most.max(v.abs()));
+                    *scale = largest / 127.0;
+                    if *scale >= f32::MIN_POSITIVE {
+                        for (byte, v) in bytes.iter_mut().zip(values) {
+                            // Within -127..=127, as `largest` is the largest.
+                            #[allow(clippy::cast_possible_truncation)]
+                            let q = (*v / *scale).round_ties_even() as i8;
+                            *byte = q.cast_unsigned();
+                        }
+                    }
+                },
+            );
+        table.release(chunk * ROWS, bytes.len() / columns);
+        bytes
+    });
+    writer.tensor(name, Dtype::I8, &[rows, columns], pieces)?;
+    writer.floats(&format!("{name}.scale"), &[rows], &scales)
+}
+
+/// What is seen of a matrix's inputs.
+#[derive(Default)]
+struct Seen {
+    /// Sampled rows, one after the other.
+    samples: Vec<f32>,
+    /// Largest magnitude of each channel over all rows.
+    largest: Vec<f32>,
+}
+
+struct Calibration<'a> {
+    kernels: Kernels,
+    layer_prefix: String,
+    writer: &'a mut PackedWriter,
+    sites: [Seen; 4],
+    reports: &'a mut dyn FnMut(Vec<MatrixReport>),
+}
+
+impl Observer for Calibration<'_> {
+    fn input(&mut self, site: Site, x: &Tensor) -> Result<(), ModelError> {
+        let (rows, width) = x.dims2()?;
+        let x = x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let seen = &mut self.sites[site as usize];
+        *seen = Seen {
+            samples: Vec::new(),
+            largest: vec![0.0; width],
+        };
+        let step = rows.div_ceil(SAMPLES).max(1);
+        for (index, row) in x.chunks_exact(width).enumerate() {
+            for (most, v) in seen.largest.iter_mut().zip(row) {
+                *most = most.max(v.abs());
+            }
+            if index % step == 0 {
+                seen.samples.extend_from_slice(row);
+            }
+        }
+        Ok(())
+    }
+
+    fn layer(
+        &mut self,
+        index: usize,
+        projections: [&Projection; 4],
+        norms: [(&[f32], &[f32]); 2],
+    ) -> Result<(), ModelError> {
+        let prefix = format!("{}.{index}", self.layer_prefix);
+        let names = [QKV, ATTENTION_OUT, UP, DOWN];
+        let packed: Vec<Candidate> = projections
+            .par_iter()
+            .zip(&self.sites)
+            .map(|(projection, seen)| best(self.kernels, projection, seen))
+            .collect();
+        let mut reports = Vec::new();
+        for ((name, projection), best) in names.into_iter().zip(projections).zip(packed) {
+            let name = format!("{prefix}.{name}");
+            let (n, k) = projection.shape();
+            let channels = Int8Matrix::channels(n);
+            let panels = best.packed.panels.chunks(1 << 20).map(|chunk| {
+                let bytes: Vec<u8> = chunk.iter().map(|q| q.cast_unsigned()).collect();
+                bytes
+            });
+            let panel_name = format!("{name}.panels");
+            self.writer
+                .tensor(&panel_name, Dtype::I8, &panel_shape(n, k), panels)?;
+            let mut bias = projection.whole_bias();
+            bias.resize(channels, 0.0);
+            for (what, values) in [
+                ("scales", &best.packed.scales),
+                ("sums", &best.packed.sums),
+                ("bias", &bias),
+            ] {
+                self.writer
+                    .floats(&format!("{name}.{what}"), &[channels], values)?;
+            }
+            if let Some(smooth) = &best.smooth {
+                self.writer
+                    .floats(&format!("{name}.smooth"), &[k], smooth)?;
+            }
+            reports.push(MatrixReport {
+                name,
+                error: best.error,
+                plain_error: best.plain_error,
+            });
+            projection.release();
+        }
+        for (name, (gamma, beta)) in ["attention.output", "output"].into_iter().zip(norms) {
+            for (what, values) in [("weight", gamma), ("bias", beta)] {
+                let name = format!("{prefix}.{name}.LayerNorm.{what}");
+                self.writer.floats(&name, &[values.len()], values)?;
+            }
+        }
+        (self.reports)(reports);
+        Ok(())
+    }
+}
+
+struct Candidate {
+    packed: PackedInt8,
+    smooth: Option<Vec<f32>>,
+    error: f32,
+    plain_error: f32,
+}
+
+/// The packing of a matrix with the least error on the inputs that were seen.
+fn best(kernels: Kernels, projection: &Projection, seen: &Seen) -> Candidate {
+    let (n, k) = projection.shape();
+    let w = projection.whole_weight();
+    let bias = vec![0.0; Int8Matrix::channels(n)];
+    let m = seen.samples.len() / k;
+    let mut exact = vec![0.0; m * n];
+    let shape = LinearShape { m, k, n };
+    kernels.linear(&seen.samples, &w, shape, Epilogue::None, &mut exact);
+    let candidate = |smooth: Option<Vec<f32>>| {
+        let packed = pack_int8(&w, n, k, smooth.as_deref());
+        let mut got = vec![0.0; m * n];
+        let matrix = Int8Matrix {
+            n,
+            k,
+            panels: &packed.panels,
+            scales: &packed.scales,
+            sums: &packed.sums,
+            bias: &bias,
+            smooth: smooth.as_deref(),
+        };
+        kernels.int8_linear(&seen.samples, &matrix, &mut got);
+        let error = relative_error(&got, &exact);
+        Candidate {
+            packed,
+            smooth,
+            error,
+            plain_error: error,
+        }
+    };
+    let plain = candidate(None);
+    let plain_error = plain.error;
+    let largest_weight = largest_of_columns(&w, k);
+    let smoothed = SMOOTHING
+        .into_iter()
+        .map(|a| candidate(Some(smoothing(&seen.largest, &largest_weight, a))));
+    // A smoothing costs a multiplication an input; a gain below a tenth does not pay for it.
+    let best = smoothed
+        .min_by(|a, b| a.error.total_cmp(&b.error))
+        .filter(|best| best.error < 0.9 * plain_error)
+        .unwrap_or(plain);
+    Candidate {
+        plain_error,
+        ..best
+    }
+}
+
+fn relative_error(got: &[f32], exact: &[f32]) -> f32 {
+    let (mut difference, mut size) = (0f64, 0f64);
+    for (got, exact) in got.iter().zip(exact) {
+        difference += f64::from(got - exact).powi(2);
+        size += f64::from(*exact).powi(2);
+    }
+    // A ratio, for people.
+    #[allow(clippy::cast_possible_truncation)]
+    let ratio = (difference / size.max(f64::MIN_POSITIVE)).sqrt() as f32;
+    ratio
+}
+
+/// Largest magnitude of each input's weights.
+fn largest_of_columns(w: &[f32], k: usize) -> Vec<f32> {
+    let mut largest = vec![0f32; k];
+    for row in w.chunks_exact(k) {
+        for (most, w) in largest.iter_mut().zip(row) {
+            *most = most.max(w.abs());
+        }
+    }
+    largest
+}
+
+/// What inputs are multiplied by: `1 / s`, 1 where a channel is never used.
+fn smoothing(x: &[f32], w: &[f32], exponent: f32) -> Vec<f32> {
+    x.iter()
+        .zip(w)
+        .map(|(x, w)| {
+            let s = x.powf(exponent) / w.powf(1.0 - exponent);
+            let factor = 1.0 / s;
+            if s.is_normal() && factor.is_normal() {
+                factor
+            } else {
+                1.0
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,310 @@
+//! The packed model: one safetensors file that holds a whole model as the kernels read it, its configuration and its tokenizer.
+//!
+//! Owns the container: aligned tensors, the manifest in the header's metadata, and the digests. What the tensors mean is the
+//! model's business. Refuses a file of another format, a header that was altered (at every start, from its digest) and tensors
+//! that were ([`check_payload`], which reads all of them). Layout of a file:
+//!
+//! ```text
+//! length of the header | header, padded | tensors, each at a multiple of 64 bytes | digest of the header
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use safetensors::Dtype;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::Mapped;
+use crate::error::ModelError;
+
+/// Version of the container and of the tensors' names.
+pub const FORMAT: u32 = 1;
+/// The metadata's key for the manifest, JSON in a string as safetensors wants it.
+pub(super) const MANIFEST: &str = "reranker";
+/// The last tensor: SHA-256 of the header as it lies in the file.
+pub(super) const HEADER_DIGEST: &str = "integrity.header_sha256";
+const ALIGNMENT: usize = 64;
+
+/// What a packed file says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub format: u32,
+    /// Name of the kernels' weight layout.
+    pub layout: String,
+    /// Program and version that wrote the file.
+    pub tool: String,
+    pub name: Option<String>,
+    pub revision: Option<String>,
+    /// The source's `config.json`.
+    pub config: serde_json::Value,
+    /// SHA-256 of every source file, in hexadecimal.
+    pub sources: BTreeMap<String, String>,
+    /// SHA-256 of all tensors but the header's digest, padding included, in hexadecimal.
+    pub payload_sha256: String,
+    pub fidelity: Option<Fidelity>,
+}
+
+/// How near the packed model's results are to the f32 model's, on the texts that the packer carries.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Fidelity {
+    pub pairs: usize,
+    pub tokens: usize,
+    pub mean_logit_difference: f64,
+    pub max_logit_difference: f64,
+    pub mean_score_difference: f64,
+    pub max_score_difference: f64,
+    /// Kendall's rank correlation (tau-b) of all pairs by logit; nothing where the logits are all alike.
+    pub kendall_tau: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Entry {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    data_offsets: [usize; 2],
+}
+
+/// Writes a packed file tensor by tensor. Nothing is at the final path before [`PackedWriter::finish`].
+pub struct PackedWriter {
+    file: BufWriter<File>,
+    partial: PathBuf,
+    path: PathBuf,
+    header_len: usize,
+    entries: BTreeMap<String, Entry>,
+    position: usize,
+    digest: Sha256,
+    paddings: usize,
+}
+
+impl PackedWriter {
+    /// `tensors` is an upper bound of how many will follow; `manifest_bytes` of the manifest's length.
+    pub fn create(path: &Path, tensors: usize, manifest_bytes: usize) -> Result<Self, ModelError> {
+        // An entry takes some 150 bytes; quotes in the manifest are escaped.
+        let header_len =
+            (8 + 256 * (tensors + 16) + 2 * manifest_bytes + 4096).next_multiple_of(ALIGNMENT) - 8;
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        let io = |source| ModelError::io(&partial, source);
+        let mut file = BufWriter::with_capacity(1 << 20, File::create(&partial).map_err(io)?);
+        file.seek(SeekFrom::Start(8 + header_len as u64))
+            .map_err(io)?;
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            header_len,
+            entries: BTreeMap::new(),
+            position: 0,
+            digest: Sha256::new(),
+            paddings: 0,
+            partial,
+        })
+    }
+
+    /// Appends a tensor, its bytes in pieces.
+    pub fn tensor<B: AsRef<[u8]>>(
+        &mut self,
+        name: &str,
+        dtype: Dtype,
+        shape: &[usize],
+        pieces: impl IntoIterator<Item = B>,
+    ) -> Result<(), ModelError> {
+        let start = self.position;
+        for piece in pieces {
+            self.write(piece.as_ref())?;
+        }
+        self.enter(name.to_owned(), dtype, shape.to_vec(), start);
+        let over = self.position % ALIGNMENT;
+        if over > 0 {
+            // The format allows no holes, so the padding is a tensor too.
+            let (start, missing) = (self.position, ALIGNMENT - over);
+            self.write(&[0; ALIGNMENT][..missing])?;
+            let name = format!("padding.{}", self.paddings);
+            self.paddings += 1;
+            self.enter(name, Dtype::U8, vec![missing], start);
+        }
+        Ok(())
+    }
+
+    pub fn floats(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        values: &[f32],
+    ) -> Result<(), ModelError> {
+        let pieces = values.chunks(1 << 16).map(|chunk| {
+            let bytes: Vec<u8> = chunk.iter().flat_map(|v| v.to_le_bytes()).collect();
+            bytes
+        });
+        self.tensor(name, Dtype::F32, shape, pieces)
+    }
+
+    fn enter(&mut self, name: String, dtype: Dtype, shape: Vec<usize>, start: usize) {
+        let entry = Entry {
+            dtype,
+            shape,
+            data_offsets: [start, self.position],
+        };
+        self.entries.insert(name, entry);
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), ModelError> {
+        self.digest.update(bytes);
+        self.position += bytes.len();
+        self.file
+            .write_all(bytes)
+            .map_err(|source| ModelError::io(&self.partial, source))
+    }
+
+    /// The tensors are complete: makes them readable, with a manifest that says nothing of fidelity yet. The file is still the
+    /// partial one, whose path this returns.
+    pub fn seal(&mut self, manifest: &mut Manifest) -> Result<&Path, ModelError> {
+        if manifest.payload_sha256.is_empty() {
+            manifest.payload_sha256 = hex(&self.digest.clone().finalize());
+        }
+        let metadata = BTreeMap::from([(MANIFEST, json(manifest)?)]);
+        let digest_at = [self.position, self.position + 32];
+        let digest = Entry {
+            dtype: Dtype::U8,
+            shape: vec![32],
+            data_offsets: digest_at,
+        };
+        let mut entries: BTreeMap<&str, serde_json::Value> = BTreeMap::new();
+        entries.insert("__metadata__", to_value(&metadata)?);
+        entries.insert(HEADER_DIGEST, to_value(&digest)?);
+        for (name, entry) in &self.entries {
+            entries.insert(name, to_value(entry)?);
+        }
+        let mut header = json(&entries)?.into_bytes();
+        if header.len() > self.header_len {
+            return Err(ModelError::Compute(format!(
+                "a header of {} bytes does not fit the {} that were kept for it",
+                header.len(),
+                self.header_len
+            )));
+        }
+        header.resize(self.header_len, b' ');
+        let io = |source| ModelError::io(&self.partial, source);
+        self.file.seek(SeekFrom::Start(0)).map_err(io)?;
+        self.file
+            .write_all(&(self.header_len as u64).to_le_bytes())
+            .map_err(io)?;
+        self.file.write_all(&header).map_err(io)?;
+        let end = 8 + self.header_len + self.position;
+        self.file.seek(SeekFrom::Start(end as u64)).map_err(io)?;
+        self.file.write_all(&Sha256::digest(&header)).map_err(io)?;
+        self.file.flush().map_err(io)?;
+        Ok(&self.partial)
+    }
+
+    /// Puts the sealed file in its place.
+    pub fn finish(self) -> Result<(), ModelError> {
+        let io = |source| ModelError::io(&self.path, source);
+        self.file.get_ref().sync_all().map_err(io)?;
+        std::fs::rename(&self.partial, &self.path).map_err(io)
+    }
+
+    /// Removes what was written.
+    pub fn discard(self) {
+        // It is the caller's failure that matters; what cannot be removed is named as partial.
+        let _ = std::fs::remove_file(&self.partial);
+    }
+}
+
+fn json(value: &impl Serialize) -> Result<String, ModelError> {
+    serde_json::to_string(value).map_err(|error| ModelError::Compute(error.to_string()))
+}
+
+fn to_value(value: &impl Serialize) -> Result<serde_json::Value, ModelError> {
+    serde_json::to_value(value).map_err(|error| ModelError::Compute(error.to_string()))
+}
+
+/// SHA-256 of a file, in hexadecimal.
+pub fn sha256_of(path: &Path) -> Result<String, ModelError> {
+    let io = |source| ModelError::io(path, source);
+    let mut digest = Sha256::new();
+    std::io::copy(&mut File::open(path).map_err(io)?, &mut digest).map_err(io)?;
+    Ok(hex(&digest.finalize()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The manifest of a mapped file, after the fast checks: its format, and that its header is the one that was written.
+pub(super) fn manifest(
+    file: &Mapped,
+    header_len: usize,
+    metadata: &safetensors::tensor::Metadata,
+) -> Result<Manifest, ModelError> {
+    let path = file.path();
+    let stated = metadata
+        .metadata()
+        .as_ref()
+        .and_then(|map| map.get(MANIFEST));
+    let Some(stated) = stated else {
+        return Err(ModelError::unfit(
+            path,
+            "metadata",
+            "no manifest",
+            "a file that `reranker pack` wrote",
+        ));
+    };
+    #[derive(Deserialize)]
+    struct Versioned {
+        format: u32,
+    }
+    let unreadable = |error: serde_json::Error| {
+        ModelError::unfit(path, "manifest", error, "what `reranker pack` writes")
+    };
+    let Versioned { format } = serde_json::from_str(stated).map_err(unreadable)?;
+    if format != FORMAT {
+        return Err(ModelError::unfit(
+            path,
+            "format",
+            format!("version {format}"),
+            format!("version {FORMAT}: pack the model again with this program"),
+        ));
+    }
+    let header = &file.bytes()[8..8 + header_len];
+    let digest = metadata.info(HEADER_DIGEST).and_then(|info| {
+        let (from, to) = info.data_offsets;
+        file.bytes().get(8 + header_len + from..8 + header_len + to)
+    });
+    if digest != Some(&Sha256::digest(header)[..]) {
+        return Err(ModelError::unfit(
+            path,
+            "header",
+            "another than its digest tells",
+            "the header that was packed: the file is damaged",
+        ));
+    }
+    serde_json::from_str(stated).map_err(unreadable)
+}
+
+/// Reads every tensor of a packed file and compares their digest with the manifest's.
+pub fn check_payload(path: &Path) -> Result<(), ModelError> {
+    let weights = super::Weights::open(path)?;
+    let (Some(manifest), Some(digest)) = (weights.manifest(), weights.tensors.get(HEADER_DIGEST))
+    else {
+        return Err(ModelError::unfit(path, "file", "no packed model", "one"));
+    };
+    let bytes = digest.file.bytes();
+    let (length, _) = bytes.split_first_chunk::<8>().expect("it was opened");
+    // The header's length fits, or opening had failed.
+    #[allow(clippy::cast_possible_truncation)]
+    let start = 8 + u64::from_le_bytes(*length) as usize;
+    let found = hex(&Sha256::digest(&bytes[start..digest.offset]));
+    if found != manifest.payload_sha256 {
+        return Err(ModelError::unfit(
+            path,
+            "tensors",
+            format!("SHA-256 {found}"),
+            format!("{}: the file is damaged", manifest.payload_sha256),
+        ));
+    }
+    Ok(())
+}
