@@ -52,7 +52,7 @@ const HOMES: [(&str, &[&str]); 17] = [
     ("safetensors", &["weights"]),
     ("memmap2", &["weights"]),
     ("clap", &["cli", "host"]),
-    ("rustix", &["cli", "http"]),
+    ("rustix", &["cli", "http", "weights"]),
     ("tracing_subscriber", &["telemetry"]),
 ];
 

@@ -68,10 +68,12 @@ pub struct ColdStart {
 pub struct Prefetch {
     done: bool,
     bytes: u64,
+    /// Found in memory before anything had to be read.
+    cached_bytes: u64,
     /// All that is to be read: the weights without the embedding tables.
     planned_bytes: u64,
     ms: f64,
-    /// 10⁶ bytes a second.
+    /// 10⁶ bytes a second, of those that were read.
     mb_per_s: f64,
 }
 
@@ -165,6 +167,7 @@ impl From<Receipt> for ColdStart {
             prefetch: Prefetch {
                 done: prefetch.done,
                 bytes: prefetch.bytes,
+                cached_bytes: prefetch.cached_bytes,
                 planned_bytes: prefetch.planned_bytes,
                 ms: millis(prefetch.span.time),
                 mb_per_s: (prefetch.mb_per_s * 10.0).round() / 10.0,

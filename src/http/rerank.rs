@@ -119,6 +119,7 @@ fn log_start(receipt: &Receipt) {
         weights_ms = millis(load.weights.time),
         prefetch_ms = millis(prefetch.span.time),
         prefetch_bytes = prefetch.bytes,
+        prefetch_cached_bytes = prefetch.cached_bytes,
         prefetch_mb_per_s = prefetch.mb_per_s,
         prefetch_done = prefetch.done,
         ready_ms = millis(load.total),
@@ -141,10 +142,11 @@ fn server_timing(receipt: &Receipt) -> String {
         format!("tokenizer;dur={}", millis(load.tokenizer.time)),
         format!("weights;dur={}", millis(load.weights.time)),
         format!(
-            "prefetch;dur={};desc=\"{:.1} MB, {:.0} MB/s\"",
+            "prefetch;dur={};desc=\"{:.1} MB, {:.0} MB/s, {:.1} MB were there\"",
             millis(prefetch.span.time),
             prefetch.bytes as f64 / 1e6,
-            prefetch.mb_per_s
+            prefetch.mb_per_s,
+            prefetch.cached_bytes as f64 / 1e6
         ),
         format!("ready;dur={}", millis(load.total)),
     ];

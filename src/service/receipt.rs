@@ -52,7 +52,9 @@ pub struct Receipt {
 #[derive(Debug, Clone, Copy)]
 pub struct Prefetched {
     pub span: Span,
+    /// What was read, and what was found in memory.
     pub bytes: u64,
+    pub cached_bytes: u64,
     pub planned_bytes: u64,
     pub mb_per_s: f64,
     pub done: bool,
@@ -66,6 +68,7 @@ impl Prefetched {
                 time: report.time,
             },
             bytes: report.bytes,
+            cached_bytes: report.cached_bytes,
             planned_bytes: report.planned_bytes,
             mb_per_s: report.mb_per_s(),
             done: report.done,

@@ -12,6 +12,7 @@ use crate::error::ModelError;
 /// A read-only map of a whole file. Pages are read when touched, and shared with every process that maps the same file.
 pub struct Mapped {
     map: Mmap,
+    file: File,
     path: PathBuf,
 }
 
@@ -29,6 +30,7 @@ impl Mapped {
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
         Ok(Self {
             map,
+            file,
             path: path.to_owned(),
         })
     }
@@ -41,6 +43,25 @@ impl Mapped {
         &self.map
     }
 
+    /// Whether the system seems to hold these bytes in memory, by what it says of a byte in every 128 KiB of them; false where it
+    /// does not say.
+    #[cfg(target_os = "linux")]
+    pub fn is_in_memory(&self, bytes: Range<usize>) -> bool {
+        use rustix::io::{ReadWriteFlags, preadv2};
+        let last = bytes.end.saturating_sub(1);
+        bytes.step_by(128 << 10).chain([last]).all(|at| {
+            let mut byte = [0];
+            let mut into = [std::io::IoSliceMut::new(&mut byte)];
+            preadv2(&self.file, &mut into, at as u64, ReadWriteFlags::NOWAIT) == Ok(1)
+        })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub fn is_in_memory(&self, _: Range<usize>) -> bool {
+        let _ = &self.file;
+        false
+    }
+
     /// Brings the pages of these bytes into memory and maps them, so that touching them does not wait. Blocks until they are there.
     pub fn populate(&self, bytes: Range<usize>) {
         #[cfg(target_os = "linux")]
@@ -48,7 +69,7 @@ impl Mapped {
             let advised = self
                 .map
                 .advise_range(Advice::PopulateRead, bytes.start, bytes.len());
-            // Kernels before 5.14 do not know it. Any other failure is left to whoever needs the bytes.
+            // Kernels before 5.14 do not know this advice. Any other failure is left to whoever needs the bytes.
             if !advised.is_err_and(|error| error.kind() == std::io::ErrorKind::InvalidInput) {
                 return;
             }

@@ -36,10 +36,10 @@ pub struct Args {
     /// Also start with the files of the model and the program dropped from the page cache.
     #[arg(long)]
     drop: bool,
-    /// Start PyTorch too, in turn with us, by this Python interpreter (with torch and transformers).
+    /// Start a Python service on PyTorch too, in turn with us, by this interpreter (with torch and transformers).
     #[arg(long, value_name = "PYTHON")]
     pytorch: Option<PathBuf>,
-    /// The script that starts PyTorch.
+    /// The script that it runs; it is given the model and the number of tokens.
     #[arg(
         long,
         value_name = "FILE",
