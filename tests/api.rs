@@ -49,7 +49,8 @@ fn engine() -> Result<Engine, ModelError> {
         precision: Precision::Auto,
         kernels: Kernels::detect(),
     };
-    Engine::load(&folder, settings, false, Instant::now())
+    let chosen = choose(&folder, Precision::Auto)?;
+    Engine::load(&chosen, settings, false, Instant::now())
 }
 
 async fn loaded() -> (Router, Service) {
