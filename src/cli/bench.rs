@@ -103,11 +103,15 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         .context("cannot load the model")?;
     let workloads = workloads(args, &model)?;
     let bench = Bench {
+        engine: format!(
+            "reranker {} {}",
+            model.precision().name(),
+            kernels.isa().name()
+        ),
         pool,
         model,
         workloads,
         batch_tokens: config.batch_tokens,
-        engine: format!("reranker f32 {}", kernels.isa().name()),
     };
     if args.serve {
         serving::serve(&bench)?;
