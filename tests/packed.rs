@@ -105,7 +105,10 @@ fn every_instruction_set_gives_nearly_the_same_logits() {
         let other = logits(packed(), &[("INSTRUCTION_SET", isa.name())]);
         for (a, b) in best.iter().zip(&other) {
             // Where two sets round an activation differently, what follows differs by as much as quantizing does.
-            assert!((sigmoid(*a) - sigmoid(*b)).abs() < 0.03, "{isa}: {b} for {a}");
+            assert!(
+                (sigmoid(*a) - sigmoid(*b)).abs() < 0.03,
+                "{isa}: {b} for {a}"
+            );
         }
     }
 }

@@ -101,14 +101,17 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
     let model = pool
         .install(|| Model::load(&plan.path, kernels))
         .context("cannot load the model")?;
-    let precision = model.precision().name();
     let workloads = workloads(args, &model)?;
     let bench = Bench {
+        engine: format!(
+            "reranker {} {}",
+            model.precision().name(),
+            kernels.isa().name()
+        ),
         pool,
         model,
         workloads,
         batch_tokens: config.batch_tokens,
-        engine: format!("reranker {precision} {}", kernels.isa().name()),
     };
     if args.serve {
         serving::serve(&bench)?;
