@@ -26,7 +26,7 @@ run: build ## serve on $PORT (8000), by default with the bundled demo model
 
 test: ## run every test that needs nothing but this machine, the service's on f32 and on int8
 	rm -f $(TEST_PACKED)
-	cargo test --workspace --locked
+	cargo test --workspace --locked --no-fail-fast
 	for model in $(dir $(TEST_PACKED)); do cargo run --quiet --locked -- pack --model $$model; done
 	cargo test --locked --test api --test server --test lambda --test azure; status=$$?; rm -f $(TEST_PACKED); exit $$status
 

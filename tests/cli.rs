@@ -275,7 +275,7 @@ fn doctor_says_what_is_wrong_and_what_to_do() {
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
-        text.contains("WRONG model: MODEL_DIR: there is no folder /no/such/folder"),
+        text.contains("WRONG model: MODEL_DIR: there is no folder or packed file /no/such/folder"),
         "{text}"
     );
 }

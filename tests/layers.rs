@@ -17,6 +17,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
             "rerank",
             "service",
             "telemetry",
+            "tokenizer",
             "weights",
         ],
     ),
