@@ -77,34 +77,41 @@ impl Kernels {
             return;
         }
         let items = items(cu_seqlens, heads, false);
-        self.attend(&items, qkv, heads, head_dim, false, out);
-    }
-
-    /// [`Kernels::attention`] of chosen items; with `int16` on i16 where this instruction set gains by it.
-    pub(crate) fn attend(
-        self,
-        items: &[Item],
-        qkv: &[f32],
-        heads: usize,
-        head_dim: usize,
-        int16: bool,
-        out: &mut [f32],
-    ) {
         let out = Shared::new(out);
         parallel::for_each(items.len(), |i| {
-            let attend = Attend {
-                qkv,
-                item: &items[i],
-                hidden: heads * head_dim,
-                head_dim,
-                out,
-            };
-            if int16 && head_dim.is_multiple_of(2) && self.dispatch(FastDot2) {
-                self.dispatch(AttendIn::<true>(attend));
-            } else {
-                self.dispatch(AttendIn::<false>(attend));
-            }
+            let item = &items[i];
+            let layout = Layout::rows(heads, head_dim);
+            // SAFETY: `items` gives each query of each head to one item, and `out` has a row for every token.
+            unsafe { self.attend(item, qkv, layout, false, (out, hidden)) };
         });
+    }
+
+    /// One item of [`Kernels::attention`]; with `int16` on i16 where this instruction set gains by it.
+    ///
+    /// # Safety
+    /// `out` must have a row of all heads for every token of the item, `stride` values from the last, and nothing else may
+    /// touch the item's head of its queries' rows.
+    pub(crate) unsafe fn attend(
+        self,
+        item: &Item,
+        qkv: &[f32],
+        layout: Layout,
+        int16: bool,
+        (out, stride): (Shared, usize),
+    ) {
+        let attend = Attend {
+            qkv,
+            layout,
+            item,
+            head_dim: layout.head_dim,
+            out,
+            stride,
+        };
+        if int16 && layout.head_dim.is_multiple_of(2) && self.dispatch(FastDot2) {
+            self.dispatch(AttendIn::<true>(attend));
+        } else {
+            self.dispatch(AttendIn::<false>(attend));
+        }
     }
 }
 
@@ -116,6 +123,37 @@ impl Kernel for FastDot2 {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> bool {
         S::FAST_DOT2
+    }
+}
+
+/// Where queries, keys and values lie: the distances from one token, head and part (queries, keys, values) to the next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    pub(crate) head_dim: usize,
+    pub(crate) token: usize,
+    pub(crate) head: usize,
+    pub(crate) part: usize,
+}
+
+impl Layout {
+    /// A row for each token.
+    pub(crate) fn rows(heads: usize, head_dim: usize) -> Self {
+        Self {
+            head_dim,
+            token: 3 * heads * head_dim,
+            head: head_dim,
+            part: heads * head_dim,
+        }
+    }
+
+    /// A matrix of all tokens for each part and head.
+    pub(crate) fn slabs(heads: usize, head_dim: usize, tokens: usize) -> Self {
+        Self {
+            head_dim,
+            token: head_dim,
+            head: tokens * head_dim,
+            part: heads * tokens * head_dim,
+        }
     }
 }
 
@@ -163,10 +201,12 @@ pub(crate) fn items(cu_seqlens: &[usize], heads: usize, first_only: bool) -> Vec
 /// One item at work.
 struct Attend<'a> {
     qkv: &'a [f32],
+    layout: Layout,
     item: &'a Item,
-    hidden: usize,
     head_dim: usize,
     out: Shared,
+    /// From one token's row of `out` to the next.
+    stride: usize,
 }
 
 /// The item in f32, or with `INT16` on i16.
@@ -307,7 +347,13 @@ impl Attend<'_> {
     /// The head's part `part` (0 queries, 1 keys, 2 values) of token `token`.
     #[inline(always)]
     fn part(&self, token: usize, part: usize) -> &[f32] {
-        let start = (3 * token + part) * self.hidden + self.item.head * self.head_dim;
+        let Layout {
+            token: row,
+            head,
+            part: third,
+            ..
+        } = self.layout;
+        let start = token * row + part * third + self.item.head * head;
         &self.qkv[start..][..self.head_dim]
     }
 
@@ -333,7 +379,7 @@ impl Attend<'_> {
             unsafe {
                 transpose(
                     s,
-                    (self.part(token, 0).as_ptr(), 3 * self.hidden),
+                    (self.part(token, 0).as_ptr(), self.layout.token),
                     (rows, d),
                     (state.queries.as_mut_ptr().add(vector), width),
                     d,
@@ -374,7 +420,7 @@ impl Attend<'_> {
             unsafe {
                 pack_panel(
                     s,
-                    (self.part(token, 1).as_ptr(), 3 * self.hidden),
+                    (self.part(token, 1).as_ptr(), self.layout.token),
                     (height, d),
                     packed_keys.as_mut_ptr().add(row * d),
                 );
@@ -435,16 +481,12 @@ impl Attend<'_> {
     fn quantize_values<S: Simd>(&self, s: S, start: usize, keys: usize, values: &mut [f32]) -> f32 {
         let d = self.head_dim;
         let row = |key: usize| self.part(self.item.keys.start + start + key, 2);
-        let largest = (0..keys).fold(0f32, |most, key| {
-            let here = largest(s, row(key));
-            // Keeps a NaN, which `f32::max` would drop.
-            if here > most || here.is_nan() {
-                here
-            } else {
-                most
-            }
-        });
-        let (factor, scale) = quantizer(largest, VALUE_MAX);
+        let zero = s.splat(0.0);
+        let mut seen = (zero, zero);
+        for key in 0..keys {
+            seen = magnitudes(s, seen, row(key));
+        }
+        let (factor, scale) = quantizer(s.largest(seen.0) + s.sum(seen.1), VALUE_MAX);
         let factor = s.splat(factor);
         for (pair, values) in values
             .chunks_exact_mut(d)
@@ -454,16 +496,12 @@ impl Attend<'_> {
             let even = row(2 * pair);
             let odd = (2 * pair + 1 < keys).then(|| row(2 * pair + 1));
             for at in (0..d).step_by(S::LANES) {
-                let quantized = |row: &[f32]| {
-                    let v = if at + S::LANES <= d {
-                        s.load(&row[at..])
-                    } else {
-                        s.load_first(&row[at..])
-                    };
-                    s.float_to_int(s.mul(v, factor))
+                let low = quantize_vector(s, &even[at..], factor);
+                let high = match odd {
+                    Some(row) => quantize_vector(s, &row[at..], factor),
+                    None => s.splat_int(0),
                 };
-                let high = odd.map_or(s.splat_int(0), quantized);
-                store_words(s, &mut values[at..], s.pair(quantized(even), high));
+                store_words(s, &mut values[at..], s.pair(low, high));
             }
         }
         scale
@@ -496,8 +534,8 @@ impl Attend<'_> {
                     (rows, lanes),
                     (
                         self.out
-                            .at(token * self.hidden + self.item.head * d + strip),
-                        self.hidden,
+                            .at(token * self.stride + self.item.head * d + strip),
+                        self.stride,
                     ),
                     if rows == S::LANES { lanes } else { 0 },
                 );
@@ -522,17 +560,43 @@ fn quantizer(largest: f32, most: f32) -> (f32, f32) {
 #[inline(always)]
 fn largest<S: Simd>(s: S, values: &[f32]) -> f32 {
     let zero = s.splat(0.0);
-    let (mut most, mut poison) = (zero, zero);
-    let mut see = |v: S::V| {
-        most = s.max(most, s.max(v, s.sub(zero, v)));
-        poison = s.mul_add(v, zero, poison);
-    };
+    let seen = magnitudes(s, (zero, zero), values);
+    s.largest(seen.0) + s.sum(seen.1)
+}
+
+/// [`magnitude`] of a row of values.
+#[inline(always)]
+fn magnitudes<S: Simd>(s: S, mut seen: (S::V, S::V), values: &[f32]) -> (S::V, S::V) {
     let mut chunks = values.chunks_exact(S::LANES);
-    (&mut chunks).for_each(|v| see(s.load(v)));
-    if !chunks.remainder().is_empty() {
-        see(s.load_first(chunks.remainder()));
+    for v in &mut chunks {
+        seen = magnitude(s, seen, s.load(v));
     }
-    s.largest(most) + s.sum(poison)
+    if !chunks.remainder().is_empty() {
+        seen = magnitude(s, seen, s.load_first(chunks.remainder()));
+    }
+    seen
+}
+
+/// Each lane's largest magnitude so far, and 0, or NaN once there was a NaN or an infinity. (A function, as all of these: what
+/// a closure is made of would not be compiled for the instruction set.)
+#[inline(always)]
+fn magnitude<S: Simd>(s: S, (most, poison): (S::V, S::V), v: S::V) -> (S::V, S::V) {
+    let zero = s.splat(0.0);
+    (
+        s.max(most, s.max(v, s.sub(zero, v))),
+        s.mul_add(v, zero, poison),
+    )
+}
+
+/// The first values of a row, a vector if there are so many, times `factor`, as integers.
+#[inline(always)]
+fn quantize_vector<S: Simd>(s: S, row: &[f32], factor: S::V) -> S::I {
+    let v = if row.len() >= S::LANES {
+        s.load(row)
+    } else {
+        s.load_first(row)
+    };
+    s.float_to_int(s.mul(v, factor))
 }
 
 /// Rounds `values * factor` to i16, two a word, in order.
@@ -584,22 +648,20 @@ fn quantize_lanes<S: Simd>(s: S, queries: &mut [f32], d: usize, width: usize, sc
     let root = std::f32::consts::LOG2_E / (d as f32).sqrt();
     let zero = s.splat(0.0);
     for vector in (0..width).step_by(S::LANES) {
-        let (mut largest, mut poison) = (zero, zero);
+        let mut seen = (zero, zero);
         for row in queries[..d * width].chunks_exact(width) {
-            let v = s.load(&row[vector..]);
-            largest = s.max(largest, s.max(v, s.sub(zero, v)));
-            poison = s.mul_add(v, zero, poison);
+            seen = magnitude(s, seen, s.load(&row[vector..]));
         }
+        let (largest, poison) = seen;
         // As in `quantizer`, a query a lane.
         let largest = s.max(largest, s.splat(1e-30));
         let factor = s.div(s.splat(most), largest);
         let scale = s.mul_add(largest, s.splat(root / most), poison);
         s.store(&mut scales[vector..], scale);
         for pair in 0..d / 2 {
-            let quantized =
-                |i: usize| s.float_to_int(s.mul(s.load(&queries[i * width + vector..]), factor));
-            let word = s.pair(quantized(2 * pair), quantized(2 * pair + 1));
-            store_words(s, &mut queries[pair * width + vector..], word);
+            let low = quantize_vector(s, &queries[2 * pair * width + vector..], factor);
+            let high = quantize_vector(s, &queries[(2 * pair + 1) * width + vector..], factor);
+            store_words(s, &mut queries[pair * width + vector..], s.pair(low, high));
         }
     }
 }
@@ -702,13 +764,13 @@ fn weight<S: Simd, const INT16: bool>(s: S, x: S::V) -> S::V {
 #[inline(always)]
 fn pair_weights<S: Simd>(s: S, weights: &mut [f32], keys: usize, width: usize, factor: S::V) {
     for pair in 0..keys.div_ceil(2) {
-        let quantized = |key: usize| s.float_to_int(s.mul(s.load(&weights[key * width..]), factor));
+        let low = quantize_vector(s, &weights[2 * pair * width..], factor);
         let high = if 2 * pair + 1 < keys {
-            quantized(2 * pair + 1)
+            quantize_vector(s, &weights[(2 * pair + 1) * width..], factor)
         } else {
             s.splat_int(0)
         };
-        let word = s.pair(quantized(2 * pair), high);
+        let word = s.pair(low, high);
         // SAFETY: a vector of words, which slicing would have found.
         unsafe {
             s.store_bytes(
@@ -799,6 +861,72 @@ fn value_panel<S: Simd, const INT16: bool, const ROWS: usize, const VECTORS: usi
                 s.mul_add(s.load(sum), decay[j], new[i][j])
             };
             s.store(sum, v);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::Isa;
+    use crate::reference;
+
+    /// On i16, in both layouts, against f64: lengths around the borders of vectors, tiles and blocks, and logits up to about 15.
+    #[test]
+    fn attention_on_i16_is_near_the_exact_one_at_every_length() {
+        const SPREAD: f32 = 6.0;
+        let (heads, head_dim) = (2, 64);
+        let hidden = heads * head_dim;
+        let lengths = [1, 2, 3, 15, 16, 17, 33, 64, 255, 256, 257, 511, 600, 1100];
+        let mut cu_seqlens = vec![0];
+        for length in lengths {
+            cu_seqlens.push(cu_seqlens[cu_seqlens.len() - 1] + length);
+        }
+        let tokens = cu_seqlens[lengths.len()];
+        let mut state = 3u64;
+        let qkv: Vec<f32> = (0..tokens * 3 * hidden)
+            .map(|i| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                let uniform = (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
+                let queries = i % (3 * hidden) < hidden;
+                if queries { uniform * SPREAD } else { uniform }
+            })
+            .collect();
+        let mut exact = vec![0.0; tokens * hidden];
+        reference::attention(&qkv, &cu_seqlens, heads, head_dim, &mut exact);
+        let mut slabs = vec![0.0; qkv.len()];
+        let layout = Layout::slabs(heads, head_dim, tokens);
+        for (i, &v) in qkv.iter().enumerate() {
+            let (token, part) = (i / (3 * hidden), i % (3 * hidden) / hidden);
+            let (head, c) = (i % hidden / head_dim, i % head_dim);
+            slabs[token * layout.token + part * layout.part + head * layout.head + c] = v;
+        }
+        for kernels in Isa::ALL.into_iter().filter_map(Kernels::with) {
+            let run = |qkv: &[f32], layout: Layout| {
+                let mut out = vec![f32::NAN; tokens * hidden];
+                let shared = Shared::new(&mut out);
+                for item in &items(&cu_seqlens, heads, false) {
+                    // SAFETY: one item after the other, and `out` has a row for every token.
+                    unsafe { kernels.attend(item, qkv, layout, true, (shared, hidden)) };
+                }
+                out
+            };
+            let out = run(&qkv, Layout::rows(heads, head_dim));
+            let worst = out.iter().zip(&exact).fold(0f32, |worst, (a, b)| {
+                if (a - b).abs() <= worst {
+                    worst
+                } else {
+                    (a - b).abs()
+                }
+            });
+            println!(
+                "attention on i16, {}: largest error {worst:.2e}",
+                kernels.isa()
+            );
+            assert!(worst < 1e-3, "{}: {worst:e}", kernels.isa());
+            assert_eq!(run(&slabs, layout), out, "{} in slabs", kernels.isa());
         }
     }
 }

@@ -76,15 +76,27 @@ fn bias_row<S: Simd, const GELU: bool>(s: S, row: &mut [f32], bias: &[f32]) {
     }
 }
 
-/// GELU of one row, for the linear layer's epilogue.
+/// GELU of one row, for the linear layers' epilogues; with `ROUGH` that of [`math::gelu_rough`].
 #[inline(always)]
-pub(crate) fn gelu_row<S: Simd>(s: S, row: &mut [f32]) {
+pub(crate) fn gelu_row<S: Simd, const ROUGH: bool>(s: S, row: &mut [f32]) {
     let mut xs = row.chunks_exact_mut(S::LANES);
     for x in &mut xs {
-        s.store(x, math::gelu(s, s.load(x)));
+        let v = s.load(x);
+        let v = if ROUGH {
+            math::gelu_rough(s, v)
+        } else {
+            math::gelu(s, v)
+        };
+        s.store(x, v);
     }
     let x = xs.into_remainder();
     if !x.is_empty() {
-        s.store_first(x, math::gelu(s, s.load_first(x)));
+        let v = s.load_first(x);
+        let v = if ROUGH {
+            math::gelu_rough(s, v)
+        } else {
+            math::gelu(s, v)
+        };
+        s.store_first(x, v);
     }
 }

@@ -363,7 +363,7 @@ fn multiply_panels<S: Simd>(
         for row in place.row..place.row + place.height {
             // SAFETY: a row of the tile just written; that reference to it is gone.
             let out = unsafe { out_row(chunk, row, place.column, VECTORS * S::LANES) };
-            gelu_row(s, out);
+            gelu_row::<S, false>(s, out);
         }
     }
 }

@@ -7,8 +7,9 @@ use crate::isa::Kernels;
 use crate::parallel;
 use crate::simd::{Kernel, Simd};
 
-/// Independent sums, enough to hide the latency of the dot product on every chip, few enough for the registers.
-const SUMS: usize = 8;
+/// A tile of independent sums: enough to hide the latency of the dot product on every chip, few enough for the registers.
+const ROWS: usize = 4;
+const COLUMNS: usize = 2;
 const STEPS: usize = 20_000;
 
 impl Kernels {
@@ -40,17 +41,29 @@ impl Kernel for Spin {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> usize {
-        let bytes = black_box([1u8; 64]);
-        // SAFETY: 64 bytes hold a quad and any vector.
-        let (quad, weights) =
-            unsafe { (s.load_quad(bytes.as_ptr()), s.load_bytes(bytes.as_ptr())) };
-        let mut sums = [s.splat_int(0); SUMS];
+        let bytes = [1u8; 64 * (COLUMNS + ROWS)];
+        let mut sums = [[s.splat_int(0); COLUMNS]; ROWS];
         for _ in 0..STEPS {
-            for sum in &mut sums {
-                *sum = s.dot4(*sum, quad, weights);
+            // Other operands for every product and every step, for all that the compiler can tell: else it would work out
+            // once what they have in common.
+            let bytes = black_box(bytes.as_ptr());
+            // SAFETY: COLUMNS vectors of at most 64 bytes, after them in as many bytes each a quad in two planes.
+            unsafe {
+                let mut weights = [s.splat_int(0); COLUMNS];
+                for (i, weights) in weights.iter_mut().enumerate() {
+                    *weights = s.load_bytes(bytes.add(64 * i));
+                }
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let quad = s.load_quad(bytes.add(64 * (COLUMNS + i)), 4);
+                    for (sum, weights) in sums.iter_mut().zip(weights) {
+                        *sum = s.dot4(*sum, quad, weights);
+                    }
+                }
             }
         }
-        black_box(sums.map(|sum| s.sum(s.int_to_float(sum))));
-        STEPS * SUMS * S::LANES * 4 * 2
+        for sum in sums.as_flattened() {
+            black_box(s.sum(s.int_to_float(*sum)));
+        }
+        STEPS * ROWS * COLUMNS * S::LANES * 4 * 2
     }
 }

@@ -124,6 +124,7 @@ impl Simd for Portable {
     type I = [i32; LANES];
     type Quad = [i8; 4];
     const SIGNED: bool = true;
+    const PLANES: usize = 1;
     const INT8_ROWS: usize = 4;
     const INT8_VECTORS: usize = 1;
     const FAST_DOT2: bool = false;
@@ -146,7 +147,7 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    unsafe fn load_quad(self, src: *const u8) -> [i8; 4] {
+    unsafe fn load_quad(self, src: *const u8, _: usize) -> [i8; 4] {
         // SAFETY: the caller promises four readable bytes.
         unsafe { src.cast::<[i8; 4]>().read() }
     }
@@ -195,7 +196,7 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    unsafe fn store_quads(self, dst: *mut u8, _: usize, v: F32x4) {
+    unsafe fn store_activations(self, dst: *mut u8, v: F32x4) {
         let quad = v.0.map(|x| (x.round_ties_even() as u8) ^ 0x80);
         // SAFETY: the caller promises four writable bytes.
         unsafe { dst.cast::<[u8; 4]>().write(quad) }

@@ -93,6 +93,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     type Quad: Copy;
     /// Whether activation bytes are signed, 128 less than the quantized value 0..=255.
     const SIGNED: bool;
+    /// In how many planes of bytes activations lie: one, or two of (signed) activations' magnitudes and of their signs, 0 or
+    /// -1 each.
+    const PLANES: usize;
     /// Rows and vectors of the largest register tile of the int8 product; the vectors make up a whole part of 32 columns.
     const INT8_ROWS: usize;
     const INT8_VECTORS: usize;
@@ -113,14 +116,14 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `dst` must be writable for them.
     unsafe fn store_bytes(self, dst: *mut u8, v: Self::I);
 
-    /// Loads four activation bytes.
+    /// Loads four activation bytes, with two planes the second's `plane` bytes further on.
     ///
     /// # Safety
-    /// `src` must be readable for four bytes.
-    unsafe fn load_quad(self, src: *const u8) -> Self::Quad;
+    /// `src` must be readable for four bytes, there and in each plane.
+    unsafe fn load_quad(self, src: *const u8, plane: usize) -> Self::Quad;
 
     /// Adds to each lane of `sums` the dot product of the four activations with the lane's four weights (signed bytes above
-    /// -128). Exact as long as the sums stay within i32.
+    /// -128); with two planes less the sum of the negative activations' magnitudes. Exact as long as the sums stay within i32.
     fn dot4(self, sums: Self::I, activations: Self::Quad, weights: Self::I) -> Self::I;
 
     /// Adds to each lane of `sums` the dot product of two pairs of i16 above -32768. Exact within i32.
@@ -140,12 +143,11 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `dst` must be writable for `LANES` i16.
     unsafe fn store_halves(self, dst: *mut i16, v: Self::I);
 
-    /// Rounds each lane to the nearest of 0..=255 and stores it as an activation byte, four lanes together and the next
-    /// four `stride` bytes further on. NaN gives any byte.
+    /// Rounds each lane to the nearest of 0..=255 and stores it as an activation byte. NaN gives any byte.
     ///
     /// # Safety
-    /// Each of `LANES / 4` places must be writable for four bytes.
-    unsafe fn store_quads(self, dst: *mut u8, stride: usize, v: Self::V);
+    /// `dst` must be writable for `LANES` bytes.
+    unsafe fn store_activations(self, dst: *mut u8, v: Self::V);
 
     /// Asks for the cache line of `address` to be brought into the second-level cache. Any address will do.
     fn prefetch(self, address: *const u8);

@@ -195,3 +195,205 @@ fn an_encoder_layer_is_near_the_f32_kernels() {
         }
     }
 }
+
+/// Integral weights of which each channel's largest is 127, so that they quantize to themselves with a scale of 1.
+fn integral_weights(random: &mut Random, n: usize, k: usize, extreme: bool) -> Weights {
+    let mut w: Vec<f32> = random
+        .vec(n * k)
+        .iter()
+        .map(|w| {
+            if extreme {
+                w.signum() * 127.0
+            } else {
+                (w * 127.0).round()
+            }
+        })
+        .collect();
+    for row in w.chunks_exact_mut(k) {
+        row[0] = -127.0;
+    }
+    Weights {
+        packed: pack_int8(&w, n, k, None),
+        w,
+        bias: vec![0.0; Int8Matrix::channels(n)],
+        n,
+        k,
+    }
+}
+
+/// Integers whose row's least is `low` and largest `low + 255`, so that they quantize with a step of 1.
+fn integral_rows(random: &mut Random, m: usize, k: usize, low: f32, extreme: bool) -> Vec<f32> {
+    let mut x: Vec<f32> = random
+        .vec(m * k)
+        .iter()
+        .map(|x| {
+            let byte = ((x + 1.0) * 127.5).round();
+            low + if !extreme {
+                byte
+            } else if byte < 128.0 {
+                0.0
+            } else {
+                255.0
+            }
+        })
+        .collect();
+    for row in x.chunks_exact_mut(k) {
+        (row[0], row[k - 1]) = (low, low + 255.0);
+    }
+    x
+}
+
+#[test]
+fn integers_are_multiplied_exactly_on_every_set() {
+    let mut random = Random(3);
+    for (m, k, n) in [(1, 2, 1), (3, 9, 40), (14, 100, 32), (37, 500, 65)] {
+        for (low, extreme) in [(0.0, false), (-100.0, false), (-128.0, true), (0.0, true)] {
+            let weights = integral_weights(&mut random, n, k, extreme);
+            let x = integral_rows(&mut random, m, k, low, extreme);
+            // A power of two either way changes no bit.
+            let smooth: Vec<f32> = (0..k).map(|i| [1.0, 4.0, 0.125][i % 3]).collect();
+            let rough: Vec<f32> = x
+                .iter()
+                .enumerate()
+                .map(|(i, x)| x / smooth[i % k])
+                .collect();
+            for kernels in every_isa() {
+                for (x, smooth) in [(&x, None), (&rough, Some(&smooth[..]))] {
+                    let matrix = Int8Matrix {
+                        smooth,
+                        ..weights.matrix()
+                    };
+                    let mut out = vec![f32::NAN; m * n];
+                    kernels.int8_linear(x, &matrix, &mut out);
+                    for (i, got) in out.iter().enumerate() {
+                        let (row, channel) = (i / n, i % n);
+                        let exact: f64 = (0..k)
+                            .map(|c| {
+                                let x = x[row * k + c] * smooth.map_or(1.0, |s| s[c]);
+                                f64::from(x) * f64::from(weights.w[channel * k + c])
+                            })
+                            .sum();
+                        assert_eq!(
+                            f64::from(*got),
+                            exact,
+                            "{} {m}x{k}x{n} from {low}, extreme {extreme}, smooth {} [{row}, {channel}]",
+                            kernels.isa(),
+                            smooth.is_some()
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_hostile_row_stays_alone_and_finite_rows_stay_finite() {
+    let mut random = Random(4);
+    let (m, k, n) = (15, 70, 48);
+    let weights = Weights::new(&mut random, n, k);
+    let x = random.vec(m * k);
+    for kernels in every_isa() {
+        let run = |x: &[f32]| {
+            let mut out = vec![0.0; m * n];
+            kernels.int8_linear(x, &weights.matrix(), &mut out);
+            out
+        };
+        let clean = run(&x);
+        for place in [0, 33, 69] {
+            for (value, finite) in [
+                (f32::NAN, false),
+                (f32::INFINITY, false),
+                (f32::NEG_INFINITY, false),
+                (1e30, true),
+                (-1e30, true),
+                (1e-40, true),
+            ] {
+                let mut hostile = x.clone();
+                hostile[7 * k + place] = value;
+                for (i, (a, b)) in run(&hostile).iter().zip(&clean).enumerate() {
+                    if i / n != 7 {
+                        assert_eq!(a.to_bits(), b.to_bits(), "{} {value} {i}", kernels.isa());
+                    } else if finite {
+                        assert!(a.is_finite(), "{} {value} gives {a}", kernels.isa());
+                    } else {
+                        assert!(a.is_nan(), "{} {value} gives {a}", kernels.isa());
+                    }
+                }
+            }
+        }
+        // A constant row has no range to quantize: the product is the constant times the weights' sum.
+        for constant in [0.0, -3.5, 1e-41] {
+            let out = run(&vec![constant; m * k]);
+            for (channel, got) in out[..n].iter().enumerate() {
+                let sum = weights.packed.scales[channel] * weights.packed.sums[channel];
+                let exact = constant * sum + weights.bias[channel];
+                assert!(
+                    (got - exact).abs() < 1e-5,
+                    "{}: {got} for {exact}",
+                    kernels.isa()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let mut random = Random(5);
+    let (hidden, inner, heads) = (64, 96, 2);
+    let shapes = [
+        (3 * hidden, hidden),
+        (hidden, hidden),
+        (inner, hidden),
+        (hidden, inner),
+    ];
+    let layers: Vec<[Weights; 4]> = (0..2)
+        .map(|_| shapes.map(|(n, k)| Weights::new(&mut random, n, k)))
+        .collect();
+    let (gamma, beta) = (vec![1.0; hidden], vec![0.0; hidden]);
+    let norm = LayerNorm {
+        gamma: &gamma,
+        beta: &beta,
+        eps: 1e-5,
+    };
+    let int8: Vec<Int8Layer> = layers
+        .iter()
+        .map(|[qkv, attention_out, up, down]| Int8Layer {
+            qkv: qkv.matrix(),
+            attention_out: attention_out.matrix(),
+            attention_norm: norm,
+            up: up.matrix(),
+            down: down.matrix(),
+            output_norm: norm,
+        })
+        .collect();
+    // More tokens than go through the layers together, among them a sequence longer than that.
+    let mut cu = vec![0usize];
+    for length in [3, 700, 1, 90, 200, 300, 40] {
+        cu.push(cu[cu.len() - 1] + length);
+    }
+    let x = random.vec(cu[cu.len() - 1] * hidden);
+    for kernels in every_isa() {
+        let run = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .expect("a pool");
+            let mut h = x.clone();
+            let mut space = EncoderSpace::default();
+            pool.install(|| kernels.int8_encoder(&int8, heads, &cu, &mut h, &mut space));
+            h.truncate((cu.len() - 1) * hidden);
+            h
+        };
+        let one = run(1);
+        assert!(one.iter().all(|x| x.is_finite()));
+        for threads in [2, 3, 7] {
+            assert!(
+                run(threads) == one,
+                "{} on {threads} threads",
+                kernels.isa()
+            );
+        }
+    }
+}

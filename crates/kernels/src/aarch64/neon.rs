@@ -175,6 +175,7 @@ impl<const DOT: bool> Simd for Neon<DOT> {
     type I = int32x4_t;
     type Quad = int8x16_t;
     const SIGNED: bool = true;
+    const PLANES: usize = 1;
     // 24 sums, four vectors of weights and the quad, of 32 registers.
     const INT8_ROWS: usize = 6;
     const INT8_VECTORS: usize = 4;
@@ -199,7 +200,7 @@ impl<const DOT: bool> Simd for Neon<DOT> {
     }
 
     #[inline(always)]
-    unsafe fn load_quad(self, src: *const u8) -> int8x16_t {
+    unsafe fn load_quad(self, src: *const u8, _: usize) -> int8x16_t {
         // SAFETY: proven by `self`; the caller promises four readable bytes.
         unsafe { vreinterpretq_s8_s32(vdupq_n_s32(src.cast::<i32>().read_unaligned())) }
     }
@@ -254,7 +255,7 @@ impl<const DOT: bool> Simd for Neon<DOT> {
     }
 
     #[inline(always)]
-    unsafe fn store_quads(self, dst: *mut u8, _: usize, v: float32x4_t) {
+    unsafe fn store_activations(self, dst: *mut u8, v: float32x4_t) {
         // SAFETY: proven by `self`; the caller promises four writable bytes.
         unsafe {
             // Both narrowings saturate, the second at 0 and 255.

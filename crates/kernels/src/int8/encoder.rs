@@ -5,19 +5,26 @@
 //! and values) while the block's activations stay in its second-level cache: two waits for the other threads a layer, and
 //! no intermediate matrix in memory but queries, keys, values and attention's result.
 
-use crate::attention::items;
-use crate::int8::Int8Matrix;
+use crate::attention::{Layout, items};
 use crate::int8::product::{Out, Scale, multiply_rows, quantize_rows, quantized_len};
+use crate::int8::{Int8Matrix, PANEL};
 use crate::isa::Kernels;
 use crate::layer_norm::add_norm_row;
 use crate::parallel::{self, Shared};
-use crate::scratch::{Buffer, Slot, as_bytes};
+use crate::scratch::{Buffer, Slot};
 use crate::simd::{Kernel, Simd};
 use crate::tile::panel_start;
 
 /// The most tokens of a block: their widest activations, f32, and the quantized ones fill most of a second-level cache of
 /// 1 MiB at an inner width of 4096.
 const BLOCK: usize = 72;
+/// Sequences go through the layers together until they have so many tokens, or half as many for each thread: more would not
+/// make the products faster, but leave the last-level cache between a stage and the next.
+const GROUP: usize = 512;
+
+/// Rows of activations lie a cache line further apart than they are long: at a distance of a power of two, the rows of a tile
+/// would compete for the same few lines of the first-level cache.
+const PAD: usize = 16;
 
 /// A layer normalisation's parameters, each `[hidden]`.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +46,8 @@ pub struct Int8Layer<'a> {
     pub output_norm: LayerNorm<'a>,
 }
 
-/// Memory that a forward pass needs and the next one uses again: 16 bytes a token and hidden value.
+/// Memory that a forward pass needs and the next one uses again: 16 bytes a token and hidden value, of some
+/// hundreds of tokens or the longest sequence.
 #[derive(Default)]
 pub struct EncoderSpace {
     qkv: Vec<f32>,
@@ -78,28 +86,120 @@ impl Kernels {
             hidden.len()
         );
         layers.iter().for_each(|layer| layer.check(width));
-        let EncoderSpace { qkv, context } = space;
-        let qkv = grown(qkv, 3 * tokens * width);
-        let context = grown(context, tokens * width);
-        let Some((last, others)) = layers.split_last() else {
+        let threads = rayon::current_num_threads();
+        let sequences = cu_seqlens.len() - 1;
+        let mut first = 0;
+        while first < sequences {
+            let begin = cu_seqlens[first];
+            let mut end = first + 1;
+            while end < sequences && cu_seqlens[end] - begin < GROUP.max(GROUP / 2 * threads) {
+                end += 1;
+            }
+            let cu: Vec<usize> = cu_seqlens[first..=end].iter().map(|c| c - begin).collect();
+            self.group(layers, heads, &cu, &mut hidden[begin * width..], space);
+            // Rows before `begin` are no longer needed, and no fewer than `first`, as no sequence is empty.
+            hidden.copy_within(begin * width..(begin + end - first) * width, first * width);
+            first = end;
+        }
+    }
+
+    /// [`Kernels::int8_encoder`] of a few sequences, from number 0 of `hidden` on.
+    fn group(
+        self,
+        layers: &[Int8Layer<'_>],
+        heads: usize,
+        cu_seqlens: &[usize],
+        hidden: &mut [f32],
+        space: &mut EncoderSpace,
+    ) {
+        let (Some(last), Some(width)) = (
+            layers.len().checked_sub(1),
+            layers.first().map(|layer| layer.qkv.k),
+        ) else {
             return;
         };
-        let head_dim = width / heads;
-        let all = items(cu_seqlens, heads, false);
-        self.stage(None, layers.first(), tokens, context, hidden, qkv);
-        for (layer, next) in others.iter().zip(&layers[1..]) {
-            self.attend(&all, qkv, heads, head_dim, true, context);
-            self.stage(Some(layer), Some(next), tokens, context, hidden, qkv);
-        }
-        let firsts = items(cu_seqlens, heads, true);
-        self.attend(&firsts, qkv, heads, head_dim, true, context);
+        let tokens = cu_seqlens[cu_seqlens.len() - 1];
         let firsts = &cu_seqlens[..cu_seqlens.len() - 1];
-        for (row, &first) in firsts.iter().enumerate() {
-            // In ascending order no row is overwritten before it was read, because no sequence is empty.
-            context.copy_within(first * width..(first + 1) * width, row * width);
-            hidden.copy_within(first * width..(first + 1) * width, row * width);
+        let qkv_len = 3 * tokens * width;
+        let qkv = Shared::new(grown(&mut space.qkv, qkv_len));
+        let context_len = tokens * (width + PAD);
+        let context = Shared::new(grown(&mut space.context, context_len));
+        let head_dim = width / heads;
+        // A head of all tokens in one place, if the product can put it there, is what attention reads fastest.
+        let layout = if head_dim.is_multiple_of(PANEL) {
+            Layout::slabs(heads, head_dim, tokens)
+        } else {
+            Layout::rows(heads, head_dim)
+        };
+        let hidden = Shared::new(&mut hidden[..tokens * width]);
+        let all_items = items(cu_seqlens, heads, false);
+        let first_items = items(cu_seqlens, heads, true);
+        let threads = rayon::current_num_threads();
+        let (all_blocks, first_blocks) = (blocks(tokens, threads), blocks(firsts.len(), threads));
+
+        // The stage before the first layer's attention; each layer's attention and the stage after it, of the last only for
+        // first tokens, which are gathered in between.
+        let mut phases = vec![all_blocks];
+        for _ in 0..last {
+            phases.extend([all_items.len(), all_blocks]);
         }
-        self.stage(Some(last), None, firsts.len(), context, hidden, qkv);
+        phases.extend([first_items.len(), 1, first_blocks]);
+        // SAFETY of every access: an item of a phase writes rows, or heads of rows, that no other item of the phase touches,
+        // and the phases follow each other.
+        parallel::for_each_phase(&phases, |phase, i| {
+            let attends = phase % 2 == 1 && phase <= 2 * last + 1;
+            if attends {
+                let item = if phase / 2 < last {
+                    &all_items[i]
+                } else {
+                    &first_items[i]
+                };
+                // SAFETY: see above. All of `qkv` was written by the phase before and is only read in this one.
+                unsafe {
+                    let qkv = qkv.read(0, qkv_len);
+                    self.attend(item, qkv, layout, true, (context, width + PAD));
+                }
+                return;
+            }
+            if phase == 2 * last + 2 {
+                // SAFETY: see above; the only item of its phase.
+                let (context, hidden) = unsafe {
+                    (
+                        context.write(0, context_len),
+                        hidden.write(0, tokens * width),
+                    )
+                };
+                for (row, &first) in firsts.iter().enumerate() {
+                    // In ascending order no row is overwritten before it was read, because no sequence is empty.
+                    let stride = width + PAD;
+                    context.copy_within(first * stride..(first + 1) * stride, row * stride);
+                    hidden.copy_within(first * width..(first + 1) * width, row * width);
+                }
+                return;
+            }
+            let ends = phase == 2 * last + 3;
+            let (rows, blocks) = if ends {
+                (firsts.len(), first_blocks)
+            } else {
+                (tokens, all_blocks)
+            };
+            let first = panel_start(i, blocks, rows);
+            let layer = if ends {
+                Some(last)
+            } else {
+                (phase / 2).checked_sub(1)
+            };
+            self.dispatch(Stage {
+                layer: layer.map(|layer| &layers[layer]),
+                next: layers.get(layer.map_or(0, |layer| layer + 1)),
+                first,
+                rows: panel_start(i + 1, blocks, rows) - first,
+                context,
+                hidden,
+                qkv,
+                layout,
+            });
+        });
     }
 
     /// `x · wᵀ + bias` of one matrix on its own: `[m, k]` to `[m, n]`, `x` quantized on the way.
@@ -126,33 +226,6 @@ impl Kernels {
                 matrix,
                 out,
                 first,
-            });
-        });
-    }
-
-    /// What lies between two attentions, for the first `rows` tokens: the rest of `layer`, if any, and the start of `next`.
-    fn stage(
-        self,
-        layer: Option<&Int8Layer<'_>>,
-        next: Option<&Int8Layer<'_>>,
-        rows: usize,
-        context: &[f32],
-        hidden: &mut [f32],
-        qkv: &mut [f32],
-    ) {
-        let hidden = Shared::new(hidden);
-        let qkv = Shared::new(qkv);
-        let blocks = blocks(rows, rayon::current_num_threads());
-        parallel::for_each(blocks, |block| {
-            let first = panel_start(block, blocks, rows);
-            self.dispatch(Stage {
-                layer,
-                next,
-                first,
-                rows: panel_start(block + 1, blocks, rows) - first,
-                context,
-                hidden,
-                qkv,
             });
         });
     }
@@ -213,15 +286,19 @@ impl Kernel for Linear<'_> {
     fn run<S: Simd>(self, s: S) {
         let (n, k) = (self.matrix.n, self.matrix.k);
         let rows = self.x.len() / k;
-        let mut scratch = Buffer::take(Slot::Thread, quantized_len(rows, k).div_ceil(4));
-        let bytes = as_bytes(&mut scratch);
+        let mut scratch = Buffer::take(Slot::Thread, quantized_len::<S>(rows, k));
         let scales = &mut [Scale::default(); BLOCK][..rows];
-        quantize_rows(s, self.x, k, self.matrix, bytes, scales);
+        quantize_rows(s, (self.x, k), self.matrix, &mut scratch, scales);
         // SAFETY: rows first.. of the output belong to this item alone, and it has them by the caller's check.
         unsafe {
             let values = self.out.at(self.first * n);
-            let out = Out { values, stride: n };
-            multiply_rows(s, bytes, scales, self.matrix, false, &out);
+            let out = Out {
+                values,
+                stride: n,
+                slab: usize::MAX,
+                slab_stride: 0,
+            };
+            multiply_rows(s, &scratch, scales, self.matrix, false, &out);
         }
     }
 }
@@ -233,9 +310,10 @@ struct Stage<'a> {
     first: usize,
     /// At most [`BLOCK`].
     rows: usize,
-    context: &'a [f32],
+    context: Shared,
     hidden: Shared,
     qkv: Shared,
+    layout: Layout,
 }
 
 impl Kernel for Stage<'_> {
@@ -244,70 +322,63 @@ impl Kernel for Stage<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let rows = self.rows;
-        let widest =
-            |layer: Option<&Int8Layer<'_>>| layer.map_or(0, |layer| layer.up.n.max(layer.up.k));
-        let inner = widest(self.layer).max(widest(self.next));
-        let width = self.layer.or(self.next).map_or(0, |layer| layer.up.k);
-        let bytes_len = quantized_len(rows, inner);
-        let mut scratch =
-            Buffer::take(Slot::Thread, bytes_len.div_ceil(4) + rows * (inner + width));
-        let (bytes, rest) = scratch.split_at_mut(bytes_len.div_ceil(4));
-        let (wide, attended) = rest.split_at_mut(rows * inner);
-        let bytes = as_bytes(bytes);
+        let Some(width) = self.layer.or(self.next).map(|layer| layer.qkv.k) else {
+            return;
+        };
+        // The feed-forward layers' inner width; the residual rows share the buffer of their result.
+        let inner = self.layer.map_or(width, |layer| layer.up.n.max(width));
+        let (near, far) = (width + PAD, inner + PAD);
+        let words_len = quantized_len::<S>(rows, inner);
+        let mut scratch = Buffer::take(Slot::Thread, words_len + rows * (near + far));
+        let (words, rest) = scratch.split_at_mut(words_len);
+        let (wide, attended) = rest.split_at_mut(rows * far);
         let scales = &mut [Scale::default(); BLOCK][..rows];
         // SAFETY: rows first.. of `hidden` belong to this item alone, for as long as it runs.
-        let hidden = unsafe {
-            std::slice::from_raw_parts_mut(self.hidden.at(self.first * width), rows * width)
-        };
+        let hidden = unsafe { self.hidden.write(self.first * width, rows * width) };
         // SAFETY of every product: `out` has `rows` rows of the matrix's channels: `attended` and `wide` by their lengths,
         // `qkv` because its rows first.. belong to this item alone.
         if let Some(layer) = self.layer {
-            let context = &self.context[self.first * width..][..rows * width];
+            // SAFETY: nothing writes `context` while this item runs.
+            let context = unsafe { self.context.read(self.first * near, rows * near) };
             let matrix = &layer.attention_out;
-            quantize_rows(s, context, width, matrix, bytes, scales);
-            unsafe { multiply_rows(s, bytes, scales, matrix, false, &Out::rows(attended, width)) };
+            quantize_rows(s, (context, near), matrix, words, scales);
+            let out = Out::rows(attended, near);
+            unsafe { multiply_rows(s, words, scales, matrix, false, &out) };
             for (x, residual) in attended
-                .chunks_exact_mut(width)
+                .chunks_exact_mut(near)
                 .zip(hidden.chunks_exact(width))
             {
+                let x = &mut x[..width];
                 add_norm_row(s, x, residual, &layer.attention_norm);
             }
-            quantize_rows(s, attended, width, &layer.up, bytes, scales);
-            unsafe {
-                multiply_rows(
-                    s,
-                    bytes,
-                    scales,
-                    &layer.up,
-                    true,
-                    &Out::rows(wide, layer.up.n),
-                )
-            };
-            quantize_rows(s, wide, layer.up.n, &layer.down, bytes, scales);
-            unsafe {
-                multiply_rows(
-                    s,
-                    bytes,
-                    scales,
-                    &layer.down,
-                    false,
-                    &Out::rows(hidden, width),
-                )
-            };
-            for (x, residual) in hidden
+            quantize_rows(s, (attended, near), &layer.up, words, scales);
+            let out = Out::rows(wide, far);
+            unsafe { multiply_rows(s, words, scales, &layer.up, true, &out) };
+            quantize_rows(s, (wide, far), &layer.down, words, scales);
+            let out = Out::rows(wide, near);
+            unsafe { multiply_rows(s, words, scales, &layer.down, false, &out) };
+            for ((hidden, x), residual) in hidden
                 .chunks_exact_mut(width)
-                .zip(attended.chunks_exact(width))
+                .zip(wide.chunks_exact(near))
+                .zip(attended.chunks_exact(near))
             {
-                add_norm_row(s, x, residual, &layer.output_norm);
+                hidden.copy_from_slice(&x[..width]);
+                add_norm_row(s, hidden, &residual[..width], &layer.output_norm);
             }
         }
         if let Some(next) = self.next {
-            quantize_rows(s, hidden, width, &next.qkv, bytes, scales);
-            let stride = 3 * width;
-            // SAFETY: see above; row `first` begins within `qkv`.
+            quantize_rows(s, (hidden, width), &next.qkv, words, scales);
+            // SAFETY: see above; row `first` begins within `qkv`, as it does in each slab, a head of all tokens.
             unsafe {
-                let values = self.qkv.at(self.first * stride);
-                multiply_rows(s, bytes, scales, &next.qkv, false, &Out { values, stride });
+                let stride = self.layout.token;
+                let in_slabs = stride == self.layout.head_dim;
+                let out = Out {
+                    values: self.qkv.at(self.first * stride),
+                    stride,
+                    slab: if in_slabs { stride } else { usize::MAX },
+                    slab_stride: self.layout.head,
+                };
+                multiply_rows(s, words, scales, &next.qkv, false, &out);
             }
         }
     }

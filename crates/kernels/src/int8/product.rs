@@ -5,104 +5,180 @@
 
 use crate::elementwise::gelu_row;
 use crate::int8::{Int8Matrix, PANEL};
+use crate::scratch::as_bytes;
 use crate::simd::Simd;
-use crate::tile::{dispatch_rows, panel_start, panels};
+use crate::tile::{dispatch_rows, pack_panel, panel_start, panels};
 
 /// How to read a row's bytes: `x = low + step * byte`, `byte` as it lies in memory (signed or not).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Scale {
     step: f32,
     low: f32,
+    /// What the integer sums begin with: with two planes of bytes, what [`Simd::dot4`] leaves out.
+    start: i32,
 }
 
-/// Bytes that `rows` quantized rows of `k` values take.
-pub(super) const fn quantized_len(rows: usize, k: usize) -> usize {
-    rows * k.next_multiple_of(4)
+/// Words of four bytes that [`quantize_rows`] needs for `rows` rows of `k` values: the tiles, then one tile row by row.
+pub(super) const fn quantized_len<S: Simd>(rows: usize, k: usize) -> usize {
+    S::PLANES * (rows * k.div_ceil(4) + S::INT8_ROWS * staged_len(k))
 }
 
-/// Quantizes rows of `x`, `stride` values apart, for a product with `m`: `bytes` gets the tiles, `scales` (as many as rows)
-/// each row's scale.
+/// Words from one staged row to the next: a cache line more than needed, so that rows of a power of two do not compete for
+/// the same few lines of the cache, and room for a last whole vector.
+const fn staged_len(k: usize) -> usize {
+    k.div_ceil(4) + 16
+}
+
+/// Quantizes rows of `x`, `stride` values apart, for a product with `m`: `words` ([`quantized_len`] of them) gets the tiles,
+/// `scales` (as many as rows) each row's scale.
 ///
 /// A row that holds a NaN or an infinity gets a scale that makes every product with it NaN.
 #[inline(always)]
 pub(super) fn quantize_rows<S: Simd>(
     s: S,
-    x: &[f32],
-    stride: usize,
+    (x, stride): (&[f32], usize),
     m: &Int8Matrix<'_>,
-    bytes: &mut [u8],
+    words: &mut [f32],
     scales: &mut [Scale],
 ) {
     let rows = scales.len();
-    let width = m.k.next_multiple_of(4);
-    let tiles = panels(rows, S::INT8_ROWS);
-    for tile in 0..tiles {
-        let first = panel_start(tile, tiles, rows);
-        let height = panel_start(tile + 1, tiles, rows) - first;
-        let tile = &mut bytes[first * width..][..height * width];
+    let width = m.k.div_ceil(4);
+    let staged_width = staged_len(m.k);
+    let (tiles, staged) = words.split_at_mut(S::PLANES * rows * width);
+    let plane = S::INT8_ROWS * staged_width;
+    assert!(staged.len() >= S::PLANES * plane);
+    let count = panels(rows, S::INT8_ROWS);
+    for tile in 0..count {
+        let first = panel_start(tile, count, rows);
+        let height = panel_start(tile + 1, count, rows) - first;
         for i in 0..height {
             let x = &x[(first + i) * stride..][..m.k];
-            scales[first + i] = match m.smooth {
-                Some(smooth) => quantize_row::<S, true>(s, x, &smooth[..m.k], tile, (i, height)),
-                None => quantize_row::<S, false>(s, x, &[], tile, (i, height)),
+            let (row, signs) = staged[i * staged_width..].split_at_mut(staged_width);
+            let row = as_bytes(row);
+            let scale = &mut scales[first + i];
+            *scale = match m.smooth {
+                Some(smooth) => quantize_row::<S, true>(s, x, &smooth[..m.k], row),
+                None => quantize_row::<S, false>(s, x, &[], row),
             };
+            if S::PLANES == 2 {
+                let signs = as_bytes(&mut signs[plane - staged_width..][..width]);
+                scale.start = split_signs(&mut row[..width * 4], signs);
+            }
+        }
+        let tile = &mut tiles[S::PLANES * first * width..][..S::PLANES * height * width];
+        for (staged, tile) in staged
+            .chunks_exact(plane)
+            .zip(tile.chunks_exact_mut(height * width))
+        {
+            // SAFETY: `height <= INT8_ROWS` rows of `width` words lie `staged_width` apart in the staged plane, and as many in
+            // the tile's.
+            unsafe {
+                let staged = (staged.as_ptr(), staged_width);
+                pack_panel(s, staged, (height, width), tile.as_mut_ptr());
+            }
         }
     }
 }
 
-/// Quantizes one row to place `i` of `height` in a tile.
+/// Takes signed bytes apart into magnitudes, left in `bytes`, and signs, 0 or -1; returns the negative ones' sum of magnitudes.
+#[inline(always)]
+fn split_signs(bytes: &mut [u8], signs: &mut [u8]) -> i32 {
+    let mut sum = 0;
+    for (byte, sign) in bytes.iter_mut().zip(signs) {
+        let signed = byte.cast_signed();
+        *byte = signed.unsigned_abs();
+        *sign = (signed >> 7).cast_unsigned();
+        sum += i32::from(*byte & *sign);
+    }
+    sum
+}
+
+/// A row, smoothed as it is read.
+struct Row<'a, const SMOOTH: bool> {
+    x: &'a [f32],
+    smooth: &'a [f32],
+}
+
+impl<const SMOOTH: bool> Row<'_, SMOOTH> {
+    #[inline(always)]
+    fn at<S: Simd>(&self, s: S, at: usize) -> S::V {
+        let v = s.load(&self.x[at..]);
+        if SMOOTH {
+            s.mul(v, s.load(&self.smooth[at..]))
+        } else {
+            v
+        }
+    }
+
+    /// The values from `at` on, fewer than a vector but not none, then the last of them again and again, which changes neither
+    /// extreme.
+    #[inline(always)]
+    fn last<S: Simd>(&self, s: S, at: usize) -> S::V {
+        let mut lanes = [0.0; 16];
+        for (lane, v) in lanes[..S::LANES].iter_mut().enumerate() {
+            let at = (at + lane).min(self.x.len() - 1);
+            *v = self.x[at];
+            if SMOOTH {
+                *v *= self.smooth[at];
+            }
+        }
+        s.load(&lanes)
+    }
+}
+
+/// The extremes of what it saw.
+struct Extremes<V> {
+    low: V,
+    high: V,
+    /// 0, or NaN if a value was not finite: the extremes may lose a NaN.
+    poison: V,
+}
+
+impl<V: Copy> Extremes<V> {
+    #[inline(always)]
+    fn new<S: Simd<V = V>>(s: S) -> Self {
+        Self {
+            low: s.splat(f32::INFINITY),
+            high: s.splat(f32::NEG_INFINITY),
+            poison: s.splat(0.0),
+        }
+    }
+
+    #[inline(always)]
+    fn see<S: Simd<V = V>>(&mut self, s: S, v: V) {
+        self.low = s.min(self.low, v);
+        self.high = s.max(self.high, v);
+        self.poison = s.mul_add(v, s.splat(0.0), self.poison);
+    }
+}
+
+/// Quantizes one row to `bytes`, which have room for a whole last vector.
 #[inline(always)]
 fn quantize_row<S: Simd, const SMOOTH: bool>(
     s: S,
     x: &[f32],
     smooth: &[f32],
-    tile: &mut [u8],
-    (i, height): (usize, usize),
+    bytes: &mut [u8],
 ) -> Scale {
+    let row = Row::<SMOOTH> { x, smooth };
     let whole = x.len() / S::LANES * S::LANES;
-    let tail = x.len() - whole;
-    let value = |at: usize| {
-        let v = s.load(&x[at..]);
-        if SMOOTH {
-            s.mul(v, s.load(&smooth[at..]))
-        } else {
-            v
-        }
-    };
-    // Repeats the last value in the lanes beyond, which changes neither extreme.
-    let last = || {
-        let mut lanes = [0.0; 16];
-        for (lane, v) in lanes[..S::LANES].iter_mut().enumerate() {
-            let at = whole + lane.min(tail - 1);
-            *v = if SMOOTH { x[at] * smooth[at] } else { x[at] };
-        }
-        s.load(&lanes)
-    };
-    let mut low = [s.splat(f32::INFINITY); 2];
-    let mut high = [s.splat(f32::NEG_INFINITY); 2];
-    // Becomes NaN if a value is not finite: the extremes may lose a NaN.
-    let mut poison = [s.splat(0.0); 2];
-    let mut see = |half: usize, v: S::V| {
-        low[half] = s.min(low[half], v);
-        high[half] = s.max(high[half], v);
-        poison[half] = s.mul_add(v, s.splat(0.0), poison[half]);
-    };
+    let mut seen = [Extremes::new(s), Extremes::new(s)];
     let mut at = 0;
     while at + 2 * S::LANES <= whole {
-        see(0, value(at));
-        see(1, value(at + S::LANES));
+        seen[0].see(s, row.at(s, at));
+        seen[1].see(s, row.at(s, at + S::LANES));
         at += 2 * S::LANES;
     }
     if at < whole {
-        see(0, value(at));
+        seen[0].see(s, row.at(s, at));
     }
-    if tail > 0 {
-        see(1, last());
+    if whole < x.len() {
+        seen[1].see(s, row.last(s, whole));
     }
-    let low = least(s, s.min(low[0], low[1]));
-    let high = -least(s, s.sub(s.splat(0.0), s.max(high[0], high[1])));
-    let poison = s.sum(s.add(poison[0], poison[1]));
-    let range = high - low;
+    let [a, b] = seen;
+    let low = -s.largest(s.sub(s.splat(0.0), s.min(a.low, b.low)));
+    let range = s.largest(s.max(a.high, b.high)) - low;
+    let poison = s.sum(s.add(a.poison, b.poison));
     // Of a constant row every byte is 0 and `low` says it all; the same where the range is no normal number.
     let (step, inverse) = if range > f32::MIN_POSITIVE * 256.0 {
         (range / 255.0, 255.0 / range)
@@ -111,51 +187,34 @@ fn quantize_row<S: Simd, const SMOOTH: bool>(
     };
 
     let (factor, offset) = (s.splat(inverse), s.splat(-low * inverse));
-    let quads = S::LANES / 4;
-    let stride = 4 * height;
-    assert!(tile.len() >= height * x.len().next_multiple_of(4) && i < height);
+    assert!(bytes.len() >= whole + S::LANES);
     let mut at = 0;
     while at < whole {
-        let v = s.mul_add(value(at), factor, offset);
-        // SAFETY: quads at/4 .. at/4 + LANES/4 of a row of at least `whole` values lie in the tile, each at
-        // (quad * height + i) * 4.
-        unsafe {
-            let dst = tile.as_mut_ptr().add((at / 4 * height + i) * 4);
-            s.store_quads(dst, stride, v);
-        }
+        let v = s.mul_add(row.at(s, at), factor, offset);
+        // SAFETY: LANES bytes from `at < whole` on are within `bytes`, by the assertion.
+        unsafe { s.store_activations(bytes.as_mut_ptr().add(at), v) };
         at += S::LANES;
     }
-    if tail > 0 {
-        let v = s.mul_add(last(), factor, offset);
-        let mut bytes = [0u8; 16];
-        // SAFETY: LANES / 4 quads side by side in LANES <= 16 bytes.
-        unsafe { s.store_quads(bytes.as_mut_ptr(), 4, v) };
-        for quad in 0..tail.div_ceil(4).min(quads) {
-            let dst = ((whole / 4 + quad) * height + i) * 4;
-            tile[dst..dst + 4].copy_from_slice(&bytes[quad * 4..][..4]);
-        }
+    if whole < x.len() {
+        let v = s.mul_add(row.last(s, whole), factor, offset);
+        // SAFETY: as above, from `whole` on.
+        unsafe { s.store_activations(bytes.as_mut_ptr().add(whole), v) };
     }
     let low = if S::SIGNED { low + 128.0 * step } else { low };
     Scale {
         step: step + poison,
         low: low + poison,
+        start: 0,
     }
-}
-
-/// The least lane.
-#[inline(always)]
-fn least<S: Simd>(s: S, v: S::V) -> f32 {
-    let mut lanes = [0.0; 16];
-    s.store(&mut lanes, v);
-    lanes[..S::LANES]
-        .iter()
-        .fold(f32::INFINITY, |a, &b| a.min(b))
 }
 
 /// Where a product goes: rows `stride` values apart.
 pub(super) struct Out {
     pub(super) values: *mut f32,
     pub(super) stride: usize,
+    /// So many columns, a multiple of [`PANEL`], lie side by side; the next ones begin `slab_stride` values further on.
+    pub(super) slab: usize,
+    pub(super) slab_stride: usize,
 }
 
 impl Out {
@@ -163,6 +222,8 @@ impl Out {
         Self {
             values: values.as_mut_ptr(),
             stride,
+            slab: usize::MAX,
+            slab_stride: 0,
         }
     }
 }
@@ -170,30 +231,32 @@ impl Out {
 /// `rows` quantized rows times the matrix, plus bias, then GELU if asked.
 ///
 /// # Safety
-/// `out.values` must be writable for `m.n` f32 at each of `rows` row starts, and nothing else may refer to them meanwhile.
+/// `out.values` must be writable for `m.n` f32 at each of `rows` row starts (for each slab's columns, in slabs), and nothing
+/// else may refer to them meanwhile.
 #[inline(always)]
 pub(super) unsafe fn multiply_rows<S: Simd>(
     s: S,
-    bytes: &[u8],
+    words: &[f32],
     scales: &[Scale],
     m: &Int8Matrix<'_>,
     gelu: bool,
     out: &Out,
 ) {
     let rows = scales.len();
-    let width = m.k.next_multiple_of(4);
-    assert!(bytes.len() >= rows * width);
+    let width = m.k.div_ceil(4);
+    assert!(words.len() >= S::PLANES * rows * width && out.slab >= PANEL);
     let part = S::INT8_VECTORS * S::LANES;
     let tiles = panels(rows, S::INT8_ROWS);
     for column in (0..m.n).step_by(part) {
+        let place = column / out.slab * out.slab_stride + column % out.slab;
         for tile in 0..tiles {
             let row = panel_start(tile, tiles, rows);
             let height = panel_start(tile + 1, tiles, rows) - row;
             // The next part's weights come from far away while this part's are in use: the first two tiles ask for a line a
             // step, which for two vectors of 64 bytes is all of them.
-            let ahead = (column + part) / PANEL * width * PANEL + tile.min(1) * width / 4 * 64;
+            let ahead = ((column + part) / PANEL * PANEL * 4 + tile.min(1) * 64) * width;
             let tile = Tile {
-                bytes: &bytes[row * width..][..height * width],
+                words: &words[S::PLANES * row * width..][..S::PLANES * height * width],
                 scales: &scales[row..row + height],
                 column,
                 ahead: m.panels.as_ptr().cast::<u8>().wrapping_add(ahead),
@@ -201,7 +264,7 @@ pub(super) unsafe fn multiply_rows<S: Simd>(
             };
             // SAFETY: rows row..row + height are among the caller's.
             unsafe {
-                let values = out.values.add(row * out.stride + column);
+                let values = out.values.add(row * out.stride + place);
                 dispatch_rows!(height, S, INT8_ROWS, |ROWS| match S::INT8_VECTORS {
                     1 => multiply_tile::<S, ROWS, 1>(s, &tile, m, values, out.stride),
                     2 => multiply_tile::<S, ROWS, 2>(s, &tile, m, values, out.stride),
@@ -214,7 +277,7 @@ pub(super) unsafe fn multiply_rows<S: Simd>(
 }
 
 struct Tile<'a> {
-    bytes: &'a [u8],
+    words: &'a [f32],
     scales: &'a [Scale],
     column: usize,
     /// Where to prefetch, a cache line for each step of the product.
@@ -237,7 +300,7 @@ unsafe fn multiply_tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
     let column = tile.column;
     let panel = column / PANEL * steps * PANEL * 4 + column % PANEL * 4;
     assert!(
-        tile.bytes.len() == ROWS * steps * 4
+        tile.words.len() == S::PLANES * ROWS * steps
             && tile.scales.len() == ROWS
             && PANEL.is_multiple_of(width)
             && m.panels.len() >= panel + ((steps.max(1) - 1) * PANEL + width) * 4 * steps.min(1)
@@ -245,13 +308,7 @@ unsafe fn multiply_tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
     // SAFETY: the tile is `steps` quads of ROWS rows; the weights are `steps` times `width` lanes, PANEL lanes apart; both
     // asserted.
     let sums = unsafe {
-        product::<S, ROWS, VECTORS>(
-            s,
-            steps,
-            tile.bytes.as_ptr(),
-            m.panels.as_ptr().cast::<u8>().add(panel),
-            tile.ahead,
-        )
+        product::<S, ROWS, VECTORS>(s, steps, tile, m.panels.as_ptr().cast::<u8>().add(panel))
     };
     let columns = width.min(m.n - column);
     for j in 0..VECTORS {
@@ -277,7 +334,7 @@ unsafe fn multiply_tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
     if tile.gelu {
         for i in 0..ROWS {
             // SAFETY: the row's columns, just written.
-            gelu_row(s, unsafe {
+            gelu_row::<S, true>(s, unsafe {
                 std::slice::from_raw_parts_mut(out.add(i * stride), columns)
             });
         }
@@ -287,16 +344,23 @@ unsafe fn multiply_tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
 /// `Σ over steps of the dot products of quads` for each row and lane.
 ///
 /// # Safety
-/// `rows` must be readable for `4 * ROWS` bytes a step, `weights` for `VECTORS * LANES` quads every [`PANEL`] quads.
+/// The tile must have ROWS rows of `steps` words (in each plane), `weights` be readable for `VECTORS * LANES` quads every [`PANEL`] quads.
 #[inline(always)]
 unsafe fn product<S: Simd, const ROWS: usize, const VECTORS: usize>(
     s: S,
     steps: usize,
-    mut rows: *const u8,
+    tile: &Tile<'_>,
     mut weights: *const u8,
-    mut ahead: *const u8,
 ) -> [[S::I; VECTORS]; ROWS] {
     let mut sums = [[s.splat_int(0); VECTORS]; ROWS];
+    if S::PLANES == 2 {
+        for (sums, scale) in sums.iter_mut().zip(tile.scales) {
+            *sums = [s.splat_int(scale.start); VECTORS];
+        }
+    }
+    let mut rows = tile.words.as_ptr().cast::<u8>();
+    let mut ahead = tile.ahead;
+    let plane = 4 * ROWS * steps;
     for _ in 0..steps {
         // SAFETY: within the step; the pointers step past the end by wrapping arithmetic only.
         unsafe {
@@ -305,7 +369,7 @@ unsafe fn product<S: Simd, const ROWS: usize, const VECTORS: usize>(
                 *column = s.load_bytes(weights.add(j * S::LANES * 4));
             }
             for (i, sums) in sums.iter_mut().enumerate() {
-                let quad = s.load_quad(rows.add(i * 4));
+                let quad = s.load_quad(rows.add(i * 4), plane);
                 for (sum, column) in sums.iter_mut().zip(columns) {
                     *sum = s.dot4(*sum, quad, column);
                 }

@@ -168,6 +168,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     // Without VNNI the magnitudes, and which of them are negative.
     type Quad = (__m512i, __mmask64);
     const SIGNED: bool = !VNNI;
+    const PLANES: usize = 1;
     const INT8_ROWS: usize = if VNNI { 12 } else { 6 };
     const INT8_VECTORS: usize = 2;
     const FAST_DOT2: bool = true;
@@ -191,7 +192,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn load_quad(self, src: *const u8) -> Self::Quad {
+    unsafe fn load_quad(self, src: *const u8, _: usize) -> Self::Quad {
         // SAFETY: proven by `self`; the caller promises four readable bytes.
         unsafe {
             let quad = _mm512_set1_epi32(src.cast::<i32>().read_unaligned());
@@ -260,8 +261,8 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn store_quads(self, dst: *mut u8, stride: usize, v: __m512) {
-        // SAFETY: proven by `self`; the caller promises four bytes at each of four places.
+    unsafe fn store_activations(self, dst: *mut u8, v: __m512) {
+        // SAFETY: proven by `self`; the caller promises 16 writable bytes.
         unsafe {
             // Conversion saturates above, the maximum below.
             let ints = _mm512_cvtps_epi32(_mm512_max_ps(v, _mm512_setzero_ps()));
@@ -269,12 +270,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
             if Self::SIGNED {
                 bytes = _mm_xor_si128(bytes, _mm_set1_epi8(-128));
             }
-            let store =
-                |i: usize, quad: i32| dst.add(i * stride).cast::<i32>().write_unaligned(quad);
-            store(0, _mm_cvtsi128_si32(bytes));
-            store(1, _mm_extract_epi32::<1>(bytes));
-            store(2, _mm_extract_epi32::<2>(bytes));
-            store(3, _mm_extract_epi32::<3>(bytes));
+            _mm_storeu_si128(dst.cast(), bytes);
         }
     }
 
