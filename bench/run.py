@@ -14,7 +14,8 @@ prepare  only make what the peers need: exported models and our packed one
 
 Every system is a process that has loaded its model and is warm. They take turns: in every round each runs the workload once, in an
 order that moves on by one each round, while the others are stopped, so that whatever else the machine does meets all of them
-alike. What the chip can do at most is measured in the same rounds. A peer that is not installed, or fails, is named and left out.
+alike; a run that other processes disturbed is repeated. What the chip can do at most is measured in the same rounds. A peer that
+is not installed, or fails, is named and left out.
 
 The record is JSON lines: `run` (the machine, versions, the commit), `time` (a system on a workload: the seconds of every round),
 `peak` (the chip's int8 operations a second in every round), `cold` (starts). Progress goes to stderr, tables to stdout.
@@ -32,6 +33,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 
 import workloads
@@ -41,6 +43,9 @@ ROOT = BENCH.parent
 PEERS = BENCH / "peers"
 OURS = "reranker int8"
 TABLE = list(workloads.TABLE)
+# A run in which other processes took more of the processor than this is run again, at most so many times.
+FOREIGN_SHARE, FOREIGN_TICKS = 0.05, 3
+TRIES = 12
 # All systems of a group are in memory at once. The largest needs twice its 2.3 GB of f32 weights while it loads.
 SPARE_BYTES = 5 << 30
 
@@ -53,12 +58,18 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def proc(path: str, key: str) -> str:
+def proc(path: str, key: str, separator: str = ":") -> str:
     """A value of one of the system's files of `key: value` lines."""
     for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines():
         if line.startswith(key):
-            return line.split(":", 1)[1].strip()
+            return line.split(separator, 1)[1].strip()
     return ""
+
+
+def busy_ticks() -> int:
+    """Processor time all processes have used, and what the hypervisor gave to others, in the system's ticks."""
+    user, nice, system, _, _, irq, softirq, steal = map(int, proc("/proc/stat", "cpu ", " ").split()[:8])
+    return user + nice + system + irq + softirq + steal
 
 
 @dataclass
@@ -227,6 +238,24 @@ class Process:
         self.stop()
         return answer
 
+    def run(self, workload: str) -> tuple[float, int]:
+        """Seconds of one run that nothing disturbed, and how many disturbed ones were thrown away for it."""
+        for disturbed in range(TRIES):
+            if disturbed:
+                time.sleep(1)
+            before, own = busy_ticks(), self.ticks()
+            took = self.ask("run", workload)["seconds"]
+            foreign = busy_ticks() - before - (self.ticks() - own)
+            capacity = took * os.sysconf("SC_CLK_TCK") * (os.cpu_count() or 1)
+            if foreign <= max(FOREIGN_TICKS, FOREIGN_SHARE * capacity):
+                return took, disturbed
+        raise LeftOut(f"other processes disturbed all of {TRIES} runs of {workload}; this machine is too busy to measure on")
+
+    def ticks(self) -> int:
+        """Processor time this process has used, in the system's ticks."""
+        fields = pathlib.Path(f"/proc/{self.child.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
     def stop(self) -> None:
         self.child.send_signal(signal.SIGSTOP)
 
@@ -279,6 +308,7 @@ def run_group(name: str, args: argparse.Namespace, place: Place, write) -> None:
     ids = place.work / "ids.jsonl"
     workloads.write(str(ids), names, config["vocab_size"])
     processes: list[Process] = []
+    loaded: list[Process] = []
 
     def leave_out(system: str, why: LeftOut) -> None:
         note(f"left out: {system}: {why}")
@@ -291,6 +321,7 @@ def run_group(name: str, args: argparse.Namespace, place: Place, write) -> None:
             try:
                 note(f"{name}: loading {system.name}")
                 processes.append(Process(system, place, ids))
+                loaded.append(processes[-1])
             except LeftOut as why:
                 leave_out(system.name, why)
         if not processes:
@@ -308,6 +339,7 @@ def run_group(name: str, args: argparse.Namespace, place: Place, write) -> None:
                     processes.remove(process)
             seconds: dict[str, list[float]] = {process.system.name: [] for process in processes}
             gops: dict[tuple, list[float]] = {peak: [] for peak in peaks}
+            disturbed = 0
             for at in range(args.rounds):
                 for peak in list(peaks):
                     try:
@@ -316,11 +348,21 @@ def run_group(name: str, args: argparse.Namespace, place: Place, write) -> None:
                         leave_out("the chip's peak", why)
                         peaks.remove(peak)
                         del gops[peak]
-                turn = at % len(processes)
+                turn = at % max(1, len(processes))
                 for process in processes[turn:] + processes[:turn]:
-                    took = process.ask("run", workload)["seconds"]
+                    if process not in processes:
+                        continue
+                    try:
+                        took, again = process.run(workload)
+                    except LeftOut as why:
+                        leave_out(process.system.name, why)
+                        processes.remove(process)
+                        continue
                     seconds[process.system.name].append(took)
+                    disturbed += again
                     note(f"{name}, {workload}, round {at + 1}: {process.system.name} {took:.4f} s")
+            if disturbed:
+                note(f"{name}, {workload}: {disturbed} runs were disturbed by other processes, and repeated")
             exact = [prepared[s]["logits"] for s in (TORCH.name, TORCH_PACKED.name, F32.name) if s in prepared]
             for (threads, instruction_set), values in gops.items():
                 write({
@@ -355,7 +397,7 @@ def run_group(name: str, args: argparse.Namespace, place: Place, write) -> None:
                     **process.memory(),
                 })  # fmt: skip
     finally:
-        for process in processes:
+        for process in loaded:
             process.end()
 
 
@@ -499,6 +541,8 @@ def main() -> None:
     unknown = [word for word in what if word not in known]
     if unknown or args.rounds < 1:
         sys.exit(f"not understood: {' '.join(unknown) or args.rounds}; there are {', '.join(known)}")
+    # A driver that is ended must end the processes that it has stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     place = Place(args.binary.resolve(), args.python, args.model.resolve(), args.work.resolve(), args.threads)
     place.work.mkdir(parents=True, exist_ok=True)
     if "prepare" in what:
