@@ -137,7 +137,7 @@ enum Need {
 }
 
 impl Need {
-    /// Nothing for tables of which single rows are read; the tokenizer is one of those.
+    /// Nothing for tables of which single rows are read.
     fn of(name: &str) -> Option<Self> {
         if let Some((_, within)) = name.split_once("encoder.layer.") {
             let (layer, part) = within.split_once('.')?;
@@ -151,7 +151,8 @@ impl Need {
                     .map_or(Self::Head, |layer| Self::Layer(layer, part)),
             );
         }
-        if name.contains("_embeddings.") || name.starts_with("tokenizer.") {
+        // A run of tensors takes the padding between them with it.
+        if name.contains("_embeddings.") || name.starts_with("padding.") {
             None
         } else if name.starts_with("tokenizer") {
             Some(Self::Tokenizer)
