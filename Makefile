@@ -4,6 +4,9 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 BINARY := target/release/reranker
+DEMO := models/demo
+# With them the tests' models serve int8.
+TEST_PACKED := tests/golden/xlm-roberta/packed.safetensors $(DEMO)/packed.safetensors
 LOG := run/reranker.log
 # Python with the peers is needed only for measuring against them: `make bench`, `make compare`.
 PYTHON ?= target/bench/venv/bin/python
@@ -21,8 +24,11 @@ run: build ## serve on $PORT (8000), by default with the bundled demo model
 	@mkdir -p run
 	LOG_FORMAT=$${LOG_FORMAT:-text} $(BINARY) serve 2>&1 | tee -i $(LOG)
 
-test: ## run every test that needs nothing but this machine
+test: ## run every test that needs nothing but this machine, the service's on f32 and on int8
+	rm -f $(TEST_PACKED)
 	cargo test --workspace --locked
+	for model in $(dir $(TEST_PACKED)); do cargo run --quiet --locked -- pack --model $$model; done
+	cargo test --locked --test api --test server --test lambda --test azure; status=$$?; rm -f $(TEST_PACKED); exit $$status
 
 check: fmt lint test ## what CI runs first: format, lints, tests
 
@@ -32,8 +38,12 @@ fmt: ## check the format
 lint: ## clippy with warnings denied
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
-build: ## build the program, optimised
+build: ## build the program, optimised, and pack the demo model
 	cargo build --release --locked
+	$(MAKE) --no-print-directory $(DEMO)/packed.safetensors
+
+$(DEMO)/packed.safetensors: $(BINARY) $(addprefix $(DEMO)/,config.json tokenizer.json model.safetensors)
+	$(BINARY) pack --model $(DEMO)
 
 logs: ## follow the log of `make run`
 	@mkdir -p run && touch $(LOG)

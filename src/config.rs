@@ -29,11 +29,11 @@ macro_rules! variables {
 
 variables! {
     MODEL_NAME = "", "Hub id (`owner/name`) of a model that is in the local Hugging Face cache; with `MODEL_DIR`, the name to report for it";
-    MODEL_DIR = "models/demo", "folder with `config.json`, `tokenizer.json` and `model.safetensors` (or its shards); the default holds only where `MODEL_NAME` is not set";
+    MODEL_DIR = "models/demo", "folder with `config.json`, `tokenizer.json` and `model.safetensors` (or its shards), and `packed.safetensors` beside them or instead; or a packed file; the default holds only where `MODEL_NAME` is not set";
     MODEL_REVISION = "", "revision to report, and to look for in the Hugging Face cache";
     HOST = "0.0.0.0", "address to listen on";
     PORT = "8000", "port to listen on; Azure Functions' own port goes before it";
-PRECISION = "auto", "what the model computes in: `int8` (needs a packed model), `f32` (needs a model folder), `bf16` or `f16` (need a GPU, which this build does not use), or `auto`, the fastest of what is there";
+PRECISION = "auto", "what the model computes in: `int8` (needs a packed model: `reranker pack`), `f32` (needs a model folder), `bf16` or `f16` (need a GPU, which this build does not use), or `auto`: `int8` where the model is packed, else `f32`";
     USE_FP16 = "false", "use the best safe reduced precision of the device; on CPUs that is what `PRECISION=auto` chooses already, so nothing changes there";
     CORS_ORIGINS = "*", "origins allowed to call from a browser, separated by commas; empty for none";
     MAX_LENGTH = "512", "longest sequence in tokens, special tokens included; the model's own limit where that is lower";

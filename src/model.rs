@@ -11,7 +11,7 @@ mod int8;
 mod ops;
 mod quantize;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use kernels::Kernels;
@@ -23,7 +23,7 @@ pub use quantize::{MatrixReport, packed_tensors, quantize};
 use crate::error::ModelError;
 use crate::rerank::Precision;
 pub use crate::weights::{Fidelity, Manifest};
-use crate::weights::{Prefetch, Weights};
+use crate::weights::{PACKED_FILE, Prefetch, Weights, sha256_of};
 use encoder::Encoder;
 use head::Head;
 
@@ -187,6 +187,30 @@ impl Model {
         }
         Ok(logits)
     }
+}
+
+/// What to load for this precision: the packed form that a folder may hold, where it is not f32 that is asked for; else `path`
+/// itself. A packed form of another configuration than the folder's is refused.
+pub fn choose(path: &Path, precision: Precision) -> Result<PathBuf, ModelError> {
+    let packed = path.join(PACKED_FILE);
+    if precision == Precision::F32 || !packed.is_file() {
+        return Ok(path.to_owned());
+    }
+    let config = path.join(CONFIG_FILE);
+    if config.is_file() {
+        let weights = Weights::open(&packed)?;
+        let sources = weights.manifest().map(|manifest| &manifest.sources);
+        let packed_from = sources.and_then(|sources| sources.get(CONFIG_FILE));
+        if packed_from != Some(&sha256_of(&config)?) {
+            return Err(ModelError::unfit(
+                &packed,
+                "source",
+                "another config.json than the folder's",
+                "the folder's: pack the model again",
+            ));
+        }
+    }
+    Ok(packed)
 }
 
 /// Refuses a tokenizer that can produce ids for which there is no embedding.

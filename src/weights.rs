@@ -27,6 +27,8 @@ pub use packed::{FORMAT, Fidelity, Manifest, PackedWriter, check_payload, sha256
 pub use prefetch::{Prefetch, PrefetchReport};
 pub use safetensors::Dtype;
 
+/// Where a model folder keeps its packed form.
+pub const PACKED_FILE: &str = "packed.safetensors";
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
 

@@ -1,6 +1,6 @@
 //! The router by itself, over a tiny real model: routes, answers, errors, headers.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use kernels::Kernels;
 use reranker::batch::Compute;
 use reranker::error::ModelError;
 use reranker::http::{Deadline, ERROR_CODES, RequestId, Settings, router};
+use reranker::model::choose;
 use reranker::rerank::{Limits, Precision, Truncation};
 use reranker::service::{Engine, EngineSettings, Service};
 use serde_json::{Value, json};
@@ -37,8 +38,11 @@ fn empty_service() -> Service {
     Service::new(compute, Instant::now())
 }
 
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/xlm-roberta")
+}
+
 fn engine() -> Result<Engine, ModelError> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/xlm-roberta");
     let settings = EngineSettings {
         name: "tiny".into(),
         named: true,
@@ -49,7 +53,8 @@ fn engine() -> Result<Engine, ModelError> {
         precision: Precision::Auto,
         kernels: Kernels::detect(),
     };
-    Engine::load(&folder, settings, false, Instant::now())
+    let chosen = choose(&golden(), Precision::Auto)?;
+    Engine::load(&chosen, settings, false, Instant::now())
 }
 
 async fn loaded() -> (Router, Service) {
@@ -313,13 +318,17 @@ async fn health_tells_loading_ready_failed_and_draining_apart() {
     assert!(health["cold_start"]["total_ms"].as_f64().expect("a number") > 0.0);
     assert_eq!(ask(&app, get("/ready")).await.0.as_u16(), 200);
     let (_, info) = ask(&app, get("/info")).await;
+    // The tests run on the folder and on its packed form.
+    let packed = golden().join("packed.safetensors").is_file();
+    let precision = if packed { "int8" } else { "f32" };
+    assert_eq!(info["fidelity"].is_object(), packed);
     assert_eq!(
         (&info["max_length"], &info["model_max_length"]),
         (&json!(100), &json!(128))
     );
     assert_eq!(
         (&info["precision"], &info["demo"]),
-        (&json!("f32"), &json!(false))
+        (&json!(precision), &json!(false))
     );
     assert_eq!(info["limits"]["max_pairs"], 50);
 

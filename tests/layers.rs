@@ -30,7 +30,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("service", &["batch", "model", "rerank", "tokenizer"]),
     ("tokenizer", &["rerank"]),
     ("batch", &[]),
-    ("model", &["weights"]),
+    ("model", &["rerank", "weights"]),
     ("weights", &[]),
     ("lib", &[]),
 ];

@@ -99,15 +99,19 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         .build()
         .context("cannot start the compute threads")?;
     let model = pool
-        .install(|| Model::load(&plan.folder, kernels))
+        .install(|| Model::load(&plan.path, kernels))
         .context("cannot load the model")?;
     let workloads = workloads(args, &model)?;
     let bench = Bench {
+        engine: format!(
+            "reranker {} {}",
+            model.precision().name(),
+            kernels.isa().name()
+        ),
         pool,
         model,
         workloads,
         batch_tokens: config.batch_tokens,
-        engine: format!("reranker f32 {}", kernels.isa().name()),
     };
     if args.serve {
         serving::serve(&bench)?;

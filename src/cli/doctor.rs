@@ -7,7 +7,7 @@ use kernels::Isa;
 
 use super::setup;
 use crate::config::Config;
-use crate::model::ModelConfig;
+use crate::model::Model;
 use crate::service::Engine;
 
 /// One line of the report.
@@ -96,8 +96,8 @@ fn model(config: &Config) -> Vec<Finding> {
             )];
         }
     };
-    let mut findings = vec![Fine(format!("model folder: {}", plan.folder.display()))];
-    let engine = match Engine::load(&plan.folder, plan.settings, true, Instant::now()) {
+    let mut findings = vec![Fine(format!("model folder: {}", plan.path.display()))];
+    let engine = match Engine::load(&plan.path, plan.settings, true, Instant::now()) {
         Ok(engine) => engine,
         Err(error) => {
             findings.push(Wrong(
@@ -142,7 +142,7 @@ fn model(config: &Config) -> Vec<Finding> {
         "precision: {}{}; tokenizer {:.0} ms, weights {:.0} ms, first forward pass {:.0} ms",
         info.precision,
         if config.use_fp16 {
-            " (USE_FP16: the best safe one of this device)"
+            " (USE_FP16 changes nothing here: PRECISION chooses)"
         } else {
             ""
         },
@@ -151,7 +151,7 @@ fn model(config: &Config) -> Vec<Finding> {
         info.load.warm_up.as_secs_f64() * 1e3,
     )));
     let needs = needed_memory(
-        engine.model().config(),
+        engine.model(),
         config.batch_tokens,
         info.weight_bytes,
         &info.stored_dtype,
@@ -167,17 +167,24 @@ fn model(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// A rough upper bound: the weights as f32 where they are not already, the activations of one full batch, and the tokenizer.
-fn needed_memory(model: &ModelConfig, batch_tokens: usize, stored: u64, dtype: &str) -> u64 {
+/// A rough upper bound: the weights (as f32 where a folder holds another dtype), the activations of one full batch, and the
+/// tokenizer.
+fn needed_memory(model: &Model, batch_tokens: usize, stored: u64, dtype: &str) -> u64 {
+    let packed = model.manifest().is_some();
+    let model = model.config();
+    let activations = 4 * (6 * model.hidden_size + model.intermediate_size) * batch_tokens;
+    if packed {
+        // Used as it lies in the file, tokenizer included.
+        return stored + activations as u64;
+    }
     let widened = match dtype {
         "f16" | "bf16" => stored * 2,
         "i8" => stored * 4,
         _ => stored,
     };
-    let per_token = 4 * (6 * model.hidden_size + model.intermediate_size) as u64;
     // The true XLM-RoBERTa tokenizer takes about 290 MB for 250,000 pieces.
     let tokenizer = model.vocab_size as u64 * 1_200;
-    widened + per_token * batch_tokens as u64 + tokenizer
+    widened + activations as u64 + tokenizer
 }
 
 /// What this process may use: the cgroup's limit or the machine's memory, whichever is lower.

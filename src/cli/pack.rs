@@ -19,16 +19,16 @@ use crate::model::{
 };
 use crate::rerank::{Truncation, sigmoid};
 use crate::tokenizer::{Compilation, PairTokenizer, compile};
-use crate::weights::{Dtype, FORMAT, PackedWriter, Prefetch, Weights, sha256_of};
+use crate::weights::{Dtype, FORMAT, PACKED_FILE, PackedWriter, Prefetch, Weights, sha256_of};
 
 #[derive(clap::Args)]
 pub struct Args {
     /// The model's folder, or its hub id in the local Hugging Face cache; the configured model where it is not given.
     #[arg(long, value_name = "DIR|ID")]
     model: Option<String>,
-    /// The packed file to write.
+    /// The packed file to write; packed.safetensors in the model's folder where it is not given, which then serves int8.
     #[arg(long, value_name = "FILE")]
-    out: PathBuf,
+    out: Option<PathBuf>,
     /// Print each matrix's quantization error.
     #[arg(long)]
     verbose: bool,
@@ -38,7 +38,7 @@ pub struct Args {
 const TEXTS: &str = include_str!("pack/texts.jsonl");
 /// A packed model whose scores differ more than this from its source's, on average or anywhere, is not written.
 const MEAN_SCORE_BOUND: f64 = 0.01;
-const MAX_SCORE_BOUND: f64 = 0.03;
+pub(super) const MAX_SCORE_BOUND: f64 = 0.03;
 
 #[derive(Deserialize)]
 struct Text {
@@ -57,6 +57,7 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
     if !folder.is_dir() {
         return Err(Usage(format!("{}: not a model folder", folder.display())).into());
     }
+    let out = args.out.clone().unwrap_or_else(|| folder.join(PACKED_FILE));
     let kernels = setup::kernels(config)?;
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(setup::threads(config))
@@ -85,7 +86,7 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
     };
     let layers = model.config().layers;
     let manifest_bytes = serde_json::to_string(&manifest)?.len();
-    let mut writer = PackedWriter::create(&args.out, packed_tensors(layers), manifest_bytes)?;
+    let mut writer = PackedWriter::create(&out, packed_tensors(layers), manifest_bytes)?;
     let result = pool.install(|| {
         write(args, &model, &weights, &texts, &json, &mut writer)
             .and_then(|exact| measure(&mut writer, &mut manifest, exact, &texts, kernels))
@@ -93,10 +94,10 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
     match result {
         Ok(fidelity) => {
             writer.finish()?;
-            let bytes = std::fs::metadata(&args.out)?.len();
+            let bytes = std::fs::metadata(&out)?.len();
             println!(
                 "{}: {:.1} MB in {:.1} s; on {} pairs of {} tokens score differs from f32 by {:.5} on average, {:.5} at most; logit by {:.4}, {:.4}; Kendall's tau {}",
-                args.out.display(),
+                out.display(),
                 bytes as f64 / 1e6,
                 started.elapsed().as_secs_f64(),
                 fidelity.pairs,

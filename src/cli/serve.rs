@@ -45,7 +45,7 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
     };
     tracing::info!(
         host = kind.name(),
-        model_dir = %plan.folder.display(),
+        model_dir = %plan.path.display(),
         threads = service.threads(),
         instruction_set = plan.settings.kernels.isa().name(),
         max_length = config.max_length,
@@ -58,7 +58,7 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         );
     }
     let load = load(service.clone(), move || {
-        Engine::load(&plan.folder, plan.settings, warm_up, started)
+        Engine::load(&plan.path, plan.settings, warm_up, started)
     });
     tokio::runtime::Builder::new_multi_thread()
         // The runtime only moves bytes; the cores belong to the compute threads.

@@ -9,13 +9,15 @@ use kernels::{Isa, Kernels};
 use super::Usage;
 use crate::config::Config;
 use crate::error::ModelError;
+use crate::model::choose;
 use crate::rerank::Limits;
 use crate::service::{Engine, EngineSettings};
 use crate::weights::{LocatedModel, locate};
 
 /// Everything that loading a model takes, decided before it starts.
 pub struct ModelPlan {
-    pub folder: PathBuf,
+    /// A model folder or a packed file.
+    pub path: PathBuf,
     pub settings: EngineSettings,
 }
 
@@ -73,7 +75,7 @@ pub fn find_model(config: &Config) -> Result<LocatedModel, ModelError> {
 pub fn model(config: &Config) -> anyhow::Result<ModelPlan> {
     let found = find_model(config)?;
     Ok(ModelPlan {
-        folder: found.folder,
+        path: choose(&found.folder, config.precision)?,
         settings: EngineSettings {
             name: found.name,
             named: config.model_name.is_some(),
@@ -105,7 +107,7 @@ pub fn pool(config: &Config) -> anyhow::Result<rayon::ThreadPool> {
 pub fn load(config: &Config, pool: &rayon::ThreadPool) -> anyhow::Result<Engine> {
     let plan = model(config)?;
     let engine = pool
-        .install(|| Engine::load(&plan.folder, plan.settings, false, Instant::now()))
+        .install(|| Engine::load(&plan.path, plan.settings, false, Instant::now()))
         .context("cannot load the model")?;
     if let Some(note) = &engine.info().note {
         eprintln!("note: {note}");

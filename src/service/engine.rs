@@ -71,7 +71,7 @@ impl Engine {
     /// Loads a model folder or packed file; with `warm_up` also runs it once, so that the first request finds its pages read. `started` is when
     /// the process began.
     pub fn load(
-        folder: &Path,
+        path: &Path,
         settings: EngineSettings,
         warm_up: bool,
         started: Instant,
@@ -80,7 +80,7 @@ impl Engine {
         // Before anything is loaded for nothing.
         if matches!(settings.precision, Precision::Bf16 | Precision::F16) {
             return Err(ModelError::unfit(
-                folder,
+                path,
                 "precision",
                 format!("PRECISION={}", settings.precision.name()),
                 "auto, int8 or f32: this build computes on CPUs",
@@ -88,20 +88,20 @@ impl Engine {
         }
         let timed_model = || {
             let begun = Instant::now();
-            Model::load(folder, settings.kernels).map(|m| (m, Span::since(begun, started)))
+            Model::load(path, settings.kernels).map(|m| (m, Span::since(begun, started)))
         };
         let timed_tokenizer = |packed: Option<&PackedTokenizer>| {
             let begun = Instant::now();
             match packed {
                 Some(PackedTokenizer::Compiled(bytes)) => {
-                    PairTokenizer::from_compiled(bytes.clone(), folder)
+                    PairTokenizer::from_compiled(bytes.clone(), path)
                 }
-                Some(PackedTokenizer::Json(bytes)) => PairTokenizer::from_json(bytes, folder),
-                None => PairTokenizer::load(&folder.join(TOKENIZER_FILE)),
+                Some(PackedTokenizer::Json(bytes)) => PairTokenizer::from_json(bytes, path),
+                None => PairTokenizer::load(&path.join(TOKENIZER_FILE)),
             }
             .map(|t| (t, Span::since(begun, started)))
         };
-        let (tokenizer, model) = if folder.is_dir() {
+        let (tokenizer, model) = if path.is_dir() {
             let (tokenizer, model) = rayon::join(|| timed_tokenizer(None), timed_model);
             (tokenizer?, model?)
         } else {
@@ -119,7 +119,7 @@ impl Engine {
                 ),
             };
             return Err(ModelError::unfit(
-                folder,
+                path,
                 format!("model for PRECISION={}", settings.precision.name()),
                 found,
                 expected,
@@ -134,7 +134,7 @@ impl Engine {
             && *own != settings.name
         {
             return Err(ModelError::unfit(
-                folder,
+                path,
                 "model",
                 format!("the demo model {own}"),
                 format!("MODEL_NAME={}", settings.name),

@@ -127,7 +127,7 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         return once(tokens[0] as usize, config, started);
     }
     let models = if args.models.is_empty() {
-        vec![setup::model(config)?.folder]
+        vec![setup::model(config)?.path]
     } else {
         args.models.clone()
     };
@@ -384,7 +384,7 @@ fn once(tokens: usize, config: &Config, started: Instant) -> anyhow::Result<Exit
         .build()
         .context("cannot start the compute threads")?;
     let (engine, encode, score) = pool.install(|| {
-        let engine = Engine::load(&plan.folder, plan.settings, false, started)
+        let engine = Engine::load(&plan.path, plan.settings, false, started)
             .context("cannot load the model")?;
         let begun = Instant::now();
         let request = Request {

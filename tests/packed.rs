@@ -1,0 +1,237 @@
+//! Packed models: made from the demo model by the command, served, compared with their source, and refused when damaged.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn reranker(args: &[&str], variables: &[(&str, &str)]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_reranker"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env_clear()
+        .envs(variables.iter().copied())
+        .args(args)
+        .output()
+        .expect("runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The demo model packed, once for all tests of this file.
+fn packed() -> &'static Path {
+    static PACKED: std::sync::OnceLock<(tempfile::TempDir, PathBuf)> = std::sync::OnceLock::new();
+    &PACKED
+        .get_or_init(|| {
+            let dir = tempfile::tempdir().expect("a folder");
+            let path = dir.path().join("demo.safetensors");
+            pack("models/demo", &path);
+            (dir, path)
+        })
+        .1
+}
+
+fn pack(model: &str, out: &Path) {
+    let out = out.to_str().expect("a plain path");
+    let done = reranker(&["pack", "--model", model, "--out", out], &[]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    assert!(text(&done.stdout).contains("score differs from f32"));
+}
+
+const PAIRS: &str = "bench/pairs.jsonl";
+
+/// Logits of the benchmark's multilingual pairs.
+fn logits(model: &Path, variables: &[(&str, &str)]) -> Vec<f64> {
+    let model = model.to_str().expect("a plain path");
+    let all = [&[("MODEL_DIR", model)], variables].concat();
+    let done = reranker(&["score", "--raw", "--jsonl", PAIRS], &all);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let scores = text(&done.stdout);
+    let logit = |line: &str| {
+        let value: Value = serde_json::from_str(line).expect("JSON");
+        value["logit"].as_f64().expect("a logit")
+    };
+    scores.lines().map(logit).collect()
+}
+
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+#[test]
+fn packing_is_deterministic_and_near_the_source() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let again = dir.path().join("again.safetensors");
+    pack("models/demo", &again);
+    let bytes = std::fs::read(packed()).expect("read");
+    assert!(
+        bytes == std::fs::read(&again).expect("read"),
+        "two packings differ"
+    );
+
+    let int8 = logits(packed(), &[]);
+    let f32s = logits(Path::new("models/demo"), &[("PRECISION", "f32")]);
+    let differences: Vec<f64> = int8
+        .iter()
+        .zip(&f32s)
+        .map(|(a, b)| (sigmoid(*a) - sigmoid(*b)).abs())
+        .collect();
+    assert_eq!(int8.len(), f32s.len());
+    let mean = differences.iter().sum::<f64>() / differences.len() as f64;
+    let max = differences.iter().fold(0f64, |a, b| a.max(*b));
+    assert!(mean > 0.0, "int8 and f32 are the same");
+    assert!(mean <= 0.01 && max <= 0.03, "mean {mean}, max {max}");
+}
+
+#[test]
+fn a_pair_scores_the_same_bits_in_any_batch_and_on_any_number_of_threads() {
+    let whole = logits(packed(), &[("THREADS", "2")]);
+    for variables in [
+        ("BATCH_TOKENS", "16"),
+        ("THREADS", "1"),
+        ("BATCH_TOKENS", "200"),
+    ] {
+        let other = logits(packed(), &[variables]);
+        let bits = |x: &[f64]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&whole), bits(&other), "{variables:?}");
+    }
+}
+
+#[test]
+fn every_instruction_set_gives_nearly_the_same_logits() {
+    let best = logits(packed(), &[]);
+    for isa in kernels::Isa::available() {
+        let other = logits(packed(), &[("INSTRUCTION_SET", isa.name())]);
+        for (a, b) in best.iter().zip(&other) {
+            // Where two sets round an activation differently, what follows differs by as much as quantizing does.
+            assert!(
+                (sigmoid(*a) - sigmoid(*b)).abs() < 0.03,
+                "{isa}: {b} for {a}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_folder_serves_its_packed_form_unless_f32_is_asked_for() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        let source = Path::new("models/demo").join(file);
+        std::fs::copy(source, dir.path().join(file)).expect("copied");
+    }
+    std::fs::copy(packed(), dir.path().join("packed.safetensors")).expect("copied");
+    let int8 = logits(packed(), &[]);
+    let f32s = logits(Path::new("models/demo"), &[("PRECISION", "f32")]);
+    assert_eq!(logits(dir.path(), &[]), int8);
+    assert_eq!(logits(dir.path(), &[("PRECISION", "f32")]), f32s);
+    let folder = dir.path().to_str().expect("a plain path");
+    let run = |variables: &[(&str, &str)]| {
+        let all = [&[("MODEL_DIR", folder)], variables].concat();
+        reranker(&["score", "--query", "q", "p"], &all)
+    };
+
+    let config = dir.path().join("config.json");
+    let changed = std::fs::read_to_string(&config).expect("read") + " ";
+    std::fs::write(&config, changed).expect("written");
+    let refused = run(&[]);
+    assert!(!refused.status.success());
+    assert!(
+        text(&refused.stderr).contains("pack the model again"),
+        "{}",
+        text(&refused.stderr)
+    );
+
+    std::fs::remove_file(dir.path().join("packed.safetensors")).expect("removed");
+    let refused = run(&[("PRECISION", "int8")]);
+    assert!(
+        text(&refused.stderr).contains("reranker pack"),
+        "{}",
+        text(&refused.stderr)
+    );
+    let refused = run(&[("PRECISION", "bf16")]);
+    assert!(
+        text(&refused.stderr).contains("PRECISION=bf16"),
+        "{}",
+        text(&refused.stderr)
+    );
+    let packed = packed().to_str().expect("a plain path");
+    let refused = reranker(
+        &["score", "--query", "q", "p"],
+        &[("MODEL_DIR", packed), ("PRECISION", "f32")],
+    );
+    assert!(
+        text(&refused.stderr).contains("PRECISION=f32"),
+        "{}",
+        text(&refused.stderr)
+    );
+}
+
+#[test]
+fn a_damaged_file_is_refused_and_never_scores_wrong() {
+    let whole = std::fs::read(packed()).expect("read");
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("damaged.safetensors");
+    let model = path.to_str().expect("a plain path");
+    let run = |bytes: &[u8], args: &[&str]| {
+        std::fs::write(&path, bytes).expect("written");
+        reranker(args, &[("MODEL_DIR", model)])
+    };
+    let score: &[&str] = &["score", "--query", "q", "p"];
+    for cut in [0, 1, 7, 8, 100, 5000, whole.len() / 2, whole.len() - 1] {
+        let refused = run(&whole[..cut], score);
+        assert_eq!(refused.status.code(), Some(1), "cut to {cut} bytes");
+        assert!(text(&refused.stderr).contains("damaged.safetensors"));
+    }
+    let header = usize::try_from(u64::from_le_bytes(whole[..8].try_into().expect("8 bytes")))
+        .expect("a length");
+    let find = |needle: &str| {
+        let head = &whole[..8 + header];
+        head.windows(needle.len())
+            .position(|window| window == needle.as_bytes())
+            .expect(needle)
+    };
+    for (needle, replacement, message) in [
+        (
+            "\\\"format\\\":1",
+            "\\\"format\\\":2",
+            "pack the model again",
+        ),
+        ("panel32x4", "panel32x8", "header"),
+        (
+            "\\\"hidden_size\\\":384",
+            "\\\"hidden_size\\\":383",
+            "header",
+        ),
+    ] {
+        let mut bytes = whole.clone();
+        let at = find(needle);
+        bytes[at..at + needle.len()].copy_from_slice(replacement.as_bytes());
+        let refused = run(&bytes, score);
+        assert_eq!(refused.status.code(), Some(1), "{needle}");
+        assert!(
+            text(&refused.stderr).contains(message),
+            "{}",
+            text(&refused.stderr)
+        );
+    }
+    // An altered weight is found by the full check.
+    let mut bytes = whole.clone();
+    let at = whole.len() / 2;
+    bytes[at] ^= 1;
+    let refused = run(&bytes, &["verify", "--scores", "models/demo/scores.json"]);
+    assert!(!refused.status.success());
+    assert!(
+        text(&refused.stderr).contains("SHA-256"),
+        "{}",
+        text(&refused.stderr)
+    );
+    let fine = run(&whole, &["verify", "--scores", "models/demo/scores.json"]);
+    assert!(
+        fine.status.success(),
+        "{}{}",
+        text(&fine.stdout),
+        text(&fine.stderr)
+    );
+    assert!(text(&fine.stdout).contains("every tensor is as it was packed"));
+}
