@@ -10,6 +10,7 @@ mod packed;
 mod prefetch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -298,12 +299,10 @@ impl Weights {
     /// Like [`Self::matrix`], but nothing is read before a row is asked for: for embeddings, of which a request touches little.
     pub fn table(&self, name: &str, rows: usize, columns: usize) -> Result<Table, ModelError> {
         let found = self.locate(name, &[rows, columns])?;
-        // Words lie anywhere in theirs; the rows of positions and segments are read from the first one on.
-        if name.contains("word_embeddings") {
-            found
-                .file
-                .read_sparsely(found.offset..found.offset + found.len);
-        }
+        // What is wanted of it is said row by row.
+        found
+            .file
+            .read_sparsely(found.offset..found.offset + found.len);
         let values = match found.dtype {
             Dtype::F32 => TableValues::F32(self.widen(name, found, rows, columns)?),
             Dtype::F16 | Dtype::BF16 => TableValues::Half,
@@ -414,16 +413,20 @@ impl Table {
 
     /// Says that these rows will be read, so that those that lie on the disk come all at the same time: read one by one, each
     /// would be waited for. Rows that there are not are passed over.
-    pub fn expect(&self, rows: &[u32]) {
+    pub fn expect(&self, rows: impl IntoIterator<Item = Range<usize>>) {
         if self.expected.fetch_add(1, Ordering::Relaxed) >= COLD_CALLS {
             return;
         }
-        let width = self.row_bytes();
-        for &row in rows {
-            let row = row as usize;
-            if row < self.rows {
-                let start = self.offset + row * width;
-                self.file.read_soon(start..start + width);
+        let width = match self.dtype {
+            Dtype::F32 => 4,
+            Dtype::I8 => 1,
+            _ => 2,
+        } * self.columns;
+        for rows in rows {
+            let (first, end) = (rows.start, rows.end.min(self.rows));
+            if first < end {
+                let bytes = self.offset + first * width..self.offset + end * width;
+                self.file.read_soon(bytes);
             }
         }
     }
@@ -557,7 +560,7 @@ mod tests {
             );
             let table = weights.table(name, 3, 2).expect(name);
             // A hint that changes nothing, for rows that there are not either.
-            table.expect(&[0, 2, 3, u32::MAX]);
+            table.expect([0..1, 2..9, 3..4, usize::MAX - 1..usize::MAX]);
             for row in 0..3 {
                 let mut out = [f32::NAN; 2];
                 table.read_row(row, &mut out);

@@ -189,8 +189,11 @@ impl Embeddings {
 
     /// `[tokens, hidden]`, row-major.
     fn forward(&self, packed: &Packed) -> Result<Vec<f32>, ModelError> {
-        self.words.expect(&packed.ids);
         let positions = self.positions(packed)?;
+        let row = |&id: &u32| id as usize..id as usize + 1;
+        self.words.expect(packed.ids.iter().map(row));
+        let last = positions.iter().max().copied().unwrap_or_default();
+        self.positions.expect([0..last + 1]);
         let beyond = |what: &str, id: u32, rows: usize| {
             Err(ModelError::Compute(format!(
                 "{what} {id} is beyond the embedding's {rows} rows"

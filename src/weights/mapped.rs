@@ -62,40 +62,48 @@ impl Mapped {
         false
     }
 
-    /// Brings the pages of these bytes into memory and maps them, so that touching them does not wait. Blocks until they are there.
+    /// Brings the pages of these bytes, and no others, into memory and maps them, so that touching them does not wait. Blocks until
+    /// they are there.
     pub fn populate(&self, bytes: Range<usize>) {
-        #[cfg(target_os = "linux")]
-        {
-            let advised = self
-                .map
-                .advise_range(Advice::PopulateRead, bytes.start, bytes.len());
-            // Kernels before 5.14 do not know this advice. Any other failure is left to whoever needs the bytes.
-            if !advised.is_err_and(|error| error.kind() == std::io::ErrorKind::InvalidInput) {
-                return;
+        // All of it is asked for at once, and the system's own guess at what comes next, up to megabytes of it, is left out.
+        self.advise(Advice::Random, &bytes);
+        self.advise(Advice::WillNeed, &bytes);
+        if !self.map_pages(&bytes) {
+            for page in self.map[bytes.clone()].chunks(4096) {
+                std::hint::black_box(page[0]);
             }
         }
-        let _ = self
-            .map
-            .advise_range(Advice::WillNeed, bytes.start, bytes.len());
-        for page in self.map[bytes].chunks(4096) {
-            std::hint::black_box(page[0]);
-        }
+        // Should the system need the memory for something else, they are read again in its own way.
+        self.advise(Advice::Normal, &bytes);
     }
 
-    /// Says that single places of these bytes will be read, so that the system does not read their neighbourhood with them.
-    pub fn read_sparsely(&self, bytes: Range<usize>) {
-        // A hint: without it more is read, and nothing else changes.
-        let _ = self
+    /// Waits for pages and maps them, where the kernel can: from 5.14 on. Another failure is left to whoever needs the bytes.
+    #[cfg(target_os = "linux")]
+    fn map_pages(&self, bytes: &Range<usize>) -> bool {
+        let advised = self
             .map
-            .advise_range(Advice::Random, bytes.start, bytes.len());
+            .advise_range(Advice::PopulateRead, bytes.start, bytes.len());
+        !advised.is_err_and(|error| error.kind() == std::io::ErrorKind::InvalidInput)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn map_pages(&self, _: &Range<usize>) -> bool {
+        false
+    }
+
+    /// Tells the system how these bytes will be read. A hint: without it more is waited for, and nothing else changes.
+    fn advise(&self, advice: Advice, bytes: &Range<usize>) {
+        let _ = self.map.advise_range(advice, bytes.start, bytes.len());
     }
 
     /// Has the pages of these bytes read without waiting for them.
     pub fn read_soon(&self, bytes: Range<usize>) {
-        // A hint: without it they are read when they are touched.
-        let _ = self
-            .map
-            .advise_range(Advice::WillNeed, bytes.start, bytes.len());
+        self.advise(Advice::WillNeed, &bytes);
+    }
+
+    /// Says that single places of these bytes will be read, so that the system does not read their neighbourhood with them.
+    pub fn read_sparsely(&self, bytes: Range<usize>) {
+        self.advise(Advice::Random, &bytes);
     }
 
     /// Gives the pages of these bytes back to the system; touching them reads them from the file again.

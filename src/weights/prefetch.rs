@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 use super::{Mapped, Weights};
 
 /// What a reader takes at a time: large enough for the disk, small enough that the order of the layers is kept.
-const PIECE: usize = 1 << 20;
-/// Readers where the disk is waited for. Storage behind a network answers each of them late but all at the same time.
-const READERS: usize = 8;
+const PIECE: usize = 4 << 20;
+/// Readers where the disk is waited for: 16 MiB are asked for at any time, which storage behind a network answers late but all at
+/// once.
+const READERS: usize = 4;
 /// Tensors this close to each other are read in one run.
 const GAP: usize = 1 << 16;
 
@@ -137,7 +138,7 @@ enum Need {
 }
 
 impl Need {
-    /// Nothing for tables of which single rows are read; the tokenizer is one of those.
+    /// Nothing for tables of which single rows are read.
     fn of(name: &str) -> Option<Self> {
         if let Some((_, within)) = name.split_once("encoder.layer.") {
             let (layer, part) = within.split_once('.')?;
@@ -151,7 +152,8 @@ impl Need {
                     .map_or(Self::Head, |layer| Self::Layer(layer, part)),
             );
         }
-        if name.contains("_embeddings.") || name.starts_with("tokenizer.") {
+        // A run of tensors takes the padding between them with it.
+        if name.contains("_embeddings.") || name.starts_with("padding.") {
             None
         } else if name.starts_with("tokenizer") {
             Some(Self::Tokenizer)
@@ -294,7 +296,7 @@ mod tests {
         (dir, weights)
     }
 
-    const PART: usize = 3 << 20;
+    const PART: usize = 5 << 20;
 
     /// As a model of twelve layers has them, in the order of a file.
     fn model() -> (tempfile::TempDir, Weights) {
