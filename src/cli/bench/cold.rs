@@ -148,7 +148,9 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
             for peer in [false, true] {
                 // Dropped first: it leaves in the cache what the warm start behind it needs.
                 for cache in [Cache::Dropped, Cache::Warm] {
-                    if (peer && args.pytorch.is_none()) || (cache == Cache::Dropped && !args.drop) {
+                    // PyTorch cannot read a packed file.
+                    let peer_cannot = peer && (args.pytorch.is_none() || !model.is_dir());
+                    if peer_cannot || (cache == Cache::Dropped && !args.drop) {
                         continue;
                     }
                     kinds.push(Kind {
