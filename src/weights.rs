@@ -417,11 +417,7 @@ impl Table {
         if self.expected.fetch_add(1, Ordering::Relaxed) >= COLD_CALLS {
             return;
         }
-        let width = match self.dtype {
-            Dtype::F32 => 4,
-            Dtype::I8 => 1,
-            _ => 2,
-        } * self.columns;
+        let width = self.row_bytes();
         for rows in rows {
             let (first, end) = (rows.start, rows.end.min(self.rows));
             if first < end {

@@ -193,7 +193,7 @@ impl Embeddings {
         let row = |&id: &u32| id as usize..id as usize + 1;
         self.words.expect(packed.ids.iter().map(row));
         let last = positions.iter().max().copied().unwrap_or_default();
-        self.positions.expect([0..last + 1]);
+        self.positions.expect(std::iter::once(0..last + 1));
         let beyond = |what: &str, id: u32, rows: usize| {
             Err(ModelError::Compute(format!(
                 "{what} {id} is beyond the embedding's {rows} rows"

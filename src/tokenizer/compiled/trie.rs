@@ -342,9 +342,9 @@ mod tests {
             }
             for text in &others {
                 prop_assert_eq!(trie.get(text), keys.get(text).copied());
-                let prefixes = (1..=text.len()).filter_map(|end| keys.get(&text[..end]).map(|v| (end, *v)));
+                let mut prefixes = (1..=text.len()).filter_map(|end| keys.get(&text[..end]).map(|v| (end, *v)));
                 prop_assert_eq!(trie.shortest_prefix(text), prefixes.clone().next().map(|(_, value)| value));
-                prop_assert_eq!(trie.longest_prefix(trie.root(), text), prefixes.last());
+                prop_assert_eq!(trie.longest_prefix(trie.root(), text), prefixes.next_back());
             }
         }
 
