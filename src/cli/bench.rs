@@ -94,10 +94,7 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
     let plan = setup::model(config)?;
     let kernels = plan.settings.kernels;
     let threads = setup::threads(config);
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .context("cannot start the compute threads")?;
+    let pool = setup::pool(config)?;
     let model = pool
         .install(|| Model::load(&plan.path, kernels))
         .context("cannot load the model")?;

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use kernels::INT8_LAYOUT;
 use serde::Deserialize;
 
-use super::eval::metrics::kendall_tau_b;
+use super::eval::metrics::{Differences, kendall_tau_b};
 use super::{Usage, setup};
 use crate::config::Config;
 use crate::model::{
@@ -59,10 +59,7 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
     }
     let out = args.out.clone().unwrap_or_else(|| folder.join(PACKED_FILE));
     let kernels = setup::kernels(config)?;
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(setup::threads(config))
-        .build()
-        .context("cannot start the compute threads")?;
+    let pool = setup::pool(config)?;
 
     let tokenizer_path = folder.join(PackedTokenizer::JSON);
     let json =
@@ -201,22 +198,16 @@ fn measure(
 ) -> anyhow::Result<Fidelity> {
     let path = writer.seal(manifest)?.to_owned();
     let got = Model::load(&path, kernels)?.forward(texts)?;
-    let logit_differences = || {
-        let pairs = got.iter().zip(&exact);
-        pairs.map(|(got, exact)| f64::from((got - exact).abs()))
-    };
-    let score_differences = || {
-        let pairs = got.iter().zip(&exact);
-        pairs.map(|(got, exact)| (sigmoid(*got) - sigmoid(*exact)).abs())
-    };
-    let count = exact.len() as f64;
+    let both = || exact.iter().zip(&got);
+    let logits = Differences::of(both().map(|(a, b)| (f64::from(*a), f64::from(*b))));
+    let scores = Differences::of(both().map(|(a, b)| (sigmoid(*a), sigmoid(*b))));
     let fidelity = Fidelity {
         pairs: exact.len(),
         tokens: texts.tokens(),
-        mean_logit_difference: logit_differences().sum::<f64>() / count,
-        max_logit_difference: logit_differences().fold(0.0, f64::max),
-        mean_score_difference: score_differences().sum::<f64>() / count,
-        max_score_difference: score_differences().fold(0.0, f64::max),
+        mean_logit_difference: logits.mean,
+        max_logit_difference: logits.max,
+        mean_score_difference: scores.mean,
+        max_score_difference: scores.max,
         kendall_tau: kendall_tau_b(&exact, &got),
     };
     if !(fidelity.mean_score_difference <= MEAN_SCORE_BOUND

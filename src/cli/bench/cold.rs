@@ -381,10 +381,7 @@ fn drop_from_cache(path: &Path) -> anyhow::Result<()> {
 /// Scores one pair of `tokens` tokens, says so, and prints the receipt.
 fn once(tokens: usize, config: &Config, started: Instant) -> anyhow::Result<ExitCode> {
     let plan = setup::model(config)?;
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(setup::threads(config))
-        .build()
-        .context("cannot start the compute threads")?;
+    let pool = setup::pool(config)?;
     let (engine, encode, score) = pool.install(|| {
         let engine = Engine::load(&plan.path, plan.settings, false, started)
             .context("cannot load the model")?;
