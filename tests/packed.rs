@@ -208,8 +208,8 @@ fn a_damaged_file_is_refused_and_never_scores_wrong() {
     };
     for (needle, replacement, message) in [
         (
-            "\\\"format\\\":1",
             "\\\"format\\\":2",
+            "\\\"format\\\":1",
             "pack the model again",
         ),
         ("panel32x4", "panel32x8", "header"),

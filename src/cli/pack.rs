@@ -1,6 +1,6 @@
 //! `reranker pack`: a Hugging Face folder becomes one int8 file, measured against its source before it is let out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use kernels::INT8_LAYOUT;
 use serde::Deserialize;
 
-use super::eval::metrics::{Differences, kendall_tau_b};
+use super::eval::metrics::{Differences, kendall_tau_b, mean};
 use super::{Usage, setup};
 use crate::config::Config;
 use crate::model::{
@@ -29,9 +29,20 @@ pub struct Args {
     /// The packed file to write; packed.safetensors in the model's folder where it is not given, which then serves int8.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Print each matrix's quantization error.
+    /// Matrices whose inputs are quantized to 16 bits, which costs twice the time of 8: as many as it takes to keep the scores near
+    /// f32's, none, or all. First tokens are quantized to 16 bits in any case.
+    #[arg(long, value_enum, default_value_t = Fine::Auto)]
+    fine: Fine,
+    /// Print each matrix's quantization error, and which get 16 bits.
     #[arg(long)]
     verbose: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Fine {
+    Auto,
+    None,
+    All,
 }
 
 /// The pairs on which a packed model is calibrated and compared: several languages, short and long.
@@ -39,6 +50,10 @@ const TEXTS: &str = include_str!("pack/texts.jsonl");
 /// A packed model whose scores differ more than this from its source's, on average or anywhere, is not written.
 const MEAN_SCORE_BOUND: f64 = 0.01;
 pub(super) const MAX_SCORE_BOUND: f64 = 0.03;
+
+/// Matrices get fine inputs until the logits' differences from the source's are expected to be no more than this, as a root mean
+/// square: a score then moves by a quarter of it at most, and by [`MAX_SCORE_BOUND`] only at five standard deviations.
+const NOISE: f64 = MAX_SCORE_BOUND * 4.0 / 5.0;
 
 #[derive(Deserialize)]
 struct Text {
@@ -79,6 +94,7 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
         config: serde_json::from_slice(&std::fs::read(folder.join(CONFIG_FILE))?)?,
         sources: sources(&folder, &weights)?,
         payload_sha256: String::new(),
+        fine: BTreeSet::new(),
         fidelity: None,
     };
     let layers = model.config().layers;
@@ -86,17 +102,20 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
     let mut writer = PackedWriter::create(&out, packed_tensors(layers), manifest_bytes)?;
     let result = pool.install(|| {
         write(args, &model, &weights, &texts, &json, &mut writer)
-            .and_then(|exact| measure(&mut writer, &mut manifest, exact, &texts, kernels))
+            .and_then(|exact| measure(args, &mut writer, &mut manifest, &exact, &texts, kernels))
     });
     match result {
         Ok(fidelity) => {
+            let matrices = writer.matrices().len();
             writer.finish()?;
             let bytes = std::fs::metadata(&out)?.len();
             println!(
-                "{}: {:.1} MB in {:.1} s; on {} pairs of {} tokens score differs from f32 by {:.5} on average, {:.5} at most; logit by {:.4}, {:.4}; Kendall's tau {}",
+                "{}: {:.1} MB in {:.1} s, {} of {} matrices with inputs of 16 bits; on {} pairs of {} tokens score differs from f32 by {:.5} on average, {:.5} at most; logit by {:.4}, {:.4}; Kendall's tau {}",
                 out.display(),
                 bytes as f64 / 1e6,
                 started.elapsed().as_secs_f64(),
+                manifest.fine.len(),
+                matrices,
                 fidelity.pairs,
                 fidelity.tokens,
                 fidelity.mean_score_difference,
@@ -162,7 +181,7 @@ fn write(
         for matrix in matrices.iter().filter(|_| args.verbose) {
             bar.suspend(|| {
                 eprintln!(
-                    "{}: error {:.4}, without smoothing {:.4}",
+                    "{}: error {:.4}, inputs as they are {:.4}",
                     matrix.name, matrix.error, matrix.plain_error
                 );
             });
@@ -188,16 +207,33 @@ fn write(
     Ok(exact)
 }
 
-/// Seals the file, compares it with the f32 logits, and writes what it found into the manifest.
+/// Seals the file, chooses the fine matrices, compares the result with the f32 logits and writes what it found into the manifest.
 fn measure(
+    args: &Args,
     writer: &mut PackedWriter,
     manifest: &mut Manifest,
-    exact: Vec<f32>,
+    exact: &[f32],
     texts: &Packed,
     kernels: kernels::Kernels,
 ) -> anyhow::Result<Fidelity> {
-    let path = writer.seal(manifest)?.to_owned();
-    let got = Model::load(&path, kernels)?.forward(texts)?;
+    let matrices = writer.matrices();
+    let all: BTreeSet<String> = matrices.iter().map(|(name, _)| name.clone()).collect();
+    let mut logits_with = |fine: BTreeSet<String>| -> anyhow::Result<Vec<f32>> {
+        manifest.fine = fine;
+        let path = writer.seal(manifest)?.to_owned();
+        Ok(Model::load(&path, kernels)?.forward(texts)?)
+    };
+    let mut got = logits_with(match args.fine {
+        Fine::All => all.clone(),
+        Fine::Auto | Fine::None => BTreeSet::new(),
+    })?;
+    if args.fine == Fine::Auto && rms_difference(exact, &got) > NOISE {
+        let fine = fine_matrices(exact, matrices, &all, &mut logits_with)?;
+        for name in fine.iter().filter(|_| args.verbose) {
+            eprintln!("{name}: inputs of 16 bits");
+        }
+        got = logits_with(fine)?;
+    }
     let both = || exact.iter().zip(&got);
     let logits = Differences::of(both().map(|(a, b)| (f64::from(*a), f64::from(*b))));
     let scores = Differences::of(both().map(|(a, b)| (sigmoid(*a), sigmoid(*b))));
@@ -208,7 +244,7 @@ fn measure(
         max_logit_difference: logits.max,
         mean_score_difference: scores.mean,
         max_score_difference: scores.max,
-        kendall_tau: kendall_tau_b(&exact, &got),
+        kendall_tau: kendall_tau_b(exact, &got),
     };
     if !(fidelity.mean_score_difference <= MEAN_SCORE_BOUND
         && fidelity.max_score_difference <= MAX_SCORE_BOUND)
@@ -222,4 +258,50 @@ fn measure(
     manifest.fidelity = Some(fidelity);
     writer.seal(manifest)?;
     Ok(fidelity)
+}
+
+/// The matrices whose inputs must be fine for the logits to be within [`NOISE`] of `exact`: those of `matrices`, names and numbers
+/// of weights, that take away the most noise for their work.
+fn fine_matrices(
+    exact: &[f32],
+    matrices: Vec<(String, usize)>,
+    all: &BTreeSet<String>,
+    logits_with: &mut dyn FnMut(BTreeSet<String>) -> anyhow::Result<Vec<f32>>,
+) -> anyhow::Result<BTreeSet<String>> {
+    let bar = ProgressBar::new(matrices.len() as u64).with_style(
+        ProgressStyle::with_template("measuring {wide_bar} {pos}/{len} matrices, {eta} left")
+            .context("the progress bar's template")?,
+    );
+    let finest = logits_with(all.clone())?;
+    // What one matrix's coarse inputs do to the logits is independent of what another's do, so the squares add up.
+    let of_weights = rms_difference(exact, &finest).powi(2);
+    // Where the weights alone make more noise than that, the inputs may make half as much.
+    let bound = (NOISE * NOISE - of_weights).max(of_weights / 4.0);
+    let mut noise = 0.0;
+    let mut shares = Vec::with_capacity(matrices.len());
+    for (name, weights) in matrices {
+        let mut others = all.clone();
+        others.remove(&name);
+        let share = rms_difference(&finest, &logits_with(others)?).powi(2);
+        noise += share;
+        shares.push((share, share / weights as f64, name));
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    shares.sort_by(|(_, a, _), (_, b, _)| b.total_cmp(a));
+    let mut fine = BTreeSet::new();
+    for (share, _, name) in shares {
+        if noise <= bound {
+            break;
+        }
+        noise -= share;
+        fine.insert(name);
+    }
+    Ok(fine)
+}
+
+/// Root mean square of the differences.
+fn rms_difference(a: &[f32], b: &[f32]) -> f64 {
+    let squares = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2));
+    mean(squares).unwrap_or_default().sqrt()
 }

@@ -2,7 +2,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use kernels::{EncoderSpace, INT8_LAYOUT, Int8Layer, Int8Matrix, Kernels, LayerNorm, PANEL};
+use kernels::{
+    EncoderSpace, INT8_LAYOUT, Int8Layer, Int8Matrix, Kernels, LayerNorm, PANEL, Smooth,
+};
 
 use super::config::ModelConfig;
 use crate::error::ModelError;
@@ -44,7 +46,9 @@ struct Matrix {
     scales: Floats,
     sums: Floats,
     bias: Floats,
-    smooth: Option<Floats>,
+    /// Factors and offsets.
+    smooth: Option<(Floats, Floats)>,
+    fine: bool,
 }
 
 struct Norm {
@@ -138,9 +142,12 @@ impl Matrix {
             sums: vector("sums", channels)?,
             bias: vector("bias", channels)?,
             smooth: weights
-                .contains(&format!("{name}.smooth"))
-                .then(|| vector("smooth", k))
+                .contains(&format!("{name}.factor"))
+                .then(|| Ok::<_, ModelError>((vector("factor", k)?, vector("offset", k)?)))
                 .transpose()?,
+            fine: weights
+                .manifest()
+                .is_some_and(|manifest| manifest.fine.contains(name)),
         })
     }
 
@@ -152,7 +159,11 @@ impl Matrix {
             scales: &self.scales,
             sums: &self.sums,
             bias: &self.bias,
-            smooth: self.smooth.as_deref(),
+            smooth: self
+                .smooth
+                .as_ref()
+                .map(|(factor, offset)| Smooth { factor, offset }),
+            fine: self.fine,
         }
     }
 }

@@ -5,13 +5,14 @@
 //! tensors, and the f32 logits of the texts for whoever compares.
 //!
 //! A matrix whose inputs have a few channels far larger than the rest loses precision under a scale per token. For each matrix
-//! the packer therefore measures, on sampled rows of the real inputs, the error of the int8 product with and without *smoothing*:
-//! input channel `k` divided by `s[k] = max|x[k]|^a / max|w[k]|^(1-a)` and the weights multiplied by it (SmoothQuant, Xiao et
-//! al. 2022), for several `a`; the best is kept.
+//! the packer therefore measures, on sampled rows of the real inputs, the error of the int8 product under several ways to make
+//! the channels alike, and keeps the best: *shifting*, which takes each channel's mean away (the bias gives back its product
+//! with the weights, exactly); dividing the few largest channels down to the next; and *smoothing*, input channel `k` divided
+//! by `s[k] = max|x[k]|^a / max|w[k]|^(1-a)` and its weights multiplied by it (SmoothQuant, Xiao et al. 2022), for several `a`.
 
 use candle_core::{DType, Tensor};
 use half::f16;
-use kernels::{Epilogue, Int8Matrix, Kernels, LinearShape, PackedInt8, pack_int8};
+use kernels::{Epilogue, Int8Matrix, Kernels, LinearShape, PackedInt8, Smooth, pack_int8};
 use rayon::prelude::*;
 
 use super::encoder::Observer;
@@ -23,8 +24,9 @@ use crate::weights::{Dtype, PackedWriter, Weights};
 
 /// Rows of a matrix's inputs on which its error is measured.
 const SAMPLES: usize = 96;
-/// The exponents that are tried beside no smoothing.
+/// The exponents of smoothing that are tried, and how many channels are divided down.
 const SMOOTHING: [f32; 3] = [0.35, 0.5, 0.7];
+const DIVIDED: [usize; 2] = [4, 16];
 /// Rows of the embedding that are quantized at a time.
 const ROWS: usize = 4096;
 
@@ -43,14 +45,14 @@ pub struct MatrixReport {
     pub name: String,
     /// `|int8 - f32| / |f32|` of its outputs on the sampled inputs, as root mean squares.
     pub error: f32,
-    /// The same without smoothing.
+    /// The same with the inputs as they are.
     pub plain_error: f32,
 }
 
 /// An upper bound of the tensors that [`quantize`] writes.
 pub fn packed_tensors(layers: usize) -> usize {
-    // Four matrices of five tensors and two norms of two a layer; embeddings and head. Padding may double them.
-    2 * (layers * 24 + 16)
+    // Four matrices of six tensors and two norms of two a layer; embeddings and head. Padding may double them.
+    2 * (layers * 28 + 16)
 }
 
 /// Writes every tensor of the packed form of `model`, whose files are `weights`; returns the f32 logits of `texts`.
@@ -66,6 +68,7 @@ pub fn quantize(
     let prefix = config.family.prefix();
     let mut calibration = Calibration {
         kernels: model.kernels,
+        firsts: &texts.starts,
         layer_prefix: format!("{prefix}.encoder.layer"),
         writer,
         sites: Default::default(),
@@ -168,17 +171,22 @@ fn words_int8(
     writer.floats(&format!("{name}.scale"), &[rows], &scales)
 }
 
-/// What is seen of a matrix's inputs.
+/// What is seen of a matrix's inputs. Sequences' first tokens are left out: they are far from the rest, and quantized finely
+/// anyway.
 #[derive(Default)]
 struct Seen {
     /// Sampled rows, one after the other.
     samples: Vec<f32>,
-    /// Largest magnitude of each channel over all rows.
+    /// Of each channel over all rows.
+    mean: Vec<f32>,
+    least: Vec<f32>,
     largest: Vec<f32>,
 }
 
 struct Calibration<'a> {
     kernels: Kernels,
+    /// Numbers of the sequences' first tokens, ascending.
+    firsts: &'a [usize],
     layer_prefix: String,
     writer: &'a mut PackedWriter,
     sites: [Seen; 4],
@@ -189,20 +197,34 @@ impl Observer for Calibration<'_> {
     fn input(&mut self, site: Site, x: &Tensor) -> Result<(), ModelError> {
         let (rows, width) = x.dims2()?;
         let x = x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-        let seen = &mut self.sites[site as usize];
-        *seen = Seen {
+        let mut sum = vec![0f64; width];
+        let mut seen = Seen {
             samples: Vec::new(),
-            largest: vec![0.0; width],
+            mean: Vec::new(),
+            least: vec![f32::INFINITY; width],
+            largest: vec![f32::NEG_INFINITY; width],
         };
         let step = rows.div_ceil(SAMPLES).max(1);
+        let mut counted = 0;
         for (index, row) in x.chunks_exact(width).enumerate() {
-            for (most, v) in seen.largest.iter_mut().zip(row) {
-                *most = most.max(v.abs());
+            if self.firsts.binary_search(&index).is_ok() {
+                continue;
             }
-            if index % step == 0 {
+            for (channel, v) in row.iter().enumerate() {
+                sum[channel] += f64::from(*v);
+                seen.least[channel] = seen.least[channel].min(*v);
+                seen.largest[channel] = seen.largest[channel].max(*v);
+            }
+            if counted % step == 0 {
                 seen.samples.extend_from_slice(row);
             }
+            counted += 1;
         }
+        // A mean of f32 values is as near one as f32 can tell.
+        #[allow(clippy::cast_possible_truncation)]
+        let mean = |sum: &f64| (sum / f64::from(u32::try_from(counted).unwrap_or(u32::MAX))) as f32;
+        seen.mean = sum.iter().map(mean).collect();
+        self.sites[site as usize] = seen;
         Ok(())
     }
 
@@ -233,6 +255,9 @@ impl Observer for Calibration<'_> {
                 .tensor(&panel_name, Dtype::I8, &panel_shape(n, k), panels)?;
             let mut bias = projection.whole_bias();
             bias.resize(channels, 0.0);
+            for (bias, product) in bias.iter_mut().zip(&best.offset_product) {
+                *bias -= product;
+            }
             for (what, values) in [
                 ("scales", &best.packed.scales),
                 ("sums", &best.packed.sums),
@@ -241,9 +266,11 @@ impl Observer for Calibration<'_> {
                 self.writer
                     .floats(&format!("{name}.{what}"), &[channels], values)?;
             }
-            if let Some(smooth) = &best.smooth {
-                self.writer
-                    .floats(&format!("{name}.smooth"), &[k], smooth)?;
+            if let Some((factor, offset)) = &best.smooth {
+                for (what, values) in [("factor", factor), ("offset", offset)] {
+                    self.writer
+                        .floats(&format!("{name}.{what}"), &[k], values)?;
+                }
             }
             reports.push(MatrixReport {
                 name,
@@ -265,7 +292,10 @@ impl Observer for Calibration<'_> {
 
 struct Candidate {
     packed: PackedInt8,
-    smooth: Option<Vec<f32>>,
+    /// Factors and offsets.
+    smooth: Option<(Vec<f32>, Vec<f32>)>,
+    /// What the offsets add to each channel's output.
+    offset_product: Vec<f32>,
     error: f32,
     plain_error: f32,
 }
@@ -274,13 +304,19 @@ struct Candidate {
 fn best(kernels: Kernels, projection: &Projection, seen: &Seen) -> Candidate {
     let (n, k) = projection.shape();
     let w = projection.whole_weight();
-    let bias = vec![0.0; Int8Matrix::channels(n)];
     let m = seen.samples.len() / k;
     let mut exact = vec![0.0; m * n];
     let shape = LinearShape { m, k, n };
     kernels.linear(&seen.samples, &w, shape, Epilogue::None, &mut exact);
-    let candidate = |smooth: Option<Vec<f32>>| {
-        let packed = pack_int8(&w, n, k, smooth.as_deref());
+    let candidate = |smooth: Option<(Vec<f32>, Vec<f32>)>| {
+        let factor = smooth.as_ref().map(|(factor, _)| &factor[..]);
+        let packed = pack_int8(&w, n, k, factor);
+        let offset_product = match &smooth {
+            Some((factor, offset)) => offset_product(&w, factor, offset),
+            None => vec![0.0; n],
+        };
+        let mut bias: Vec<f32> = offset_product.iter().map(|v| -v).collect();
+        bias.resize(Int8Matrix::channels(n), 0.0);
         let mut got = vec![0.0; m * n];
         let matrix = Int8Matrix {
             n,
@@ -289,32 +325,82 @@ fn best(kernels: Kernels, projection: &Projection, seen: &Seen) -> Candidate {
             scales: &packed.scales,
             sums: &packed.sums,
             bias: &bias,
-            smooth: smooth.as_deref(),
+            smooth: smooth
+                .as_ref()
+                .map(|(factor, offset)| Smooth { factor, offset }),
+            fine: false,
         };
         kernels.int8_linear(&seen.samples, &matrix, &mut got);
         let error = relative_error(&got, &exact);
         Candidate {
             packed,
             smooth,
+            offset_product,
             error,
             plain_error: error,
         }
     };
     let plain = candidate(None);
     let plain_error = plain.error;
+    // Making the inputs alike costs a multiply-add each; a gain below a tenth does not pay for it.
+    let better = |best: Candidate, next: Candidate| {
+        let bar = match best.smooth {
+            None => 0.9 * best.error,
+            Some(_) => best.error,
+        };
+        if next.error < bar { next } else { best }
+    };
+    let with = |factor: Vec<f32>, shift: &[f32]| {
+        let offset = factor.iter().zip(shift).map(|(f, s)| -f * s).collect();
+        candidate(Some((factor, offset)))
+    };
+    let none = vec![0.0; k];
+    let shifted = with(vec![1.0; k], &seen.mean);
+    let shift = if shifted.error < plain_error {
+        &seen.mean
+    } else {
+        &none
+    };
+    let largest_input = seen.largest_after(shift);
     let largest_weight = largest_of_columns(&w, k);
-    let smoothed = SMOOTHING
-        .into_iter()
-        .map(|a| candidate(Some(smoothing(&seen.largest, &largest_weight, a))));
-    // A smoothing costs a multiplication an input; a gain below a tenth does not pay for it.
-    let best = smoothed
-        .min_by(|a, b| a.error.total_cmp(&b.error))
-        .filter(|best| best.error < 0.9 * plain_error)
-        .unwrap_or(plain);
+    let mut best = better(plain, shifted);
+    for channels in DIVIDED {
+        best = better(best, with(division(&largest_input, channels), shift));
+    }
+    for exponent in SMOOTHING {
+        let factor = smoothing(&largest_input, &largest_weight, exponent);
+        best = better(best, with(factor, shift));
+    }
     Candidate {
         plain_error,
         ..best
     }
+}
+
+impl Seen {
+    /// Largest magnitude of each channel after `shift` was taken away.
+    fn largest_after(&self, shift: &[f32]) -> Vec<f32> {
+        let extremes = self.largest.iter().zip(&self.least);
+        extremes
+            .zip(shift)
+            .map(|((largest, least), shift)| (largest - shift).max(shift - least))
+            .collect()
+    }
+}
+
+/// The product of the offsets with the weights that are divided by `factor`, channel by channel.
+fn offset_product(w: &[f32], factor: &[f32], offset: &[f32]) -> Vec<f32> {
+    let product = |row: &[f32]| {
+        let terms = row.iter().zip(factor).zip(offset);
+        let sum: f64 = terms
+            .map(|((w, f), o)| f64::from(*w) / f64::from(*f) * f64::from(*o))
+            .sum();
+        // A bias, which is f32.
+        #[allow(clippy::cast_possible_truncation)]
+        let sum = sum as f32;
+        sum
+    };
+    w.chunks_exact(factor.len()).map(product).collect()
 }
 
 fn relative_error(got: &[f32], exact: &[f32]) -> f32 {
@@ -340,18 +426,25 @@ fn largest_of_columns(w: &[f32], k: usize) -> Vec<f32> {
     largest
 }
 
-/// What inputs are multiplied by: `1 / s`, 1 where a channel is never used.
+/// What inputs are multiplied by so that the `channels` largest become no larger than the next: 1 for all others.
+fn division(x: &[f32], channels: usize) -> Vec<f32> {
+    let mut sorted = x.to_vec();
+    sorted.sort_by(f32::total_cmp);
+    let next = sorted[sorted.len().saturating_sub(channels + 1)];
+    x.iter().map(|x| usable((next / x).min(1.0))).collect()
+}
+
+/// What inputs are multiplied by to smooth them: `1 / s`, 1 where a channel is never used.
 fn smoothing(x: &[f32], w: &[f32], exponent: f32) -> Vec<f32> {
-    x.iter()
-        .zip(w)
-        .map(|(x, w)| {
-            let s = x.powf(exponent) / w.powf(1.0 - exponent);
-            let factor = 1.0 / s;
-            if s.is_normal() && factor.is_normal() {
-                factor
-            } else {
-                1.0
-            }
-        })
-        .collect()
+    let factor = |(x, w): (&f32, &f32)| usable(w.powf(1.0 - exponent) / x.powf(exponent));
+    x.iter().zip(w).map(factor).collect()
+}
+
+/// `factor` if it and its inverse are numbers to calculate with, else 1.
+fn usable(factor: f32) -> f32 {
+    if factor.is_normal() && (1.0 / factor).is_normal() {
+        factor
+    } else {
+        1.0
+    }
 }

@@ -8,7 +8,7 @@
 //! length of the header | header, padded | tensors, each at a multiple of 64 bytes | digest of the header
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use super::Mapped;
 use crate::error::ModelError;
 
 /// Version of the container and of the tensors' names.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// The metadata's key for the manifest, JSON in a string as safetensors wants it.
 pub(super) const MANIFEST: &str = "reranker";
 /// The last tensor: SHA-256 of the header as it lies in the file.
@@ -44,6 +44,8 @@ pub struct Manifest {
     pub sources: BTreeMap<String, String>,
     /// SHA-256 of all tensors but the header's digest, padding included, in hexadecimal.
     pub payload_sha256: String,
+    /// The matrices of which all inputs are quantized to 16 bits.
+    pub fine: BTreeSet<String>,
     pub fidelity: Option<Fidelity>,
 }
 
@@ -140,6 +142,17 @@ impl PackedWriter {
             bytes
         });
         self.tensor(name, Dtype::F32, shape, pieces)
+    }
+
+    /// The names of the matrices that were written in panels, and each one's number of weights.
+    pub fn matrices(&self) -> Vec<(String, usize)> {
+        let entries = self.entries.iter();
+        entries
+            .filter_map(|(name, entry)| {
+                let matrix = name.strip_suffix(".panels")?;
+                Some((matrix.to_owned(), entry.shape.iter().product()))
+            })
+            .collect()
     }
 
     fn enter(&mut self, name: String, dtype: Dtype, shape: Vec<usize>, start: usize) {

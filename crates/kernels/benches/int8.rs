@@ -104,6 +104,7 @@ impl Weights {
             sums: &self.packed.sums,
             bias: &self.bias,
             smooth: None,
+            fine: false,
         }
     }
 }

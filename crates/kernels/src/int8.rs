@@ -6,10 +6,14 @@
 //! which is what the byte dot products of x86-64 and AArch64 multiply, and what AVX2 and plain NEON can multiply as well. The
 //! one layout serves every instruction set.
 //!
-//! **Activations** are quantized per token, asymmetrically: `x[k] * smooth[k] ≈ low + step * u[k]` with `u` in 0..=255. The
+//! **Activations** are quantized per token, asymmetrically: `x[k] ≈ low + step * u[k]` with `u` in 0..=255. The
 //! product is `scale[n] * (step * Σ u q + low * Σ q)`; the sums `Σ q` come with the weights. The i32 sums are exact on every
 //! instruction set: where the dot product wants signed bytes it gets `u - 128`, and where a product of two bytes would
 //! saturate 16 bits the sign moves from the activation to the weight first.
+//!
+//! **Fine rows** are quantized twice: what the first quantization leaves out becomes a row of bytes of its own, whose product
+//! is added, so that their activations have 16 bits. In the encoder these are every sequence's first token, one row in a
+//! hundred that makes half of the logit's error when it is coarse, and all rows of a matrix that is [`Int8Matrix::fine`].
 //!
 //! A row's result depends on that row alone, to the bit, whatever is computed beside it and on however many threads.
 
@@ -37,8 +41,17 @@ pub struct Int8Matrix<'a> {
     /// Sum of each channel's quantized weights; exact in f32.
     pub sums: &'a [f32],
     pub bias: &'a [f32],
-    /// What each input is multiplied by before it is quantized, `[k]`; the weights were divided by it.
-    pub smooth: Option<&'a [f32]>,
+    pub smooth: Option<Smooth<'a>>,
+    /// Whether the encoder quantizes all rows finely, to 16 bits; it does so with first tokens' rows in any case.
+    pub fine: bool,
+}
+
+/// What makes a matrix's inputs alike before they are quantized: `x[k]` becomes `x[k] * factor[k] + offset[k]`. The weights
+/// were divided by the factor, and the bias makes up for the offset.
+#[derive(Clone, Copy, Debug)]
+pub struct Smooth<'a> {
+    pub factor: &'a [f32],
+    pub offset: &'a [f32],
 }
 
 impl Int8Matrix<'_> {
@@ -63,7 +76,16 @@ impl Int8Matrix<'_> {
             ("scales", self.scales.len(), channels),
             ("sums", self.sums.len(), channels),
             ("bias", self.bias.len(), channels),
-            ("smooth", self.smooth.map_or(self.k, <[f32]>::len), self.k),
+            (
+                "factor",
+                self.smooth.map_or(self.k, |smooth| smooth.factor.len()),
+                self.k,
+            ),
+            (
+                "offset",
+                self.smooth.map_or(self.k, |smooth| smooth.offset.len()),
+                self.k,
+            ),
         ] {
             assert!(
                 got == want,
@@ -84,13 +106,13 @@ pub struct PackedInt8 {
 }
 
 /// Quantizes `w`, `[n, k]` row-major, each channel to its own scale (its largest magnitude becomes 127), and lays it out in
-/// panels. With `smooth` the weights are divided by it, input by input, first.
+/// panels. With `factor` the weights are divided by it, input by input, first.
 ///
 /// # Panics
-/// If `w` is not `n * k` long or `smooth` not `k`.
-pub fn pack_int8(w: &[f32], n: usize, k: usize, smooth: Option<&[f32]>) -> PackedInt8 {
+/// If `w` is not `n * k` long or `factor` not `k`.
+pub fn pack_int8(w: &[f32], n: usize, k: usize, factor: Option<&[f32]>) -> PackedInt8 {
     assert!(
-        w.len() == n * k && smooth.is_none_or(|smooth| smooth.len() == k),
+        w.len() == n * k && factor.is_none_or(|factor| factor.len() == k),
         "pack_int8: {} weights do not fit {n} channels of {k} inputs",
         w.len()
     );
@@ -104,8 +126,8 @@ pub fn pack_int8(w: &[f32], n: usize, k: usize, smooth: Option<&[f32]>) -> Packe
     let mut row = vec![0.0; k];
     for channel in 0..n {
         row.copy_from_slice(&w[channel * k..][..k]);
-        if let Some(smooth) = smooth {
-            row.iter_mut().zip(smooth).for_each(|(w, s)| *w /= s);
+        if let Some(factor) = factor {
+            row.iter_mut().zip(factor).for_each(|(w, f)| *w /= f);
         }
         let largest = row.iter().fold(0f32, |largest, w| largest.max(w.abs()));
         let scale = largest / 127.0;

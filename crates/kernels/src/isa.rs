@@ -9,7 +9,7 @@ use crate::portable::Portable;
 use crate::simd::{Kernel, Simd};
 
 #[cfg(target_arch = "aarch64")]
-use crate::aarch64::neon::Neon;
+use crate::aarch64::neon::{self, Neon};
 #[cfg(target_arch = "x86_64")]
 use crate::x86_64::{avx2::Avx2, avx512::Avx512};
 
@@ -23,6 +23,8 @@ pub enum Isa {
     Neon,
     /// The same with the byte dot product of Armv8.2 (`dotprod`: Graviton2 and later).
     NeonDot,
+    /// The same with the byte matrix product of Armv8.6 (`i8mm`: Graviton3 and later).
+    NeonI8mm,
     /// 256-bit AVX2 with FMA.
     Avx2,
     /// The same with the 256-bit byte dot product of chips without AVX-512.
@@ -35,10 +37,11 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set, slowest first.
-    pub const ALL: [Isa; 7] = [
+    pub const ALL: [Isa; 8] = [
         Isa::Scalar,
         Isa::Neon,
         Isa::NeonDot,
+        Isa::NeonI8mm,
         Isa::Avx2,
         Isa::AvxVnni,
         Isa::Avx512,
@@ -51,6 +54,7 @@ impl Isa {
             Isa::Scalar => "scalar",
             Isa::Neon => "neon",
             Isa::NeonDot => "neondot",
+            Isa::NeonI8mm => "neoni8mm",
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512 => "avx512",
@@ -122,9 +126,11 @@ pub struct Kernels {
 enum Proven {
     Portable(Portable),
     #[cfg(target_arch = "aarch64")]
-    Neon(Neon<false>),
+    Neon(Neon<{ neon::BASE }>),
     #[cfg(target_arch = "aarch64")]
-    NeonDot(Neon<true>),
+    NeonDot(Neon<{ neon::DOT }>),
+    #[cfg(target_arch = "aarch64")]
+    NeonI8mm(Neon<{ neon::I8MM }>),
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2<false>),
     #[cfg(target_arch = "x86_64")]
@@ -153,6 +159,8 @@ impl Kernels {
             Isa::Neon => Neon::detect().map(Proven::Neon),
             #[cfg(target_arch = "aarch64")]
             Isa::NeonDot => Neon::detect().map(Proven::NeonDot),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm => Neon::detect().map(Proven::NeonI8mm),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => Avx2::detect().map(Proven::Avx2),
             #[cfg(target_arch = "x86_64")]
@@ -175,6 +183,8 @@ impl Kernels {
             Proven::Neon(_) => Isa::Neon,
             #[cfg(target_arch = "aarch64")]
             Proven::NeonDot(_) => Isa::NeonDot,
+            #[cfg(target_arch = "aarch64")]
+            Proven::NeonI8mm(_) => Isa::NeonI8mm,
             #[cfg(target_arch = "x86_64")]
             Proven::Avx2(_) => Isa::Avx2,
             #[cfg(target_arch = "x86_64")]
@@ -194,6 +204,8 @@ impl Kernels {
             Proven::Neon(s) => s.vectorize(kernel),
             #[cfg(target_arch = "aarch64")]
             Proven::NeonDot(s) => s.vectorize(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Proven::NeonI8mm(s) => s.vectorize(kernel),
             #[cfg(target_arch = "x86_64")]
             Proven::Avx2(s) => s.vectorize(kernel),
             #[cfg(target_arch = "x86_64")]
@@ -223,7 +235,7 @@ mod tests {
         let error = "avx1024".parse::<Isa>().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "unknown instruction set \"avx1024\", expected one of scalar, neon, neondot, avx2, avxvnni, avx512, avx512vnni"
+            "unknown instruction set \"avx1024\", expected one of scalar, neon, neondot, neoni8mm, avx2, avxvnni, avx512, avx512vnni"
         );
     }
 
@@ -240,7 +252,7 @@ mod tests {
     #[test]
     fn sets_of_another_architecture_are_unavailable() {
         if cfg!(target_arch = "x86_64") {
-            for isa in [Isa::Neon, Isa::NeonDot] {
+            for isa in [Isa::Neon, Isa::NeonDot, Isa::NeonI8mm] {
                 assert!(Kernels::with(isa).is_none());
             }
         } else {

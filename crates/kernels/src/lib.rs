@@ -39,7 +39,8 @@ mod aarch64;
 mod x86_64;
 
 pub use int8::{
-    EncoderSpace, INT8_LAYOUT, Int8Layer, Int8Matrix, LayerNorm, PANEL, PackedInt8, pack_int8,
+    EncoderSpace, INT8_LAYOUT, Int8Layer, Int8Matrix, LayerNorm, PANEL, PackedInt8, Smooth,
+    pack_int8,
 };
 pub use isa::{Isa, Kernels, UnknownIsa};
 pub use linear::{Epilogue, LinearShape};

@@ -54,6 +54,13 @@ impl Kernel for Spin {
                     *weights = s.load_bytes(bytes.add(64 * i));
                 }
                 for (i, sums) in sums.iter_mut().enumerate() {
+                    if S::BLOCKS {
+                        let rows = s.load_bytes(bytes.add(64 * (COLUMNS + i)));
+                        for (sum, weights) in sums.iter_mut().zip(weights) {
+                            *sum = s.dot_blocks(*sum, rows, weights);
+                        }
+                        continue;
+                    }
                     let quad = s.load_quad(bytes.add(64 * (COLUMNS + i)), 4);
                     for (sum, weights) in sums.iter_mut().zip(weights) {
                         *sum = s.dot4(*sum, quad, weights);
@@ -64,6 +71,7 @@ impl Kernel for Spin {
         for sum in sums.as_flattened() {
             black_box(s.sum(s.int_to_float(*sum)));
         }
-        STEPS * ROWS * COLUMNS * S::LANES * 4 * 2
+        let products = if S::BLOCKS { 8 } else { 4 };
+        STEPS * ROWS * COLUMNS * S::LANES * products * 2
     }
 }

@@ -126,6 +126,26 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// -128); with two planes less the sum of the negative activations' magnitudes. Exact as long as the sums stay within i32.
     fn dot4(self, sums: Self::I, activations: Self::Quad, weights: Self::I) -> Self::I;
 
+    /// Whether the int8 product is made of [`Simd::dot_blocks`] instead of [`Simd::dot4`]. [`Simd::INT8_ROWS`] is even then, and
+    /// a vector has four lanes.
+    const BLOCKS: bool = false;
+
+    /// Adds to the lanes of `sums` the dot products of eight bytes of two rows, halves of `rows`, with eight of two channels,
+    /// halves of `channels`: `[row 0 · channel 0, row 0 · channel 1, row 1 · channel 0, row 1 · channel 1]`. Exact within i32.
+    fn dot_blocks(self, _sums: Self::I, _rows: Self::I, _channels: Self::I) -> Self::I {
+        unreachable!("an instruction set without BLOCKS")
+    }
+
+    /// The lower and the upper 32-bit lanes of two vectors, in turns.
+    fn interleave(self, _a: Self::I, _b: Self::I) -> [Self::I; 2] {
+        unreachable!("an instruction set without BLOCKS")
+    }
+
+    /// The lower halves of two vectors, and the upper halves.
+    fn halves(self, _a: Self::I, _b: Self::I) -> [Self::I; 2] {
+        unreachable!("an instruction set without BLOCKS")
+    }
+
     /// Adds to each lane of `sums` the dot product of two pairs of i16 above -32768. Exact within i32.
     fn dot2(self, sums: Self::I, a: Self::I, b: Self::I) -> Self::I;
 

@@ -1,7 +1,8 @@
 //! The int8 engine on every instruction set of this machine against plain loops.
 
 use kernels::{
-    EncoderSpace, Int8Layer, Int8Matrix, Isa, Kernels, LayerNorm, PackedInt8, pack_int8, reference,
+    EncoderSpace, Int8Layer, Int8Matrix, Isa, Kernels, LayerNorm, PackedInt8, Smooth, pack_int8,
+    reference,
 };
 
 /// Uniform in -1..1.
@@ -60,6 +61,7 @@ impl Weights {
             sums: &self.packed.sums,
             bias: &self.bias,
             smooth: None,
+            fine: false,
         }
     }
 }
@@ -94,6 +96,39 @@ fn int8_linear_is_near_the_exact_product_at_every_shape() {
                     );
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn fine_rows_are_a_hundred_and_fifty_times_nearer() {
+    let mut random = Random(6);
+    for (m, k, n) in [(1, 3, 5), (29, 70, 65), (80, 384, 40)] {
+        // Weights that are exact, so that the activations' error is all there is.
+        let weights = integral_weights(&mut random, n, k, false);
+        let x = random.vec(m * k);
+        for kernels in every_isa() {
+            let error = |fine| {
+                let matrix = Int8Matrix {
+                    fine,
+                    ..weights.matrix()
+                };
+                let mut out = vec![f32::NAN; m * n];
+                kernels.int8_linear(&x, &matrix, &mut out);
+                let errors = out.iter().enumerate().map(|(i, got)| {
+                    let (row, channel) = (i / n, i % n);
+                    let terms = (0..k)
+                        .map(|c| f64::from(x[row * k + c]) * f64::from(weights.w[channel * k + c]));
+                    (f64::from(*got) - terms.sum::<f64>()).powi(2)
+                });
+                errors.sum::<f64>().sqrt()
+            };
+            let (coarse, fine) = (error(false), error(true));
+            assert!(
+                coarse > 0.0 && fine < coarse / 150.0,
+                "{} {m}x{k}x{n}: {fine} for {coarse}",
+                kernels.isa()
+            );
         }
     }
 }
@@ -251,16 +286,28 @@ fn integers_are_multiplied_exactly_on_every_set() {
             let weights = integral_weights(&mut random, n, k, extreme);
             let x = integral_rows(&mut random, m, k, low, extreme);
             // A power of two either way changes no bit.
-            let smooth: Vec<f32> = (0..k).map(|i| [1.0, 4.0, 0.125][i % 3]).collect();
+            let factor: Vec<f32> = (0..k).map(|i| [1.0, 4.0, 0.125][i % 3]).collect();
+            let offset: Vec<f32> = (0..k).map(|i| [0.0, -3.0][i % 2]).collect();
             let rough: Vec<f32> = x
                 .iter()
                 .enumerate()
-                .map(|(i, x)| x / smooth[i % k])
+                .map(|(i, x)| (x - offset[i % k]) / factor[i % k])
                 .collect();
+            let smooth = Smooth {
+                factor: &factor,
+                offset: &offset,
+            };
             for kernels in every_isa() {
-                for (x, smooth) in [(&x, None), (&rough, Some(&smooth[..]))] {
+                // What is exact in 8 bits leaves nothing for 16.
+                for (x, smooth, fine) in [
+                    (&x, None, false),
+                    (&rough, Some(smooth), false),
+                    (&x, None, true),
+                    (&rough, Some(smooth), true),
+                ] {
                     let matrix = Int8Matrix {
                         smooth,
+                        fine,
                         ..weights.matrix()
                     };
                     let mut out = vec![f32::NAN; m * n];
@@ -269,14 +316,15 @@ fn integers_are_multiplied_exactly_on_every_set() {
                         let (row, channel) = (i / n, i % n);
                         let exact: f64 = (0..k)
                             .map(|c| {
-                                let x = x[row * k + c] * smooth.map_or(1.0, |s| s[c]);
+                                let x = x[row * k + c];
+                                let x = smooth.map_or(x, |s| x * s.factor[c] + s.offset[c]);
                                 f64::from(x) * f64::from(weights.w[channel * k + c])
                             })
                             .sum();
                         assert_eq!(
                             f64::from(*got),
                             exact,
-                            "{} {m}x{k}x{n} from {low}, extreme {extreme}, smooth {} [{row}, {channel}]",
+                            "{} {m}x{k}x{n} from {low}, extreme {extreme}, smooth {}, fine {fine} [{row}, {channel}]",
                             kernels.isa(),
                             smooth.is_some()
                         );

@@ -11,25 +11,37 @@ use crate::simd::{Kernel, Simd};
 
 const LANES: usize = 4;
 
-/// With `DOT` also the dot product of four bytes at a time (Armv8.2's `dotprod`: Graviton2 and later).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Neon<const DOT: bool>(());
+/// The base set.
+pub(crate) const BASE: u8 = 0;
+/// With the dot product of four bytes at a time (Armv8.2's `dotprod`: Graviton2 and later).
+pub(crate) const DOT: u8 = 1;
+/// With that and the product of two by eight and eight by two bytes (Armv8.6's `i8mm`: Graviton3 and later).
+pub(crate) const I8MM: u8 = 2;
 
-impl<const DOT: bool> Neon<DOT> {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Neon<const LEVEL: u8>(());
+
+impl<const LEVEL: u8> Neon<LEVEL> {
     pub(crate) fn detect() -> Option<Self> {
         let found = is_aarch64_feature_detected!("neon")
-            && (!DOT || is_aarch64_feature_detected!("dotprod"));
+            && (LEVEL < DOT || is_aarch64_feature_detected!("dotprod"))
+            && (LEVEL < I8MM || is_aarch64_feature_detected!("i8mm"));
         found.then_some(Self(()))
     }
 }
 
 #[target_feature(enable = "neon")]
-fn vectorize<K: Kernel>(s: Neon<false>, kernel: K) -> K::Output {
+fn vectorize<K: Kernel>(s: Neon<BASE>, kernel: K) -> K::Output {
     kernel.run(s)
 }
 
 #[target_feature(enable = "neon,dotprod")]
-fn vectorize_dot<K: Kernel>(s: Neon<true>, kernel: K) -> K::Output {
+fn vectorize_dot<K: Kernel>(s: Neon<DOT>, kernel: K) -> K::Output {
+    kernel.run(s)
+}
+
+#[target_feature(enable = "neon,dotprod,i8mm")]
+fn vectorize_i8mm<K: Kernel>(s: Neon<I8MM>, kernel: K) -> K::Output {
     kernel.run(s)
 }
 
@@ -51,7 +63,25 @@ unsafe fn dot(mut sums: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
     sums
 }
 
-impl<const DOT: bool> Simd for Neon<DOT> {
+/// `smmla`, whose intrinsic is not stable yet.
+///
+/// # Safety
+/// The CPU must have `i8mm`.
+#[inline(always)]
+unsafe fn multiply_blocks(mut sums: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+    // SAFETY: the caller promises the feature; the instruction touches registers alone.
+    unsafe {
+        std::arch::asm!(
+            ".arch_extension i8mm",
+            "smmla {0:v}.4s, {1:v}.16b, {2:v}.16b",
+            inout(vreg) sums, in(vreg) a, in(vreg) b,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sums
+}
+
+impl<const LEVEL: u8> Simd for Neon<LEVEL> {
     type V = float32x4_t;
     const LANES: usize = LANES;
     // 12 rows of two vectors: 24 sums, two vectors of the other operand and a broadcast, of 32 registers.
@@ -61,10 +91,10 @@ impl<const DOT: bool> Simd for Neon<DOT> {
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         // SAFETY: the features are proven by `self`; so they are for the token made anew, whose constant is `self`'s own.
         unsafe {
-            if DOT {
-                vectorize_dot(Neon::<true>(()), kernel)
-            } else {
-                vectorize(Neon::<false>(()), kernel)
+            match LEVEL {
+                BASE => vectorize(Neon::<BASE>(()), kernel),
+                DOT => vectorize_dot(Neon::<DOT>(()), kernel),
+                _ => vectorize_i8mm(Neon::<I8MM>(()), kernel),
             }
         }
     }
@@ -210,13 +240,40 @@ impl<const DOT: bool> Simd for Neon<DOT> {
         // SAFETY: proven by `self`.
         unsafe {
             let weights = vreinterpretq_s8_s32(weights);
-            if DOT {
+            if LEVEL >= DOT {
                 return dot(sums, weights, quad);
             }
             // A product is at most 128 * 127, the sum of two fits i16.
             let low = vmull_s8(vget_low_s8(quad), vget_low_s8(weights));
             let high = vmull_high_s8(quad, weights);
             vpadalq_s16(sums, vpaddq_s16(low, high))
+        }
+    }
+
+    const BLOCKS: bool = LEVEL >= I8MM;
+
+    #[inline(always)]
+    fn dot_blocks(self, sums: int32x4_t, rows: int32x4_t, channels: int32x4_t) -> int32x4_t {
+        assert!(Self::BLOCKS);
+        // SAFETY: proven by `self`, if the level has the instruction.
+        unsafe { multiply_blocks(sums, rows, channels) }
+    }
+
+    #[inline(always)]
+    fn interleave(self, a: int32x4_t, b: int32x4_t) -> [int32x4_t; 2] {
+        // SAFETY: proven by `self`.
+        unsafe { [vzip1q_s32(a, b), vzip2q_s32(a, b)] }
+    }
+
+    #[inline(always)]
+    fn halves(self, a: int32x4_t, b: int32x4_t) -> [int32x4_t; 2] {
+        // SAFETY: proven by `self`.
+        unsafe {
+            let (a, b) = (vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b));
+            [
+                vreinterpretq_s32_s64(vzip1q_s64(a, b)),
+                vreinterpretq_s32_s64(vzip2q_s64(a, b)),
+            ]
         }
     }
 

@@ -6,7 +6,7 @@
 //! no intermediate matrix in memory but queries, keys, values and attention's result.
 
 use crate::attention::{Layout, items};
-use crate::int8::product::{Out, Scale, multiply_rows, quantize_rows, quantized_len};
+use crate::int8::product::{Out, Rows, Scale, multiply_rows, quantize_rows, scratch_len};
 use crate::int8::{Int8Matrix, PANEL};
 use crate::isa::Kernels;
 use crate::layer_norm::add_norm_row;
@@ -190,6 +190,7 @@ impl Kernels {
                 (phase / 2).checked_sub(1)
             };
             self.dispatch(Stage {
+                firsts: if ends { None } else { Some(firsts) },
                 layer: layer.map(|layer| &layers[layer]),
                 next: layers.get(layer.map_or(0, |layer| layer + 1)),
                 first,
@@ -202,7 +203,8 @@ impl Kernels {
         });
     }
 
-    /// `x · wᵀ + bias` of one matrix on its own: `[m, k]` to `[m, n]`, `x` quantized on the way.
+    /// `x · wᵀ + bias` of one matrix on its own: `[m, k]` to `[m, n]`, `x` quantized on the way, to 16 bits if the matrix is
+    /// fine.
     ///
     /// # Panics
     /// If sizes do not fit each other.
@@ -285,10 +287,11 @@ impl Kernel for Linear<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let (n, k) = (self.matrix.n, self.matrix.k);
-        let rows = self.x.len() / k;
-        let mut scratch = Buffer::take(Slot::Thread, quantized_len::<S>(rows, k));
-        let scales = &mut [Scale::default(); BLOCK][..rows];
-        quantize_rows(s, (self.x, k), self.matrix, &mut scratch, scales);
+        let count = self.x.len() / k;
+        let rows = fine_rows(self.matrix, count, &[]);
+        let mut scratch = Buffer::take(Slot::Thread, scratch_len::<S>(count, rows.fine.len(), k));
+        let scales = &mut [Scale::default(); 2 * BLOCK];
+        quantize_rows(s, (self.x, k), self.matrix, rows, &mut scratch, scales);
         // SAFETY: rows first.. of the output belong to this item alone, and it has them by the caller's check.
         unsafe {
             let values = self.out.at(self.first * n);
@@ -298,13 +301,33 @@ impl Kernel for Linear<'_> {
                 slab: usize::MAX,
                 slab_stride: 0,
             };
-            multiply_rows(s, &scratch, scales, self.matrix, false, &out);
+            multiply_rows(s, &mut scratch, scales, self.matrix, rows, false, &out);
         }
     }
 }
 
+/// The numbers of a block's rows.
+const ALL: [usize; BLOCK] = {
+    let mut all = [0; BLOCK];
+    let mut i = 0;
+    while i < BLOCK {
+        all[i] = i;
+        i += 1;
+    }
+    all
+};
+
+/// A block's rows: all are fine for a fine matrix, the first tokens' for any other.
+#[inline(always)]
+fn fine_rows<'a>(matrix: &Int8Matrix<'_>, count: usize, firsts: &'a [usize]) -> Rows<'a> {
+    let fine = if matrix.fine { &ALL[..count] } else { firsts };
+    Rows { count, fine }
+}
+
 /// A block of tokens between two attentions.
 struct Stage<'a> {
+    /// The sequences' first tokens; nothing where all rows are first tokens.
+    firsts: Option<&'a [usize]>,
     layer: Option<&'a Int8Layer<'a>>,
     next: Option<&'a Int8Layer<'a>>,
     first: usize,
@@ -328,11 +351,31 @@ impl Kernel for Stage<'_> {
         // The feed-forward layers' inner width; the residual rows share the buffer of their result.
         let inner = self.layer.map_or(width, |layer| layer.up.n.max(width));
         let (near, far) = (width + PAD, inner + PAD);
-        let words_len = quantized_len::<S>(rows, inner);
+        let mut in_block = [0; BLOCK];
+        let firsts = match self.firsts {
+            Some(firsts) => {
+                let within = &firsts[firsts.partition_point(|&row| row < self.first)..];
+                let within = &within[..within.partition_point(|&row| row < self.first + rows)];
+                for (place, first) in in_block.iter_mut().zip(within) {
+                    *place = first - self.first;
+                }
+                &in_block[..within.len()]
+            }
+            None => &ALL[..rows],
+        };
+        let matrices = self
+            .layer
+            .map(|layer| [&layer.attention_out, &layer.up, &layer.down]);
+        let matrices = matrices.into_iter().flatten();
+        let matrices = matrices.chain(self.next.map(|next| &next.qkv));
+        let words_len = matrices
+            .map(|m| scratch_len::<S>(rows, fine_rows(m, rows, firsts).fine.len(), m.k))
+            .max()
+            .unwrap_or_default();
         let mut scratch = Buffer::take(Slot::Thread, words_len + rows * (near + far));
         let (words, rest) = scratch.split_at_mut(words_len);
         let (wide, attended) = rest.split_at_mut(rows * far);
-        let scales = &mut [Scale::default(); BLOCK][..rows];
+        let scales = &mut [Scale::default(); 2 * BLOCK];
         // SAFETY: rows first.. of `hidden` belong to this item alone, for as long as it runs.
         let hidden = unsafe { self.hidden.write(self.first * width, rows * width) };
         // SAFETY of every product: `out` has `rows` rows of the matrix's channels: `attended` and `wide` by their lengths,
@@ -341,9 +384,10 @@ impl Kernel for Stage<'_> {
             // SAFETY: nothing writes `context` while this item runs.
             let context = unsafe { self.context.read(self.first * near, rows * near) };
             let matrix = &layer.attention_out;
-            quantize_rows(s, (context, near), matrix, words, scales);
+            let fine = fine_rows(matrix, rows, firsts);
+            quantize_rows(s, (context, near), matrix, fine, words, scales);
             let out = Out::rows(attended, near);
-            unsafe { multiply_rows(s, words, scales, matrix, false, &out) };
+            unsafe { multiply_rows(s, words, scales, matrix, fine, false, &out) };
             for (x, residual) in attended
                 .chunks_exact_mut(near)
                 .zip(hidden.chunks_exact(width))
@@ -351,12 +395,14 @@ impl Kernel for Stage<'_> {
                 let x = &mut x[..width];
                 add_norm_row(s, x, residual, &layer.attention_norm);
             }
-            quantize_rows(s, (attended, near), &layer.up, words, scales);
+            let fine = fine_rows(&layer.up, rows, firsts);
+            quantize_rows(s, (attended, near), &layer.up, fine, words, scales);
             let out = Out::rows(wide, far);
-            unsafe { multiply_rows(s, words, scales, &layer.up, true, &out) };
-            quantize_rows(s, (wide, far), &layer.down, words, scales);
+            unsafe { multiply_rows(s, words, scales, &layer.up, fine, true, &out) };
+            let fine = fine_rows(&layer.down, rows, firsts);
+            quantize_rows(s, (wide, far), &layer.down, fine, words, scales);
             let out = Out::rows(wide, near);
-            unsafe { multiply_rows(s, words, scales, &layer.down, false, &out) };
+            unsafe { multiply_rows(s, words, scales, &layer.down, fine, false, &out) };
             for ((hidden, x), residual) in hidden
                 .chunks_exact_mut(width)
                 .zip(wide.chunks_exact(near))
@@ -367,7 +413,8 @@ impl Kernel for Stage<'_> {
             }
         }
         if let Some(next) = self.next {
-            quantize_rows(s, (hidden, width), &next.qkv, words, scales);
+            let fine = fine_rows(&next.qkv, rows, firsts);
+            quantize_rows(s, (hidden, width), &next.qkv, fine, words, scales);
             // SAFETY: see above; row `first` begins within `qkv`, as it does in each slab, a head of all tokens.
             unsafe {
                 let stride = self.layout.token;
@@ -378,7 +425,7 @@ impl Kernel for Stage<'_> {
                     slab: if in_slabs { stride } else { usize::MAX },
                     slab_stride: self.layout.head,
                 };
-                multiply_rows(s, words, scales, &next.qkv, false, &out);
+                multiply_rows(s, words, scales, &next.qkv, fine, false, &out);
             }
         }
     }

@@ -1,10 +1,11 @@
 //! Quantizing rows of activations, and multiplying them with a packed matrix.
 //!
 //! Quantized rows lie in tiles of as many rows as the register tile has, each `[k / 4, rows, 4]` bytes, so that the product
-//! reads both operands from one end to the other.
+//! reads both operands from one end to the other. The second rows of fine rows come first, so that their products are there
+//! when those of the rows themselves are finished.
 
 use crate::elementwise::gelu_row;
-use crate::int8::{Int8Matrix, PANEL};
+use crate::int8::{Int8Matrix, PANEL, Smooth};
 use crate::scratch::as_bytes;
 use crate::simd::Simd;
 use crate::tile::{dispatch_rows, pack_panel, panel_start, panels};
@@ -16,11 +17,28 @@ pub(super) struct Scale {
     low: f32,
     /// What the integer sums begin with: with two planes of bytes, what [`Simd::dot4`] leaves out.
     start: i32,
+    /// Of a fine row, 1 + the number of its second row.
+    second: usize,
 }
 
-/// Words of four bytes that [`quantize_rows`] needs for `rows` rows of `k` values: the tiles, then one tile row by row.
-pub(super) const fn quantized_len<S: Simd>(rows: usize, k: usize) -> usize {
-    S::PLANES * (rows * k.div_ceil(4) + S::INT8_ROWS * staged_len(k))
+/// The rows that are quantized together, and the numbers of the fine ones among them, ascending.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rows<'a> {
+    pub(super) count: usize,
+    pub(super) fine: &'a [usize],
+}
+
+impl Rows<'_> {
+    /// Rows of bytes, second rows included.
+    pub(super) fn total(self) -> usize {
+        self.count + self.fine.len()
+    }
+}
+
+/// Floats of scratch memory for `count` rows of `k` values, `fine` of them fine: the tiles, then one tile row by row, then what
+/// one row leaves, then the products of the second rows with one part of the columns.
+pub(super) const fn scratch_len<S: Simd>(count: usize, fine: usize, k: usize) -> usize {
+    S::PLANES * ((count + fine) * k.div_ceil(4) + S::INT8_ROWS * staged_len(k)) + k + fine * PANEL
 }
 
 /// Words from one staged row to the next: a cache line more than needed, so that rows of a power of two do not compete for
@@ -29,8 +47,8 @@ const fn staged_len(k: usize) -> usize {
     k.div_ceil(4) + 16
 }
 
-/// Quantizes rows of `x`, `stride` values apart, for a product with `m`: `words` ([`quantized_len`] of them) gets the tiles,
-/// `scales` (as many as rows) each row's scale.
+/// Quantizes rows of `x`, `stride` values apart, for a product with `m`: `scratch` ([`scratch_len`] floats of it) gets the
+/// tiles, `scales` (at least as many as rows in total) each row's scale.
 ///
 /// A row that holds a NaN or an infinity gets a scale that makes every product with it NaN.
 #[inline(always)]
@@ -38,31 +56,40 @@ pub(super) fn quantize_rows<S: Simd>(
     s: S,
     (x, stride): (&[f32], usize),
     m: &Int8Matrix<'_>,
-    words: &mut [f32],
+    rows: Rows<'_>,
+    scratch: &mut [f32],
     scales: &mut [Scale],
 ) {
-    let rows = scales.len();
+    let total = rows.total();
+    let seconds = rows.fine.len();
+    let scales = &mut scales[..total];
     let width = m.k.div_ceil(4);
     let staged_width = staged_len(m.k);
-    let (tiles, staged) = words.split_at_mut(S::PLANES * rows * width);
+    let (tiles, rest) = scratch.split_at_mut(S::PLANES * total * width);
     let plane = S::INT8_ROWS * staged_width;
-    assert!(staged.len() >= S::PLANES * plane);
-    let count = panels(rows, S::INT8_ROWS);
+    let (staged, rest) = rest.split_at_mut(S::PLANES * plane);
+    let left = &mut rest[..m.k];
+    let count = panels(total, S::INT8_ROWS);
     for tile in 0..count {
-        let first = panel_start(tile, count, rows);
-        let height = panel_start(tile + 1, count, rows) - first;
+        let first = panel_start(tile, count, total);
+        let height = panel_start(tile + 1, count, total) - first;
         for i in 0..height {
-            let x = &x[(first + i) * stride..][..m.k];
             let (row, signs) = staged[i * staged_width..].split_at_mut(staged_width);
             let row = as_bytes(row);
-            let scale = &mut scales[first + i];
-            *scale = match m.smooth {
-                Some(smooth) => quantize_row::<S, true>(s, x, &smooth[..m.k], row),
-                None => quantize_row::<S, false>(s, x, &[], row),
+            let number = first + i;
+            let x = |number: usize| &x[number * stride..][..m.k];
+            let scale = if number < seconds {
+                let x = x(rows.fine[number]);
+                let scale = quantize_smoothed(s, x, m, row);
+                leave::<S>(s, x, m, scale, row, left);
+                quantize_row(s, &Plain(left), row)
+            } else {
+                quantize_smoothed(s, x(number - seconds), m, row)
             };
+            scales[number] = scale;
             if S::PLANES == 2 {
                 let signs = as_bytes(&mut signs[plane - staged_width..][..width]);
-                scale.start = split_signs(&mut row[..width * 4], signs);
+                scales[number].start = split_signs(&mut row[..width * 4], signs);
             }
         }
         let tile = &mut tiles[S::PLANES * first * width..][..S::PLANES * height * width];
@@ -77,6 +104,40 @@ pub(super) fn quantize_rows<S: Simd>(
                 pack_panel(s, staged, (height, width), tile.as_mut_ptr());
             }
         }
+    }
+    for (second, &row) in rows.fine.iter().enumerate() {
+        scales[seconds + row].second = 1 + second;
+    }
+}
+
+/// What the bytes of a row leave out of its smoothed values.
+#[inline(always)]
+fn leave<S: Simd>(
+    s: S,
+    x: &[f32],
+    m: &Int8Matrix<'_>,
+    scale: Scale,
+    bytes: &[u8],
+    left: &mut [f32],
+) {
+    left.copy_from_slice(x);
+    if let Some(smooth) = m.smooth {
+        let smoothed = Smoothed { x, smooth };
+        let whole = x.len() / S::LANES * S::LANES;
+        for at in (0..whole).step_by(S::LANES) {
+            s.store(&mut left[at..], smoothed.at(s, at));
+        }
+        if whole < x.len() {
+            s.store_first(&mut left[whole..], smoothed.last(s, whole));
+        }
+    }
+    for (v, byte) in left.iter_mut().zip(bytes) {
+        let byte = if S::SIGNED {
+            f32::from(byte.cast_signed())
+        } else {
+            f32::from(*byte)
+        };
+        *v -= scale.low + scale.step * byte;
     }
 }
 
@@ -93,22 +154,14 @@ fn split_signs(bytes: &mut [u8], signs: &mut [u8]) -> i32 {
     sum
 }
 
-/// A row, smoothed as it is read.
-struct Row<'a, const SMOOTH: bool> {
-    x: &'a [f32],
-    smooth: &'a [f32],
-}
+/// A row as it is to be quantized.
+trait Row {
+    fn len(&self) -> usize;
 
-impl<const SMOOTH: bool> Row<'_, SMOOTH> {
-    #[inline(always)]
-    fn at<S: Simd>(&self, s: S, at: usize) -> S::V {
-        let v = s.load(&self.x[at..]);
-        if SMOOTH {
-            s.mul(v, s.load(&self.smooth[at..]))
-        } else {
-            v
-        }
-    }
+    /// The vector from `at` on.
+    fn at<S: Simd>(&self, s: S, at: usize) -> S::V;
+
+    fn value(&self, at: usize) -> f32;
 
     /// The values from `at` on, fewer than a vector but not none, then the last of them again and again, which changes neither
     /// extreme.
@@ -116,13 +169,55 @@ impl<const SMOOTH: bool> Row<'_, SMOOTH> {
     fn last<S: Simd>(&self, s: S, at: usize) -> S::V {
         let mut lanes = [0.0; 16];
         for (lane, v) in lanes[..S::LANES].iter_mut().enumerate() {
-            let at = (at + lane).min(self.x.len() - 1);
-            *v = self.x[at];
-            if SMOOTH {
-                *v *= self.smooth[at];
-            }
+            *v = self.value((at + lane).min(self.len() - 1));
         }
         s.load(&lanes)
+    }
+}
+
+struct Plain<'a>(&'a [f32]);
+
+impl Row for Plain<'_> {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    #[inline(always)]
+    fn at<S: Simd>(&self, s: S, at: usize) -> S::V {
+        s.load(&self.0[at..])
+    }
+
+    #[inline(always)]
+    fn value(&self, at: usize) -> f32 {
+        self.0[at]
+    }
+}
+
+struct Smoothed<'a> {
+    x: &'a [f32],
+    smooth: Smooth<'a>,
+}
+
+impl Row for Smoothed<'_> {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.x.len()
+    }
+
+    #[inline(always)]
+    fn at<S: Simd>(&self, s: S, at: usize) -> S::V {
+        let Smooth { factor, offset } = self.smooth;
+        s.mul_add(
+            s.load(&self.x[at..]),
+            s.load(&factor[at..]),
+            s.load(&offset[at..]),
+        )
+    }
+
+    #[inline(always)]
+    fn value(&self, at: usize) -> f32 {
+        self.x[at] * self.smooth.factor[at] + self.smooth.offset[at]
     }
 }
 
@@ -152,16 +247,23 @@ impl<V: Copy> Extremes<V> {
     }
 }
 
-/// Quantizes one row to `bytes`, which have room for a whole last vector.
+/// Quantizes one row of a product with `m` to `bytes`, which have room for a whole last vector.
 #[inline(always)]
-fn quantize_row<S: Simd, const SMOOTH: bool>(
-    s: S,
-    x: &[f32],
-    smooth: &[f32],
-    bytes: &mut [u8],
-) -> Scale {
-    let row = Row::<SMOOTH> { x, smooth };
-    let whole = x.len() / S::LANES * S::LANES;
+fn quantize_smoothed<S: Simd>(s: S, x: &[f32], m: &Int8Matrix<'_>, bytes: &mut [u8]) -> Scale {
+    match m.smooth {
+        Some(Smooth { factor, offset }) => {
+            let (factor, offset) = (&factor[..x.len()], &offset[..x.len()]);
+            let smooth = Smooth { factor, offset };
+            quantize_row(s, &Smoothed { x, smooth }, bytes)
+        }
+        None => quantize_row(s, &Plain(x), bytes),
+    }
+}
+
+#[inline(always)]
+fn quantize_row<S: Simd>(s: S, row: &impl Row, bytes: &mut [u8]) -> Scale {
+    let len = row.len();
+    let whole = len / S::LANES * S::LANES;
     let mut seen = [Extremes::new(s), Extremes::new(s)];
     let mut at = 0;
     while at + 2 * S::LANES <= whole {
@@ -172,7 +274,7 @@ fn quantize_row<S: Simd, const SMOOTH: bool>(
     if at < whole {
         seen[0].see(s, row.at(s, at));
     }
-    if whole < x.len() {
+    if whole < len {
         seen[1].see(s, row.last(s, whole));
     }
     let [a, b] = seen;
@@ -195,7 +297,7 @@ fn quantize_row<S: Simd, const SMOOTH: bool>(
         unsafe { s.store_activations(bytes.as_mut_ptr().add(at), v) };
         at += S::LANES;
     }
-    if whole < x.len() {
+    if whole < len {
         let v = s.mul_add(row.last(s, whole), factor, offset);
         // SAFETY: as above, from `whole` on.
         unsafe { s.store_activations(bytes.as_mut_ptr().add(whole), v) };
@@ -204,7 +306,7 @@ fn quantize_row<S: Simd, const SMOOTH: bool>(
     Scale {
         step: step + poison,
         low: low + poison,
-        start: 0,
+        ..Scale::default()
     }
 }
 
@@ -228,47 +330,55 @@ impl Out {
     }
 }
 
-/// `rows` quantized rows times the matrix, plus bias, then GELU if asked.
+/// Quantized rows times the matrix, plus bias, then GELU if asked. `scratch` and `scales` are as [`quantize_rows`] left them
+/// with the same rows.
 ///
 /// # Safety
-/// `out.values` must be writable for `m.n` f32 at each of `rows` row starts (for each slab's columns, in slabs), and nothing
-/// else may refer to them meanwhile.
+/// `out.values` must be writable for `m.n` f32 at each of `rows.count` row starts (for each slab's columns, in slabs), and
+/// nothing else may refer to them meanwhile.
 #[inline(always)]
 pub(super) unsafe fn multiply_rows<S: Simd>(
     s: S,
-    words: &[f32],
+    scratch: &mut [f32],
     scales: &[Scale],
     m: &Int8Matrix<'_>,
+    rows: Rows<'_>,
     gelu: bool,
     out: &Out,
 ) {
-    let rows = scales.len();
+    let total = rows.total();
+    let seconds = rows.fine.len();
     let width = m.k.div_ceil(4);
-    assert!(words.len() >= S::PLANES * rows * width && out.slab >= PANEL);
+    let (words, rest) = scratch.split_at_mut(S::PLANES * total * width);
+    let second_products = &mut rest[..seconds * PANEL];
+    assert!(out.slab >= PANEL);
     let part = S::INT8_VECTORS * S::LANES;
-    let tiles = panels(rows, S::INT8_ROWS);
+    let tiles = panels(total, S::INT8_ROWS);
     for column in (0..m.n).step_by(part) {
         let place = column / out.slab * out.slab_stride + column % out.slab;
         for tile in 0..tiles {
-            let row = panel_start(tile, tiles, rows);
-            let height = panel_start(tile + 1, tiles, rows) - row;
+            let row = panel_start(tile, tiles, total);
+            let height = panel_start(tile + 1, tiles, total) - row;
             // The next part's weights come from far away while this part's are in use: the first two tiles ask for a line a
             // step, which for two vectors of 64 bytes is all of them.
             let ahead = ((column + part) / PANEL * PANEL * 4 + tile.min(1) * 64) * width;
             let tile = Tile {
                 words: &words[S::PLANES * row * width..][..S::PLANES * height * width],
                 scales: &scales[row..row + height],
+                seconds: seconds.saturating_sub(row).min(height),
+                row,
                 column,
                 ahead: m.panels.as_ptr().cast::<u8>().wrapping_add(ahead),
                 gelu,
             };
-            // SAFETY: rows row..row + height are among the caller's.
+            // SAFETY: rows row..row + height, second rows not counted, are among the caller's.
             unsafe {
-                let values = out.values.add(row * out.stride + place);
+                let values = out.values.add(place);
+                let first = (values, out.stride, seconds);
                 dispatch_rows!(height, S, INT8_ROWS, |ROWS| match S::INT8_VECTORS {
-                    1 => multiply_tile::<S, ROWS, 1>(s, &tile, m, values, out.stride),
-                    2 => multiply_tile::<S, ROWS, 2>(s, &tile, m, values, out.stride),
-                    4 => multiply_tile::<S, ROWS, 4>(s, &tile, m, values, out.stride),
+                    1 => multiply_tile::<S, ROWS, 1>(s, &tile, m, second_products, first),
+                    2 => multiply_tile::<S, ROWS, 2>(s, &tile, m, second_products, first),
+                    4 => multiply_tile::<S, ROWS, 4>(s, &tile, m, second_products, first),
                     vectors => unreachable!("a tile of {vectors} vectors"),
                 });
             }
@@ -279,6 +389,10 @@ pub(super) unsafe fn multiply_rows<S: Simd>(
 struct Tile<'a> {
     words: &'a [f32],
     scales: &'a [Scale],
+    /// So many of its rows, its first, are second rows.
+    seconds: usize,
+    /// Number of its first row, second rows counted.
+    row: usize,
     column: usize,
     /// Where to prefetch, a cache line for each step of the product.
     ahead: *const u8,
@@ -286,14 +400,15 @@ struct Tile<'a> {
 }
 
 /// # Safety
-/// `out` must be writable for the tile's columns within `m.n`, at each of `ROWS` rows `stride` apart.
+/// `out` must be writable for the tile's columns within `m.n` at each of its rows, `stride` apart and counted from 0 after all
+/// `seconds` second rows.
 #[inline(always)]
 unsafe fn multiply_tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
     s: S,
     tile: &Tile<'_>,
     m: &Int8Matrix<'_>,
-    out: *mut f32,
-    stride: usize,
+    second_products: &mut [f32],
+    (out, stride, seconds): (*mut f32, usize, usize),
 ) {
     let steps = m.k.div_ceil(4);
     let width = VECTORS * S::LANES;
@@ -302,6 +417,7 @@ unsafe fn multiply_tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
     assert!(
         tile.words.len() == S::PLANES * ROWS * steps
             && tile.scales.len() == ROWS
+            && second_products.len() >= seconds * PANEL
             && PANEL.is_multiple_of(width)
             && m.panels.len() >= panel + ((steps.max(1) - 1) * PANEL + width) * 4 * steps.min(1)
     );
@@ -319,10 +435,21 @@ unsafe fn multiply_tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
         for (i, (sums, scale)) in sums.iter().zip(tile.scales).enumerate() {
             let v = s.mul(s.int_to_float(sums[j]), s.splat(scale.step));
             let v = s.mul_add(weight_sums, s.splat(scale.low), v);
-            let v = s.mul_add(v, weight_scales, bias);
-            // SAFETY: the vector's columns within `columns`, in row i of the caller's ROWS.
+            if i < tile.seconds {
+                let v = s.mul(v, weight_scales);
+                s.store(&mut second_products[(tile.row + i) * PANEL + first..], v);
+                continue;
+            }
+            let mut v = s.mul_add(v, weight_scales, bias);
+            if scale.second > 0 {
+                v = s.add(
+                    v,
+                    s.load(&second_products[(scale.second - 1) * PANEL + first..]),
+                );
+            }
+            // SAFETY: the vector's columns within `columns`, in a row of the caller's.
             unsafe {
-                let out = out.add(i * stride + first);
+                let out = out.add((tile.row + i - seconds) * stride + first);
                 if first + S::LANES <= columns {
                     s.store_ptr(out, v);
                 } else if first < columns {
@@ -332,10 +459,11 @@ unsafe fn multiply_tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
         }
     }
     if tile.gelu {
-        for i in 0..ROWS {
+        for i in tile.seconds..ROWS {
             // SAFETY: the row's columns, just written.
             gelu_row::<S, true>(s, unsafe {
-                std::slice::from_raw_parts_mut(out.add(i * stride), columns)
+                let row = out.add((tile.row + i - seconds) * stride);
+                std::slice::from_raw_parts_mut(row, columns)
             });
         }
     }
@@ -352,6 +480,10 @@ unsafe fn product<S: Simd, const ROWS: usize, const VECTORS: usize>(
     tile: &Tile<'_>,
     mut weights: *const u8,
 ) -> [[S::I; VECTORS]; ROWS] {
+    if S::BLOCKS {
+        // SAFETY: as promised.
+        return unsafe { product_of_blocks::<S, ROWS, VECTORS>(s, steps, tile, weights) };
+    }
     let mut sums = [[s.splat_int(0); VECTORS]; ROWS];
     if S::PLANES == 2 {
         for (sums, scale) in sums.iter_mut().zip(tile.scales) {
@@ -379,6 +511,75 @@ unsafe fn product<S: Simd, const ROWS: usize, const VECTORS: usize>(
         ahead = ahead.wrapping_add(64);
         rows = rows.wrapping_add(4 * ROWS);
         weights = weights.wrapping_add(4 * PANEL);
+    }
+    sums
+}
+
+/// Pairs of rows of the largest tile of an instruction set with [`Simd::BLOCKS`].
+const PAIRS: usize = 4;
+
+/// [`product`] by [`Simd::dot_blocks`]: two steps, two rows and two channels at a time.
+///
+/// # Safety
+/// As [`product`].
+#[inline(always)]
+unsafe fn product_of_blocks<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    s: S,
+    steps: usize,
+    tile: &Tile<'_>,
+    mut weights: *const u8,
+) -> [[S::I; VECTORS]; ROWS] {
+    assert!(S::LANES == 4 && S::PLANES == 1 && ROWS <= 2 * PAIRS);
+    let zero = s.splat_int(0);
+    let pairs = ROWS.div_ceil(2);
+    // Of each pair of rows and vector of channels: with the first two channels, and with the last two.
+    let mut blocks = [[[zero; 2]; VECTORS]; PAIRS];
+    let mut words = tile.words.as_ptr().cast::<u32>();
+    let mut ahead = tile.ahead;
+    for step in (0..steps).step_by(2) {
+        let two = step + 1 < steps;
+        // SAFETY: row `i` of this step, and of the next where there is one, is within the tile, the vectors within the
+        // weights; the pointers step past the end by wrapping arithmetic only.
+        unsafe {
+            let mut rows = [zero; PAIRS];
+            for (pair, rows) in rows[..pairs].iter_mut().enumerate() {
+                let word = |at: usize, there: bool| if there { words.add(at).read() } else { 0 };
+                let odd = 2 * pair + 1 < ROWS;
+                let block = [
+                    word(2 * pair, true),
+                    word(ROWS + 2 * pair, two),
+                    word(2 * pair + 1, odd),
+                    word(ROWS + 2 * pair + 1, odd && two),
+                ];
+                *rows = s.load_bytes(block.as_ptr().cast());
+            }
+            for j in 0..VECTORS {
+                let first = s.load_bytes(weights.add(j * S::LANES * 4));
+                let second = if two {
+                    s.load_bytes(weights.add((PANEL + j * S::LANES) * 4))
+                } else {
+                    zero
+                };
+                let channels = s.interleave(first, second);
+                for (blocks, rows) in blocks[..pairs].iter_mut().zip(rows) {
+                    for (block, channels) in blocks[j].iter_mut().zip(channels) {
+                        *block = s.dot_blocks(*block, rows, channels);
+                    }
+                }
+            }
+        }
+        for _ in 0..2 {
+            s.prefetch(ahead);
+            ahead = ahead.wrapping_add(64);
+        }
+        words = words.wrapping_add(2 * ROWS);
+        weights = weights.wrapping_add(8 * PANEL);
+    }
+    let mut sums = [[zero; VECTORS]; ROWS];
+    for (i, sums) in sums.iter_mut().enumerate() {
+        for (sum, [first, last]) in sums.iter_mut().zip(blocks[i / 2]) {
+            *sum = s.halves(first, last)[i % 2];
+        }
     }
     sums
 }

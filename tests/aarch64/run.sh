@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Compiles the kernels for AArch64 and runs their tests under emulation, once on a CPU with every extension and once on one with
+# none: run.sh [CPU…]. What is missing is installed from Debian's packages, which have a compiler with the target's libraries.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+cpus=("$@")
+((${#cpus[@]})) || cpus=(max cortex-a72)
+target=aarch64-unknown-linux-gnu
+
+root() { if [[ $(id -u) == 0 ]]; then "$@"; else sudo "$@"; fi; }
+packages=(rustc-web cargo-web libstd-rust-web-dev:arm64 gcc-aarch64-linux-gnu qemu-user-static)
+if ! dpkg-query --show --showformat '${db:Status-Status}\n' "${packages[@]}" 2>/dev/null | grep -cx installed | grep -qx ${#packages[@]}; then
+    root dpkg --add-architecture arm64
+    root apt-get update -qq
+    root apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+fi
+
+# Debian's compiler, whatever else is installed; static, because a dynamic program needs the target's libraries at run time.
+export RUSTC=/usr/bin/rustc
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static"
+for cpu in "${cpus[@]}"; do
+    printf '\n-- %s\n' "$cpu"
+    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -cpu $cpu" \
+        /usr/bin/cargo test --locked -p kernels --lib --tests --target $target --target-dir target/aarch64
+done
