@@ -1,8 +1,10 @@
 //! Packed models: made from the demo model by the command, served, compared with their source, and refused when damaged.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use safetensors::tensor::TensorView;
 use serde_json::Value;
 
 fn reranker(args: &[&str], variables: &[(&str, &str)]) -> Output {
@@ -86,6 +88,100 @@ fn packing_is_deterministic_and_near_the_source() {
     let max = differences.iter().fold(0f64, |a, b| a.max(*b));
     assert!(mean > 0.0, "int8 and f32 are the same");
     assert!(mean <= 0.01 && max <= 0.03, "mean {mean}, max {max}");
+}
+
+/// A copy of a golden model with outliers: some channels behind every layer norm are moved far off, and whatever reads or adds them
+/// takes that back in its bias, so that the model computes what it did.
+fn with_outliers(source: &Path, out: &Path) {
+    const CHANNELS: [(usize, f32); 3] = [(3, 40.0), (17, -25.0), (30, 60.0)];
+    let bytes = std::fs::read(source.join("model.safetensors")).expect("read");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+    let mut tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)> = file
+        .iter()
+        .map(|(name, view)| {
+            let values = view.data().chunks_exact(4);
+            let values = values.map(|b| f32::from_le_bytes(b.try_into().expect("4 bytes")));
+            (name.to_owned(), (view.shape().to_vec(), values.collect()))
+        })
+        .collect();
+    let mut put = |norm: &str, readers: &[String], adder: &str| {
+        for (channel, offset) in CHANNELS {
+            let mut add = |name: &str, value: f32| {
+                tensors.get_mut(name).expect(name).1[channel] += value;
+            };
+            add(&format!("{norm}.bias"), offset);
+            add(&format!("{adder}.bias"), -offset);
+            for reader in readers {
+                let (shape, weight) = tensors[&format!("{reader}.weight")].clone();
+                let bias = &mut tensors
+                    .get_mut(&format!("{reader}.bias"))
+                    .expect("a bias")
+                    .1;
+                for (bias, row) in bias.iter_mut().zip(weight.chunks_exact(shape[1])) {
+                    *bias -= row[channel] * offset;
+                }
+            }
+        }
+    };
+    let layer = |index: usize| format!("roberta.encoder.layer.{index}");
+    let attention = |index| {
+        ["query", "key", "value"].map(|part| format!("{}.attention.self.{part}", layer(index)))
+    };
+    let attention_out = |index| format!("{}.attention.output", layer(index));
+    put(
+        "roberta.embeddings.LayerNorm",
+        &attention(0),
+        &format!("{}.dense", attention_out(0)),
+    );
+    for index in 0..3 {
+        put(
+            &format!("{}.LayerNorm", attention_out(index)),
+            &[format!("{}.intermediate.dense", layer(index))],
+            &format!("{}.output.dense", layer(index)),
+        );
+        if index < 2 {
+            put(
+                &format!("{}.output.LayerNorm", layer(index)),
+                &attention(index + 1),
+                &format!("{}.dense", attention_out(index + 1)),
+            );
+        }
+    }
+    let bytes: BTreeMap<&str, (&[usize], Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, (shape, values))| {
+            let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            (name.as_str(), (&shape[..], bytes))
+        })
+        .collect();
+    let views = bytes.iter().map(|(name, (shape, bytes))| {
+        let view = TensorView::new(safetensors::Dtype::F32, shape.to_vec(), bytes);
+        (*name, view.expect("a tensor"))
+    });
+    let path = out.join("model.safetensors");
+    safetensors::serialize_to_file(views, None, &path).expect("written");
+    for file in ["config.json", "tokenizer.json"] {
+        std::fs::copy(source.join(file), out.join(file)).expect("copied");
+    }
+}
+
+#[test]
+fn a_model_with_outlier_channels_is_packed_as_near_as_one_without() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/xlm-roberta");
+    let dir = tempfile::tempdir().expect("a folder");
+    with_outliers(&golden, dir.path());
+    let file = dir.path().join("packed.safetensors");
+    pack(dir.path().to_str().expect("a plain path"), &file);
+    let exact = logits(&golden, &[("PRECISION", "f32")]);
+    let same = logits(dir.path(), &[("PRECISION", "f32")]);
+    let int8 = logits(&file, &[]);
+    for ((exact, same), int8) in exact.iter().zip(&same).zip(&int8) {
+        assert!((exact - same).abs() < 1e-3, "{same} for {exact}");
+        assert!(
+            (sigmoid(*int8) - sigmoid(*exact)).abs() < 0.03,
+            "{int8} for {exact}"
+        );
+    }
 }
 
 #[test]
