@@ -52,8 +52,8 @@ const MEAN_SCORE_BOUND: f64 = 0.01;
 pub(super) const MAX_SCORE_BOUND: f64 = 0.03;
 
 /// Matrices get fine inputs until the logits' differences from the source's are expected to be no more than this, as a root mean
-/// square: a score then moves by a quarter of it at most, and by [`MAX_SCORE_BOUND`] only at five standard deviations.
-const NOISE: f64 = MAX_SCORE_BOUND * 4.0 / 5.0;
+/// square: scores then move by a quarter of it at most, and few passages change places.
+const NOISE: f64 = MAX_SCORE_BOUND / 2.0;
 
 #[derive(Deserialize)]
 struct Text {
