@@ -3,5 +3,5 @@
 mod plan;
 mod worker;
 
-pub use plan::plan;
-pub use worker::{Compute, Stop};
+pub use plan::{plan, share};
+pub use worker::{Compute, ComputeSettings, Done, Forward, Item, Place};

@@ -37,11 +37,14 @@ PRECISION = "auto", "what the model computes in: `int8` (needs a packed model: `
     USE_FP16 = "false", "use the best safe reduced precision of the device; on CPUs that is what `PRECISION=auto` chooses already, so nothing changes there";
     CORS_ORIGINS = "*", "origins allowed to call from a browser, separated by commas; empty for none";
     MAX_LENGTH = "512", "longest sequence in tokens, special tokens included; the model's own limit where that is lower";
-    TRUNCATION = "longest_first", "how longer pairs are cut: `longest_first` or `flag`";
-    MAX_PAIRS = "1000", "most pairs in one request";
+    TRUNCATION = "longest_first", "how longer pairs are cut: `longest_first`, `flag`, or `none` (they are refused)";
+    MAX_PAIRS = "1000", "most pairs, or documents, in one request";
     MAX_TEXT_CHARS = "100000", "most characters in one query or passage";
+    MAX_TOKENS = "1000000", "most tokens of one request, after cutting; 0 for no limit";
     MAX_BODY_BYTES = "10485760", "largest request body in bytes";
     MAX_QUEUE = "64", "most requests waiting for the compute thread; more are answered 429";
+    CACHE_PAIRS = "0", "scores of pairs to keep for when they come again, about 100 bytes each; 0 for none";
+    API_KEYS = "", "keys of which a request must bring one, separated by commas: as they are, or as `sha256:` with the hash in hex; where it is not set, everyone may call";
     REQUEST_TIMEOUT_S = "300", "most seconds for one request, its body and its wait included";
     HEADER_TIMEOUT_S = "30", "most seconds for the head of a request to arrive; a connection that brings none by then is closed";
     SHUTDOWN_GRACE_S = "30", "seconds that accepted requests have to finish after SIGTERM";
@@ -107,8 +110,11 @@ pub struct Config {
     pub truncation: Truncation,
     pub max_pairs: usize,
     pub max_text_chars: usize,
+    pub max_tokens: usize,
     pub max_body_bytes: usize,
     pub max_queue: usize,
+    pub cache_pairs: usize,
+    pub api_keys: Vec<String>,
     pub request_timeout: Duration,
     pub header_timeout: Duration,
     pub shutdown_grace: Duration,
@@ -132,6 +138,8 @@ pub struct Platform {
     pub lambda_initialization: Option<String>,
     /// `AWS_LAMBDA_MAX_CONCURRENCY`: set on managed instances.
     pub lambda_concurrency: Option<usize>,
+    /// `AWS_LAMBDA_FUNCTION_MEMORY_SIZE`: what is billed, in MB of 2^20 bytes.
+    pub lambda_memory_mb: Option<u64>,
     /// `FUNCTIONS_CUSTOMHANDLER_PORT`, or its older name `FUNCTIONS_HTTPWORKER_PORT`.
     pub azure_port: Option<u16>,
     /// Where Hugging Face's own tools keep downloaded models.
@@ -271,13 +279,21 @@ impl Config {
         let use_fp16 = read.parsed(&USE_FP16, "true or false", boolean);
         let cors_origins = Self::origins(read);
         let max_length = read.number(&MAX_LENGTH, 8, 1 << 20);
-        let truncation = read.parsed(&TRUNCATION, &Truncation::NAMES.join(" or "), |text| {
+        let truncation = read.parsed(&TRUNCATION, &Truncation::NAMES.join(", "), |text| {
             Truncation::from_str(text).ok()
         });
         let max_pairs = read.number(&MAX_PAIRS, 1, 1_000_000);
         let max_text_chars = read.number(&MAX_TEXT_CHARS, 1, 100_000_000);
+        let max_tokens = read.number(&MAX_TOKENS, 0, 1 << 40);
         let max_body_bytes = read.number(&MAX_BODY_BYTES, 1024, 1 << 30);
         let max_queue = read.number(&MAX_QUEUE, 1, 100_000);
+        let cache_pairs = read.number(&CACHE_PAIRS, 0, 100_000_000);
+        let api_keys = read.optional(&API_KEYS).unwrap_or_default();
+        let api_keys: Vec<String> = api_keys
+            .split(',')
+            .map(|key| key.trim().to_owned())
+            .filter(|key| !key.is_empty())
+            .collect();
         let request_timeout = read.seconds(&REQUEST_TIMEOUT_S, 86_400);
         let header_timeout = read.seconds(&HEADER_TIMEOUT_S, 3_600);
         let shutdown_grace = read.seconds(&SHUTDOWN_GRACE_S, 3_600);
@@ -323,8 +339,11 @@ impl Config {
             truncation: truncation?,
             max_pairs: max_pairs?,
             max_text_chars: max_text_chars?,
+            max_tokens: max_tokens?,
             max_body_bytes: max_body_bytes?,
             max_queue: max_queue?,
+            cache_pairs: cache_pairs?,
+            api_keys,
             request_timeout: request_timeout?,
             header_timeout: header_timeout?,
             shutdown_grace: shutdown_grace?,
@@ -381,6 +400,7 @@ impl Config {
         };
         let azure_port =
             number("FUNCTIONS_CUSTOMHANDLER_PORT")?.or(number("FUNCTIONS_HTTPWORKER_PORT")?);
+        let lambda_memory_mb = number("AWS_LAMBDA_FUNCTION_MEMORY_SIZE")?.map(u64::from);
         let lambda_concurrency = number("AWS_LAMBDA_MAX_CONCURRENCY")?.map(usize::from);
         let path = |name: &str| {
             (read.lookup)(name)
@@ -391,6 +411,7 @@ impl Config {
             lambda: (read.lookup)(LAMBDA_RUNTIME_API).is_some(),
             lambda_initialization: (read.lookup)("AWS_LAMBDA_INITIALIZATION_TYPE"),
             lambda_concurrency,
+            lambda_memory_mb,
             azure_port,
             hub_cache: path("HF_HUB_CACHE")
                 .or_else(|| path("HF_HOME").map(|home| home.join("hub")))
@@ -462,8 +483,10 @@ mod tests {
             ("TRUNCATION", "middle"),
             ("MAX_PAIRS", "0"),
             ("MAX_TEXT_CHARS", "-1"),
+            ("MAX_TOKENS", "-5"),
             ("MAX_BODY_BYTES", "1e6"),
             ("MAX_QUEUE", "none"),
+            ("CACHE_PAIRS", "all"),
             ("REQUEST_TIMEOUT_S", "NaN"),
             ("HEADER_TIMEOUT_S", "0"),
             ("SHUTDOWN_GRACE_S", "inf"),

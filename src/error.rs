@@ -1,5 +1,5 @@
 //! What can go wrong, grouped by who has to act: the caller (`Invalid`), nobody but time (`Busy`, `NotReady`,
-//! `Deadline`, `Draining`), the operator (`Model`) or us (`Internal`). Knows no HTTP: `http` maps each group to a status.
+//! `Deadline`, `Unreachable`, `Draining`), the operator (`Model`) or us (`Internal`). Knows no HTTP: `http` maps each group to a status.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,8 +22,23 @@ pub enum Error {
     #[error("the model is still loading: try again in {} s", retry_after.as_secs())]
     NotReady { retry_after: Duration },
     /// Time ran out before all pairs were scored. Nothing partial is returned.
-    #[error("the deadline passed before all {pairs} pairs were scored")]
-    Deadline { pairs: usize },
+    #[error("the deadline passed before all pairs were scored")]
+    Deadline,
+    /// By this process's measured speed the request cannot be done in its time, so it is not begun.
+    #[error(
+        "scoring would take {} ms{}, {} ms are left",
+        total.as_millis(),
+        if *busy { ", others before it included" } else { "" },
+        left.as_millis()
+    )]
+    Unreachable {
+        /// With the wait for others, and what is left until the deadline.
+        total: Duration,
+        left: Duration,
+        /// Whether it could be done if no others were before it.
+        busy: bool,
+        retry_after: Duration,
+    },
     /// The process is shutting down and takes no new work.
     #[error("the server is shutting down")]
     Draining,

@@ -3,13 +3,16 @@
 //! Data in: an HTTP request, to which a host may have attached a [`Deadline`] and a [`RequestId`]. Data out: a response. Turns
 //! bodies into dialects' types and hands the domain's `Request` to the service; decides nothing about scores.
 
+mod auth;
 mod body;
 mod docs;
 mod error;
 mod health;
+mod mounts;
 mod observe;
 mod path;
-mod rerank;
+mod score;
+mod voice;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,7 +31,10 @@ use utoipa_axum::routes;
 use crate::rerank::Limits;
 use crate::service::Service;
 use error::Refusal;
+use mounts::Mounts;
+use voice::Voices;
 
+pub use auth::{BadKey, Keys};
 pub use error::ERROR_CODES;
 pub use observe::RequestId;
 pub use path::without_prefix;
@@ -50,6 +56,11 @@ pub struct Settings {
     pub wait_for_model: bool,
     /// What serves, for `/info`.
     pub host: &'static str,
+    /// Who may call.
+    pub keys: Keys,
+    /// Memory that the platform bills, where it tells; and what the process has in use.
+    pub billed_bytes: Option<u64>,
+    pub resident_bytes: fn() -> u64,
 }
 
 #[derive(Clone)]
@@ -58,6 +69,7 @@ struct App {
     settings: Arc<Settings>,
     /// `METHOD /path` of every route, for the error that lists them and for the index.
     routes: Arc<[String]>,
+    voices: Arc<Voices>,
 }
 
 #[derive(OpenApi)]
@@ -75,8 +87,6 @@ struct Api;
 /// Everything that is served, as one router.
 pub fn router(service: Service, settings: Settings) -> Router {
     let (router, api) = OpenApiRouter::with_openapi(Api::openapi())
-        .routes(routes!(rerank::one))
-        .routes(routes!(rerank::batch))
         .routes(routes!(health::health))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
@@ -84,18 +94,25 @@ pub fn router(service: Service, settings: Settings) -> Router {
         .routes(routes!(health::index))
         .routes(routes!(docs::page))
         .split_for_parts();
+    let Mounts {
+        router,
+        voices,
+        api,
+    } = Mounts::add(router, api);
     let app = App {
         service,
         routes: route_list(&api),
+        voices: Arc::new(voices),
         settings: Arc::new(settings),
     };
     let router = router
-        .merge(docs::router(api))
+        .merge(docs::router(&api))
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(CatchPanicLayer::custom(|_| {
             Refusal::Panicked.into_response()
         }))
+        .layer(middleware::from_fn_with_state(app.clone(), auth::guard))
         .layer(middleware::from_fn_with_state(
             app.clone(),
             observe::observe,
@@ -131,7 +148,7 @@ fn cors(origins: &[String]) -> CorsLayer {
         .expose_headers([
             observe::REQUEST_ID,
             HeaderName::from_static("retry-after"),
-            rerank::SERVER_TIMING,
+            score::SERVER_TIMING,
         ])
         .max_age(Duration::from_secs(3600));
     if origins == ["*"] {

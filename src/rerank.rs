@@ -1,6 +1,7 @@
 //! The domain: what is asked (`Request`) and what is answered (`Ranking`). No serde, no HTTP, no tensors.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,16 +16,15 @@ pub enum Truncation {
     LongestFirst,
     /// FlagEmbedding's rule: the query keeps at most three quarters of the maximum length, then only the document is cut.
     Flag,
+    /// Not at all: the request is refused.
+    None,
 }
 
 impl Truncation {
-    pub const NAMES: [&str; 2] = ["longest_first", "flag"];
+    pub const NAMES: [&str; 3] = ["longest_first", "flag", "none"];
 
     pub fn name(self) -> &'static str {
-        match self {
-            Self::LongestFirst => Self::NAMES[0],
-            Self::Flag => Self::NAMES[1],
-        }
+        Self::NAMES[self as usize]
     }
 }
 
@@ -35,6 +35,7 @@ impl FromStr for Truncation {
         match text {
             "longest_first" => Ok(Self::LongestFirst),
             "flag" => Ok(Self::Flag),
+            "none" => Ok(Self::None),
             _ => Err(format!("must be one of {}", Self::NAMES.join(", "))),
         }
     }
@@ -96,14 +97,57 @@ impl fmt::Debug for Pair {
     }
 }
 
+/// The end of a text that gives way where it is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Side {
+    Left,
+    #[default]
+    Right,
+}
+
+/// A document that does not fit is scored in pieces, and the best piece counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chunking {
+    /// Most pieces of one document; what is left over is dropped, and told.
+    pub max_chunks: usize,
+    /// Tokens that a piece repeats of the one before it.
+    pub overlap_tokens: usize,
+}
+
 /// A request for scores, already in our own terms and within every limit but the model's.
 #[derive(Debug, Clone)]
 pub struct Request {
     pub pairs: Vec<Pair>,
+    /// What the caller calls the document of the pair at an index, for errors that only the tokens show.
+    pub document_field: fn(usize) -> String,
     /// Longest sequence in tokens, special tokens included; the server's own where absent.
     pub max_length: Option<usize>,
     pub truncation: Option<Truncation>,
+    pub side: Side,
+    /// Most tokens of a document that are looked at.
+    pub max_document_tokens: Option<usize>,
+    /// One sequence for each pair where absent.
+    pub chunking: Option<Chunking>,
+    /// Whether each sentence of each document is scored too.
+    pub sentences: bool,
     pub deadline: Option<Instant>,
+}
+
+impl Request {
+    /// A request for plain scores by the server's defaults.
+    pub fn new(pairs: Vec<Pair>) -> Self {
+        Self {
+            pairs,
+            document_field: |index| format!("documents[{index}]"),
+            max_length: None,
+            truncation: None,
+            side: Side::Right,
+            max_document_tokens: None,
+            chunking: None,
+            sentences: false,
+            deadline: None,
+        }
+    }
 }
 
 /// What one request may hold. Dialects check against it, because only they know what the caller calls a field.
@@ -163,14 +207,28 @@ impl Limits {
 }
 
 /// What the model said of one pair, and what it was shown of it.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Score {
-    /// Raw output of the head.
+    /// Raw output of the head, for the best chunk.
     pub logit: f32,
-    /// Length of the scored sequence, special tokens included.
+    /// Length of the scored sequences together, special tokens included.
     pub tokens: usize,
     /// Tokens of the query and of the document that did not fit.
     pub dropped_tokens: usize,
+    /// Sequences that the document was scored in: 1 unless it was chunked.
+    pub chunks: usize,
+    /// Its sentences in their order, where they were asked for.
+    pub sentences: Vec<Sentence>,
+}
+
+/// The score of one sentence of a document.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sentence {
+    /// Its place in the document, in characters (Unicode scalar values).
+    pub chars: Range<usize>,
+    /// The same in bytes of UTF-8.
+    pub bytes: Range<usize>,
+    pub logit: f32,
 }
 
 impl Score {
@@ -180,11 +238,16 @@ impl Score {
 
     /// What is shown as the score: the sigmoid of the logit, or the logit itself.
     pub fn value(&self, normalize: bool) -> f64 {
-        if normalize {
-            sigmoid(self.logit)
-        } else {
-            in_f64(self.logit)
-        }
+        shown(self.logit, normalize)
+    }
+}
+
+/// What is shown of a logit: its sigmoid, or itself.
+pub fn shown(logit: f32, normalize: bool) -> f64 {
+    if normalize {
+        sigmoid(logit)
+    } else {
+        in_f64(logit)
     }
 }
 
@@ -209,16 +272,93 @@ pub fn sigmoid(logit: f32) -> f64 {
 #[derive(Debug, Clone)]
 pub struct Ranking {
     pub scores: Vec<Score>,
-    /// Time spent waiting for the compute thread.
+    /// Time spent turning texts into tokens, waiting for the compute thread, and scoring.
+    pub tokenized: Duration,
     pub queued: Duration,
-    /// Time spent tokenizing and scoring.
     pub computed: Duration,
+    /// Sequences that were looked up in the cache, and those that it had; both 0 where there is none.
+    pub cache_lookups: usize,
+    pub cache_hits: usize,
 }
 
 impl Ranking {
     pub fn tokens(&self) -> usize {
         self.scores.iter().map(|score| score.tokens).sum()
     }
+
+    /// Pairs that were not shown to the model whole.
+    pub fn truncated(&self) -> usize {
+        self.scores.iter().filter(|score| score.truncated()).count()
+    }
+}
+
+/// Which of the scores are answered, and as what.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Selection {
+    /// Most results; all where absent.
+    pub top: Option<usize>,
+    /// Lowest value of what is shown as the score.
+    pub min_score: Option<f64>,
+    pub normalize: bool,
+}
+
+/// One score of an answer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ranked<'a> {
+    /// Place of the pair in the request.
+    pub index: usize,
+    /// What is shown: normalized or raw.
+    pub value: f64,
+    pub score: &'a Score,
+}
+
+impl Selection {
+    /// The best first, by logit; of equal ones the one that came first in the request.
+    pub fn best_first(self, scores: &[Score]) -> Vec<Ranked<'_>> {
+        let mut ranked: Vec<Ranked> = self.shown(scores).collect();
+        ranked.sort_by(|a, b| {
+            let by_logit = b.score.logit.total_cmp(&a.score.logit);
+            by_logit.then(a.index.cmp(&b.index))
+        });
+        ranked.truncate(self.top.unwrap_or(usize::MAX));
+        ranked
+    }
+
+    /// The best ones, in the order of the request.
+    pub fn in_order(self, scores: &[Score]) -> Vec<Ranked<'_>> {
+        let mut ranked = self.best_first(scores);
+        ranked.sort_by_key(|ranked| ranked.index);
+        ranked
+    }
+
+    fn shown(self, scores: &[Score]) -> impl Iterator<Item = Ranked<'_>> {
+        scores.iter().enumerate().filter_map(move |(index, score)| {
+            let value = score.value(self.normalize);
+            let wanted = self.min_score.is_none_or(|least| value >= least);
+            wanted.then_some(Ranked {
+                index,
+                value,
+                score,
+            })
+        })
+    }
+}
+
+/// What a request would cost, without being scored.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    pub pairs: usize,
+    /// Sequences that would be computed: chunks and sentences counted, repetitions and what the cache holds not.
+    pub sequences: usize,
+    /// Tokens as they would be counted in the answer, and those of the sequences that would be computed.
+    pub tokens: usize,
+    pub computed_tokens: usize,
+    pub truncated: usize,
+    /// Of this process, as measured; absent before it has computed anything.
+    pub tokens_per_second: Option<f64>,
+    /// Computing alone, and with the wait for those before it.
+    pub compute: Option<Duration>,
+    pub total: Option<Duration>,
 }
 
 #[cfg(test)]
@@ -240,6 +380,51 @@ mod tests {
         for logit in [0.1f32, -8.1875, 1.547_472_5, 3e-9] {
             assert_eq!(in_f64(logit).to_string(), logit.to_string());
         }
+    }
+
+    fn scores(logits: &[f32]) -> Vec<Score> {
+        let score = |&logit| Score {
+            logit,
+            tokens: 4,
+            dropped_tokens: 0,
+            chunks: 1,
+            sentences: Vec::new(),
+        };
+        logits.iter().map(score).collect()
+    }
+
+    #[test]
+    fn the_best_come_first_and_of_equals_the_earlier() {
+        let scores = scores(&[0.5, 2.0, -0.0, 2.0, 0.0]);
+        let selection = Selection {
+            top: None,
+            min_score: None,
+            normalize: false,
+        };
+        let places = |ranked: Vec<Ranked>| ranked.iter().map(|r| r.index).collect::<Vec<_>>();
+        assert_eq!(places(selection.best_first(&scores)), [1, 3, 0, 4, 2]);
+        let three = Selection {
+            top: Some(3),
+            ..selection
+        };
+        assert_eq!(places(three.best_first(&scores)), [1, 3, 0]);
+        assert_eq!(places(three.in_order(&scores)), [0, 1, 3]);
+    }
+
+    #[test]
+    fn the_least_score_is_one_of_what_is_shown() {
+        let scores = scores(&[0.5, 2.0, -1.0]);
+        let shown = |normalize, min_score| {
+            let selection = Selection {
+                top: None,
+                min_score: Some(min_score),
+                normalize,
+            };
+            selection.best_first(&scores).len()
+        };
+        assert_eq!((shown(false, 0.5), shown(true, 0.5)), (2, 2));
+        assert_eq!((shown(false, 0.7), shown(true, 0.7)), (1, 1));
+        assert_eq!((shown(false, 1.5), shown(true, 1.5)), (1, 0));
     }
 
     #[test]

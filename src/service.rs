@@ -1,30 +1,46 @@
 //! The pipeline behind every dialect and command: encode, cut, plan, compute, answer.
 //!
 //! `Engine` is a loaded model with its tokenizer and works synchronously; `Service` puts it on the compute thread, knows whether
-//! it is ready, and is what requests go to.
+//! it is ready, and is what requests go to. It refuses what cannot be done in its time.
 
+mod cache;
 mod engine;
+mod prepare;
 mod receipt;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tracing::Instrument;
 
+use cache::Cache;
 pub use engine::{Engine, EngineSettings, Info};
+use prepare::Prepared;
 pub use receipt::{LoadTimes, Prefetched, Receipt, Span};
 
-use crate::batch::Compute;
+use crate::batch::{Compute, ComputeSettings, Forward, Item};
 use crate::error::{Error, ModelError, Result};
-use crate::rerank::{Ranking, Request};
+use crate::rerank::{Estimate, Ranking, Request, Score};
+use crate::tokenizer::Sequence;
 
 /// A caller that came too early is told to come back after this.
 const LOADING_RETRY: Duration = Duration::from_secs(2);
+/// Requests that are turned into tokens at a time: a small one need not wait for a large one, and the cores belong to computing.
+const TOKENIZING: usize = 2;
+
+impl Item for Sequence {
+    fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+}
 
 #[derive(Clone)]
 pub struct Service {
-    compute: Compute,
+    compute: Compute<Sequence>,
+    tokenizing: Arc<Semaphore>,
+    cache: Option<Arc<Cache>>,
     state: watch::Sender<State>,
     draining: Arc<AtomicBool>,
     /// When the process began, or was restored from a snapshot.
@@ -41,10 +57,13 @@ pub enum State {
 }
 
 impl Service {
-    /// A service without a model; [`Self::load`] gives it one. `started` is when the process began.
-    pub fn new(compute: Compute, started: Instant) -> Self {
+    /// A service without a model; [`Self::load`] gives it one. `cache_pairs` is how many scores are kept, `started` when the process
+    /// began.
+    pub fn new(compute: Compute<Sequence>, cache_pairs: usize, started: Instant) -> Self {
         Self {
             compute,
+            tokenizing: Arc::new(Semaphore::new(TOKENIZING)),
+            cache: Cache::new(cache_pairs).map(Arc::new),
             state: watch::Sender::new(State::Loading),
             draining: Arc::default(),
             awake_since: Arc::new(Mutex::new(started)),
@@ -57,7 +76,7 @@ impl Service {
         &self,
         load: impl FnOnce() -> Result<Engine, ModelError> + Send + 'static,
     ) -> Result<Arc<Engine>, Error> {
-        let loaded = match self.compute.run(move |_| load()).await {
+        let loaded = match self.compute.run(load).await {
             Ok(Ok(engine)) => Ok(Arc::new(engine)),
             Ok(Err(error)) => Err(Error::Model(error.to_string())),
             Err(error) => Err(error),
@@ -150,28 +169,187 @@ impl Service {
         self.draining.load(Ordering::Relaxed)
     }
 
+    pub fn compute_settings(&self) -> ComputeSettings {
+        self.compute.settings()
+    }
+
+    /// Requests that are turned into tokens at a time.
+    pub fn tokenizing(&self) -> usize {
+        TOKENIZING
+    }
+
+    pub fn tokens_per_second(&self) -> Option<f64> {
+        self.compute.tokens_per_second()
+    }
+
+    /// Tokens of accepted requests that are still to be computed.
+    pub fn pending_tokens(&self) -> usize {
+        self.compute.pending_tokens()
+    }
+
     pub async fn rerank(&self, request: Request) -> Result<Ranking> {
         if self.draining() {
             return Err(Error::Draining);
         }
         let engine = self.engine()?;
         engine.check(&request)?;
-        let (deadline, pairs) = (request.deadline, request.pairs.len());
-        let asked = Instant::now();
-        let answer = self.compute.run(move |stop| {
-            let queued = asked.elapsed();
-            engine.score(&request, stop).map(|scores| Ranking {
-                scores,
-                queued,
-                computed: asked.elapsed().saturating_sub(queued),
-            })
-        });
-        match deadline {
-            // The task looks at the deadline between batches; this one holds while a batch runs or the task waits.
-            Some(at) => tokio::time::timeout_at(at.into(), answer)
-                .await
-                .unwrap_or(Ok(Err(Error::Deadline { pairs })))?,
-            None => answer.await?,
+        let place = self.compute.admit()?;
+        let deadline = request.deadline;
+        let begun = Instant::now();
+        let mut todo = self.prepare(&engine, request).await?;
+        let tokenized = begun.elapsed();
+        if let Some(at) = deadline {
+            self.refuse_the_unreachable(&todo, at)?;
         }
+        let forward: Forward<Sequence> = Arc::new(move |sequences| {
+            let logits = engine.forward(sequences);
+            logits.map_err(|error| Error::Internal(error.to_string()))
+        });
+        let sequences = std::mem::take(&mut todo.missing);
+        let done = self
+            .compute
+            .score(place, sequences, forward, deadline)
+            .instrument(tracing::info_span!("infer"))
+            .await?;
+        let (cache_lookups, cache_hits) = (todo.keys.len(), todo.hits());
+        Ok(Ranking {
+            scores: todo.scores(&done.logits, self.cache.as_deref())?,
+            tokenized,
+            queued: done.queued,
+            computed: done.computed,
+            cache_lookups,
+            cache_hits,
+        })
+    }
+
+    /// What the request would cost, without scoring it.
+    pub async fn estimate(&self, request: Request) -> Result<Estimate> {
+        let engine = self.engine()?;
+        engine.check(&request)?;
+        let pairs = request.pairs.len();
+        let todo = self.prepare(&engine, request).await?;
+        let (compute, total) = self.times(&todo).unzip();
+        Ok(Estimate {
+            pairs,
+            sequences: todo.missing.len(),
+            tokens: todo.prepared.tokens(),
+            computed_tokens: todo.tokens(),
+            truncated: todo.prepared.truncated(),
+            tokens_per_second: self.compute.tokens_per_second(),
+            compute,
+            total,
+        })
+    }
+
+    /// Texts to tokens, away from the threads that answer and those that compute; and what of them the cache knows.
+    async fn prepare(&self, engine: &Arc<Engine>, request: Request) -> Result<Todo> {
+        let (engine, cache) = (Arc::clone(engine), self.cache.clone());
+        let deadline = request.deadline;
+        let tokenize = async {
+            let _turn = self
+                .tokenizing
+                .acquire()
+                .await
+                .map_err(|_| Error::Internal("the tokenizer's turns have ended".into()))?;
+            let work = move || {
+                let prepared = engine.prepare(&request)?;
+                Ok(Todo::new(prepared, cache.as_deref()))
+            };
+            // Fails only where the work panicked.
+            tokio::task::spawn_blocking(work)
+                .await
+                .map_err(|_| Error::Internal("the tokenizer panicked".into()))?
+        }
+        .instrument(tracing::info_span!("tokenize"));
+        match deadline {
+            Some(at) => tokio::time::timeout_at(at.into(), tokenize)
+                .await
+                .unwrap_or(Err(Error::Deadline)),
+            None => tokenize.await,
+        }
+    }
+
+    /// How long computing takes, alone and with what is before it; nothing before this process has measured its speed.
+    ///
+    /// A request waits for everything before it at most. Where it is smaller than that, it goes along with the passes of the others, of
+    /// which it may have half, after the one that is under way.
+    fn times(&self, todo: &Todo) -> Option<(Duration, Duration)> {
+        let speed = self.compute.tokens_per_second()?;
+        let (own, pending) = (todo.tokens(), self.compute.pending_tokens());
+        let pass = self.compute.settings().batch_tokens;
+        let ahead = pending.min(own + pass);
+        let time = |tokens: usize| Duration::from_secs_f64(tokens as f64 / speed);
+        Some((time(own), time(own + ahead)))
+    }
+
+    fn refuse_the_unreachable(&self, todo: &Todo, deadline: Instant) -> Result<()> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match self.times(todo) {
+            Some((compute, total)) if total > left => Err(Error::Unreachable {
+                total,
+                left,
+                busy: compute <= left,
+                retry_after: (total - compute).max(Duration::from_secs(1)),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A request's sequences, and which of their scores are known already.
+struct Todo {
+    prepared: Prepared,
+    keys: Vec<cache::Key>,
+    known: Vec<Option<f32>>,
+    /// The sequences to compute; empty once they have been taken.
+    missing: Vec<Sequence>,
+}
+
+impl Todo {
+    fn new(mut prepared: Prepared, cache: Option<&Cache>) -> Self {
+        let sequences = std::mem::take(&mut prepared.sequences);
+        let (keys, known) = match cache {
+            Some(cache) => {
+                let keys: Vec<cache::Key> = sequences.iter().map(Cache::key).collect();
+                let known = cache.get(&keys);
+                (keys, known)
+            }
+            None => (Vec::new(), vec![None; sequences.len()]),
+        };
+        let missing = sequences
+            .into_iter()
+            .zip(&known)
+            .filter_map(|(sequence, known)| known.is_none().then_some(sequence))
+            .collect();
+        Self {
+            prepared,
+            keys,
+            known,
+            missing,
+        }
+    }
+
+    /// Tokens that are to be computed.
+    fn tokens(&self) -> usize {
+        self.missing.iter().map(Item::tokens).sum()
+    }
+
+    fn hits(&self) -> usize {
+        self.known.iter().flatten().count()
+    }
+
+    /// The request's scores, from the logits of what was missing, which the cache then knows too.
+    fn scores(self, logits: &[f32], cache: Option<&Cache>) -> Result<Vec<Score>> {
+        let mut fresh = logits.iter().copied();
+        let all: Vec<f32> = self
+            .known
+            .iter()
+            .map_while(|known| known.or_else(|| fresh.next()))
+            .collect();
+        let scores = self.prepared.scores(&all)?;
+        if let Some(cache) = cache {
+            cache.put(self.keys.into_iter().zip(all));
+        }
+        Ok(scores)
     }
 }

@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+mod chunk;
 mod compile;
 mod compiled;
 mod huggingface;
 
+pub use chunk::{sentences, windows};
 pub use compile::{BadFile, Compilation, compile};
 
 use compiled::{Compiled, Side, TemplatePiece};
@@ -46,13 +48,11 @@ impl EncodedText {
 }
 
 /// One pair as the model reads it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Sequence {
     pub ids: Vec<u32>,
     /// Segment of each token; as long as `ids`.
     pub type_ids: Vec<u32>,
-    /// Tokens of both texts that were cut away.
-    pub dropped_tokens: usize,
 }
 
 impl PairTokenizer {
@@ -135,7 +135,7 @@ impl PairTokenizer {
         .map(EncodedText)
     }
 
-    /// Joins two encoded texts into a sequence of at most `max_length` tokens.
+    /// Joins two encoded texts into a sequence of at most `max_length` tokens; what does not fit is cut from their ends.
     ///
     /// Callers keep `max_length` at or above [`Self::min_length`]; shorter lengths keep the special tokens alone.
     pub fn join(
@@ -145,26 +145,26 @@ impl PairTokenizer {
         max_length: usize,
         truncation: Truncation,
     ) -> Result<Sequence, Error> {
+        let (queries, documents) = (query.tokens(), document.tokens());
         let kept = kept_tokens(
             truncation,
-            query.tokens(),
-            document.tokens(),
+            queries,
+            documents,
             max_length,
             self.special_tokens,
         );
-        let dropped_tokens = query.tokens() - kept.query + document.tokens() - kept.document;
-        let (query, document) = (&query.0[..kept.query], &document.0[..kept.document]);
+        self.join_pieces(&query.0[..kept.query], &document.0[..kept.document])
+    }
+
+    /// Joins two texts' tokens, which the caller has cut.
+    pub fn join_pieces(&self, query: &[u32], document: &[u32]) -> Result<Sequence, Error> {
         let (ids, type_ids) = match &self.form {
             Form::HuggingFace(inner) => inner
                 .join(query, document)
                 .map_err(|_| Error::Internal("the tokenizer failed to join a pair".into()))?,
             Form::Compiled(inner) => fill(inner.template(), query, document),
         };
-        Ok(Sequence {
-            ids,
-            type_ids,
-            dropped_tokens,
-        })
+        Ok(Sequence { ids, type_ids })
     }
 }
 
@@ -199,7 +199,7 @@ pub struct Kept {
 
 /// Lengths after cutting a pair to `max_length` tokens, of which `special` are the template's.
 ///
-/// `LongestFirst` is the closed form that Hugging Face's fast tokenizers use: the longer text alone gives way until both are
+/// `None` cuts as `LongestFirst` does: whoever asked for it is to refuse the pair where something was dropped. `LongestFirst` is the closed form that Hugging Face's fast tokenizers use: the longer text alone gives way until both are
 /// equal, then they share what is left, the odd token going to the text that was longer (to the document where they were
 /// equal). `Flag` is FlagEmbedding's: the query keeps three quarters of `max_length` at most, the document what then remains.
 pub fn kept_tokens(
@@ -211,7 +211,7 @@ pub fn kept_tokens(
 ) -> Kept {
     let room = max_length.saturating_sub(special);
     match rule {
-        Truncation::LongestFirst => {
+        Truncation::LongestFirst | Truncation::None => {
             if query + document <= room {
                 return Kept { query, document };
             }
@@ -279,11 +279,11 @@ mod tests {
         fn no_rule_exceeds_the_room_or_invents_tokens(
             query in 0usize..10_000, document in 0usize..10_000, max in 0usize..9000, special in 3usize..5,
         ) {
-            for rule in [Truncation::LongestFirst, Truncation::Flag] {
+            for rule in [Truncation::LongestFirst, Truncation::Flag, Truncation::None] {
                 let kept = kept_tokens(rule, query, document, max, special);
                 prop_assert!(kept.query <= query && kept.document <= document);
                 prop_assert!(kept.query + kept.document <= max.saturating_sub(special));
-                if query + document + special <= max && (rule == Truncation::LongestFirst || query <= max * 3 / 4) {
+                if query + document + special <= max && (rule != Truncation::Flag || query <= max * 3 / 4) {
                     prop_assert_eq!(kept, Kept { query, document });
                 }
             }

@@ -1,96 +1,21 @@
 //! The router by itself, over a tiny real model: routes, answers, errors, headers.
 
-use std::path::{Path, PathBuf};
+#[path = "support/router.rs"]
+mod support;
+
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::body::Body;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::BodyExt;
-use kernels::Kernels;
-use reranker::batch::Compute;
 use reranker::error::ModelError;
-use reranker::http::{Deadline, ERROR_CODES, RequestId, Settings, router};
-use reranker::model::choose;
-use reranker::rerank::{Limits, Precision, Truncation};
-use reranker::service::{Engine, EngineSettings, Service};
+use reranker::http::{Deadline, ERROR_CODES, Keys, RequestId, router};
 use serde_json::{Value, json};
-use tower::ServiceExt;
 
-fn settings() -> Settings {
-    Settings {
-        limits: Limits {
-            pairs: 50,
-            text_chars: 2000,
-        },
-        body_bytes: 64 * 1024,
-        timeout: Duration::from_secs(60),
-        cors_origins: vec!["*".into()],
-        base_paths: vec!["/api".into()],
-        wait_for_model: false,
-        host: "http",
-    }
-}
-
-fn empty_service() -> Service {
-    let compute = Compute::start(2, 8).expect("starts");
-    Service::new(compute, Instant::now())
-}
-
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/xlm-roberta")
-}
-
-fn engine() -> Result<Engine, ModelError> {
-    let settings = EngineSettings {
-        name: "tiny".into(),
-        named: true,
-        revision: Some("r1".into()),
-        max_length: 100,
-        truncation: Truncation::LongestFirst,
-        batch_tokens: 256,
-        precision: Precision::Auto,
-        kernels: Kernels::detect(),
-    };
-    let chosen = choose(&golden(), Precision::Auto)?;
-    Engine::load(&chosen, settings, false, Instant::now())
-}
-
-async fn loaded() -> (Router, Service) {
-    let service = empty_service();
-    service.load(engine).await.expect("the golden model loads");
-    (router(service.clone(), settings()), service)
-}
-
-async fn send(router: &Router, request: Request<Body>) -> (Response<()>, Vec<u8>) {
-    let Ok(response) = router.clone().oneshot(request).await;
-    let (head, body) = response.into_parts();
-    let body = body.collect().await.expect("a whole body").to_bytes();
-    (Response::from_parts(head, ()), body.to_vec())
-}
-
-fn post(path: &str, body: impl Into<Body>) -> Request<Body> {
-    Request::post(path)
-        .header(header::CONTENT_TYPE, "application/json")
-        .body(body.into())
-        .expect("a request")
-}
-
-fn get(path: &str) -> Request<Body> {
-    Request::get(path).body(Body::empty()).expect("a request")
-}
-
-async fn ask(router: &Router, request: Request<Body>) -> (StatusCode, Value) {
-    let (head, body) = send(router, request).await;
-    let json = serde_json::from_slice(&body)
-        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&body)));
-    (head.status(), json)
-}
-
-async fn rerank(router: &Router, path: &str, body: Value) -> (StatusCode, Value) {
-    ask(router, post(path, body.to_string())).await
-}
+use support::{
+    ask, empty_service, engine, get, golden, loaded, loaded_with, post, rerank, send, settings,
+};
 
 #[tokio::test]
 async fn one_pair_and_a_batch_agree_and_have_every_documented_field() {
@@ -182,6 +107,13 @@ async fn every_wrong_request_has_its_status_and_code() {
         ("/rerank", "[1]".into(), 422, "wrong_type", Some("body")),
         (
             "/rerank",
+            json!({"query": "q", "passage": null}).to_string(),
+            422,
+            "unknown_shape",
+            None,
+        ),
+        (
+            "/rerank",
             json!({"query": 1, "passage": ""}).to_string(),
             422,
             "wrong_type",
@@ -189,10 +121,10 @@ async fn every_wrong_request_has_its_status_and_code() {
         ),
         (
             "/rerank",
-            json!({"query": "q"}).to_string(),
+            json!({"passage": "p"}).to_string(),
             422,
             "missing_field",
-            Some("passage"),
+            Some("query"),
         ),
         (
             "/rerank",
@@ -518,6 +450,29 @@ async fn the_docs_page_loads_nothing_from_elsewhere() {
     }
 }
 
+/// The fields of a schema and those of them that are required, its parts included.
+fn fields(schemas: &Value, schema: &Value) -> (Vec<String>, Vec<String>) {
+    let (mut all, mut required) = (Vec::new(), Vec::new());
+    if let Some(name) = schema["$ref"].as_str() {
+        let name = name.rsplit('/').next().expect("a name");
+        return fields(schemas, &schemas[name]);
+    }
+    for part in schema["allOf"].as_array().into_iter().flatten() {
+        let (more, needed) = fields(schemas, part);
+        all.extend(more);
+        required.extend(needed);
+    }
+    all.extend(
+        schema["properties"]
+            .as_object()
+            .into_iter()
+            .flat_map(|p| p.keys().cloned()),
+    );
+    let needed = schema["required"].as_array().into_iter().flatten();
+    required.extend(needed.filter_map(Value::as_str).map(str::to_owned));
+    (all, required)
+}
+
 #[tokio::test]
 async fn the_openapi_document_describes_what_is_served() {
     let (router, _) = loaded().await;
@@ -561,17 +516,16 @@ async fn the_openapi_document_describes_what_is_served() {
         ("ErrorBody", ask(&router, get("/nowhere")).await.1),
     ];
     for (schema, answer) in answers {
-        let properties = schemas[schema]["properties"].as_object().expect(schema);
+        let (documented, required) = fields(schemas, &schemas[schema]);
         for field in answer.as_object().expect("an object").keys() {
             assert!(
-                properties.contains_key(field),
+                documented.contains(field),
                 "{schema}: {field} is not documented"
             );
         }
-        for required in schemas[schema]["required"].as_array().into_iter().flatten() {
-            let field = required.as_str().expect("a name");
+        for field in required {
             assert!(
-                answer.get(field).is_some(),
+                answer.get(&field).is_some(),
                 "{schema}: {field} is missing in {answer}"
             );
         }
@@ -628,4 +582,149 @@ async fn concurrent_requests_all_get_the_score_they_would_get_alone() {
         assert_eq!(status, StatusCode::OK, "{answer}");
         assert_eq!(answer["logit"], expected);
     }
+}
+
+#[tokio::test]
+async fn a_key_is_needed_where_keys_are_set() {
+    let mut settings = settings();
+    settings.keys = Keys::parse(&["right".into(), "other".into()]).expect("keys");
+    let (router, _) = loaded_with(settings).await;
+    let body = r#"{"query":"q","passage":"p"}"#;
+    for open in [
+        "/",
+        "/health",
+        "/live",
+        "/ready",
+        "/docs",
+        "/openapi.json",
+        "/docs/page.js",
+    ] {
+        assert_eq!(send(&router, get(open)).await.0.status(), 200, "{open}");
+    }
+    // Neither a path that nobody serves nor another way of writing an open one is let through.
+    for closed in [
+        "/info",
+        "/nowhere",
+        "//health",
+        "/health/",
+        "/%68ealth",
+        "/health/../info",
+        "/docs/../info",
+        "/api/info",
+        "/tei/info",
+    ] {
+        let (head, _) = send(&router, get(closed)).await;
+        assert_eq!(head.status(), StatusCode::UNAUTHORIZED, "{closed}");
+        assert_eq!(
+            head.headers()[header::WWW_AUTHENTICATE],
+            "Bearer",
+            "{closed}"
+        );
+    }
+    let with = |name: &str, value: &str| {
+        let mut request = post("/rerank", body);
+        let name: header::HeaderName = name.parse().expect("a name");
+        request
+            .headers_mut()
+            .insert(name, value.parse().expect("a value"));
+        request
+    };
+    for (name, value) in [
+        ("authorization", "Bearer right"),
+        ("authorization", "other"),
+        ("x-api-key", "right"),
+        ("Api-Key", "right"),
+        ("ocp-apim-subscription-key", "right"),
+    ] {
+        let (status, answer) = ask(&router, with(name, value)).await;
+        assert_eq!(status, StatusCode::OK, "{name}: {answer}");
+    }
+    for (name, value) in [
+        ("authorization", "Bearer wrong"),
+        ("authorization", "Bearer"),
+        ("x-api-key", "righ"),
+        ("x-forwarded-authorization", "right"),
+    ] {
+        let (status, error) = ask(&router, with(name, value)).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED, "{name}: {value}");
+        assert_eq!(error["error"]["code"], "unauthorized");
+        assert!(!error.to_string().contains("righ"), "{error}");
+    }
+    // A method override opens nothing, and the body of a refused request is not read.
+    let mut overridden = get("/health");
+    *overridden.method_mut() = Method::POST;
+    *overridden.uri_mut() = "/rerank".parse().expect("a path");
+    overridden
+        .headers_mut()
+        .insert("x-http-method-override", "GET".parse().expect("a value"));
+    assert_eq!(send(&router, overridden).await.0.status(), 401);
+}
+
+#[tokio::test]
+async fn the_callers_own_timeout_is_kept() {
+    let (router, _) = loaded().await;
+    let timed = |value: &str| {
+        let mut request = post("/rerank", r#"{"query":"q","passage":"p"}"#);
+        let value = value.parse().expect("a value");
+        request.headers_mut().insert("x-request-timeout-ms", value);
+        request
+    };
+    assert_eq!(ask(&router, timed("60000")).await.0.as_u16(), 200);
+    for wrong in ["0", "-1", "1.5", "soon", ""] {
+        let (status, error) = ask(&router, timed(wrong)).await;
+        assert_eq!(status.as_u16(), 422, "{wrong}: {error}");
+        assert_eq!(error["error"]["code"], "invalid_timeout", "{wrong}");
+    }
+    // The speed is known by now: what cannot be done in time is refused with the estimate, before anything is computed.
+    let text = "machine learning returns water ".repeat(60);
+    let pairs = vec![json!({"query": text, "passage": text}); 50];
+    let distinct: Vec<Value> = pairs
+        .into_iter()
+        .enumerate()
+        .map(|(i, mut pair)| {
+            pair["query"] = format!("{i} {text}").into();
+            pair
+        })
+        .collect();
+    let body = json!({"pairs": distinct}).to_string();
+    let (_, estimate) = ask(&router, post("/estimate", body.clone())).await;
+    let predicted = estimate["predicted_ms"].as_f64().expect("a time");
+    let mut request = post("/rerank/batch", body);
+    let ms = (predicted / 20.0).ceil();
+    let value = format!("{ms}").parse().expect("a value");
+    request.headers_mut().insert("x-request-timeout-ms", value);
+    let (status, error) = ask(&router, request).await;
+    let code = error["error"]["code"].as_str().expect("a code");
+    assert_eq!(status.as_u16(), 504, "{error}");
+    // Where tokenizing alone takes as long, that is what it says.
+    assert!(
+        ["deadline_unreachable", "deadline_exceeded"].contains(&code),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn an_estimate_tells_tokens_and_memory_time_without_scoring() {
+    let (router, service) = loaded().await;
+    let pair = json!({"query": "what is a panda?", "passage": "a bear"});
+    let (status, before) = rerank(&router, "/estimate", pair.clone()).await;
+    assert_eq!(status, StatusCode::OK, "{before}");
+    assert!(before.get("predicted_ms").is_none() && service.tokens_per_second().is_none());
+    let (_, scored) = rerank(&router, "/rerank", pair.clone()).await;
+    let both = json!({"pairs": [pair, pair, {"query": "other", "passage": "text"}]});
+    let (_, after) = rerank(&router, "/estimate", both).await;
+    assert_eq!(
+        (&after["pairs"], &after["sequences"]),
+        (&json!(3), &json!(2))
+    );
+    assert_eq!(before["tokens"], scored["tokens"]);
+    let (tokens, computed) = (after["tokens"].as_u64(), after["computed_tokens"].as_u64());
+    assert_eq!(
+        tokens.zip(computed).map(|(t, c)| t - c),
+        scored["tokens"].as_u64()
+    );
+    let number = |field: &str| after[field].as_f64().unwrap_or_else(|| panic!("{field}"));
+    assert!(number("predicted_ms") >= number("compute_ms") && number("compute_ms") > 0.0);
+    assert_eq!(number("memory_gb"), 2.0);
+    assert!((number("gb_seconds") - number("compute_ms") / 1e3 * 2.0).abs() < 1e-5);
 }

@@ -188,8 +188,6 @@ fn token_ids_of_pairs_equal_hugging_faces_under_both_truncation_rules() {
                 .expect("joins");
             assert_eq!(joined.ids, pair.input_ids, "{name}");
             assert_eq!(joined.type_ids, pair.token_type_ids, "{name}");
-            let dropped = pair.dropped_query + pair.dropped_passage;
-            assert_eq!(joined.dropped_tokens, dropped, "{name}");
         }
         println!("{model}: {} pairs", golden.pairs.len());
     }

@@ -37,7 +37,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
 ];
 
 /// The one home of a crate that must not spread.
-const HOMES: [(&str, &[&str]); 17] = [
+const HOMES: [(&str, &[&str]); 19] = [
     ("axum", &["http", "host", "cli"]),
     ("hyper_util", &["host"]),
     ("lambda_http", &["host"]),
@@ -50,6 +50,8 @@ const HOMES: [(&str, &[&str]); 17] = [
     ("unicode_categories", &["tokenizer"]),
     ("unicode_normalization_alignments", &["tokenizer"]),
     ("unicode_segmentation", &["tokenizer"]),
+    ("lru", &["service"]),
+    ("subtle", &["http"]),
     ("safetensors", &["weights"]),
     ("memmap2", &["weights"]),
     ("clap", &["cli", "host"]),

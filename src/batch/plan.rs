@@ -1,4 +1,4 @@
-//! Which sequences share a forward pass. Pure: lengths in, ranges out.
+//! Which sequences share a forward pass. Pure: lengths in, ranges or counts out.
 
 use std::ops::Range;
 
@@ -22,6 +22,35 @@ pub fn plan(lengths: &[usize], budget: usize) -> Vec<Range<usize>> {
     batches
 }
 
+/// How many sequences of each job go into the next forward pass of at most `budget` tokens. `jobs` has the lengths that each
+/// still has to do, the job that has waited longest first.
+///
+/// That one gets half of the pass at least, so it always gets on; the rest goes to those that are nearest to being done. A small job
+/// behind a large one so waits for one pass, and equal ones end one after the other instead of all at the last moment.
+pub fn share(jobs: &[&[usize]], budget: usize) -> Vec<usize> {
+    let mut taken = vec![0; jobs.len()];
+    let mut tokens = 0;
+    let mut take = |job: usize, budget: usize| {
+        while let Some(&length) = jobs[job].get(taken[job])
+            && (tokens == 0 || tokens + length <= budget)
+        {
+            tokens += length;
+            taken[job] += 1;
+        }
+    };
+    if jobs.is_empty() {
+        return taken;
+    }
+    take(0, budget / 2);
+    let mut others: Vec<usize> = (1..jobs.len()).collect();
+    others.sort_by_key(|&job| jobs[job].iter().sum::<usize>());
+    for job in others {
+        take(job, budget);
+    }
+    take(0, budget);
+    taken
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -33,7 +62,35 @@ mod tests {
         assert!(plan(&[], 10).is_empty());
     }
 
+    #[test]
+    fn a_small_job_joins_the_next_pass_and_the_oldest_always_gets_on() {
+        let (large, small) = ([10; 50], [10]);
+        assert_eq!(share(&[&large, &small], 100), [9, 1]);
+        assert_eq!(share(&[&large, &large, &small], 100), [5, 4, 1]);
+        // One that exceeds the budget runs alone.
+        assert_eq!(share(&[&[500], &small], 100), [1, 0]);
+        assert_eq!(share(&[&large], 100), [10]);
+        assert!(share(&[], 100).is_empty());
+    }
+
     proptest! {
+        #[test]
+        fn every_job_ends_and_no_pass_exceeds_the_budget(
+            mut jobs in prop::collection::vec(prop::collection::vec(1usize..600, 1..20), 1..12), budget in 16usize..2000,
+        ) {
+            while !jobs.is_empty() {
+                let lengths: Vec<&[usize]> = jobs.iter().map(Vec::as_slice).collect();
+                let taken = share(&lengths, budget);
+                prop_assert!(taken[0] > 0, "the oldest waits");
+                let tokens: usize = jobs.iter().zip(&taken).flat_map(|(job, &n)| &job[..n]).sum();
+                prop_assert!(tokens <= budget || taken.iter().sum::<usize>() == 1);
+                for (job, n) in jobs.iter_mut().zip(taken) {
+                    job.drain(..n);
+                }
+                jobs.retain(|job| !job.is_empty());
+            }
+        }
+
         #[test]
         fn every_sequence_is_in_exactly_one_batch_within_the_budget(
             lengths in prop::collection::vec(1usize..600, 0..80), budget in 1usize..2000,

@@ -1,81 +1,129 @@
 //! The one thread that computes, the pool that helps it, and the bounded queue in front.
 //!
-//! Whatever takes time runs here, one task after another; async code only waits. Knows nothing of models. A task that panics
-//! harms no other; a task whose caller has gone can see it and stop.
+//! Whatever takes time on all cores runs here; async code only waits. Knows nothing of models: a job is a list of items, each of a
+//! length, and whoever submits it brings the function that scores a slice of them. The items of several jobs share a pass, as
+//! [`share`] decides. A pass that panics harms no job but its own; a job whose caller has gone, or whose time is up, is dropped
+//! between passes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::share;
 use crate::error::Error;
 
-type Task = Box<dyn FnOnce() + Send>;
+/// What is scored: it has a length in tokens.
+pub trait Item: Send + Sync + 'static {
+    fn tokens(&self) -> usize;
+}
 
-#[derive(Clone)]
-pub struct Compute {
-    tasks: Sender<Task>,
+/// Scores items of one pass, in their order.
+pub type Forward<T> = Arc<dyn Fn(&[&T]) -> Result<Vec<f32>, Error> + Send + Sync>;
+
+pub struct Compute<T> {
+    inbox: Sender<Message<T>>,
     pool: Arc<rayon::ThreadPool>,
     load: Arc<Load>,
-    queue_limit: usize,
+    settings: ComputeSettings,
 }
 
+impl<T> Clone for Compute<T> {
+    fn clone(&self) -> Self {
+        Self {
+            inbox: self.inbox.clone(),
+            pool: Arc::clone(&self.pool),
+            load: Arc::clone(&self.load),
+            settings: self.settings,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct ComputeSettings {
+    pub threads: usize,
+    /// Most requests that wait behind the one that is computed.
+    pub queue_limit: usize,
+    /// Tokens of one pass; bounds the memory of activations.
+    pub batch_tokens: usize,
+}
+
+enum Message<T> {
+    Task(Box<dyn FnOnce() + Send>),
+    Job(Job<T>),
+}
+
+/// Items that one caller waits for.
+struct Job<T> {
+    items: Vec<T>,
+    lengths: Vec<usize>,
+    /// Scores so far; the next item is the one at its length.
+    logits: Vec<f32>,
+    forward: Forward<T>,
+    deadline: Option<Instant>,
+    submitted: Instant,
+    begun: Option<Instant>,
+    reply: oneshot::Sender<Result<Done, Error>>,
+    span: tracing::Span,
+    place: Place,
+}
+
+/// The scores of a job's items, in their order.
+#[derive(Debug)]
+pub struct Done {
+    pub logits: Vec<f32>,
+    /// From submitting until the first of its passes began, and from there to the end.
+    pub queued: Duration,
+    pub computed: Duration,
+}
+
+/// How much there is to do, and how fast it is done.
 #[derive(Default)]
 struct Load {
-    /// Tasks that were accepted and have not ended, the running one included.
+    /// Requests that have a place and have not given it back, the running ones included.
     unfinished: AtomicUsize,
-    /// Moving average of a task's time, for telling callers when to come back.
-    task_micros: AtomicU64,
+    /// Tokens that were submitted and are not scored yet.
+    pending_tokens: AtomicUsize,
+    /// Tokens and seconds of past passes, old ones counting less and less: bits of an f32 each, in one word so that they fit together.
+    speed: AtomicU64,
 }
 
-/// Tells a running task that nobody waits for its answer any more.
-pub struct Stop<'a>(Box<dyn Fn() -> bool + 'a>);
+/// What a pass leaves of the weight of those before it.
+const MEMORY: f32 = 0.9;
 
-impl Stop<'_> {
-    pub fn requested(&self) -> bool {
-        (self.0)()
-    }
-
-    /// For callers that wait for the answer themselves.
-    pub fn never() -> Self {
-        Self(Box::new(|| false))
-    }
-}
-
-impl Compute {
-    /// Starts the thread and a pool of `threads`; at most `queue_limit` tasks wait behind the running one.
-    pub fn start(threads: usize, queue_limit: usize) -> Result<Self, Error> {
+impl<T: Item> Compute<T> {
+    /// Starts the thread and its pool.
+    pub fn start(settings: ComputeSettings) -> Result<Self, Error> {
         let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
+            .num_threads(settings.threads)
             .thread_name(|index| format!("compute-{index}"))
             .build()
             .map_err(|error| Error::Internal(format!("cannot start the compute pool: {error}")))?;
         let pool = Arc::new(pool);
-        // The bound is kept by counting tasks: a channel's own would count a task until the thread has woken up.
-        let (tasks, inbox) = channel::<Task>();
-        let thread_pool = Arc::clone(&pool);
+        // Places are counted, so the channel needs no bound of its own.
+        let (inbox, messages) = channel();
+        let load = Arc::<Load>::default();
+        let worker = Worker {
+            messages,
+            pool: Arc::clone(&pool),
+            load: Arc::clone(&load),
+            batch_tokens: settings.batch_tokens,
+            jobs: Vec::new(),
+        };
         std::thread::Builder::new()
             .name("compute".into())
-            .spawn(move || {
-                for task in inbox {
-                    // A panic has dropped the task's reply, which its caller reads as an internal error. Tasks share nothing
-                    // that they change, so nothing is left half done.
-                    if catch_unwind(AssertUnwindSafe(|| thread_pool.install(task))).is_err() {
-                        tracing::error!("a task panicked on the compute thread");
-                    }
-                }
-            })
+            .spawn(move || worker.run())
             .map_err(|error| {
                 Error::Internal(format!("cannot start the compute thread: {error}"))
             })?;
         Ok(Self {
-            tasks,
+            inbox,
             pool,
-            load: Arc::default(),
-            queue_limit,
+            load,
+            settings,
         })
     }
 
@@ -83,7 +131,11 @@ impl Compute {
         self.pool.current_num_threads()
     }
 
-    /// Tasks that wait, the running one not counted.
+    pub fn settings(&self) -> ComputeSettings {
+        self.settings
+    }
+
+    /// Requests that wait, one that is being computed not counted.
     pub fn queued(&self) -> usize {
         self.load
             .unfinished
@@ -91,166 +143,483 @@ impl Compute {
             .saturating_sub(1)
     }
 
-    /// Whether no task waits or runs.
+    /// Whether no request waits or is computed.
     pub fn idle(&self) -> bool {
         self.load.unfinished.load(Ordering::Acquire) == 0
     }
 
-    /// Runs `task` on the compute thread and waits for its result. Refuses at once when the queue is full.
+    /// Tokens that were submitted and are not scored yet.
+    pub fn pending_tokens(&self) -> usize {
+        self.load.pending_tokens.load(Ordering::Acquire)
+    }
+
+    /// Measured on past passes; nothing before the first.
+    pub fn tokens_per_second(&self) -> Option<f64> {
+        self.load.tokens_per_second()
+    }
+
+    /// A place in the queue, where there is one. It is given back when the place, or the job that took it, is dropped.
+    pub fn admit(&self) -> Result<Place, Error> {
+        let limit = self.settings.queue_limit;
+        self.load
+            .unfinished
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |unfinished| {
+                (unfinished <= limit).then_some(unfinished + 1)
+            })
+            .map(|_| Place(Arc::clone(&self.load)))
+            .map_err(|unfinished| Error::Busy {
+                queued: unfinished.saturating_sub(1),
+                limit,
+                retry_after: self.load.retry_after(),
+            })
+    }
+
+    /// Scores `items` with `forward`, between those of other callers, and waits for the result. Where `deadline` passes before the
+    /// last pass, nothing partial is returned.
     ///
-    /// Dropping the returned future makes [`Stop::requested`] true, and a task that has not begun is skipped.
-    pub async fn run<T: Send + 'static>(
+    /// Dropping the returned future drops the job before its next pass.
+    pub async fn score(
         &self,
-        task: impl FnOnce(&Stop) -> T + Send + 'static,
-    ) -> Result<T, Error> {
-        let accepted = Accepted::admit(&self.load, self.queue_limit)?;
+        place: Place,
+        items: Vec<T>,
+        forward: Forward<T>,
+        deadline: Option<Instant>,
+    ) -> Result<Done, Error> {
+        let lengths: Vec<usize> = items.iter().map(T::tokens).collect();
         let (reply, answer) = oneshot::channel();
-        let task: Task = Box::new(move || {
-            if reply.is_closed() {
-                return;
-            }
-            let started = Instant::now();
-            let result = task(&Stop(Box::new(|| reply.is_closed())));
-            accepted.0.note(started.elapsed());
+        let tokens = lengths.iter().sum();
+        self.load.pending_tokens.fetch_add(tokens, Ordering::AcqRel);
+        let job = Job {
+            logits: Vec::with_capacity(items.len()),
+            items,
+            lengths,
+            forward,
+            deadline,
+            submitted: Instant::now(),
+            begun: None,
+            reply,
+            span: tracing::Span::current(),
+            place,
+        };
+        let wait = async {
+            answer
+                .await
+                .map_err(|_| Error::Internal("the computation failed".into()))?
+        };
+        self.send(Message::Job(job))?;
+        match deadline {
+            // The thread looks at the deadline between passes; this one holds while a pass runs.
+            Some(at) => tokio::time::timeout_at(at.into(), wait)
+                .await
+                .unwrap_or(Err(Error::Deadline)),
+            None => wait.await,
+        }
+    }
+
+    /// Runs `task` on the compute thread, before any job's next pass, and waits for its result.
+    pub async fn run<R: Send + 'static>(
+        &self,
+        task: impl FnOnce() -> R + Send + 'static,
+    ) -> Result<R, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Task(Box::new(move || {
             // The caller may have gone in the meantime; its answer then has no reader.
-            let _ = reply.send(result);
-        });
-        self.tasks
-            .send(task)
-            .map_err(|_| Error::Internal("the compute thread has ended".into()))?;
+            let _ = reply.send(task());
+        })))?;
         answer
             .await
             .map_err(|_| Error::Internal("the computation failed".into()))
     }
-}
 
-/// Counts a task as unfinished until it is dropped: run, skipped, refused or panicked.
-struct Accepted(Arc<Load>);
-
-impl Accepted {
-    /// Takes a place, where fewer tasks than the running one and `queue_limit` behind it are unfinished.
-    fn admit(load: &Arc<Load>, queue_limit: usize) -> Result<Self, Error> {
-        load.unfinished
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |unfinished| {
-                (unfinished <= queue_limit).then_some(unfinished + 1)
-            })
-            .map(|_| Self(Arc::clone(load)))
-            .map_err(|unfinished| Error::Busy {
-                queued: unfinished.saturating_sub(1),
-                limit: queue_limit,
-                retry_after: load.retry_after(unfinished),
-            })
+    fn send(&self, message: Message<T>) -> Result<(), Error> {
+        self.inbox
+            .send(message)
+            .map_err(|_| Error::Internal("the compute thread has ended".into()))
     }
 }
 
-impl Drop for Accepted {
+/// The compute thread's own state.
+struct Worker<T> {
+    messages: Receiver<Message<T>>,
+    pool: Arc<rayon::ThreadPool>,
+    load: Arc<Load>,
+    batch_tokens: usize,
+    /// In the order of their arrival.
+    jobs: Vec<Job<T>>,
+}
+
+impl<T: Item> Worker<T> {
+    /// Works until no [`Compute`] is left that could send anything.
+    fn run(mut self) {
+        loop {
+            if self.jobs.is_empty() {
+                match self.messages.recv() {
+                    Ok(message) => self.take(message),
+                    Err(_) => return,
+                }
+            }
+            while let Ok(message) = self.messages.try_recv() {
+                self.take(message);
+            }
+            self.drop_the_vain();
+            self.pass();
+        }
+    }
+
+    fn take(&mut self, message: Message<T>) {
+        match message {
+            Message::Job(job) => self.jobs.push(job),
+            Message::Task(task) => {
+                // A panic has dropped the task's reply, which its caller reads as an internal error. Tasks share nothing that they
+                // change, so nothing is left half done.
+                if catch_unwind(AssertUnwindSafe(|| self.pool.install(task))).is_err() {
+                    tracing::error!("a task panicked on the compute thread");
+                }
+            }
+        }
+    }
+
+    /// Ends the jobs that nobody waits for, and those whose time is up.
+    fn drop_the_vain(&mut self) {
+        let now = Instant::now();
+        for job in std::mem::take(&mut self.jobs) {
+            if job.reply.is_closed() {
+                tracing::debug!(parent: &job.span, "the caller has gone");
+                job.end(&self.load, None);
+            } else if job.deadline.is_some_and(|at| now >= at) {
+                job.end(&self.load, Some(Err(Error::Deadline)));
+            } else if job.lengths.is_empty() {
+                job.end(&self.load, Some(Ok(())));
+            } else {
+                self.jobs.push(job);
+            }
+        }
+    }
+
+    /// One pass over items of as many jobs as fit.
+    fn pass(&mut self) {
+        let left: Vec<&[usize]> = self
+            .jobs
+            .iter()
+            .map(|job| &job.lengths[job.logits.len()..])
+            .collect();
+        let counts = share(&left, self.batch_tokens);
+        let taking: Vec<usize> = (0..counts.len()).filter(|&job| counts[job] > 0).collect();
+        let begun = Instant::now();
+        for &job in &taking {
+            self.jobs[job].begun.get_or_insert(begun);
+        }
+        let Some(&first) = taking.first() else { return };
+        let mut results = match self.forward(&taking, &counts) {
+            Some(results) => results,
+            // Someone's items made the pass panic: each job alone, and only that one fails.
+            None if taking.len() > 1 => taking
+                .iter()
+                .map(|&job| match self.forward(&[job], &counts) {
+                    Some(mut results) => results.remove(0),
+                    None => Err(panicked()),
+                })
+                .collect(),
+            None => vec![Err(panicked())],
+        };
+        let tokens = |job: &Job<T>, count| -> usize {
+            let done = job.logits.len();
+            job.lengths[done..done + count].iter().sum()
+        };
+        let scored: usize = taking
+            .iter()
+            .map(|&job| tokens(&self.jobs[job], counts[job]))
+            .sum();
+        self.load.note(scored, begun.elapsed());
+        debug_assert_eq!(first, taking[0]);
+        // From the last, so that a job that ends does not move those before it.
+        for &index in taking.iter().rev() {
+            let job = &mut self.jobs[index];
+            match results.pop().unwrap_or_else(|| Err(panicked())) {
+                Ok(logits) => {
+                    let tokens = tokens(job, counts[index]);
+                    self.load.pending_tokens.fetch_sub(tokens, Ordering::AcqRel);
+                    job.logits.extend(logits);
+                    if job.logits.len() == job.items.len() {
+                        self.jobs.remove(index).end(&self.load, Some(Ok(())));
+                    }
+                }
+                Err(error) => self.jobs.remove(index).end(&self.load, Some(Err(error))),
+            }
+        }
+    }
+
+    /// The next items of these jobs through the model: a result for each job, or nothing where it panicked.
+    fn forward(&self, jobs: &[usize], counts: &[usize]) -> Option<Vec<Result<Vec<f32>, Error>>> {
+        let jobs: Vec<(&Job<T>, usize)> = jobs
+            .iter()
+            .map(|&job| (&self.jobs[job], counts[job]))
+            .collect();
+        let items: Vec<&T> = jobs
+            .iter()
+            .flat_map(|(job, count)| &job.items[job.logits.len()..][..*count])
+            .collect();
+        let (oldest, _) = jobs.first()?;
+        let tokens: usize = items.iter().map(|item| item.tokens()).sum();
+        let span = tracing::debug_span!(
+            parent: &oldest.span, "forward", sequences = items.len(), tokens, requests = jobs.len()
+        );
+        for (job, _) in &jobs[1..] {
+            span.follows_from(&job.span);
+        }
+        let forward = &oldest.forward;
+        let compute = || span.in_scope(|| self.pool.install(|| forward(&items)));
+        let logits = catch_unwind(AssertUnwindSafe(compute)).ok()?;
+        Some(match logits {
+            Ok(logits) if logits.len() == items.len() => {
+                let mut logits = logits.into_iter();
+                let part = |(_, count): &(_, usize)| Ok(logits.by_ref().take(*count).collect());
+                jobs.iter().map(part).collect()
+            }
+            Ok(logits) => {
+                let (got, wanted) = (logits.len(), items.len());
+                let error = Error::Internal(format!("{got} scores for {wanted} sequences"));
+                jobs.iter().map(|_| Err(error.clone())).collect()
+            }
+            Err(error) => jobs.iter().map(|_| Err(error.clone())).collect(),
+        })
+    }
+}
+
+fn panicked() -> Error {
+    Error::Internal("the computation panicked".into())
+}
+
+impl<T> Job<T> {
+    /// Answers, where there is anything to say, and gives back its place and what it would still have computed.
+    fn end(self, load: &Load, outcome: Option<Result<(), Error>>) {
+        let left: usize = self.lengths[self.logits.len()..].iter().sum();
+        load.pending_tokens.fetch_sub(left, Ordering::AcqRel);
+        let begun = self.begun.unwrap_or_else(Instant::now);
+        let done = Done {
+            logits: self.logits,
+            queued: begun.saturating_duration_since(self.submitted),
+            computed: begun.elapsed(),
+        };
+        // Before the answer: whoever has it may look at once whether there is a place again.
+        drop(self.place);
+        if let Some(outcome) = outcome {
+            // The caller may have gone in the meantime; its answer then has no reader.
+            let _ = self.reply.send(outcome.map(|()| done));
+        }
+    }
+}
+
+/// Counts a request as unfinished until it is dropped.
+pub struct Place(Arc<Load>);
+
+impl Drop for Place {
     fn drop(&mut self) {
         self.0.unfinished.fetch_sub(1, Ordering::Release);
     }
 }
 
 impl Load {
-    fn note(&self, elapsed: Duration) {
-        let new = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
-        let old = self.task_micros.load(Ordering::Relaxed);
-        let average = if old == 0 {
-            new
-        } else {
-            (old / 8) * 7 + new / 8
-        };
-        self.task_micros.store(average, Ordering::Relaxed);
+    fn note(&self, tokens: usize, elapsed: Duration) {
+        let (old_tokens, old_seconds) = unpack(self.speed.load(Ordering::Relaxed));
+        let tokens = old_tokens * MEMORY + tokens as f32;
+        let seconds = old_seconds * MEMORY + elapsed.as_secs_f32();
+        // Only the compute thread writes.
+        self.speed.store(pack(tokens, seconds), Ordering::Relaxed);
+    }
+
+    fn tokens_per_second(&self) -> Option<f64> {
+        let (tokens, seconds) = unpack(self.speed.load(Ordering::Relaxed));
+        (seconds > 0.0).then(|| f64::from(tokens) / f64::from(seconds))
     }
 
     /// When the queue should have emptied, between one second and a minute.
-    fn retry_after(&self, unfinished: usize) -> Duration {
-        let average = self.task_micros.load(Ordering::Relaxed);
-        let micros = average.saturating_mul(unfinished as u64);
-        Duration::from_secs(micros.div_ceil(1_000_000).clamp(1, 60))
+    fn retry_after(&self) -> Duration {
+        let tokens = self.pending_tokens.load(Ordering::Acquire) as f64;
+        let seconds = tokens / self.tokens_per_second().unwrap_or(f64::INFINITY);
+        Duration::from_secs_f64(seconds.ceil().clamp(1.0, 60.0))
     }
+}
+
+fn pack(tokens: f32, seconds: f32) -> u64 {
+    u64::from(tokens.to_bits()) << 32 | u64::from(seconds.to_bits())
+}
+
+fn unpack(speed: u64) -> (f32, f32) {
+    let half = |bits: u64| f32::from_bits(bits as u32);
+    (half(speed >> 32), half(speed))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Mutex;
+
+    /// An item of some length whose score is the length.
+    struct Length(usize);
+
+    impl Item for Length {
+        fn tokens(&self) -> usize {
+            self.0
+        }
+    }
+
+    fn start(queue_limit: usize, batch_tokens: usize) -> Compute<Length> {
+        Compute::start(ComputeSettings {
+            threads: 1,
+            queue_limit,
+            batch_tokens,
+        })
+        .expect("starts")
+    }
+
+    fn lengths(lengths: &[usize]) -> Vec<Length> {
+        lengths.iter().copied().map(Length).collect()
+    }
+
+    fn echo() -> Forward<Length> {
+        Arc::new(|items| Ok(items.iter().map(|item| item.0 as f32).collect()))
+    }
+
+    /// A forward pass that notes its lengths, and waits for the gate before it answers.
+    fn gated() -> (
+        Forward<Length>,
+        std::sync::mpsc::Sender<()>,
+        Arc<Mutex<Vec<Vec<usize>>>>,
+    ) {
+        let (open, gate) = channel();
+        let (gate, passes) = (Mutex::new(gate), Arc::new(Mutex::new(Vec::new())));
+        let noted = Arc::clone(&passes);
+        let forward: Forward<Length> = Arc::new(move |items| {
+            let lengths: Vec<usize> = items.iter().map(|item| item.0).collect();
+            noted.lock().expect("no panic").push(lengths);
+            gate.lock().expect("no panic").recv().expect("is opened");
+            Ok(items.iter().map(|item| item.0 as f32).collect())
+        });
+        (forward, open, passes)
+    }
+
+    /// Submits in the background, and returns once the thread or its queue has it.
+    async fn submit(
+        compute: &Compute<Length>,
+        items: &[usize],
+        forward: &Forward<Length>,
+    ) -> tokio::task::JoinHandle<Result<Done, Error>> {
+        let before = compute.pending_tokens();
+        let place = compute.admit().expect("a place");
+        let (items, forward) = (lengths(items), Arc::clone(forward));
+        let job = tokio::spawn({
+            let compute = compute.clone();
+            async move { compute.score(place, items, forward, None).await }
+        });
+        while compute.pending_tokens() <= before {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        job
+    }
+
+    async fn until(condition: impl Fn() -> bool) {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
 
     #[tokio::test]
     async fn a_panicking_task_is_an_error_for_its_caller_and_harms_no_other() {
-        let compute = Compute::start(1, 4).expect("starts");
-        let failed: Result<(), Error> = compute.run(|_| panic!("injected")).await;
+        let compute = start(4, 100);
+        let failed: Result<(), Error> = compute.run(|| panic!("injected")).await;
         assert!(matches!(failed, Err(Error::Internal(_))));
-        assert_eq!(compute.run(|_| 7).await.expect("runs"), 7);
-        assert_eq!(compute.queued(), 0);
-        // A task counts as unfinished until its answer is sent, so it may be so for a moment longer.
-        while !compute.idle() {
-            tokio::task::yield_now().await;
-        }
+        assert_eq!(compute.run(|| 7).await.expect("runs"), 7);
     }
 
     #[tokio::test]
     async fn a_full_queue_refuses_at_once_and_says_when_to_return() {
-        let compute = Compute::start(1, 1).expect("starts");
-        let (release, gate) = std::sync::mpsc::channel::<()>();
-        let running = tokio::spawn({
-            let compute = compute.clone();
-            async move { compute.run(move |_| gate.recv().is_ok()).await }
-        });
-        // Wait until the first task has left the queue, then fill its one place.
-        while compute.idle() || compute.queued() > 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        let waiting = tokio::spawn({
-            let compute = compute.clone();
-            async move { compute.run(|_| 2).await }
-        });
-        while compute.queued() == 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        match compute.run(|_| 3).await {
+        let compute = start(1, 100);
+        let running = compute.admit().expect("a place");
+        let waiting = compute.admit().expect("a place");
+        match compute.admit() {
             Err(Error::Busy {
+                queued: 1,
                 limit: 1,
                 retry_after,
-                ..
             }) => assert!(retry_after >= Duration::from_secs(1)),
-            other => panic!("expected a refusal, got {other:?}"),
+            Err(other) => panic!("expected a refusal, got {other:?}"),
+            Ok(_) => panic!("expected a refusal"),
         }
-        release.send(()).expect("the first task waits");
-        assert!(running.await.expect("joins").expect("runs"));
-        assert_eq!(waiting.await.expect("joins").expect("runs"), 2);
+        drop(waiting);
+        let job = compute.score(running, lengths(&[3, 4]), echo(), None);
+        assert_eq!(job.await.expect("runs").logits, [3.0, 4.0]);
+        assert!(compute.idle());
+        assert_eq!(compute.pending_tokens(), 0);
+        assert!(compute.tokens_per_second().is_some());
     }
 
     #[tokio::test]
-    async fn a_task_sees_that_its_caller_has_gone_and_an_unbegun_one_is_skipped() {
-        let compute = Compute::start(1, 4).expect("starts");
-        let (started, begun) = oneshot::channel();
-        let (stopped, saw_stop) = oneshot::channel();
-        let call = tokio::spawn({
-            let compute = compute.clone();
-            async move {
-                compute
-                    .run(move |stop| {
-                        let _ = started.send(());
-                        while !stop.requested() {
-                            std::thread::yield_now();
-                        }
-                        let _ = stopped.send(());
-                    })
-                    .await
-            }
-        });
-        begun.await.expect("begins");
-        let skipped = tokio::spawn({
-            let compute = compute.clone();
-            async move { compute.run(|_| -> () { panic!("must not run") }).await }
-        });
-        while compute.queued() == 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+    async fn jobs_share_passes_and_each_gets_its_own_scores() {
+        let compute = start(8, 100);
+        let (forward, open, passes) = gated();
+        let large = submit(&compute, &[50; 6], &forward).await;
+        until(|| passes.lock().expect("no panic").len() == 1).await;
+        let small = submit(&compute, &[20], &forward).await;
+        for _ in 0..5 {
+            // One too many for those that come after the last pass; nobody waits for them then.
+            let _ = open.send(());
         }
-        skipped.abort();
-        let _ = skipped.await;
-        call.abort();
-        saw_stop
-            .await
-            .expect("the task saw that its caller had gone");
-        assert_eq!(compute.run(|_| 1).await.expect("runs"), 1);
+        let done = small.await.expect("joins").expect("runs");
+        assert_eq!(done.logits, [20.0]);
+        assert_eq!(large.await.expect("joins").expect("runs").logits, [50.0; 6]);
+        let passes = passes.lock().expect("no panic");
+        assert_eq!(passes[0], [50, 50]);
+        assert_eq!(passes[1], [50, 20], "the small one joins the next pass");
+    }
+
+    #[tokio::test]
+    async fn a_pass_that_panics_fails_only_the_job_that_made_it() {
+        let compute = start(8, 100);
+        let (gate, open, passes) = gated();
+        let forward: Forward<Length> = Arc::new(move |items| {
+            assert!(items.iter().all(|item| item.0 != 13), "injected");
+            gate(items)
+        });
+        let first = submit(&compute, &[1], &forward).await;
+        until(|| passes.lock().expect("no panic").len() == 1).await;
+        let good = submit(&compute, &[5], &forward).await;
+        let bad = submit(&compute, &[13], &forward).await;
+        for _ in 0..3 {
+            let _ = open.send(());
+        }
+        assert!(first.await.expect("joins").is_ok());
+        assert_eq!(good.await.expect("joins").expect("runs").logits, [5.0]);
+        let error = bad.await.expect("joins").expect_err("panicked");
+        assert!(matches!(error, Error::Internal(_)));
+        assert!(compute.idle());
+        assert_eq!(compute.pending_tokens(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_job_whose_caller_has_gone_is_dropped_before_its_next_pass() {
+        let compute = start(8, 10);
+        let (forward, open, passes) = gated();
+        let gone = submit(&compute, &[10; 5], &forward).await;
+        until(|| passes.lock().expect("no panic").len() == 1).await;
+        gone.abort();
+        let _ = gone.await;
+        open.send(()).expect("the first pass waits");
+        until(|| compute.idle()).await;
+        assert_eq!(passes.lock().expect("no panic").len(), 1);
+        assert_eq!(compute.pending_tokens(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_job_ends_at_its_deadline_though_a_pass_still_runs() {
+        let compute = start(8, 10);
+        let (forward, open, passes) = gated();
+        let place = compute.admit().expect("a place");
+        let soon = Some(Instant::now() + Duration::from_millis(30));
+        let late = compute.score(place, lengths(&[10; 5]), forward, soon);
+        assert!(matches!(late.await, Err(Error::Deadline)));
+        open.send(()).expect("the first pass waits");
+        until(|| compute.idle()).await;
+        assert_eq!(passes.lock().expect("no panic").len(), 1);
     }
 }

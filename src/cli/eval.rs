@@ -23,7 +23,6 @@ use self::kept::{About, Kept, QueryScores};
 use self::report::{Figures, Table};
 use self::testset::{Selection, TestQuery, TestSet};
 use super::setup;
-use crate::batch::Stop;
 use crate::config::Config;
 use crate::rerank::{Pair, Request};
 use crate::service::Engine;
@@ -239,13 +238,8 @@ fn scores(engine: &Engine, queries: &[TestQuery]) -> anyhow::Result<Vec<QuerySco
             document: Arc::clone(document),
         })
     });
-    let request = Request {
-        pairs: pairs.collect(),
-        max_length: None,
-        truncation: None,
-        deadline: None,
-    };
-    let scores = engine.score(&request, &Stop::never())?;
+    let request = Request::new(pairs.collect());
+    let scores = engine.score(&request)?;
     let mut rest = scores.as_slice();
     Ok(queries
         .iter()

@@ -12,10 +12,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
 use super::{Usage, setup};
-use crate::batch::Stop;
 use crate::config::Config;
 use crate::error::Invalid;
-use crate::rerank::{Limits, Pair, Request, Score, Truncation};
+use crate::rerank::{Limits, Pair, Request, Score, Selection, Truncation};
 use crate::service::Engine;
 
 #[derive(clap::Args)]
@@ -89,15 +88,14 @@ struct Scorer<'a> {
 impl Scorer<'_> {
     fn score(&self, pairs: Vec<Pair>) -> anyhow::Result<Vec<Score>> {
         let request = Request {
-            pairs,
             max_length: self.args.max_length,
             truncation: self.args.truncation,
-            deadline: None,
+            ..Request::new(pairs)
         };
         self.engine
             .check(&request)
             .map_err(|invalid| Usage(invalid.to_string()))?;
-        Ok(self.engine.score(&request, &Stop::never())?)
+        Ok(self.engine.score(&request)?)
     }
 
     fn passages(&self, query: &str) -> anyhow::Result<()> {
@@ -118,21 +116,20 @@ impl Scorer<'_> {
             });
         }
         let scores = self.score(pairs)?;
-        let mut order: Vec<usize> = (0..scores.len()).collect();
-        order.sort_by(|&a, &b| scores[b].logit.total_cmp(&scores[a].logit).then(a.cmp(&b)));
+        let all = Selection {
+            top: None,
+            min_score: None,
+            normalize: !self.args.raw,
+        };
         let mut out = std::io::stdout().lock();
-        for index in order {
-            let cut = if scores[index].truncated() {
+        for ranked in all.best_first(&scores) {
+            let cut = if ranked.score.truncated() {
                 " (cut)"
             } else {
                 ""
             };
-            writeln!(
-                out,
-                "{:>9.5}  {}{cut}",
-                scores[index].value(!self.args.raw),
-                passages[index]
-            )?;
+            let passage = &passages[ranked.index];
+            writeln!(out, "{:>9.5}  {passage}{cut}", ranked.value)?;
         }
         Ok(())
     }

@@ -7,12 +7,12 @@ use std::time::Instant;
 use anyhow::Context;
 use axum::Router;
 
-use super::{Usage, setup};
-use crate::batch::Compute;
+use super::{Usage, process, setup};
+use crate::batch::{Compute, ComputeSettings};
 use crate::config::{Choice, Config};
 use crate::error::Error;
 use crate::host::{HostKind, lambda, server};
-use crate::http::{self, Settings};
+use crate::http::{self, Keys, Settings};
 use crate::service::{Engine, Service};
 use crate::telemetry;
 
@@ -34,9 +34,15 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
     let filter = telemetry::parse_filter(&config.log_level).map_err(anyhow::Error::msg)?;
     telemetry::install(filter, telemetry::is_json(config.log_json()));
     let plan = setup::model(config)?;
-    let compute = Compute::start(setup::threads(config), config.max_queue)?;
-    let service = Service::new(compute, started);
-    let router = http::router(service.clone(), settings(config, kind));
+    let compute = Compute::start(ComputeSettings {
+        threads: setup::threads(config),
+        queue_limit: config.max_queue,
+        batch_tokens: config.batch_tokens,
+    })?;
+    let service = Service::new(compute, config.cache_pairs, started);
+    let settings = settings(config, kind)?;
+    let open = settings.keys.is_empty();
+    let router = http::router(service.clone(), settings);
     let warm_up = match config.warm_up {
         Choice::Yes => true,
         Choice::No => false,
@@ -49,6 +55,7 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         threads = service.threads(),
         instruction_set = plan.settings.kernels.isa().name(),
         max_length = config.max_length,
+        access = if open { "open to everyone" } else { "by API key" },
         version = env!("CARGO_PKG_VERSION"),
         "starting"
     );
@@ -92,9 +99,11 @@ fn on_demand(config: &Config) -> bool {
     )
 }
 
-fn settings(config: &Config, kind: HostKind) -> Settings {
+fn settings(config: &Config, kind: HostKind) -> anyhow::Result<Settings> {
     let azure = (kind == HostKind::Azure).then(|| "/api".to_owned());
-    Settings {
+    let keys =
+        Keys::parse(&config.api_keys).map_err(|error| Usage(format!("API_KEYS: {error}")))?;
+    Ok(Settings {
         limits: setup::limits(config),
         body_bytes: config.max_body_bytes,
         timeout: config.request_timeout,
@@ -102,7 +111,10 @@ fn settings(config: &Config, kind: HostKind) -> Settings {
         base_paths: config.base_path.iter().cloned().chain(azure).collect(),
         wait_for_model: kind == HostKind::Lambda,
         host: kind.name(),
-    }
+        keys,
+        billed_bytes: config.platform.lambda_memory_mb.map(|mb| mb << 20),
+        resident_bytes: process::resident_bytes,
+    })
 }
 
 /// Loads, and says in the log what came of it: this is where an operator looks first.

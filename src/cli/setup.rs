@@ -83,6 +83,7 @@ pub fn model(config: &Config) -> anyhow::Result<ModelPlan> {
             max_length: config.max_length,
             truncation: config.truncation,
             batch_tokens: config.batch_tokens,
+            max_tokens: config.max_tokens,
             precision: config.precision,
             kernels: kernels(config)?,
         },

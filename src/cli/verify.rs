@@ -8,7 +8,6 @@ use serde::Deserialize;
 
 use super::pack::MAX_SCORE_BOUND;
 use super::{Usage, setup};
-use crate::batch::Stop;
 use crate::config::Config;
 use crate::model::choose;
 use crate::rerank::{Pair, Request, sigmoid};
@@ -56,20 +55,12 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
         println!("{}: every tensor is as it was packed", file.display());
     }
     let expected = expected(args.scores.as_deref(), &folder, &info.name)?;
-    let request = Request {
-        pairs: expected
-            .rows
-            .iter()
-            .map(|row| Pair {
-                query: row.query.as_str().into(),
-                document: row.passage.as_str().into(),
-            })
-            .collect(),
-        max_length: None,
-        truncation: None,
-        deadline: None,
+    let pair = |row: &Row| Pair {
+        query: row.query.as_str().into(),
+        document: row.passage.as_str().into(),
     };
-    let scores = pool.install(|| engine.score(&request, &Stop::never()))?;
+    let request = Request::new(expected.rows.iter().map(pair).collect());
+    let scores = pool.install(|| engine.score(&request))?;
     // What int8 may cost is bounded in scores, not in logits.
     let tolerance = if int8 {
         format!("{MAX_SCORE_BOUND} of the score")

@@ -1,57 +1,48 @@
 //! Our own format, which is also the one of the Python service that we replace: `/rerank` for one pair, `/rerank/batch` for
 //! many, answered in input order.
 
-use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Object;
-use crate::error::{Error, Invalid};
-use crate::rerank::{Limits, Pair, Ranking, Request, Truncation};
+use super::options::body;
+use super::{About, Dialect, Failure, Object, Shown, required};
+use crate::error::Invalid;
+use crate::rerank::{Limits, Pair, Ranking, Request, Score};
 
-/// One pair to score.
-#[derive(Debug, Deserialize, ToSchema)]
-#[schema(example = json!({"query": "what is a panda?", "passage": "The giant panda is a bear species endemic to China."}))]
-pub struct RerankBody {
-    /// What is looked for. Not empty.
-    #[schema(required = true, value_type = String)]
-    query: Option<String>,
-    /// The text to judge. May be empty.
-    #[schema(required = true, value_type = String)]
-    passage: Option<String>,
-    /// Whether `score` is the sigmoid of the logit (the default) or the logit itself.
-    #[schema(default = true)]
-    normalize: Option<bool>,
-    /// Longest sequence in tokens for this request, special tokens included; at most the server's own, which is the default.
-    max_length: Option<usize>,
-    /// How longer pairs are cut: `longest_first` (the default) or `flag`.
-    #[schema(example = "longest_first")]
-    truncation: Option<String>,
+/// One pair.
+pub struct One;
+
+/// Many pairs.
+pub struct Batch;
+
+body! {
+    /// One pair to score.
+    #[schema(example = json!({"query": "what is a panda?", "passage": "The giant panda is a bear species endemic to China."}))]
+    pub struct RerankBody {
+        /// What is looked for. Not empty.
+        #[schema(required = true, value_type = String)]
+        query: String,
+        /// The text to judge. May be empty.
+        #[schema(required = true, value_type = String)]
+        passage: String,
+    }
 }
 
-/// Many pairs to score in one request.
-#[derive(Debug, Deserialize, ToSchema)]
-#[schema(example = json!({"pairs": [
-    {"query": "what is a panda?", "passage": "The giant panda is a bear species endemic to China."},
-    {"query": "what is a panda?", "passage": "Paris is the capital of France."}]}))]
-pub struct BatchBody {
-    /// At least one; the server limits how many.
-    #[schema(required = true, value_type = Vec<PairBody>)]
-    pairs: Option<Vec<Object<PairBody>>>,
-    /// Whether `score` is the sigmoid of the logit (the default) or the logit itself.
-    #[schema(default = true)]
-    normalize: Option<bool>,
-    /// Longest sequence in tokens for this request, special tokens included; at most the server's own, which is the default.
-    max_length: Option<usize>,
-    /// How longer pairs are cut: `longest_first` (the default) or `flag`.
-    #[schema(example = "longest_first")]
-    truncation: Option<String>,
+body! {
+    /// Many pairs to score in one request.
+    #[schema(example = json!({"pairs": [
+        {"query": "what is a panda?", "passage": "The giant panda is a bear species endemic to China."},
+        {"query": "what is a panda?", "passage": "Paris is the capital of France."}]}))]
+    pub struct BatchBody {
+        /// At least one; the server limits how many.
+        #[schema(required = true, value_type = Vec<PairBody>)]
+        pairs: Vec<Object<PairBody>>,
+    }
 }
 
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Deserialize, ToSchema)]
 pub struct PairBody {
     /// What is looked for. Not empty.
     #[schema(required = true, value_type = String)]
@@ -61,50 +52,63 @@ pub struct PairBody {
     passage: Option<String>,
 }
 
-/// The fields that both bodies share. They stand in each body, because a flattened struct would lose the path of a field of
-/// the wrong type.
-struct Options {
-    normalize: Option<bool>,
-    max_length: Option<usize>,
-    truncation: Option<String>,
-}
+/// Whether scores are shown as sigmoids.
+pub struct Normalize(bool);
 
-/// What of a request the answer needs besides the ranking.
-#[derive(Debug, Clone, Copy)]
-pub struct Shape {
-    normalize: bool,
-}
+impl Dialect for One {
+    const NAME: &'static str = "native";
+    const TITLE: &'static str = "serverless-reranker";
+    type Body = RerankBody;
+    type Answer = RerankAnswer;
+    type ErrorBody = ErrorBody;
+    type Kept = Normalize;
 
-impl RerankBody {
-    pub fn into_request(
-        self,
-        limits: &Limits,
-        deadline: Option<Instant>,
-    ) -> Result<(Request, Shape), Invalid> {
-        let query = required(self.query, || "query".into())?;
-        let passage = required(self.passage, || "passage".into())?;
+    fn read(body: RerankBody, limits: &Limits) -> Result<(Request, Normalize), Invalid> {
+        let options = body.options();
+        let query = required(body.query, || "query".into())?;
+        let passage = required(body.passage, || "passage".into())?;
         limits.check_query(|| "query".into(), &query)?;
         limits.check_text(|| "passage".into(), &passage)?;
         let pair = Pair {
             query: query.into(),
             document: passage.into(),
         };
-        let options = Options {
-            normalize: self.normalize,
-            max_length: self.max_length,
-            truncation: self.truncation,
-        };
-        options.into_request(vec![pair], deadline)
+        let kept = Normalize(options.normalize.unwrap_or(true));
+        Ok((
+            options.into_request(vec![pair], |_| "passage".into())?,
+            kept,
+        ))
+    }
+
+    fn answer(Normalize(normalized): Normalize, ranking: &Ranking, about: &About) -> RerankAnswer {
+        // One pair was asked for, and the service gives a score for each.
+        let score = ranking.scores.first();
+        RerankAnswer {
+            score: score.map(|score| score.value(normalized)),
+            logit: score.map(|score| score.logit),
+            normalized,
+            model: about.model.clone(),
+            shown: score.map(Shown::from),
+            ms: about.ms,
+        }
+    }
+
+    fn error(failure: &Failure) -> ErrorBody {
+        failure.into()
     }
 }
 
-impl BatchBody {
-    pub fn into_request(
-        self,
-        limits: &Limits,
-        deadline: Option<Instant>,
-    ) -> Result<(Request, Shape), Invalid> {
-        let bodies = required(self.pairs, || "pairs".into())?;
+impl Dialect for Batch {
+    const NAME: &'static str = One::NAME;
+    const TITLE: &'static str = One::TITLE;
+    type Body = BatchBody;
+    type Answer = BatchAnswer;
+    type ErrorBody = ErrorBody;
+    type Kept = Normalize;
+
+    fn read(body: BatchBody, limits: &Limits) -> Result<(Request, Normalize), Invalid> {
+        let options = body.options();
+        let bodies = required(body.pairs, || "pairs".into())?;
         limits.check_pairs("pairs", bodies.len())?;
         let mut pairs: Vec<Pair> = Vec::with_capacity(bodies.len());
         for (index, Object(body)) in bodies.into_iter().enumerate() {
@@ -124,66 +128,53 @@ impl BatchBody {
                 document: passage.into(),
             });
         }
-        let options = Options {
-            normalize: self.normalize,
-            max_length: self.max_length,
-            truncation: self.truncation,
-        };
-        options.into_request(pairs, deadline)
+        let kept = Normalize(options.normalize.unwrap_or(true));
+        let field = |index| format!("pairs[{index}].passage");
+        Ok((options.into_request(pairs, field)?, kept))
     }
-}
 
-impl Options {
-    fn into_request(
-        self,
-        pairs: Vec<Pair>,
-        deadline: Option<Instant>,
-    ) -> Result<(Request, Shape), Invalid> {
-        let truncation = self
-            .truncation
-            .map(|name| {
-                Truncation::from_str(&name).map_err(|message| {
-                    Invalid::new("invalid_truncation", format!("truncation {message}"))
-                        .field("truncation")
+    fn answer(Normalize(normalized): Normalize, ranking: &Ranking, about: &About) -> BatchAnswer {
+        let value = |score: &Score| score.value(normalized);
+        BatchAnswer {
+            results: ranking
+                .scores
+                .iter()
+                .enumerate()
+                .map(|(index, score)| BatchItem {
+                    index,
+                    score: value(score),
+                    logit: score.logit,
+                    shown: score.into(),
                 })
-            })
-            .transpose()?;
-        let request = Request {
-            pairs,
-            max_length: self.max_length,
-            truncation,
-            deadline,
-        };
-        let shape = Shape {
-            normalize: self.normalize.unwrap_or(true),
-        };
-        Ok((request, shape))
+                .collect(),
+            scores: ranking.scores.iter().map(value).collect(),
+            model: about.model.clone(),
+            normalized,
+            count: ranking.scores.len(),
+            ms: about.ms,
+        }
     }
-}
 
-fn required<T>(value: Option<T>, field: impl FnOnce() -> String) -> Result<T, Invalid> {
-    value.ok_or_else(|| {
-        let field = field();
-        Invalid::new("missing_field", format!("{field} is missing")).field(field)
-    })
+    fn error(failure: &Failure) -> ErrorBody {
+        failure.into()
+    }
 }
 
 /// The score of one pair.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RerankAnswer {
     /// Sigmoid of the logit, or the logit itself where `normalize` was false.
-    #[schema(example = 0.9948)]
-    score: f64,
+    #[schema(required = true, value_type = f64, example = 0.9948)]
+    score: Option<f64>,
     /// Raw output of the model.
-    #[schema(example = 5.2617)]
-    logit: f32,
+    #[schema(required = true, value_type = f32, example = 5.2617)]
+    logit: Option<f32>,
     normalized: bool,
     /// Name of the model that scored.
     model: String,
-    /// Tokens scored, special tokens included.
-    tokens: usize,
-    /// Whether the pair was cut to fit.
-    truncated: bool,
+    #[serde(flatten)]
+    #[schema(value_type = Shown)]
+    shown: Option<Shown>,
     /// Time from accepting the request to its answer.
     ms: f64,
 }
@@ -206,132 +197,69 @@ pub struct BatchItem {
     index: usize,
     score: f64,
     logit: f32,
-    tokens: usize,
-    truncated: bool,
+    #[serde(flatten)]
+    shown: Shown,
 }
 
-impl Shape {
-    /// The answer to a [`RerankBody`]; `None` where the ranking is not of one pair.
-    pub fn one(self, ranking: &Ranking, model: &str, ms: f64) -> Option<RerankAnswer> {
-        let [score] = ranking.scores.as_slice() else {
-            return None;
-        };
-        Some(RerankAnswer {
-            score: score.value(self.normalize),
-            logit: score.logit,
-            normalized: self.normalize,
-            model: model.to_owned(),
-            tokens: score.tokens,
-            truncated: score.truncated(),
-            ms,
-        })
-    }
-
-    /// The answer to a [`BatchBody`].
-    pub fn many(self, ranking: &Ranking, model: &str, ms: f64) -> BatchAnswer {
-        BatchAnswer {
-            results: ranking
-                .scores
-                .iter()
-                .enumerate()
-                .map(|(index, score)| BatchItem {
-                    index,
-                    score: score.value(self.normalize),
-                    logit: score.logit,
-                    tokens: score.tokens,
-                    truncated: score.truncated(),
-                })
-                .collect(),
-            scores: ranking
-                .scores
-                .iter()
-                .map(|s| s.value(self.normalize))
-                .collect(),
-            model: model.to_owned(),
-            normalized: self.normalize,
-            count: ranking.scores.len(),
-            ms,
-        }
-    }
-}
-
-/// What went wrong, under `error`; `detail` repeats the message for clients of the Python service.
+/// What went wrong, under `error`. `detail`, `message` and `error_type` repeat it for clients of other services, because on paths that
+/// several dialects share a body may be refused before it shows whose it is.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorBody {
     error: ErrorInfo,
     detail: String,
+    message: String,
+    error_type: &'static str,
 }
 
-#[derive(Debug, Default, Serialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorInfo {
     /// Stable name of the error.
     #[schema(example = "missing_field")]
-    pub code: &'static str,
+    code: &'static str,
     /// The same in a sentence.
     #[schema(example = "passage is missing")]
-    pub message: String,
+    message: String,
+    #[schema(example = "invalid_request_error")]
+    r#type: &'static str,
     /// The field at fault.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub field: Option<String>,
+    field: Option<String>,
     /// How much of it there was.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub got: Option<u64>,
+    got: Option<u64>,
     /// How much is allowed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit: Option<u64>,
+    limit: Option<u64>,
     /// The routes there are, where the one asked for is none of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub routes: Vec<String>,
+    routes: Vec<String>,
 }
 
-impl From<ErrorInfo> for ErrorBody {
-    fn from(error: ErrorInfo) -> Self {
-        Self {
-            detail: error.message.clone(),
-            error,
-        }
-    }
-}
-
-impl From<&Invalid> for ErrorInfo {
-    fn from(invalid: &Invalid) -> Self {
-        Self {
-            code: invalid.code,
-            message: invalid.message.clone(),
-            field: invalid.field.clone(),
-            got: invalid.got,
-            limit: invalid.limit,
-            routes: Vec::new(),
-        }
-    }
-}
-
-impl From<&Error> for ErrorInfo {
-    fn from(error: &Error) -> Self {
-        let code = match error {
-            Error::Invalid(invalid) => return Self::from(invalid),
-            Error::Busy { .. } => "busy",
-            Error::NotReady { .. } => "not_ready",
-            Error::Deadline { .. } => "deadline_exceeded",
-            Error::Draining => "draining",
-            Error::Model(_) => "model_unavailable",
-            Error::Internal(_) => "internal",
-        };
-        let message = match error {
-            // What broke inside is for the log, not for callers.
-            Error::Internal(_) => "internal error".to_owned(),
-            _ => error.to_string(),
-        };
-        let mut info = Self {
+impl From<&Failure> for ErrorBody {
+    fn from(failure: &Failure) -> Self {
+        let Failure {
+            status: _,
             code,
             message,
-            ..Self::default()
-        };
-        if let Error::Busy { queued, limit, .. } = error {
-            info.got = Some(*queued as u64);
-            info.limit = Some(*limit as u64);
+            field,
+            got,
+            limit,
+            routes,
+        } = failure.clone();
+        Self {
+            detail: message.clone(),
+            message: message.clone(),
+            error_type: failure.kind(),
+            error: ErrorInfo {
+                code,
+                message,
+                r#type: failure.kind(),
+                field,
+                got,
+                limit,
+                routes,
+            },
         }
-        info
     }
 }
 
@@ -346,10 +274,8 @@ mod tests {
         text_chars: 5,
     };
 
-    fn batch(json: &str) -> Result<(Request, Shape), Invalid> {
-        serde_json::from_str::<BatchBody>(json)
-            .expect("valid JSON")
-            .into_request(&LIMITS, None)
+    fn batch(json: &str) -> Result<(Request, Normalize), Invalid> {
+        Batch::read(serde_json::from_str(json).expect("valid JSON"), &LIMITS)
     }
 
     #[test]
@@ -384,7 +310,7 @@ mod tests {
                 "truncation",
             ),
         ] {
-            let error = batch(json).expect_err(json);
+            let error = batch(json).map(|_| ()).expect_err(json);
             assert_eq!(
                 (error.code, error.field.as_deref()),
                 (code, Some(field)),
@@ -412,14 +338,26 @@ mod tests {
                 logit: -8.1875,
                 tokens: 9,
                 dropped_tokens: 2,
+                chunks: 1,
+                sentences: Vec::new(),
             }],
+            tokenized: Duration::ZERO,
             queued: Duration::ZERO,
             computed: Duration::ZERO,
+            cache_lookups: 0,
+            cache_hits: 0,
         };
-        let raw = Shape { normalize: false };
-        let answer = raw.one(&ranking, "m", 1.0).expect("one pair");
-        assert_eq!((answer.score, answer.truncated), (-8.1875, true));
-        let normalized = Shape { normalize: true };
-        assert!((normalized.many(&ranking, "m", 1.0).scores[0] - 2.780_5e-4).abs() < 1e-7);
+        let about = About {
+            model: "m".into(),
+            revision: None,
+            id: "i".into(),
+            created: 0,
+            ms: 1.0,
+        };
+        let answer = One::answer(Normalize(false), &ranking, &about);
+        assert_eq!(answer.score, Some(-8.1875));
+        assert!(answer.shown.is_some_and(|shown| shown.truncated));
+        let normalized = Batch::answer(Normalize(true), &ranking, &about);
+        assert!((normalized.scores[0] - 2.780_5e-4).abs() < 1e-7);
     }
 }

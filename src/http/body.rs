@@ -2,35 +2,22 @@
 
 use std::time::Instant;
 
-use axum::extract::{FromRequest, Request};
-use axum::response::{IntoResponse, Response};
+use axum::extract::Request;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
+use super::Deadline;
 use super::error::Refusal;
-use super::{App, Deadline};
 use crate::dialect::Object;
-use crate::error::{Error, Invalid};
+use crate::error::Invalid;
 
-/// A JSON object read from the request's body.
-pub struct Json<T>(pub T);
-
-impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
-    type Rejection = Response;
-
-    async fn from_request(request: Request, app: &App) -> Result<Self, Response> {
-        check_media_type(&request).map_err(Refusal::into_response)?;
-        let limit = app.settings.body_bytes;
-        let deadline = request.extensions().get::<Deadline>().copied();
-        let bytes = read(request, limit, deadline.map(|Deadline(at)| at))
-            .await
-            .map_err(Refusal::into_response)?;
-        parse(&bytes)
-            .map(Json)
-            .map_err(|invalid| Error::Invalid(invalid).into_response())
-    }
+/// The body of a request that is declared to be JSON.
+pub async fn bytes(request: Request, limit: usize) -> Result<Bytes, Refusal> {
+    check_media_type(&request)?;
+    let deadline = request.extensions().get::<Deadline>().copied();
+    read(request, limit, deadline.map(|Deadline(at)| at)).await
 }
 
 /// JSON by any of its names; a request that names no type is taken at its word too.
@@ -56,7 +43,11 @@ fn check_media_type(request: &Request) -> Result<(), Refusal> {
     }
 }
 
-async fn read(request: Request, limit: usize, deadline: Option<Instant>) -> Result<Bytes, Refusal> {
+pub async fn read(
+    request: Request,
+    limit: usize,
+    deadline: Option<Instant>,
+) -> Result<Bytes, Refusal> {
     let announced = request
         .headers()
         .get(CONTENT_LENGTH)
@@ -85,7 +76,8 @@ async fn read(request: Request, limit: usize, deadline: Option<Instant>) -> Resu
     }
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Invalid> {
+/// A JSON object; the error names the field at fault.
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Invalid> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let parsed = serde_path_to_error::deserialize::<_, Object<T>>(&mut json).map_err(|error| {
         let path = error.path().to_string();
@@ -156,6 +148,8 @@ fn in_json(serde: &str) -> &str {
         "integer" => "an integer that does not fit",
         "floating" => "a number with a fraction",
         "usize" => "a whole number, 0 or more",
+        "i64" => "a whole number",
+        "f64" => "a number",
         other => other,
     }
 }
@@ -178,7 +172,9 @@ mod tests {
     use crate::dialect::native::BatchBody;
 
     fn error(json: &str) -> Invalid {
-        parse::<BatchBody>(json.as_bytes()).expect_err("refused")
+        parse::<BatchBody>(json.as_bytes())
+            .map(|_| ())
+            .expect_err("refused")
     }
 
     #[test]
@@ -263,7 +259,10 @@ mod tests {
             "pairs is given twice"
         );
         let invalid_utf8 = parse::<BatchBody>(b"{\"pairs\":[{\"query\":\"\xff\"}]}");
-        assert_eq!(invalid_utf8.expect_err("refused").code, "malformed_json");
+        assert_eq!(
+            invalid_utf8.map(|_| ()).expect_err("refused").code,
+            "malformed_json"
+        );
     }
 
     #[test]

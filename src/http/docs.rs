@@ -22,8 +22,8 @@ pub async fn page() -> Html<&'static str> {
     Html(PAGE)
 }
 
-pub fn router(api: OpenApi) -> Router<App> {
-    let document = serde_json::to_string(&api)
+pub fn router(api: &OpenApi) -> Router<App> {
+    let document = serde_json::to_string(api)
         .expect("the document is made of plain strings, lists and maps with string keys");
     let document: Arc<str> = document.into();
     Router::new()

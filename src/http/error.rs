@@ -1,26 +1,28 @@
-//! Errors as responses: the one place that knows which error has which status.
+//! Errors as responses: the one place that knows which error has which status. Their bodies are written last, when it is known in
+//! whose words: see `voice`.
 
-use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::header::RETRY_AFTER;
-use http::{HeaderValue, Method, StatusCode};
+use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
-use crate::dialect::native::{ErrorBody, ErrorInfo};
+use crate::dialect::Failure;
 use crate::error::{Error, Invalid};
 
-/// Code of the error that a response carries, for the request's log line.
-#[derive(Debug, Clone, Copy)]
-pub struct Code(pub &'static str);
+/// The same as `Retry-After`, for clients that read it to the millisecond.
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
 /// Every code that an error can have; the README explains them.
-pub const ERROR_CODES: [&str; 21] = [
+pub const ERROR_CODES: [&str; 30] = [
     "body_too_large",
     "busy",
     "deadline_exceeded",
+    "deadline_unreachable",
     "draining",
     "empty_query",
     "internal",
+    "invalid_chunks",
     "invalid_max_length",
+    "invalid_timeout",
     "invalid_truncation",
     "malformed_json",
     "method_not_allowed",
@@ -29,9 +31,15 @@ pub const ERROR_CODES: [&str; 21] = [
     "no_pairs",
     "not_found",
     "not_ready",
+    "pair_too_long",
     "request_timeout",
     "text_too_long",
     "too_many_pairs",
+    "too_many_queries",
+    "too_many_tokens",
+    "unauthorized",
+    "unequal_lists",
+    "unknown_shape",
     "unreadable_body",
     "unsupported_media_type",
     "wrong_type",
@@ -60,6 +68,13 @@ pub enum Refusal {
     BodyTooSlow,
     /// The body broke off, or its framing is wrong.
     BodyUnreadable,
+    /// No key, or a wrong one.
+    Unauthorized {
+        /// Whether there was one.
+        given: bool,
+    },
+    /// The header that sets a timeout.
+    Timeout,
     Panicked,
 }
 
@@ -96,27 +111,45 @@ impl IntoResponse for Refusal {
                 "unreadable_body",
                 "the body could not be read to its end".into(),
             ),
+            Self::Unauthorized { given } => (
+                StatusCode::UNAUTHORIZED,
+                "unauthorized",
+                if *given {
+                    "the API key is wrong".into()
+                } else {
+                    "an API key is needed, as Authorization: Bearer KEY or as x-api-key".into()
+                },
+            ),
+            Self::Timeout => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid_timeout",
+                "x-request-timeout-ms is not a whole number of milliseconds, 1 or more".into(),
+            ),
             Self::Panicked => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "internal",
                 "internal error".into(),
             ),
         };
-        let mut info = ErrorInfo {
-            code,
-            message,
-            ..ErrorInfo::default()
-        };
+        let mut failure = Failure::new(code, message);
+        let mut challenge = false;
         match self {
-            Self::UnknownRoute { routes, .. } => info.routes = routes,
+            Self::UnknownRoute { routes, .. } => failure.routes = routes,
             Self::BodyTooLarge { got, limit } => {
-                info.field = Some("body".into());
-                info.got = got;
-                info.limit = Some(limit as u64);
+                failure.field = Some("body".into());
+                failure.got = got;
+                failure.limit = Some(limit as u64);
             }
+            Self::Timeout => failure.field = Some("x-request-timeout-ms".into()),
+            Self::Unauthorized { .. } => challenge = true,
             _ => {}
         }
-        respond(status, info)
+        let mut response = respond(status, failure);
+        if challenge {
+            let bearer = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(WWW_AUTHENTICATE, bearer);
+        }
+        response
     }
 }
 
@@ -131,30 +164,40 @@ impl IntoResponse for Error {
             Self::NotReady { .. } | Self::Draining | Self::Model(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Deadline { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::Unreachable { busy: true, .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Deadline | Self::Unreachable { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal(reason) => {
                 tracing::error!(reason, "request failed");
                 StatusCode::INTERNAL_SERVER_ERROR
             }
         };
-        let mut response = respond(status, ErrorInfo::from(&self));
-        if let Self::Busy { retry_after, .. } | Self::NotReady { retry_after } = self {
-            response
-                .headers_mut()
-                .insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)));
+        let mut response = respond(status, Failure::from(&self));
+        if let Self::Busy { retry_after, .. }
+        | Self::NotReady { retry_after }
+        | Self::Unreachable {
+            busy: true,
+            retry_after,
+            ..
+        } = self
+        {
+            let ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+            let headers = response.headers_mut();
+            headers.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000).max(1)));
+            headers.insert(RETRY_AFTER_MS, HeaderValue::from(ms.max(1)));
         }
         response
     }
 }
 
-fn respond(status: StatusCode, info: ErrorInfo) -> Response {
+/// A response without a body, which `observe` writes from the failure that it carries.
+fn respond(status: StatusCode, mut failure: Failure) -> Response {
     debug_assert!(
-        ERROR_CODES.contains(&info.code),
+        ERROR_CODES.contains(&failure.code),
         "{} is not listed",
-        info.code
+        failure.code
     );
-    let code = Code(info.code);
-    let mut response = (status, Json(ErrorBody::from(info))).into_response();
-    response.extensions_mut().insert(code);
+    failure.status = status.as_u16();
+    let mut response = status.into_response();
+    response.extensions_mut().insert(failure);
     response
 }

@@ -9,6 +9,8 @@ use utoipa::ToSchema;
 
 use super::App;
 use super::observe::millis;
+use crate::dialect::tei::{ModelType, TeiInfo};
+use crate::rerank::Truncation;
 use crate::service::{Info, Receipt, State as ModelState};
 
 /// How the process is, and with which model.
@@ -88,7 +90,7 @@ pub struct Served {
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
     #[schema(example = "xlm-roberta")]
-    model_type: &'static str,
+    architecture: &'static str,
     layers: usize,
     hidden_size: usize,
     vocab_size: usize,
@@ -109,11 +111,17 @@ pub struct Served {
     threads: usize,
     /// Requests that wait for the compute thread.
     queued: usize,
+    /// Tokens that are still to be computed for requests that are here, and how many a second this process has been computing.
+    pending_tokens: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens_per_second: Option<f64>,
     limits: ServedLimits,
     #[schema(example = "http")]
     host: &'static str,
     version: &'static str,
     cold_start: ColdStart,
+    #[serde(flatten)]
+    tei: TeiInfo,
 }
 
 /// Differences between int8 and f32 on the packer's own pairs.
@@ -133,6 +141,8 @@ pub struct ServedFidelity {
 pub struct ServedLimits {
     max_pairs: usize,
     max_text_chars: usize,
+    /// 0 where there is no limit.
+    max_tokens: usize,
     max_body_bytes: usize,
     request_timeout_s: f64,
 }
@@ -243,6 +253,7 @@ pub async fn ready(State(app): State<App>) -> Response {
 
 /// The model, its precision and the limits in force.
 #[utoipa::path(get, path = "/info", tag = "health", responses(
+    (status = 401, description = "No API key, or a wrong one", body = crate::dialect::native::ErrorBody),
     (status = 200, description = "What is served", body = Served),
     (status = 503, description = "Nothing is served yet", body = crate::dialect::native::ErrorBody),
 ))]
@@ -268,12 +279,27 @@ pub async fn info(State(app): State<App>) -> Result<Json<Served>, crate::error::
         load: _,
     } = engine.info().clone();
     let settings = &app.settings;
+    let compute = app.service.compute_settings();
+    let tei = TeiInfo {
+        model_id: name.clone(),
+        model_sha: revision.clone(),
+        model_dtype: precision,
+        served_model_name: name.clone(),
+        model_type: ModelType::one_label(),
+        max_concurrent_requests: compute.queue_limit,
+        max_input_length: max_length,
+        max_batch_tokens: compute.batch_tokens,
+        max_client_batch_size: settings.limits.pairs,
+        auto_truncate: truncation != Truncation::None,
+        tokenization_workers: app.service.tokenizing(),
+    };
     Ok(Json(Served {
+        tei,
         model: name,
         revision,
         demo,
         note,
-        model_type,
+        architecture: model_type,
         layers,
         hidden_size,
         vocab_size,
@@ -294,9 +320,12 @@ pub async fn info(State(app): State<App>) -> Result<Json<Served>, crate::error::
         instruction_set,
         threads: app.service.threads(),
         queued: app.service.queued(),
+        pending_tokens: app.service.pending_tokens(),
+        tokens_per_second: app.service.tokens_per_second(),
         limits: ServedLimits {
             max_pairs: settings.limits.pairs,
             max_text_chars: settings.limits.text_chars,
+            max_tokens: engine.max_tokens(),
             max_body_bytes: settings.body_bytes,
             request_timeout_s: settings.timeout.as_secs_f64(),
         },

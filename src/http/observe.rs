@@ -1,27 +1,38 @@
-//! Every request gets an id, a deadline and one line in the log.
+//! Every request gets an id, a deadline, a span, one line in the log, and the body of its error where it fails.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue};
+use tracing::Instrument;
 
-use super::error::Code;
+use super::error::Refusal;
 use super::{App, Deadline};
+use crate::dialect::Failure;
 
+/// How long the caller waits for its answer, in milliseconds.
+const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The id under which a request is logged and answered: the host's, the caller's, or a new one.
 #[derive(Debug, Clone)]
 pub struct RequestId(pub String);
 
-/// How much a request asked for, attached to the response by the handler that knows.
-#[derive(Debug, Clone, Copy)]
+/// How much a request asked for and where its time went, attached to the response by the handler that knows.
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Work {
     pub pairs: usize,
     pub tokens: usize,
+    /// Pairs that were cut.
+    pub truncated: usize,
+    pub cache_lookups: usize,
+    pub cache_hits: usize,
+    pub tokenized: Duration,
+    pub queued: Duration,
+    pub computed: Duration,
 }
 
 /// When the request came in, for handlers that report how long it took.
@@ -37,32 +48,67 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
         .extensions()
         .get::<MatchedPath>()
         .map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
+    let of_path = app.voices.find(&route, request.uri().path());
     let own = accepted + app.settings.timeout;
-    let deadline = match request.extensions().get::<Deadline>() {
-        Some(Deadline(hosts)) => own.min(*hosts),
-        None => own,
+    let hosts = request.extensions().get::<Deadline>().map(|at| at.0);
+    let asked = callers_timeout(&request);
+    let deadline = [
+        hosts,
+        asked
+            .as_ref()
+            .ok()
+            .copied()
+            .flatten()
+            .and_then(|t| accepted.checked_add(t)),
+    ]
+    .into_iter()
+    .flatten()
+    .fold(own, Instant::min);
+    let extensions = request.extensions_mut();
+    extensions.insert(Deadline(deadline));
+    extensions.insert(Accepted(accepted));
+    extensions.insert(RequestId(id.clone()));
+    let span = tracing::info_span!("request", id, %method, route);
+
+    let mut response = match asked {
+        Ok(_) => next.run(request).instrument(span).await,
+        Err(refusal) => refusal.into_response(),
     };
-    request.extensions_mut().insert(Deadline(deadline));
-    request.extensions_mut().insert(Accepted(accepted));
 
-    let mut response = next.run(request).await;
-
+    let voice = response.extensions().get().copied().unwrap_or(of_path);
+    let failure = response.extensions_mut().remove::<Failure>();
+    if let Some(failure) = &failure {
+        voice.tell(failure, &mut response);
+    }
     let status = response.status().as_u16();
     let ms = millis(accepted.elapsed());
-    let Work { pairs, tokens } = response.extensions().get().copied().unwrap_or(Work {
-        pairs: 0,
-        tokens: 0,
-    });
-    let code = response.extensions().get().map_or("", |Code(code)| code);
+    let work = response.extensions().get().copied().unwrap_or_default();
+    let Work { pairs, tokens, .. } = work;
+    let (dialect, code) = (voice.name, failure.map_or("", |failure| failure.code));
     if status >= 500 {
-        tracing::warn!(id, %method, route, status, ms, pairs, tokens, code, "request");
+        tracing::warn!(id, %method, route, dialect, status, ms, pairs, tokens, code, "request");
     } else {
-        tracing::info!(id, %method, route, status, ms, pairs, tokens, code, "request");
+        tracing::info!(id, %method, route, dialect, status, ms, pairs, tokens, code, "request");
     }
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
     response
+}
+
+/// How long the caller waits, where it says so.
+fn callers_timeout(request: &Request) -> Result<Option<Duration>, Refusal> {
+    let Some(value) = request.headers().get(REQUEST_TIMEOUT) else {
+        return Ok(None);
+    };
+    let ms: Option<u64> = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    match ms {
+        Some(ms @ 1..) => Ok(Some(Duration::from_millis(ms))),
+        _ => Err(Refusal::Timeout),
+    }
 }
 
 /// Milliseconds, to the microsecond.

@@ -1,19 +1,18 @@
 //! A loaded model and its tokenizer: pairs of texts in, scores out, on the calling thread and its pool.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Instant;
 
 use kernels::Kernels;
-use rayon::prelude::*;
 
+use super::prepare::{Defaults, Prepared};
 use super::receipt::{LoadTimes, Prefetched, Receipt, Span};
-use crate::batch::{Stop, plan};
+use crate::batch::plan;
 use crate::error::{Error, Invalid, ModelError, Result};
 use crate::model::{Fidelity, Manifest, Model, Packed, PackedTokenizer, check_vocabulary};
 use crate::rerank::{Precision, Request, Score, Truncation};
-use crate::tokenizer::{EncodedText, PairTokenizer, Sequence};
+use crate::tokenizer::{PairTokenizer, Sequence};
 
 const TOKENIZER_FILE: &str = "tokenizer.json";
 
@@ -38,6 +37,8 @@ pub struct EngineSettings {
     pub truncation: Truncation,
     /// Tokens of one forward pass; bounds the memory of activations.
     pub batch_tokens: usize,
+    /// Most tokens of one request; 0 where there is no limit.
+    pub max_tokens: usize,
     pub precision: Precision,
     pub kernels: Kernels,
 }
@@ -197,15 +198,17 @@ impl Engine {
             .tokenizer
             .join(&word, &word, self.info.max_length, self.settings.truncation)
             .map_err(as_model_error)?;
-        let mut packed = Packed::new();
-        packed.push(&sequence.ids, &sequence.type_ids);
-        self.forward(&packed).map(drop)
+        self.forward(&[&sequence]).map(drop)
     }
 
-    /// One forward pass; the first one is noted for the receipt.
-    fn forward(&self, packed: &Packed) -> Result<Vec<f32>, ModelError> {
+    /// One forward pass, a logit for each sequence; the first one is noted for the receipt.
+    pub fn forward(&self, sequences: &[&Sequence]) -> Result<Vec<f32>, ModelError> {
         let begun = Instant::now();
-        let logits = self.model.forward(packed)?;
+        let mut packed = Packed::new();
+        for sequence in sequences {
+            packed.push(&sequence.ids, &sequence.type_ids);
+        }
+        let logits = self.model.forward(&packed)?;
         self.first_inference
             .get_or_init(|| Span::since(begun, self.started));
         Ok(logits)
@@ -222,6 +225,11 @@ impl Engine {
 
     pub fn info(&self) -> &Info {
         &self.info
+    }
+
+    /// Most tokens of one request; 0 where there is no limit.
+    pub fn max_tokens(&self) -> usize {
+        self.settings.max_tokens
     }
 
     pub fn model(&self) -> &Model {
@@ -256,63 +264,28 @@ impl Engine {
         Ok(())
     }
 
-    /// Scores every pair. Looks at the request's deadline and at `stop` between forward passes.
-    pub fn score(&self, request: &Request, stop: &Stop) -> Result<Vec<Score>> {
-        let sequences = self.sequences(request)?;
-        let lengths: Vec<usize> = sequences.iter().map(|s| s.ids.len()).collect();
-        let mut scores = Vec::with_capacity(sequences.len());
-        for batch in plan(&lengths, self.settings.batch_tokens) {
-            if stop.requested() || request.deadline.is_some_and(|at| Instant::now() >= at) {
-                return Err(Error::Deadline {
-                    pairs: sequences.len(),
-                });
-            }
-            let batch = &sequences[batch];
-            let mut packed = Packed::new();
-            for sequence in batch {
-                packed.push(&sequence.ids, &sequence.type_ids);
-            }
-            let logits = self
-                .forward(&packed)
-                .map_err(|error| Error::Internal(error.to_string()))?;
-            scores.extend(logits.into_iter().zip(batch).map(|(logit, s)| Score {
-                logit,
-                tokens: s.ids.len(),
-                dropped_tokens: s.dropped_tokens,
-            }));
-        }
-        Ok(scores)
+    /// The request as sequences of tokens.
+    pub fn prepare(&self, request: &Request) -> Result<Prepared> {
+        let defaults = Defaults {
+            max_length: self.info.max_length,
+            truncation: self.settings.truncation,
+            max_tokens: self.settings.max_tokens,
+        };
+        Prepared::new(&self.tokenizer, defaults, request)
     }
 
-    /// Token ids of every pair; each distinct text is encoded once.
-    fn sequences(&self, request: &Request) -> Result<Vec<Sequence>> {
-        // Ordered, not hashed: hash keys are drawn once and would be the same in every copy of a snapshot.
-        let mut places: BTreeMap<&str, usize> = BTreeMap::new();
-        let mut texts: Vec<&str> = Vec::new();
-        for text in request
-            .pairs
-            .iter()
-            .flat_map(|pair| [&*pair.query, &*pair.document])
-        {
-            places.entry(text).or_insert_with(|| {
-                texts.push(text);
-                texts.len() - 1
-            });
+    /// Scores every pair on the calling thread and its pool.
+    pub fn score(&self, request: &Request) -> Result<Vec<Score>> {
+        let prepared = self.prepare(request)?;
+        let sequences: Vec<&Sequence> = prepared.sequences.iter().collect();
+        let lengths: Vec<usize> = sequences.iter().map(|s| s.ids.len()).collect();
+        let mut logits = Vec::with_capacity(sequences.len());
+        for batch in plan(&lengths, self.settings.batch_tokens) {
+            let scored = self
+                .forward(&sequences[batch])
+                .map_err(|error| Error::Internal(error.to_string()))?;
+            logits.extend(scored);
         }
-        let encoded: Vec<EncodedText> = texts
-            .par_iter()
-            .map(|text| self.tokenizer.encode(text))
-            .collect::<Result<_>>()?;
-        let max_length = request.max_length.unwrap_or(self.info.max_length);
-        let truncation = request.truncation.unwrap_or(self.settings.truncation);
-        request
-            .pairs
-            .par_iter()
-            .map(|pair| {
-                let query = &encoded[places[&*pair.query]];
-                let document = &encoded[places[&*pair.document]];
-                self.tokenizer.join(query, document, max_length, truncation)
-            })
-            .collect()
+        prepared.scores(&logits)
     }
 }

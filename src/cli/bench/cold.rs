@@ -17,7 +17,6 @@ use serde_json::json;
 use super::super::process::Usage;
 use super::super::setup;
 use super::cpu_name;
-use crate::batch::Stop;
 use crate::config::Config;
 use crate::rerank::{Pair, Request, Truncation};
 use crate::service::{Engine, Span};
@@ -387,14 +386,13 @@ fn once(tokens: usize, config: &Config, started: Instant) -> anyhow::Result<Exit
             .context("cannot load the model")?;
         let begun = Instant::now();
         let request = Request {
-            pairs: vec![pair(tokens)],
             max_length: Some(tokens),
             truncation: Some(Truncation::LongestFirst),
-            deadline: None,
+            ..Request::new(vec![pair(tokens)])
         };
         engine.check(&request)?;
-        let scores = engine.score(&request, &Stop::never())?;
-        let score = scores.first().copied().context("no score")?;
+        let scores = engine.score(&request)?;
+        let score = scores.into_iter().next().context("no score")?;
         anyhow::Ok((engine, Span::since(begun, started), score))
     })?;
     let mut out = std::io::stdout().lock();

@@ -1,0 +1,398 @@
+//! What the dialects with one query and a list of documents have in common: the body, the way to a request, and what is kept for the
+//! answer.
+
+use std::sync::Arc;
+
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use super::lenient::{Bool, Document, Object};
+use super::options::{Options, body};
+use super::{Shown, required};
+use crate::error::Invalid;
+use crate::rerank::{Limits, Pair, Ranked, Ranking, Request, Selection};
+
+body! {
+    /// A query and the documents to rank. `null` is as good as absent, and unknown fields are ignored.
+    #[schema(example = json!({"query": "what is a panda?", "documents": [
+        "The giant panda is a bear species endemic to China.", "Paris is the capital of France."]}))]
+    pub struct DocumentsBody {
+        /// Not looked at: this server has one model.
+        #[schema(value_type = Option<String>)]
+        #[expect(dead_code, reason = "clients send it, so the documentation has it")]
+        model: IgnoredAny,
+        /// What is looked for. Not empty.
+        #[schema(required = true, value_type = String)]
+        query: String,
+        /// Texts, or objects with a field `text` or those of `rank_fields`.
+        #[schema(required = true, value_type = Vec<Document>)]
+        documents: Vec<Document>,
+        /// How many results are answered; all where it is 0 or absent.
+        top_n: usize,
+        /// The same by another name.
+        top_k: usize,
+        /// Whether the results repeat the documents.
+        #[schema(value_type = Option<bool>)]
+        return_documents: Bool,
+        /// Fields of the documents that are ranked, one after the other; `text` where it is absent.
+        rank_fields: Vec<String>,
+        /// Ours: results below it are left out.
+        min_score: f64,
+        /// The opposite of `normalize`, as infinity has it.
+        #[schema(value_type = Option<bool>)]
+        raw_scores: Bool,
+        /// As vLLM has them: the longest sequence in tokens (-1 for the model's own), and the side that is cut.
+        truncate_prompt_tokens: i64,
+        truncation_side: SideName,
+        /// Which sentences say it, as Cohere's v2 has it.
+        #[schema(value_type = Option<RelevantSpans>)]
+        relevant_spans: Object<RelevantSpans>,
+    }
+}
+
+/// Whether and which sentences of the documents are told with their scores.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct RelevantSpans {
+    /// `enabled` or `disabled`.
+    pub mode: Option<String>,
+    /// Least score of a span; 0.1 where it is absent.
+    pub threshold: Option<f64>,
+    /// Most spans of a document; all where it is absent.
+    pub max_spans: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SideName {
+    #[serde(alias = "Left")]
+    Left,
+    #[serde(alias = "Right")]
+    Right,
+}
+
+impl From<SideName> for crate::rerank::Side {
+    fn from(name: SideName) -> Self {
+        match name {
+            SideName::Left => Self::Left,
+            SideName::Right => Self::Right,
+        }
+    }
+}
+
+/// How one dialect differs from the others.
+pub struct Ways {
+    /// What it calls a document, for errors.
+    pub document_field: fn(usize) -> String,
+    pub list_field: &'static str,
+    /// Where the request does not say.
+    pub normalize: bool,
+    pub return_documents: bool,
+    pub max_tokens_per_doc: Option<usize>,
+    pub max_chunks_per_doc: usize,
+}
+
+/// The ways of most.
+pub const USUAL: Ways = Ways {
+    document_field: |index| format!("documents[{index}]"),
+    list_field: "documents",
+    normalize: true,
+    return_documents: false,
+    max_tokens_per_doc: None,
+    max_chunks_per_doc: 1,
+};
+
+/// What of the body the answer needs.
+pub struct Kept {
+    pub selection: Selection,
+    /// The documents as they came, where they are to be returned.
+    documents: Option<Vec<Returned>>,
+    /// Least score and most spans of a document, where spans are asked for.
+    pub spans: Option<(f64, usize)>,
+}
+
+/// A document in an answer: as an object, with the text in `text` if it came as one.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Returned {
+    Text {
+        #[schema(value_type = String)]
+        text: Arc<str>,
+    },
+    #[schema(value_type = std::collections::HashMap<String, serde_json::Value>)]
+    Fields(Map<String, Value>),
+}
+
+impl Returned {
+    /// As a plain string, for the dialects that have no objects.
+    pub fn into_text(self) -> String {
+        match self {
+            Self::Text { text } => text.to_string(),
+            Self::Fields(fields) => match fields.get("text") {
+                Some(Value::String(text)) => text.clone(),
+                _ => Value::Object(fields).to_string(),
+            },
+        }
+    }
+}
+
+impl DocumentsBody {
+    /// From the fields of a dialect whose names are others.
+    pub fn new(query: Option<String>, documents: Option<Vec<Document>>, options: Options) -> Self {
+        Self {
+            model: None,
+            query,
+            documents,
+            top_n: None,
+            top_k: None,
+            return_documents: None,
+            rank_fields: None,
+            min_score: None,
+            raw_scores: None,
+            truncate_prompt_tokens: None,
+            truncation_side: None,
+            relevant_spans: None,
+            normalize: options.normalize.map(Bool),
+            max_length: options.max_length,
+            truncation: options.truncation,
+            max_tokens_per_doc: options.max_tokens_per_doc,
+            max_chunks_per_doc: options.max_chunks_per_doc,
+            chunk_overlap: options.chunk_overlap,
+        }
+    }
+
+    pub fn top(mut self, top: Option<usize>) -> Self {
+        self.top_n = top;
+        self
+    }
+
+    pub fn return_documents(mut self, wanted: Option<Bool>) -> Self {
+        self.return_documents = wanted;
+        self
+    }
+
+    pub fn rank_fields(mut self, fields: Option<Vec<String>>) -> Self {
+        self.rank_fields = fields;
+        self
+    }
+
+    pub fn min_score(mut self, least: Option<f64>) -> Self {
+        self.min_score = least;
+        self
+    }
+
+    pub fn into_request(self, limits: &Limits, ways: &Ways) -> Result<(Request, Kept), Invalid> {
+        let mut options = self.options();
+        options.max_tokens_per_doc = options.max_tokens_per_doc.or(ways.max_tokens_per_doc);
+        options.max_chunks_per_doc = options.max_chunks_per_doc.or(Some(ways.max_chunks_per_doc));
+        options.side = self.truncation_side.map_or(options.side, Into::into);
+        if options.max_length.is_none() {
+            options.max_length = match self.truncate_prompt_tokens {
+                None | Some(-1) => None,
+                Some(tokens) => Some(usize::try_from(tokens).map_err(|_| {
+                    let field = "truncate_prompt_tokens";
+                    let message = format!("{field} is {tokens}, it must be -1 or a length");
+                    Invalid::new("invalid_max_length", message).field(field)
+                })?),
+            };
+        }
+        let normalize = options.normalize.or(self.raw_scores.map(|Bool(raw)| !raw));
+        let selection = Selection {
+            top: self.top_n.or(self.top_k).filter(|&top| top > 0),
+            min_score: self.min_score,
+            normalize: normalize.unwrap_or(ways.normalize),
+        };
+        let spans = self.relevant_spans.and_then(|Object(spans)| spans.wanted());
+        let query: Arc<str> = {
+            let query = required(self.query, || "query".into())?;
+            limits.check_query(|| "query".into(), &query)?;
+            query.into()
+        };
+        let documents = required(self.documents, || ways.list_field.into())?;
+        limits.check_pairs(ways.list_field, documents.len())?;
+        let return_documents = self
+            .return_documents
+            .map_or(ways.return_documents, |Bool(wanted)| wanted);
+        let mut returned = Vec::new();
+        let mut pairs = Vec::with_capacity(documents.len());
+        for (index, document) in documents.into_iter().enumerate() {
+            let field = || (ways.document_field)(index);
+            let text: Arc<str> = match &document {
+                Document::Text(text) => text.as_str().into(),
+                Document::Fields(fields) => {
+                    ranked_text(fields, self.rank_fields.as_deref(), field)?.into()
+                }
+            };
+            limits.check_text(field, &text)?;
+            if return_documents {
+                returned.push(match document {
+                    Document::Text(_) => Returned::Text {
+                        text: Arc::clone(&text),
+                    },
+                    Document::Fields(fields) => Returned::Fields(fields),
+                });
+            }
+            pairs.push(Pair {
+                query: Arc::clone(&query),
+                document: text,
+            });
+        }
+        let request = Request {
+            sentences: spans.is_some(),
+            ..options.into_request(pairs, ways.document_field)?
+        };
+        let kept = Kept {
+            selection,
+            documents: return_documents.then_some(returned),
+            spans,
+        };
+        Ok((request, kept))
+    }
+}
+
+impl RelevantSpans {
+    fn wanted(&self) -> Option<(f64, usize)> {
+        let enabled = self.mode.as_deref() == Some("enabled");
+        let (threshold, most) = (self.threshold, self.max_spans);
+        enabled.then(|| (threshold.unwrap_or(0.1), most.unwrap_or(usize::MAX)))
+    }
+}
+
+/// The text of an object that is ranked: its named fields one below the other, or its field `text`.
+fn ranked_text(
+    fields: &Map<String, Value>,
+    names: Option<&[String]>,
+    field: impl Fn() -> String,
+) -> Result<String, Invalid> {
+    let text = |value: &Value| match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Null => None,
+        other => Some(other.to_string()),
+    };
+    let found: Vec<String> = match names.filter(|names| !names.is_empty()) {
+        Some(names) => names
+            .iter()
+            .filter_map(|name| fields.get(name).and_then(text))
+            .collect(),
+        None => fields.get("text").and_then(text).into_iter().collect(),
+    };
+    if found.is_empty() {
+        let field = field();
+        let message = match names {
+            Some(_) => format!("{field} has none of the rank_fields"),
+            None => format!("{field}.text is missing; rank_fields can name other fields"),
+        };
+        return Err(Invalid::new("missing_field", message).field(format!("{field}.text")));
+    }
+    Ok(found.join("\n"))
+}
+
+impl Kept {
+    /// The results, best first, each with its document where documents are returned.
+    pub fn results<'a>(
+        &'a self,
+        ranking: &'a Ranking,
+    ) -> impl Iterator<Item = (Ranked<'a>, Option<Returned>)> {
+        let best = self.selection.best_first(&ranking.scores);
+        best.into_iter().map(|ranked| {
+            let documents = self.documents.as_ref();
+            let document = documents.map(|documents| documents[ranked.index].clone());
+            (ranked, document)
+        })
+    }
+}
+
+/// A result as most dialects have it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ResultItem<D> {
+    /// Place of the document in the request.
+    pub index: usize,
+    pub relevance_score: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub document: Option<D>,
+    #[serde(flatten)]
+    pub shown: Shown,
+}
+
+impl<D> ResultItem<D> {
+    pub fn list(
+        kept: &Kept,
+        ranking: &Ranking,
+        document: impl Fn(Returned) -> D,
+    ) -> Vec<ResultItem<D>> {
+        kept.results(ranking)
+            .map(|(ranked, returned)| ResultItem {
+                index: ranked.index,
+                relevance_score: ranked.value,
+                document: returned.map(&document),
+                shown: ranked.score.into(),
+            })
+            .collect()
+    }
+}
+
+/// Tokens of the request, as OpenAI's API has them.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Usage {
+    /// Of all pairs; a query counts with each document.
+    pub prompt_tokens: usize,
+    pub total_tokens: usize,
+}
+
+impl From<&Ranking> for Usage {
+    fn from(ranking: &Ranking) -> Self {
+        let tokens = ranking.tokens();
+        Self {
+            prompt_tokens: tokens,
+            total_tokens: tokens,
+        }
+    }
+}
+
+/// `{"error": {"message", "type", "param", "code"}}`, as OpenAI's API has it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct OpenAiError {
+    error: OpenAiErrorInfo,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct OpenAiErrorInfo {
+    message: String,
+    #[schema(example = "invalid_request_error")]
+    r#type: &'static str,
+    /// The field at fault.
+    param: Option<String>,
+    /// The HTTP status.
+    code: u16,
+}
+
+impl From<&super::Failure> for OpenAiError {
+    fn from(failure: &super::Failure) -> Self {
+        Self {
+            error: OpenAiErrorInfo {
+                message: failure.message.clone(),
+                r#type: failure.kind(),
+                param: failure.field.clone(),
+                code: failure.status,
+            },
+        }
+    }
+}
+
+/// `{"detail": …}`, as services made with FastAPI have it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DetailError {
+    detail: String,
+    /// Stable name of the error.
+    code: &'static str,
+}
+
+impl From<&super::Failure> for DetailError {
+    fn from(failure: &super::Failure) -> Self {
+        Self {
+            detail: failure.message.clone(),
+            code: failure.code,
+        }
+    }
+}

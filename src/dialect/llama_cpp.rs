@@ -1,0 +1,54 @@
+//! llama.cpp's reranking endpoint under its own prefix: scores are logits there, unless the request says otherwise.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::documents::{
+    DocumentsBody, Kept, OpenAiError, ResultItem, Returned, USUAL, Usage, Ways,
+};
+use super::{About, Dialect, Failure};
+use crate::error::Invalid;
+use crate::rerank::{Limits, Ranking, Request};
+
+pub struct LlamaCpp;
+
+const WAYS: Ways = Ways {
+    normalize: false,
+    ..USUAL
+};
+
+/// The ranking, best first.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LlamaCppAnswer {
+    model: String,
+    #[schema(example = "list")]
+    object: &'static str,
+    usage: Usage,
+    results: Vec<ResultItem<Returned>>,
+}
+
+impl Dialect for LlamaCpp {
+    const NAME: &'static str = "llamacpp";
+    const TITLE: &'static str = "llama.cpp";
+    type Body = DocumentsBody;
+    type Answer = LlamaCppAnswer;
+    type ErrorBody = OpenAiError;
+    type Kept = Kept;
+
+    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, Kept), Invalid> {
+        body.into_request(limits, &WAYS)
+    }
+
+    fn answer(kept: Kept, ranking: &Ranking, about: &About) -> LlamaCppAnswer {
+        LlamaCppAnswer {
+            model: about.model.clone(),
+            object: "list",
+            usage: ranking.into(),
+            results: ResultItem::list(&kept, ranking, |document| document),
+        }
+    }
+
+    fn error(failure: &Failure) -> OpenAiError {
+        failure.into()
+    }
+}

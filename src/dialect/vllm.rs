@@ -1,0 +1,227 @@
+//! vLLM's rerank and score endpoints.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::documents::{
+    DocumentsBody, Kept, OpenAiError, ResultItem, Returned, SideName, USUAL, Usage, Ways,
+};
+use super::lenient::{Bool, Document, OneOrMany};
+use super::options::body;
+use super::{About, Dialect, Failure, Shown, required};
+use crate::error::Invalid;
+use crate::rerank::{Limits, Pair, Ranking, Request};
+
+pub struct Rerank;
+
+pub struct Score;
+
+/// vLLM's results always have their documents.
+const WAYS: Ways = Ways {
+    return_documents: true,
+    ..USUAL
+};
+
+/// The ranking, best first.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct VllmRerankAnswer {
+    id: String,
+    model: String,
+    usage: Usage,
+    results: Vec<ResultItem<Returned>>,
+}
+
+impl Dialect for Rerank {
+    const NAME: &'static str = "vllm";
+    const TITLE: &'static str = "vLLM rerank";
+    type Body = DocumentsBody;
+    type Answer = VllmRerankAnswer;
+    type ErrorBody = OpenAiError;
+    type Kept = Kept;
+
+    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, Kept), Invalid> {
+        body.into_request(limits, &WAYS)
+    }
+
+    fn answer(kept: Kept, ranking: &Ranking, about: &About) -> VllmRerankAnswer {
+        VllmRerankAnswer {
+            id: format!("rerank-{}", about.id),
+            model: about.model.clone(),
+            usage: ranking.into(),
+            results: ResultItem::list(&kept, ranking, |document| document),
+        }
+    }
+
+    fn error(failure: &Failure) -> OpenAiError {
+        failure.into()
+    }
+}
+
+body! {
+    /// Queries and documents, by any of vLLM's names for them: one of each, one query with many documents, or as many of both, which
+    /// are paired.
+    #[schema(example = json!({"queries": "what is a panda?", "documents": [
+        "The giant panda is a bear species endemic to China.", "Paris is the capital of France."]}))]
+    pub struct ScoreBody {
+        #[schema(value_type = Option<OneOrMany<String>>)]
+        queries: OneOrMany<Document>,
+        #[schema(value_type = Option<OneOrMany<String>>)]
+        documents: OneOrMany<Document>,
+        #[schema(value_type = Option<OneOrMany<String>>)]
+        items: OneOrMany<Document>,
+        #[schema(value_type = Option<OneOrMany<String>>)]
+        text_1: OneOrMany<Document>,
+        #[schema(value_type = Option<OneOrMany<String>>)]
+        text_2: OneOrMany<Document>,
+        #[schema(value_type = Option<OneOrMany<String>>)]
+        data_1: OneOrMany<Document>,
+        #[schema(value_type = Option<OneOrMany<String>>)]
+        data_2: OneOrMany<Document>,
+        /// Whether scores are sigmoids of the logits; the default.
+        #[schema(value_type = Option<bool>)]
+        use_activation: Bool,
+        /// Longest sequence in tokens; -1 for the model's own.
+        truncate_prompt_tokens: i64,
+        truncation_side: SideName,
+    }
+}
+
+/// Scores in the order of the request.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ScoreAnswer {
+    id: String,
+    #[schema(example = "list")]
+    object: &'static str,
+    /// Seconds since 1970.
+    created: u64,
+    model: String,
+    data: Vec<ScoreItem>,
+    usage: Usage,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ScoreItem {
+    index: usize,
+    #[schema(example = "score")]
+    object: &'static str,
+    score: f64,
+    #[serde(flatten)]
+    shown: Shown,
+}
+
+impl ScoreBody {
+    /// The two sides with the names that they go by.
+    fn sides(self) -> Result<[(&'static str, OneOrMany<Document>); 2], Invalid> {
+        let first = [
+            ("queries", self.queries),
+            ("text_1", self.text_1),
+            ("data_1", self.data_1),
+        ];
+        let second = [
+            ("documents", self.documents),
+            ("items", self.items),
+            ("text_2", self.text_2),
+            ("data_2", self.data_2),
+        ];
+        let find = |sides: Vec<(&'static str, Option<OneOrMany<Document>>)>| {
+            let mut given = sides.into_iter();
+            given.find_map(|(name, side)| side.map(|side| (name, side)))
+        };
+        Ok([
+            required(find(first.into()), || "queries".into())?,
+            required(find(second.into()), || "documents".into())?,
+        ])
+    }
+}
+
+/// Texts of one side, checked one by one.
+fn texts(
+    (name, side): (&'static str, OneOrMany<Document>),
+    check: impl Fn(String, &str) -> Result<(), Invalid>,
+) -> Result<Vec<Arc<str>>, Invalid> {
+    let (many, is_list) = match side {
+        OneOrMany::One(one) => (vec![one], false),
+        OneOrMany::Many(many) => (many, true),
+    };
+    let texts = many.into_iter().enumerate().map(|(index, text)| {
+        let field = if is_list {
+            format!("{name}[{index}]")
+        } else {
+            name.to_owned()
+        };
+        let Document::Text(text) = text else {
+            let message = format!("{field} is an object, expected a string");
+            return Err(Invalid::new("wrong_type", message).field(field));
+        };
+        check(field, &text)?;
+        Ok(text.into())
+    });
+    texts.collect()
+}
+
+impl Dialect for Score {
+    const NAME: &'static str = Rerank::NAME;
+    const TITLE: &'static str = "vLLM score";
+    type Body = ScoreBody;
+    type Answer = ScoreAnswer;
+    type ErrorBody = OpenAiError;
+    /// Whether scores are shown as sigmoids.
+    type Kept = bool;
+
+    fn read(body: ScoreBody, limits: &Limits) -> Result<(Request, bool), Invalid> {
+        let mut options = body.options();
+        if let (None, Some(tokens @ 0..)) = (options.max_length, body.truncate_prompt_tokens) {
+            options.max_length = usize::try_from(tokens).ok();
+        }
+        options.side = body.truncation_side.map_or(options.side, Into::into);
+        let activation = body.use_activation.map(|Bool(wanted)| wanted);
+        let normalize = options.normalize.or(activation).unwrap_or(true);
+        let [queries, documents] = body.sides()?;
+        let (query_name, document_name) = (queries.0, documents.0);
+        let queries = texts(queries, |field, text| limits.check_query(|| field, text))?;
+        let documents = texts(documents, |field, text| limits.check_text(|| field, text))?;
+        limits.check_pairs(document_name, documents.len())?;
+        if queries.len() != 1 && queries.len() != documents.len() {
+            let message = format!(
+                "{} {query_name} and {} {document_name} cannot be paired: give one or as many",
+                queries.len(),
+                documents.len()
+            );
+            return Err(Invalid::new("unequal_lists", message)
+                .field(query_name)
+                .got(queries.len())
+                .limit(documents.len()));
+        }
+        let queries = queries.iter().cycle();
+        let pairs = queries.zip(documents).map(|(query, document)| Pair {
+            query: Arc::clone(query),
+            document,
+        });
+        let request = options.into_request(pairs.collect(), USUAL.document_field)?;
+        Ok((request, normalize))
+    }
+
+    fn answer(normalize: bool, ranking: &Ranking, about: &About) -> ScoreAnswer {
+        let items = ranking.scores.iter().enumerate();
+        let data = items.map(|(index, score)| ScoreItem {
+            index,
+            object: "score",
+            score: score.value(normalize),
+            shown: score.into(),
+        });
+        ScoreAnswer {
+            id: format!("score-{}", about.id),
+            object: "list",
+            created: about.created,
+            model: about.model.clone(),
+            data: data.collect(),
+            usage: ranking.into(),
+        }
+    }
+
+    fn error(failure: &Failure) -> OpenAiError {
+        failure.into()
+    }
+}

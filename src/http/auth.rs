@@ -1,0 +1,185 @@
+//! API keys: who may call.
+//!
+//! Keys are compared as SHA-256 hashes, all of them and in constant time, so that neither a key nor which of several it was can be
+//! learned from the time that a refusal takes. Every route needs one but those that a probe or a browser must reach without.
+
+use std::fmt;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName};
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+
+use super::App;
+use super::error::Refusal;
+
+/// Routes that need no key: probes, and the pages, which hold no secret and send the key that is typed into them.
+const OPEN: [&str; 8] = [
+    "/",
+    "/health",
+    "/live",
+    "/ready",
+    "/docs",
+    "/docs/{file}",
+    "/openapi.json",
+    "/playground/{file}",
+];
+
+/// Where clients put a key besides `Authorization`.
+static HEADERS: [HeaderName; 3] = [
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("ocp-apim-subscription-key"),
+];
+
+/// The keys that are let in; everyone is where there are none.
+#[derive(Clone, Default)]
+pub struct Keys(Vec<[u8; 32]>);
+
+/// A key that cannot be one.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("key {place} begins with sha256: but is not followed by 64 hexadecimal digits")]
+pub struct BadKey {
+    /// Counted from 1; the key itself is not repeated.
+    place: usize,
+}
+
+impl Keys {
+    /// From keys as they are, or as `sha256:` and the hash in hexadecimal.
+    pub fn parse(keys: &[String]) -> Result<Self, BadKey> {
+        let parsed =
+            keys.iter()
+                .enumerate()
+                .map(|(index, key)| match key.strip_prefix("sha256:") {
+                    None => Ok(hash(key.as_bytes())),
+                    Some(hex) => unhex(hex).ok_or(BadKey { place: index + 1 }),
+                });
+        parsed.collect::<Result<_, _>>().map(Self)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn has(&self, key: &[u8]) -> bool {
+        let given = hash(key);
+        let equal = self.0.iter().map(|known| known.ct_eq(&given));
+        equal.fold(Choice::from(0), |any, this| any | this).into()
+    }
+}
+
+/// Not even hashes are shown.
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{} keys", self.0.len())
+    }
+}
+
+fn hash(key: &[u8]) -> [u8; 32] {
+    Sha256::digest(key).into()
+}
+
+fn unhex(hex: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if hex.len() != 64 || !hex.is_ascii() {
+        return None;
+    }
+    for (byte, digits) in bytes.iter_mut().zip(hex.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+/// Lets a request through where its route is open or it brings a key.
+pub async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
+    let keys = &app.settings.keys;
+    // The pattern that matched, not the path: no way of writing a path can make another route look open.
+    let route = request.extensions().get::<MatchedPath>();
+    let open = route.is_some_and(|route| OPEN.contains(&route.as_str()));
+    if keys.is_empty() || open {
+        return next.run(request).await;
+    }
+    if candidates(request.headers()).any(|key| keys.has(key)) {
+        return next.run(request).await;
+    }
+    let given = candidates(request.headers()).next().is_some();
+    Refusal::Unauthorized { given }.into_response()
+}
+
+/// Everything in the headers that may be a key: `Bearer` and alike, a bare value, and the headers of several vendors.
+fn candidates(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let authorization = headers.get_all(AUTHORIZATION).iter().map(|value| {
+        let value = value.as_bytes();
+        let scheme = value
+            .get(..7)
+            .filter(|s| s.eq_ignore_ascii_case(b"bearer "));
+        scheme.map_or(value, |scheme| &value[scheme.len()..])
+    });
+    let vendors = HEADERS
+        .iter()
+        .flat_map(|name| headers.get_all(name))
+        .map(http::HeaderValue::as_bytes);
+    authorization
+        .chain(vendors)
+        .map(<[u8]>::trim_ascii)
+        .filter(|key| !key.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn keys(keys: &[&str]) -> Result<Keys, BadKey> {
+        Keys::parse(&keys.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_key_may_be_given_as_its_hash() {
+        // printf secret | sha256sum
+        let hashed = "sha256:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+        let keys = keys(&["first", hashed]).expect("keys");
+        assert!(keys.has(b"secret") && keys.has(b"first"));
+        assert!(!keys.has(b"Secret") && !keys.has(b"") && !keys.has(hashed.as_bytes()));
+    }
+
+    #[test]
+    fn a_hash_that_is_none_is_named_by_its_place() {
+        for wrong in [
+            "sha256:abc",
+            "sha256:",
+            &format!("sha256:{}", "g".repeat(64)),
+        ] {
+            let error = keys(&["first", wrong]).err().expect("refused");
+            assert_eq!(error, BadKey { place: 2 });
+            assert!(!error.to_string().contains(&wrong[7..].to_owned()) || wrong.len() == 7);
+        }
+    }
+
+    #[test]
+    fn every_style_of_header_is_read() {
+        let keys = keys(&["k"]).expect("a key");
+        for (name, value) in [
+            ("authorization", "Bearer k"),
+            ("authorization", "bearer  k"),
+            ("authorization", "k"),
+            ("x-api-key", "k"),
+            ("api-key", "k "),
+            ("ocp-apim-subscription-key", "k"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_static(value));
+            let found: Vec<&[u8]> = candidates(&headers).collect();
+            assert!(
+                found.into_iter().any(|key| keys.has(key)),
+                "{name}: {value}"
+            );
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer "));
+        assert_eq!(candidates(&headers).count(), 0);
+    }
+}

@@ -1,0 +1,211 @@
+//! Which path speaks which dialect, and what the OpenAPI document says of it: both from one table, the document from the dialects' own
+//! types.
+
+use axum::Router;
+use axum::routing::{get, post};
+use utoipa::openapi::content::ContentBuilder;
+use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder};
+use utoipa::openapi::request_body::RequestBodyBuilder;
+use utoipa::openapi::schema::{Components, OneOfBuilder, Schema};
+use utoipa::openapi::{OpenApi, Ref, RefOr, Required, ResponseBuilder};
+use utoipa::{PartialSchema, ToSchema};
+
+use super::score::{self, Estimated};
+use super::voice::{Voice, Voices};
+use super::{App, health};
+use crate::dialect::{
+    Dialect, azure, bedrock, cohere, common, infinity, jina, llama_cpp, mixedbread, native,
+    pinecone, tei, vllm, voyage,
+};
+
+/// What can go wrong with a scoring request, and when.
+const FAILURES: [(u16, &str); 11] = [
+    (400, "Malformed JSON, or a body that broke off"),
+    (401, "No API key, or a wrong one"),
+    (408, "The body came too slowly"),
+    (413, "The body is too large"),
+    (415, "The content type is not JSON"),
+    (422, "A field is missing, wrong or over its limit"),
+    (
+        429,
+        "Too many requests wait; Retry-After says when to return",
+    ),
+    (500, "Internal error"),
+    (
+        503,
+        "Loading, shutting down, no model, or too much before it to be done in time",
+    ),
+    (504, "The deadline passed, or cannot be met"),
+    (405, "The path takes other methods; Allow names them"),
+];
+
+/// Routes, their voices and their documentation, as they are added.
+pub struct Mounts {
+    pub router: Router<App>,
+    pub voices: Voices,
+    pub api: OpenApi,
+}
+
+impl Mounts {
+    /// Every scoring route on top of what `router` and `api` have already.
+    pub fn add(router: Router<App>, api: OpenApi) -> Self {
+        let mut mounts = Self {
+            router,
+            voices: Voices::default(),
+            api,
+        };
+        for path in ["/rerank", "/v1/rerank", "/reranking", "/v1/reranking"] {
+            mounts.shared(path);
+        }
+        mounts.estimate("/estimate");
+        mounts.one::<native::Batch>(&["/rerank/batch"]);
+        mounts.one::<cohere::V2>(&["/v2/rerank", "/cohere/v2/rerank"]);
+        mounts.one::<vllm::Score>(&["/score", "/v1/score", "/vllm/score", "/vllm/v1/score"]);
+        mounts.one::<azure::Azure>(&[
+            "/inference/semanticReranking",
+            "/azure/inference/semanticReranking",
+        ]);
+        mounts.one::<tei::Tei>(&["/tei/rerank"]);
+        mounts.one::<cohere::V1>(&["/cohere/v1/rerank"]);
+        mounts.one::<jina::Jina>(&["/jina/v1/rerank"]);
+        mounts.one::<vllm::Rerank>(&["/vllm/rerank", "/vllm/v1/rerank", "/vllm/v2/rerank"]);
+        mounts.one::<infinity::Infinity>(&["/infinity/rerank"]);
+        mounts.one::<llama_cpp::LlamaCpp>(&[
+            "/llamacpp/rerank",
+            "/llamacpp/reranking",
+            "/llamacpp/v1/rerank",
+            "/llamacpp/v1/reranking",
+        ]);
+        mounts.one::<voyage::Voyage>(&["/voyage/rerank", "/voyage/v1/rerank"]);
+        mounts
+            .one::<mixedbread::Mixedbread>(&["/mixedbread/reranking", "/mixedbread/v1/reranking"]);
+        mounts.one::<pinecone::Pinecone>(&["/pinecone/rerank"]);
+        mounts.one::<bedrock::Bedrock>(&["/bedrock/rerank"]);
+        // TEI's clients ask below their base address what is served there.
+        mounts.router = mounts.router.route("/tei/info", get(health::info));
+        mounts
+    }
+
+    /// Paths of one dialect.
+    fn one<D: Dialect>(&mut self, paths: &[&str]) {
+        for path in paths {
+            let body = self.reference::<D::Body>();
+            let answer = self.reference::<D::Answer>();
+            let error = self.reference::<D::ErrorBody>();
+            let operation = operation(path, D::TITLE, D::TITLE, &body, &answer, &error);
+            self.route::<D>(path, operation);
+            let handler = post(score::score::<D>);
+            self.router = std::mem::take(&mut self.router).route(path, handler);
+        }
+    }
+
+    /// A path of several dialects, told apart by their bodies.
+    fn shared(&mut self, path: &str) {
+        let (body, answer, error) = self.all_that_share();
+        let summary = "One pair, or a query and documents in the form of any dialect that shares this path: the body shows whose it is";
+        let operation = operation(path, "rerank", summary, &body, &answer, &error);
+        self.route::<native::One>(path, operation);
+        self.router = std::mem::take(&mut self.router).route(path, post(score::any));
+    }
+
+    fn estimate(&mut self, path: &str) {
+        let (body, _, _) = self.all_that_share();
+        let answer = self.reference::<Estimated>();
+        let error = self.reference::<native::ErrorBody>();
+        let summary = "Tokens, predicted time and GB-seconds of any body that /rerank takes, without scoring it";
+        let operation = operation(path, "rerank", summary, &body, &answer, &error);
+        self.route::<native::One>(path, operation);
+        self.router = std::mem::take(&mut self.router).route(path, post(score::estimate));
+    }
+
+    /// Bodies, answers and error bodies of the dialects that share paths.
+    fn all_that_share(&mut self) -> (RefOr<Schema>, RefOr<Schema>, RefOr<Schema>) {
+        macro_rules! all {
+            ($part:ident) => {
+                one_of([
+                    self.reference::<<native::One as Dialect>::$part>(),
+                    self.reference::<<native::Batch as Dialect>::$part>(),
+                    self.reference::<<common::Common as Dialect>::$part>(),
+                    self.reference::<<tei::Tei as Dialect>::$part>(),
+                    self.reference::<<bedrock::Bedrock as Dialect>::$part>(),
+                    self.reference::<<pinecone::Pinecone as Dialect>::$part>(),
+                    self.reference::<<mixedbread::Mixedbread as Dialect>::$part>(),
+                    self.reference::<<vllm::Score as Dialect>::$part>(),
+                ])
+            };
+        }
+        (all!(Body), all!(Answer), all!(ErrorBody))
+    }
+
+    fn route<D: Dialect>(&mut self, path: &str, operation: Operation) {
+        self.voices.add(path, Voice::of::<D>());
+        self.api
+            .paths
+            .add_path_operation(path, vec![HttpMethod::Post], operation);
+    }
+
+    /// The type's schema by its name; it and what it refers to are put among the document's.
+    fn reference<T: ToSchema>(&mut self) -> RefOr<Schema> {
+        let mut schemas = Vec::new();
+        T::schemas(&mut schemas);
+        let components = self.api.components.get_or_insert_with(Components::new);
+        components.schemas.extend(schemas);
+        let schema = <T as PartialSchema>::schema();
+        // A list has no name of its own, but those of its items.
+        if matches!(&schema, RefOr::T(Schema::Array(_))) {
+            return schema;
+        }
+        let name = T::name();
+        components.schemas.insert(name.to_string(), schema);
+        Ref::from_schema_name(name).into()
+    }
+}
+
+fn one_of<const N: usize>(schemas: [RefOr<Schema>; N]) -> RefOr<Schema> {
+    let mut distinct: Vec<RefOr<Schema>> = Vec::new();
+    for schema in schemas {
+        if !distinct.contains(&schema) {
+            distinct.push(schema);
+        }
+    }
+    let items = distinct.into_iter();
+    Schema::OneOf(items.fold(OneOfBuilder::new(), OneOfBuilder::item).build()).into()
+}
+
+fn operation(
+    path: &str,
+    tag: &str,
+    summary: &str,
+    body: &RefOr<Schema>,
+    answer: &RefOr<Schema>,
+    error: &RefOr<Schema>,
+) -> Operation {
+    let json = |schema: &RefOr<Schema>| ContentBuilder::new().schema(Some(schema.clone())).build();
+    let response = |description: &str, schema| {
+        ResponseBuilder::new()
+            .description(description)
+            .content("application/json", json(schema))
+            .build()
+    };
+    let body = RequestBodyBuilder::new()
+        .required(Some(Required::True))
+        .content("application/json", json(body))
+        .build();
+    let operation = OperationBuilder::new()
+        .tag(tag)
+        .summary(Some(summary))
+        .operation_id(Some(operation_id(path)))
+        .request_body(Some(body))
+        .response("200", response("The answer", answer));
+    FAILURES
+        .iter()
+        .fold(operation, |operation, (status, description)| {
+            operation.response(status.to_string(), response(description, error))
+        })
+        .build()
+}
+
+/// `post_v1_rerank` for `/v1/rerank`.
+fn operation_id(path: &str) -> String {
+    format!("post{}", path.replace(['/', '.'], "_"))
+}

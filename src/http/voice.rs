@@ -1,0 +1,78 @@
+//! In whose words a failure is told: the one place where the body of an error is written.
+
+use std::collections::BTreeMap;
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderName, HeaderValue, Response};
+
+use axum::body::Body;
+
+use crate::dialect::{Dialect, Failure, native};
+
+const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
+
+/// A dialect's name and its error body. A handler that has found out whose body it reads attaches it to its response.
+#[derive(Clone, Copy)]
+pub struct Voice {
+    pub name: &'static str,
+    body: fn(&Failure) -> Vec<u8>,
+    error_type: fn(&Failure) -> Option<&'static str>,
+}
+
+impl Voice {
+    pub fn of<D: Dialect>() -> Self {
+        fn body<D: Dialect>(failure: &Failure) -> Vec<u8> {
+            serde_json::to_vec(&D::error(failure))
+                .expect("an error body is made of plain strings and numbers")
+        }
+        Self {
+            name: D::NAME,
+            body: body::<D>,
+            error_type: D::error_type,
+        }
+    }
+
+    /// Puts the failure into a response that has its status and headers already.
+    pub fn tell(self, failure: &Failure, response: &mut Response<Body>) {
+        *response.body_mut() = Body::from((self.body)(failure));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // What a handler that never had a body left behind.
+        headers.remove(http::header::CONTENT_LENGTH);
+        if let Some(name) = (self.error_type)(failure) {
+            headers.insert(ERROR_TYPE, HeaderValue::from_static(name));
+        }
+    }
+}
+
+/// Which dialect a path belongs to, for failures before its body is read.
+#[derive(Default)]
+pub struct Voices {
+    by_route: BTreeMap<String, Voice>,
+    by_prefix: BTreeMap<String, Voice>,
+}
+
+impl Voices {
+    pub fn add(&mut self, route: &str, voice: Voice) {
+        self.by_route.insert(route.to_owned(), voice);
+        // What is mounted under a dialect's own name speaks for all that lies there.
+        if first_segment(route) == voice.name {
+            self.by_prefix.insert(voice.name.to_owned(), voice);
+        }
+    }
+
+    pub fn find(&self, route: &str, path: &str) -> Voice {
+        self.by_route
+            .get(route)
+            .or_else(|| self.by_prefix.get(first_segment(path)))
+            .copied()
+            .unwrap_or_else(Voice::of::<native::One>)
+    }
+}
+
+fn first_segment(path: &str) -> &str {
+    path.trim_start_matches('/')
+        .split('/')
+        .next()
+        .unwrap_or_default()
+}

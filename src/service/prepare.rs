@@ -1,0 +1,330 @@
+//! From a request to the sequences that the model has to see, and from their logits back to the request's scores.
+//!
+//! Each distinct text is encoded once; a document is cut, or taken apart into chunks and sentences; equal sequences are computed
+//! once. Refuses what only tokens show: a pair that is too long where nothing may be cut, and a request of too many tokens.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use crate::error::{Error, Invalid, Result};
+use crate::rerank::{Chunking, Pair, Request, Score, Sentence, Side, Truncation};
+use crate::tokenizer::{EncodedText, PairTokenizer, Sequence, kept_tokens, sentences, windows};
+
+/// What the server decides where a request does not.
+#[derive(Debug, Clone, Copy)]
+pub struct Defaults {
+    pub max_length: usize,
+    pub truncation: Truncation,
+    /// Most tokens of one request; 0 where there is no limit.
+    pub max_tokens: usize,
+}
+
+/// A request as sequences.
+pub struct Prepared {
+    /// All different from each other, in the order in which the request needs them. May be taken out: what follows needs their
+    /// lengths alone.
+    pub sequences: Vec<Sequence>,
+    lengths: Vec<usize>,
+    pairs: Vec<PreparedPair>,
+}
+
+/// Which sequences make up a pair's score.
+struct PreparedPair {
+    /// Numbers of sequences: one, or one for each chunk.
+    chunks: Vec<usize>,
+    /// Each sentence with the number of its sequence.
+    sentences: Vec<(Sentence, usize)>,
+    dropped_tokens: usize,
+}
+
+impl Prepared {
+    pub fn new(tokenizer: &PairTokenizer, defaults: Defaults, request: &Request) -> Result<Self> {
+        let texts = Texts::encode(tokenizer, request)?;
+        let parts: Vec<Parts> = request
+            .pairs
+            .iter()
+            .enumerate()
+            .map(|(index, pair)| {
+                Cutter {
+                    tokenizer,
+                    defaults,
+                    request,
+                    query: texts.of(&pair.query),
+                }
+                .parts(index, pair, texts.of(&pair.document))
+            })
+            .collect::<Result<_>>()?;
+        let mut distinct = Distinct::default();
+        let pairs: Vec<PreparedPair> = parts
+            .into_iter()
+            .map(|parts| PreparedPair {
+                chunks: parts.chunks.into_iter().map(|s| distinct.add(s)).collect(),
+                sentences: parts
+                    .sentences
+                    .into_iter()
+                    .map(|(sentence, sequence)| (sentence, distinct.add(sequence)))
+                    .collect(),
+                dropped_tokens: parts.dropped_tokens,
+            })
+            .collect();
+        let sequences = distinct.in_order();
+        let prepared = Self {
+            lengths: sequences.iter().map(|s| s.ids.len()).collect(),
+            sequences,
+            pairs,
+        };
+        let (got, limit) = (prepared.computed_tokens(), defaults.max_tokens);
+        if limit > 0 && got > limit {
+            let message = format!(
+                "the request comes to {got} tokens, the limit is {limit}: send fewer texts"
+            );
+            let invalid = Invalid::new("too_many_tokens", message);
+            return Err(invalid.got(got).limit(limit).into());
+        }
+        Ok(prepared)
+    }
+
+    /// Tokens of the sequences, each counted once.
+    pub fn computed_tokens(&self) -> usize {
+        self.lengths.iter().sum()
+    }
+
+    /// Tokens of every pair, those of equal pairs counted for each.
+    pub fn tokens(&self) -> usize {
+        self.pairs.iter().map(|pair| self.tokens_of(pair)).sum()
+    }
+
+    /// Pairs that do not get to the model whole.
+    pub fn truncated(&self) -> usize {
+        let cut = |pair: &&PreparedPair| pair.dropped_tokens > 0;
+        self.pairs.iter().filter(cut).count()
+    }
+
+    fn tokens_of(&self, pair: &PreparedPair) -> usize {
+        let sentences = pair.sentences.iter().map(|(_, sequence)| sequence);
+        let all = pair.chunks.iter().chain(sentences);
+        all.map(|&sequence| self.lengths[sequence]).sum()
+    }
+
+    /// One score for each pair, from one logit for each sequence.
+    pub fn scores(&self, logits: &[f32]) -> Result<Vec<Score>> {
+        // A score that is no number has no place in any order.
+        if logits.len() != self.lengths.len() || logits.iter().any(|logit| logit.is_nan()) {
+            return Err(Error::Internal(
+                "the model did not give a number for every sequence".into(),
+            ));
+        }
+        let score = |pair: &PreparedPair| {
+            let chunks = pair.chunks.iter().map(|&chunk| logits[chunk]);
+            let sentence = |(sentence, sequence): &(Sentence, usize)| Sentence {
+                logit: logits[*sequence],
+                ..sentence.clone()
+            };
+            Score {
+                logit: chunks.fold(f32::NEG_INFINITY, f32::max),
+                tokens: self.tokens_of(pair),
+                dropped_tokens: pair.dropped_tokens,
+                chunks: pair.chunks.len(),
+                sentences: pair.sentences.iter().map(sentence).collect(),
+            }
+        };
+        Ok(self.pairs.iter().map(score).collect())
+    }
+}
+
+/// Every text of a request, encoded once.
+struct Texts<'a> {
+    // Ordered, not hashed: hash keys are drawn once and would be the same in every copy of a snapshot.
+    places: BTreeMap<&'a str, usize>,
+    encoded: Vec<EncodedText>,
+}
+
+impl<'a> Texts<'a> {
+    fn encode(tokenizer: &PairTokenizer, request: &'a Request) -> Result<Self> {
+        let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut texts: Vec<&str> = Vec::new();
+        let all = |pair: &'a Pair| [&*pair.query, &*pair.document];
+        for text in request.pairs.iter().flat_map(all) {
+            places.entry(text).or_insert_with(|| {
+                texts.push(text);
+                texts.len() - 1
+            });
+        }
+        let encoded = texts.iter().map(|text| tokenizer.encode(text));
+        Ok(Self {
+            places,
+            encoded: encoded.collect::<Result<_>>()?,
+        })
+    }
+
+    fn of(&self, text: &str) -> &EncodedText {
+        &self.encoded[self.places[text]]
+    }
+}
+
+/// The sequences of one pair.
+struct Parts {
+    chunks: Vec<Sequence>,
+    sentences: Vec<(Sentence, Sequence)>,
+    dropped_tokens: usize,
+}
+
+struct Cutter<'a> {
+    tokenizer: &'a PairTokenizer,
+    defaults: Defaults,
+    request: &'a Request,
+    query: &'a EncodedText,
+}
+
+impl Cutter<'_> {
+    fn parts(&self, index: usize, pair: &Pair, document: &EncodedText) -> Result<Parts> {
+        let most = self.request.max_document_tokens.unwrap_or(usize::MAX);
+        let beyond = document.tokens().saturating_sub(most);
+        let document = document.cut(most, self.request.side);
+        let fits = self.query.tokens() + document.len() + self.tokenizer.special_tokens()
+            <= self.max_length();
+        if !fits && self.truncation() == Truncation::None {
+            return Err(self.too_long(index, document.len()).into());
+        }
+        let (chunks, dropped) = match self.request.chunking {
+            Some(chunking) if !fits => self.chunks(document, chunking)?,
+            _ => self.one(document)?,
+        };
+        let sentences = if self.request.sentences {
+            self.sentences(&pair.document)?
+        } else {
+            Vec::new()
+        };
+        Ok(Parts {
+            chunks,
+            sentences,
+            dropped_tokens: dropped + beyond,
+        })
+    }
+
+    fn max_length(&self) -> usize {
+        self.request.max_length.unwrap_or(self.defaults.max_length)
+    }
+
+    fn truncation(&self) -> Truncation {
+        self.request.truncation.unwrap_or(self.defaults.truncation)
+    }
+
+    fn too_long(&self, index: usize, document: usize) -> Invalid {
+        let got = self.query.tokens() + document + self.tokenizer.special_tokens();
+        let limit = self.max_length();
+        let field = (self.request.document_field)(index);
+        let message = format!(
+            "{field} and its query have {got} tokens, the limit is {limit}, and truncation is off"
+        );
+        Invalid::new("pair_too_long", message)
+            .field(field)
+            .got(got)
+            .limit(limit)
+    }
+
+    /// The pair as one sequence, cut where it is too long.
+    fn one(&self, document: &[u32]) -> Result<(Vec<Sequence>, usize)> {
+        let query = self.query.ids();
+        let kept = self.kept(self.truncation(), document.len());
+        let dropped = query.len() - kept.query + document.len() - kept.document;
+        let side = self.request.side;
+        let sequence = self.tokenizer.join_pieces(
+            side.cut(query, kept.query),
+            side.cut(document, kept.document),
+        )?;
+        Ok((vec![sequence], dropped))
+    }
+
+    /// The document in pieces, each with the query. A long query leaves room for them, as the rule `flag` has it.
+    fn chunks(&self, document: &[u32], chunking: Chunking) -> Result<(Vec<Sequence>, usize)> {
+        let query = self.query.ids();
+        let kept = self.kept(Truncation::Flag, document.len());
+        let query_cut = query.len() - kept.query;
+        let query = self.request.side.cut(query, kept.query);
+        let windows = windows(
+            document.len(),
+            kept.document,
+            chunking.overlap_tokens,
+            chunking.max_chunks,
+        );
+        let covered = windows.last().map_or(0, |window| window.end);
+        let sequences = windows
+            .into_iter()
+            .map(|window| self.tokenizer.join_pieces(query, &document[window]))
+            .collect::<Result<_>>()?;
+        Ok((sequences, query_cut + document.len() - covered))
+    }
+
+    fn kept(&self, rule: Truncation, document: usize) -> crate::tokenizer::Kept {
+        let special = self.tokenizer.special_tokens();
+        kept_tokens(
+            rule,
+            self.query.tokens(),
+            document,
+            self.max_length(),
+            special,
+        )
+    }
+
+    /// Each sentence of the text with the query, by itself.
+    fn sentences(&self, text: &str) -> Result<Vec<(Sentence, Sequence)>> {
+        let (mut at, mut chars) = (0, 0);
+        // Counts on from the last place, so that a text is gone through once.
+        let mut chars_at = |byte: usize| {
+            chars += text[at..byte].chars().count();
+            at = byte;
+            chars
+        };
+        sentences(text)
+            .into_iter()
+            .map(|bytes| {
+                let encoded = self.tokenizer.encode(&text[bytes.clone()])?;
+                let sequence = self.one(encoded.ids())?.0.remove(0);
+                let sentence = Sentence {
+                    chars: chars_at(bytes.start)..chars_at(bytes.end),
+                    bytes,
+                    logit: 0.0,
+                };
+                Ok((sentence, sequence))
+            })
+            .collect()
+    }
+}
+
+impl Side {
+    /// What stays of a text of which only `kept` tokens may.
+    fn cut(self, ids: &[u32], kept: usize) -> &[u32] {
+        let kept = kept.min(ids.len());
+        match self {
+            Self::Left => &ids[ids.len() - kept..],
+            Self::Right => &ids[..kept],
+        }
+    }
+}
+
+impl EncodedText {
+    fn cut(&self, kept: usize, side: Side) -> &[u32] {
+        side.cut(self.ids(), kept)
+    }
+}
+
+/// Sequences by their content, numbered in the order of their first appearance.
+#[derive(Default)]
+struct Distinct(BTreeMap<Sequence, usize>);
+
+impl Distinct {
+    fn add(&mut self, sequence: Sequence) -> usize {
+        let next = self.0.len();
+        match self.0.entry(sequence) {
+            Entry::Occupied(found) => *found.get(),
+            Entry::Vacant(place) => *place.insert(next),
+        }
+    }
+
+    fn in_order(self) -> Vec<Sequence> {
+        let mut numbered: Vec<(Sequence, usize)> = self.0.into_iter().collect();
+        numbered.sort_by_key(|(_, number)| *number);
+        numbered.into_iter().map(|(sequence, _)| sequence).collect()
+    }
+}
