@@ -146,11 +146,13 @@ def haystack_cohere(url, key, query, documents, top_n):
 
 @client("jina-haystack", "JinaRanker", refuses="RuntimeError", unauthorized="RuntimeError")
 def haystack_jina(url, key, query, documents, top_n):
-    ranker = JinaRanker(model=MODEL, api_key=Secret.from_token(key), top_k=top_n, base_url=f"{url}/v1/rerank")
+    # Without top_k it sends `top_n: null`, which is all of them.
+    ranker = JinaRanker(model=MODEL, api_key=Secret.from_token(key), base_url=f"{url}/v1/rerank")
     answer = ranker.run(query, haystack_documents(documents))
+    assert len(answer["documents"]) == len(documents)
     assert answer["meta"]["model"]
     assert answer["meta"]["usage"]["total_tokens"] > 0
-    return ranked_haystack(answer["documents"])
+    return ranked_haystack(answer["documents"])[:top_n]
 
 
 # LiteLLM, a provider each. It asks for documents back wherever the provider can.
@@ -235,8 +237,11 @@ def voyage(url, key, query, documents, top_n):
 
 @client("langchain-voyageai", "VoyageAIRerank", refuses="MalformedRequestError", unauthorized="AuthenticationError")
 def langchain_voyage(url, key, query, documents, top_n):
-    ranker = VoyageAIRerank(model=MODEL, api_key=key, base_url=f"{url}/voyage/v1", top_k=top_n)
-    return ranked_langchain(ranker.compress_documents(langchain_documents(documents), query))
+    # Without top_k it sends `top_k: null`, which is all of them.
+    ranker = VoyageAIRerank(model=MODEL, api_key=key, base_url=f"{url}/voyage/v1")
+    ranked = ranked_langchain(ranker.compress_documents(langchain_documents(documents), query))
+    assert len(ranked) == len(documents)
+    return ranked[:top_n]
 
 
 def langchain_documents(documents):
