@@ -19,7 +19,7 @@ RESULTS = pathlib.Path(os.environ["RESULTS"])
 MODEL = "any-name"
 WRONG_KEY = "not-the-key"
 TOP_N = 2
-# Clients hand scores on as they are; the server may compute a pair's in another dialect with another rounding of its text.
+# A score is the same to the bit on every route; a client may round it to f32.
 TOLERANCE = 1e-6
 
 clients = []
