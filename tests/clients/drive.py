@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+"""Drives the real client packages: drive.py PROGRAM INSTALLED RESULT.
+
+Starts PROGRAM with the bundled model, once with a key and once open to everyone, and runs current.py, older.py and npm.mjs against it
+with the packages that run.sh has put into the folder INSTALLED. Prints one line a check, writes them all to the file RESULT, and
+exits 1 where one failed. Needs only the standard library.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+# Longer than anything here takes on a slow machine.
+PATIENCE = 300
+CHECKS = ("success", "error", "auth")
+LIMIT = 100_000
+QUERY = "Can I get a refund after 30 days?"
+DOCUMENTS = [
+    "Our shop is open from Monday to Friday between nine and five.",
+    "Returns are accepted within 60 days of delivery, and the full price is refunded.",
+    "The office kitchen has a new coffee machine.",
+]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def server(program, log, **variables):
+    """The program with nothing in its environment but what is said here; gives its address."""
+    port = free_port()
+    environment = {"HOST": "127.0.0.1", "PORT": str(port), "MODEL_DIR": str(ROOT / "models/demo"), "MAX_TEXT_CHARS": str(LIMIT), **variables}
+    with log.open("w") as output:
+        started = subprocess.Popen([program, "serve"], env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        end = time.monotonic() + PATIENCE
+        while True:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{url}/ready", timeout=5).close()
+                break
+            if started.poll() is not None or time.monotonic() > end:
+                sys.exit(f"the server does not become ready:\n{log.read_text()}")
+            time.sleep(0.02)
+        yield url
+    finally:
+        started.terminate()
+        try:
+            started.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            started.wait()
+
+
+def native_scores(url, key):
+    """What every client must be told, from the native route."""
+    body = json.dumps({"pairs": [{"query": QUERY, "passage": document} for document in DOCUMENTS]}).encode()
+    headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/rerank/batch", body, headers), timeout=60) as response:
+        scores = json.load(response)["scores"]
+    assert max(scores) == scores[1] > 0.5, f"the bundled model does not find the answer: {scores}"
+    return scores
+
+
+def run(name, command, setup, work, **variables):
+    """Runs one file of clients and gives what it found, as dicts. What the packages print is shown only if it fails itself."""
+    results, output = work / f"{name}.jsonl", work / f"{name}.log"
+    results.touch()
+    environment = {
+        "PATH": os.environ["PATH"],
+        # No configuration and no cache of whoever runs this.
+        "HOME": str(work),
+        "SETUP": str(setup),
+        "RESULTS": str(results),
+        "NO_PROXY": "127.0.0.1",
+        # Nothing is fetched or reported while the packages are imported and used.
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "HAYSTACK_TELEMETRY_ENABLED": "false",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        **variables,
+    }
+    with output.open("w") as log:
+        status = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=PATIENCE).returncode
+    found = [json.loads(line) for line in results.read_text().splitlines()]
+    for result in found:
+        for check in CHECKS:
+            print(f"{'pass' if result[check] else 'FAIL'}  {result['package']} {result['version']} {result['called']}: {check}", flush=True)
+            if not result[check]:
+                print("      " + result["failures"][check].rstrip().replace("\n", "\n      "))
+    if status != 0 or not found:
+        print(f"FAIL  {name} ended with {status}\n{output.read_text()}")
+        found.append({**dict.fromkeys(CHECKS, False), "package": name})
+    return found
+
+
+def main(program, installed, result):
+    # An interruption unwinds through the context managers, which end the servers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    program, installed = pathlib.Path(program).resolve(), pathlib.Path(installed).resolve()
+    python = installed / "venv/bin/python"
+    key = secrets.token_hex(16)
+    with tempfile.TemporaryDirectory() as work, contextlib.ExitStack() as servers:
+        work = pathlib.Path(work)
+        log, open_log = work / "server.log", work / "open.log"
+        url = servers.enter_context(server(program, log, API_KEYS=key))
+        open_url = servers.enter_context(server(program, open_log))
+        setup = work / "setup.json"
+        setup.write_text(
+            json.dumps(
+                {
+                    "url": url, "open_url": open_url, "key": key, "log": str(log), "open_log": str(open_log),
+                    "query": QUERY, "documents": DOCUMENTS, "scores": native_scores(url, key), "limit": LIMIT,
+                }
+            )
+        )
+        # node looks for packages beside the file that imports them.
+        shutil.copy(HERE / "npm.mjs", installed / "node/npm.mjs")
+        found = [
+            *run("current.py", [python, HERE / "current.py"], setup, work),
+            *run("older.py", [python, HERE / "older.py"], setup, work, PYTHONPATH=str(installed / "older")),
+            *run("npm.mjs", ["sh", "-c", 'cd "$0" && exec node npm.mjs', installed / "node"], setup, work),
+        ]
+    checks = [client[check] for client in found for check in CHECKS]
+    pathlib.Path(result).write_text(json.dumps(found, indent=1) + "\n")
+    print(f"{sum(checks)} passed, {len(checks) - sum(checks)} failed")
+    return 0 if all(checks) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

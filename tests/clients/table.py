@@ -1,0 +1,52 @@
+#!/usr/bin/env python3
+"""Writes the README's table of clients from what drive.py found: table.py [--check] RESULT README.
+
+The table stands between `<!-- clients -->` and `<!-- /clients -->`. With --check nothing is written, and the exit status is 1 where
+the README says something else than RESULT.
+"""
+
+import json
+import pathlib
+import sys
+
+BEGIN, END = "<!-- clients -->", "<!-- /clients -->"
+
+
+def cells(client):
+    error = "yes, without our message" if client["silent"] else "yes"
+    key = "sends none" if client["keyless"] else "yes"
+    return [
+        f"`{client['package']}` {client['version']} ({client['registry']})",
+        client["called"],
+        f"`{client['route']}`",
+        "yes" if client["success"] else "no",
+        error if client["error"] else "no",
+        key if client["auth"] else "no",
+    ]
+
+
+def table(clients):
+    rows = [["Client", "Called", "Route", "Ranks", "Raises our errors", "Key"], ["---"] * 6, *map(cells, clients)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def main(arguments):
+    check = "--check" in arguments
+    result, readme = map(pathlib.Path, (argument for argument in arguments if argument != "--check"))
+    text = readme.read_text()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        print(f"{readme} has no {BEGIN} … {END}", file=sys.stderr)
+        return 2
+    expected = f"{before}{BEGIN}\n{table(json.loads(result.read_text()))}\n{END}{after}"
+    if not check:
+        readme.write_text(expected)
+    elif text != expected:
+        print(f"{readme} does not say what was found: run tests/clients/table.py {result} {readme}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
