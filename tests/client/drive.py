@@ -91,8 +91,6 @@ def run(client, port, query, documents, key=None, stdin=None, options=()):
     if key is not None:
         environment["RERANKER_API_KEY"] = key
     texts = [f"--query={query}", *options, "--", *documents] if client == "python" else [query, *documents]
-    if not documents:
-        texts.remove("--") if "--" in texts else None
     return subprocess.run(CLIENTS[client] + texts, env=environment, input=stdin or "", capture_output=True, encoding="utf-8", timeout=PATIENCE)
 
 
