@@ -11,6 +11,7 @@ mod health;
 mod mounts;
 mod observe;
 mod path;
+mod playground;
 mod score;
 mod voice;
 
@@ -37,7 +38,7 @@ use voice::Voices;
 pub use auth::{BadKey, Keys};
 pub use error::ERROR_CODES;
 pub use observe::RequestId;
-pub use path::without_prefix;
+pub use path::{SentUri, without_prefix};
 
 /// When a request must have been answered. Attached by a host that knows; the server's own limit applies besides.
 #[derive(Debug, Clone, Copy)]
@@ -67,7 +68,7 @@ pub struct Settings {
 struct App {
     service: Service,
     settings: Arc<Settings>,
-    /// `METHOD /path` of every route, for the error that lists them and for the index.
+    /// `METHOD /path` of every route, for the error that lists them.
     routes: Arc<[String]>,
     voices: Arc<Voices>,
 }
@@ -91,7 +92,7 @@ pub fn router(service: Service, settings: Settings) -> Router {
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
         .routes(routes!(health::info))
-        .routes(routes!(health::index))
+        .routes(routes!(playground::page))
         .routes(routes!(docs::page))
         .split_for_parts();
     let Mounts {
@@ -148,6 +149,7 @@ fn cors(origins: &[String]) -> CorsLayer {
         .expose_headers([
             observe::REQUEST_ID,
             HeaderName::from_static("retry-after"),
+            HeaderName::from_static("retry-after-ms"),
             score::SERVER_TIMING,
         ])
         .max_age(Duration::from_secs(3600));

@@ -512,7 +512,6 @@ async fn the_openapi_document_describes_what_is_served() {
         ),
         ("Health", ask(&router, get("/health")).await.1),
         ("Served", ask(&router, get("/info")).await.1),
-        ("Index", ask(&router, get("/")).await.1),
         ("ErrorBody", ask(&router, get("/nowhere")).await.1),
     ];
     for (schema, answer) in answers {

@@ -37,7 +37,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
 ];
 
 /// The one home of a crate that must not spread.
-const HOMES: [(&str, &[&str]); 19] = [
+const HOMES: [(&str, &[&str]); 21] = [
     ("axum", &["http", "host", "cli"]),
     ("hyper_util", &["host"]),
     ("lambda_http", &["host"]),
@@ -52,6 +52,8 @@ const HOMES: [(&str, &[&str]); 19] = [
     ("unicode_segmentation", &["tokenizer"]),
     ("lru", &["service"]),
     ("subtle", &["http"]),
+    ("hmac", &["http"]),
+    ("chrono", &["http"]),
     ("safetensors", &["weights"]),
     ("memmap2", &["weights"]),
     ("clap", &["cli", "host"]),

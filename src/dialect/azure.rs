@@ -1,4 +1,4 @@
-//! Azure AI's semantic reranking.
+//! Azure AI's semantic reranking. Its one client sends options as its caller spells them, which its documentation does in snake case.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -23,21 +23,21 @@ body! {
         #[schema(required = true, value_type = Vec<Document>)]
         documents: Vec<Document>,
         /// Whether the results repeat the documents.
-        #[serde(rename = "returnDocuments")]
+        #[serde(rename = "returnDocuments", alias = "return_documents")]
         #[schema(value_type = Option<bool>)]
         return_documents: Bool,
         /// How many results are answered; all where it is 0 or absent.
-        #[serde(rename = "topK")]
+        #[serde(rename = "topK", alias = "top_k")]
         top_k: usize,
         /// Not looked at: batches are planned by tokens.
-        #[serde(rename = "batchSize")]
+        #[serde(rename = "batchSize", alias = "batch_size")]
         #[expect(dead_code, reason = "clients send it, so the documentation has it")]
         batch_size: usize,
         /// Whether the best come first, which is the default; else results are in the order of the request.
         #[schema(value_type = Option<bool>)]
         sort: Bool,
         /// Whether each sentence of each document is scored too.
-        #[serde(rename = "returnSentenceScore")]
+        #[serde(rename = "returnSentenceScore", alias = "return_sentence_score")]
         #[schema(value_type = Option<bool>)]
         return_sentence_score: Bool,
         /// Ours: results below it are left out.

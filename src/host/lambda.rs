@@ -17,7 +17,7 @@ use lambda_http::{BoxFuture, Request, RequestExt, SnapStartResource};
 use tokio::signal::unix::{SignalKind, signal};
 use tower::ServiceExt;
 
-use crate::http::{Deadline, RequestId, without_prefix};
+use crate::http::{Deadline, RequestId, SentUri, without_prefix};
 
 /// Kept back from the invocation's time for sending the answer.
 const ANSWER_MARGIN: Duration = Duration::from_millis(200);
@@ -79,7 +79,8 @@ async fn answer(router: Router, event: Request) -> Response<Full<Bytes>> {
             .insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     if let Some(path) = path {
-        *request.uri_mut() = path;
+        let sent = std::mem::replace(request.uri_mut(), path);
+        request.extensions_mut().insert(SentUri(sent));
     }
     if let Some(context) = context {
         if let Some(deadline) = deadline(context.deadline, SystemTime::now()) {

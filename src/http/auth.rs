@@ -1,23 +1,31 @@
 //! API keys: who may call.
 //!
 //! Keys are compared as SHA-256 hashes, all of them and in constant time, so that neither a key nor which of several it was can be
-//! learned from the time that a refusal takes. Every route needs one but those that a probe or a browser must reach without.
+//! learned from the time that a refusal takes. AWS's clients send no key but a signature made with it (`sigv4`). Every route needs one
+//! but those that a probe or a browser must reach without.
+
+mod sigv4;
 
 use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-use super::App;
 use super::error::Refusal;
+use super::path::SentUri;
+use super::voice::Voice;
+use super::{App, Deadline, body};
+use crate::dialect::bedrock::Bedrock;
+use sigv4::{Signature, SignedRequest};
 
 /// Routes that need no key: probes, and the pages, which hold no secret and send the key that is typed into them.
-const OPEN: [&str; 8] = [
+const OPEN: [&str; 7] = [
     "/",
     "/health",
     "/live",
@@ -25,7 +33,6 @@ const OPEN: [&str; 8] = [
     "/docs",
     "/docs/{file}",
     "/openapi.json",
-    "/playground/{file}",
 ];
 
 /// Where clients put a key besides `Authorization`.
@@ -37,7 +44,11 @@ static HEADERS: [HeaderName; 3] = [
 
 /// The keys that are let in; everyone is where there are none.
 #[derive(Clone, Default)]
-pub struct Keys(Vec<[u8; 32]>);
+pub struct Keys {
+    hashes: Vec<[u8; 32]>,
+    /// Those that were given as they are: signatures cannot be verified with a hash.
+    plain: Vec<String>,
+}
 
 /// A key that cannot be one.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,31 +61,43 @@ pub struct BadKey {
 impl Keys {
     /// From keys as they are, or as `sha256:` and the hash in hexadecimal.
     pub fn parse(keys: &[String]) -> Result<Self, BadKey> {
-        let parsed =
-            keys.iter()
-                .enumerate()
-                .map(|(index, key)| match key.strip_prefix("sha256:") {
-                    None => Ok(hash(key.as_bytes())),
-                    Some(hex) => unhex(hex).ok_or(BadKey { place: index + 1 }),
-                });
-        parsed.collect::<Result<_, _>>().map(Self)
+        let mut parsed = Self::default();
+        for (index, key) in keys.iter().enumerate() {
+            parsed.hashes.push(match key.strip_prefix("sha256:") {
+                Some(hex) => unhex(hex).ok_or(BadKey { place: index + 1 })?,
+                None => {
+                    parsed.plain.push(key.clone());
+                    hash(key.as_bytes())
+                }
+            });
+        }
+        Ok(parsed)
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.hashes.is_empty()
     }
 
     fn has(&self, key: &[u8]) -> bool {
         let given = hash(key);
-        let equal = self.0.iter().map(|known| known.ct_eq(&given));
+        let equal = self.hashes.iter().map(|known| known.ct_eq(&given));
         equal.fold(Choice::from(0), |any, this| any | this).into()
+    }
+
+    fn signed(&self, request: &SignedRequest) -> bool {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        Signature::of(request, now)
+            .is_some_and(|signature| self.plain.iter().any(|key| signature.is_by(key)))
     }
 }
 
 /// Not even hashes are shown.
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{} keys", self.0.len())
+        write!(f, "{} keys", self.hashes.len())
     }
 }
 
@@ -82,9 +105,9 @@ fn hash(key: &[u8]) -> [u8; 32] {
     Sha256::digest(key).into()
 }
 
-fn unhex(hex: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    if hex.len() != 64 || !hex.is_ascii() {
+fn unhex<const N: usize>(hex: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    if hex.len() != 2 * N || !hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
     }
     for (byte, digits) in bytes.iter_mut().zip(hex.as_bytes().chunks(2)) {
@@ -105,8 +128,43 @@ pub async fn guard(State(app): State<App>, request: Request, next: Next) -> Resp
     if candidates(request.headers()).any(|key| keys.has(key)) {
         return next.run(request).await;
     }
+    if is_signed(request.headers()) {
+        return match signed(request, keys, app.settings.body_bytes).await {
+            Ok(request) => next.run(request).await,
+            Err(refusal) => {
+                let mut response = refusal.into_response();
+                // Nobody else signs, so the path need not tell.
+                response.extensions_mut().insert(Voice::of::<Bedrock>());
+                response
+            }
+        };
+    }
     let given = candidates(request.headers()).next().is_some();
     Refusal::Unauthorized { given }.into_response()
+}
+
+fn is_signed(headers: &HeaderMap) -> bool {
+    let authorization = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
+    authorization.is_some_and(|value| value.starts_with(sigv4::ALGORITHM.as_bytes()))
+}
+
+/// The request, where it is signed with a key. The signature covers the body, so that is read here.
+async fn signed(request: Request, keys: &Keys, limit: usize) -> Result<Request, Refusal> {
+    let (head, body) = request.into_parts();
+    let deadline = head.extensions.get::<Deadline>().map(|deadline| deadline.0);
+    let bytes = body::read(Request::from_parts(head.clone(), body), limit, deadline).await?;
+    let sent = head.extensions.get::<SentUri>().map(|sent| &sent.0);
+    let signed = keys.signed(&SignedRequest {
+        method: &head.method,
+        uri: sent.unwrap_or(&head.uri),
+        headers: &head.headers,
+        body: &bytes,
+    });
+    if signed {
+        Ok(Request::from_parts(head, bytes.into()))
+    } else {
+        Err(Refusal::Unauthorized { given: true })
+    }
 }
 
 /// Everything in the headers that may be a key: `Bearer` and alike, a bare value, and the headers of several vendors.
@@ -121,7 +179,7 @@ fn candidates(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let vendors = HEADERS
         .iter()
         .flat_map(|name| headers.get_all(name))
-        .map(http::HeaderValue::as_bytes);
+        .map(HeaderValue::as_bytes);
     authorization
         .chain(vendors)
         .map(<[u8]>::trim_ascii)
@@ -131,7 +189,6 @@ fn candidates(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     fn keys(keys: &[&str]) -> Result<Keys, BadKey> {
         Keys::parse(&keys.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>())

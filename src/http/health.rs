@@ -147,15 +147,6 @@ pub struct ServedLimits {
     request_timeout_s: f64,
 }
 
-/// Where to go from here.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Index {
-    service: &'static str,
-    version: &'static str,
-    docs: &'static str,
-    routes: Vec<String>,
-}
-
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Status {
     status: &'static str,
@@ -333,15 +324,4 @@ pub async fn info(State(app): State<App>) -> Result<Json<Served>, crate::error::
         version: VERSION,
         cold_start: engine.receipt().into(),
     }))
-}
-
-/// Names the service and its routes.
-#[utoipa::path(get, path = "/", tag = "health", responses((status = 200, description = "The routes", body = Index)))]
-pub async fn index(State(app): State<App>) -> Json<Index> {
-    Json(Index {
-        service: "serverless-reranker",
-        version: VERSION,
-        docs: "docs",
-        routes: app.routes.to_vec(),
-    })
 }

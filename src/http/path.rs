@@ -5,6 +5,10 @@ use axum::extract::Request;
 use http::Uri;
 use tower::ServiceExt;
 
+/// The address as the client sent it, attached where a prefix was taken off: signatures are made over it.
+#[derive(Debug, Clone)]
+pub struct SentUri(pub Uri);
+
 /// Serves `router` below each of `prefixes` as well as without any.
 pub fn without_prefixes(router: Router, prefixes: Vec<String>) -> Router {
     if prefixes.is_empty() {
@@ -13,7 +17,11 @@ pub fn without_prefixes(router: Router, prefixes: Vec<String>) -> Router {
     let strip = move |mut request: Request| {
         for prefix in &prefixes {
             if let Some(uri) = without_prefix(request.uri(), prefix) {
-                *request.uri_mut() = uri;
+                let sent = std::mem::replace(request.uri_mut(), uri);
+                // A host that has taken off a stage knows better what was sent.
+                if request.extensions().get::<SentUri>().is_none() {
+                    request.extensions_mut().insert(SentUri(sent));
+                }
                 break;
             }
         }
