@@ -2,10 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use axum::Router;
+use tracing::Instrument;
 
 use super::{Usage, setup};
 use crate::batch::Compute;
@@ -14,7 +15,10 @@ use crate::error::Error;
 use crate::host::{HostKind, lambda, server};
 use crate::http::{self, Settings};
 use crate::service::{Engine, Service};
-use crate::telemetry;
+use crate::telemetry::{self, Traces};
+
+/// For the last traces, once every request is answered.
+const TRACES_GRACE: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args, Default)]
 pub struct Args {
@@ -32,7 +36,11 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         .into());
     }
     let filter = telemetry::parse_filter(&config.log_level).map_err(anyhow::Error::msg)?;
-    telemetry::install(filter, telemetry::is_json(config.log_json()));
+    let traces = match &config.traces {
+        Some(export) => Traces::start(export).context("cannot export traces")?,
+        None => Traces::default(),
+    };
+    telemetry::install(filter, telemetry::is_json(config.log_json()), &traces);
     let plan = setup::model(config)?;
     let compute = Compute::start(setup::threads(config), config.max_queue)?;
     let service = Service::new(compute, started);
@@ -59,7 +67,8 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
     }
     let load = load(service.clone(), move || {
         Engine::load(&plan.path, plan.settings, warm_up, started)
-    });
+    })
+    .instrument(tracing::info_span!("load model"));
     tokio::runtime::Builder::new_multi_thread()
         // The runtime only moves bytes; the cores belong to the compute threads.
         .worker_threads(2)
@@ -69,8 +78,14 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         .block_on(async move {
             let loading = tokio::spawn(load);
             match kind {
-                HostKind::Lambda => on_lambda(config, service, router, loading, started).await,
-                HostKind::Azure | HostKind::Http => on_socket(config, kind, service, router).await,
+                HostKind::Lambda => {
+                    on_lambda(config, service, router, loading, started, traces).await
+                }
+                HostKind::Azure | HostKind::Http => {
+                    let ended = on_socket(config, kind, service, router).await;
+                    traces.shutdown(TRACES_GRACE);
+                    ended
+                }
             }
         })
 }
@@ -139,10 +154,12 @@ async fn on_lambda(
     router: Router,
     loading: tokio::task::JoinHandle<()>,
     started: Instant,
+    traces: Traces,
 ) -> anyhow::Result<ExitCode> {
     let snapshot = config.platform.lambda_initialization.as_deref() == Some("snap-start");
     let (drained, asked) = (service.clone(), service.clone());
-    lambda::drain_on_sigterm(!snapshot, move || drained.drain(), move || asked.idle())
+    let on_drain = move || drained.drain();
+    lambda::drain_on_sigterm(!snapshot, on_drain, move || asked.idle(), traces.clone())
         .await
         .context("cannot listen for SIGTERM")?;
     let in_memory = async {
@@ -158,7 +175,7 @@ async fn on_lambda(
         service.engine()?;
     }
     let restored = service.clone();
-    lambda::serve(router, move || restored.restored())
+    lambda::serve(router, traces, move || restored.restored())
         .await
         .map_err(|error| anyhow::anyhow!("the Lambda runtime ended: {error}"))?;
     Ok(ExitCode::SUCCESS)
