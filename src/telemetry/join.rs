@@ -3,35 +3,51 @@
 
 use http::HeaderMap;
 use opentelemetry::Context;
-use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
-use opentelemetry_http::HeaderExtractor;
-use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-const XRAY_HEADER: &str = "x-amzn-trace-id";
-
 /// `traceparent` goes first: a caller set it on purpose, where X-Ray's header comes by itself.
 pub fn join(headers: &HeaderMap, span: &Span) {
-    let nothing = Context::new();
-    let caller =
-        TraceContextPropagator::new().extract_with_context(&nothing, &HeaderExtractor(headers));
-    if caller.span().span_context().is_valid() {
-        // Refused only where nothing exports the span.
-        let _ = span.set_parent(caller);
-        return;
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let caller = text("traceparent").and_then(|header| {
+        let state = text("tracestate").and_then(|state| state.parse().ok());
+        parse_traceparent(header, state.unwrap_or_default())
+    });
+    let parent = match caller {
+        Some(caller) => caller,
+        None => match text("x-amzn-trace-id").and_then(parse_xray) {
+            Some(Xray::Segment(segment)) => segment,
+            Some(Xray::Trace(id)) => return super::otlp::begin_in_trace(id, span),
+            None => return,
+        },
+    };
+    // Refused only where nothing exports the span.
+    let _ = span.set_parent(Context::new().with_remote_span_context(parent));
+}
+
+/// Reads `00-<32 hex digits>-<16 hex digits>-<2 hex digits>`, and of later versions the part that is the same. The SDK's own
+/// reader takes ids of any length.
+fn parse_traceparent(header: &str, state: TraceState) -> Option<SpanContext> {
+    let mut parts = header.trim().split('-');
+    let mut lower = |digits| {
+        let part = parts.next()?;
+        (!part.bytes().any(|b| b.is_ascii_uppercase())).then(|| hex(part, digits))?
+    };
+    let version = lower(2)?;
+    let (trace, parent, flags) = (lower(32)?, lower(16)?, lower(2)?);
+    if version == 0xff || version == 0 && parts.next().is_some() {
+        return None;
     }
-    let text = headers
-        .get(XRAY_HEADER)
-        .and_then(|value| value.to_str().ok());
-    match text.and_then(parse_xray) {
-        Some(Xray::Segment(parent)) => {
-            let _ = span.set_parent(nothing.with_remote_span_context(parent));
-        }
-        Some(Xray::Trace(id)) => super::otlp::begin_in_trace(id, span),
-        None => {}
-    }
+    let parent = SpanContext::new(
+        TraceId::from(trace),
+        SpanId::from(parent as u64),
+        // The other flags say nothing to us.
+        TraceFlags::new(flags as u8) & TraceFlags::SAMPLED,
+        true,
+        state,
+    );
+    parent.is_valid().then_some(parent)
 }
 
 #[derive(Debug, PartialEq)]
@@ -53,35 +69,29 @@ fn parse_xray(header: &str) -> Option<Xray> {
         })
     };
     let (time, rest) = field("Root")?.strip_prefix("1-")?.split_once('-')?;
-    if time.len() != 8 || rest.len() != 24 {
+    let trace = TraceId::from(hex(time, 8)? << 96 | hex(rest, 24)?);
+    if trace == TraceId::INVALID {
         return None;
     }
-    let trace = u128::from_str_radix(&format!("{}{}", hex(time)?, hex(rest)?), 16).ok()?;
-    let trace = Some(TraceId::from(trace)).filter(|id| *id != TraceId::INVALID)?;
-    if field("Sampled") != Some("1") {
-        return Some(Xray::Trace(trace));
-    }
-    let parent = field("Parent")
-        .filter(|parent| parent.len() == 16)
-        .and_then(hex)
-        .and_then(|parent| u64::from_str_radix(parent, 16).ok())
-        .map(SpanId::from)
-        .filter(|id| *id != SpanId::INVALID);
-    Some(match parent {
-        Some(parent) => Xray::Segment(SpanContext::new(
-            trace,
-            parent,
-            TraceFlags::SAMPLED,
-            true,
-            TraceState::NONE,
-        )),
-        None => Xray::Trace(trace),
+    let parent = field("Parent").and_then(|parent| hex(parent, 16));
+    let parent = SpanContext::new(
+        trace,
+        SpanId::from(parent.unwrap_or_default() as u64),
+        TraceFlags::SAMPLED,
+        true,
+        TraceState::NONE,
+    );
+    Some(if parent.is_valid() && field("Sampled") == Some("1") {
+        Xray::Segment(parent)
+    } else {
+        Xray::Trace(trace)
     })
 }
 
-/// The text where it is nothing but hexadecimal digits: `from_str_radix` would take a sign as well.
-fn hex(text: &str) -> Option<&str> {
-    text.bytes().all(|b| b.is_ascii_hexdigit()).then_some(text)
+/// The number that is written in exactly so many hexadecimal digits; `from_str_radix` alone would take a sign as well.
+fn hex(text: &str, digits: usize) -> Option<u128> {
+    let all = text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit());
+    all.then(|| u128::from_str_radix(text, 16).ok())?
 }
 
 #[cfg(test)]
@@ -92,6 +102,51 @@ mod tests {
 
     fn trace() -> TraceId {
         TraceId::from(0x6789_1233_abcd_ef01_2345_6789_1234_5678)
+    }
+
+    const PARENT: &str = "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7";
+
+    #[test]
+    fn a_traceparent_names_trace_span_and_whether_it_is_sampled() {
+        for (header, sampled) in [
+            (format!("00-{PARENT}-01"), true),
+            (format!(" 00-{PARENT}-00 "), false),
+            (format!("00-{PARENT}-fe"), false),
+            (format!("cc-{PARENT}-03-what-comes-later"), true),
+        ] {
+            let parent = parse_traceparent(&header, TraceState::NONE).expect(&header);
+            let ids = format!("{}-{}", parent.trace_id(), parent.span_id());
+            assert_eq!(ids, PARENT);
+            assert!(
+                parent.is_sampled() == sampled && parent.is_remote(),
+                "{header}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_traceparent_is_ignored() {
+        for header in [
+            "",
+            "00",
+            &format!("ff-{PARENT}-01"),
+            &format!("0-{PARENT}-01"),
+            &format!("00-{PARENT}"),
+            &format!("00-{PARENT}-"),
+            &format!("00-{PARENT}-1"),
+            &format!("00-{PARENT}-01-more"),
+            &format!("00-{}-01", PARENT.to_uppercase()),
+            "00-4bf92f3577b34da6-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-+bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        ] {
+            assert_eq!(
+                parse_traceparent(header, TraceState::NONE),
+                None,
+                "{header}"
+            );
+        }
     }
 
     #[test]
