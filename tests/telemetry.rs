@@ -5,6 +5,9 @@ mod collector;
 #[path = "support/process.rs"]
 #[allow(dead_code, reason = "each test program uses its own part")]
 mod process;
+#[path = "support/runtime_api.rs"]
+#[allow(dead_code, reason = "each test program uses its own part")]
+mod runtime_api;
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -18,7 +21,8 @@ use tracing::Span;
 use tracing_subscriber::prelude::*;
 
 use collector::{Collector, Exported, Manner, text};
-use process::{Process, tiny_model};
+use process::{PATIENCE, Process, tiny_model};
+use runtime_api::{Deadline, RuntimeApi};
 
 const QUERY: &str = "how tall is a giraffe";
 const TEXTS: [&str; 3] = ["giraffes are tall", "snails are slow", "ants are small"];
@@ -241,6 +245,56 @@ fn a_wrong_certificate_is_told_at_the_start() {
         log.join("\n").contains("Cargo.toml holds no certificate"),
         "{log:#?}"
     );
+}
+
+#[test]
+fn on_lambda_traces_are_exported_before_the_answer_goes_out() {
+    let collector = Collector::start(Manner::Takes);
+    let platform = RuntimeApi::start();
+    let model = tiny_model();
+    let own = platform.variables();
+    let mut variables = vec![
+        ("MODEL_DIR", model.to_str().expect("UTF-8")),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.address.as_str()),
+        // Nothing but a flush would send it in time.
+        ("OTEL_BSP_SCHEDULE_DELAY", "600000"),
+    ];
+    variables.extend(own.iter().map(|(name, value)| (*name, value.as_str())));
+    let process = Process::serve(&variables);
+    let event = include_bytes!("../events/apigw-v2.json").to_vec();
+    let invocation = platform
+        .invoke(event, Deadline::In(PATIENCE))
+        .expect("it fits");
+    invocation.wait(PATIENCE).expect("an answer");
+    assert_eq!(collector.heads().len(), 1);
+    collector.wait_for("load model");
+    process.terminate();
+    assert_eq!(process.wait().0, Some(0));
+}
+
+#[test]
+fn a_collector_behind_tls_is_trusted_only_by_its_authority() {
+    let (collector, authority) = Collector::start_tls();
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(&file, authority).expect("written");
+    let model = tiny_model();
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.address.as_str());
+    let soon = ("OTEL_BSP_SCHEDULE_DELAY", "50");
+    let stranger = serve(&[endpoint, soon], model.to_str().expect("UTF-8"));
+    let warning = stranger.wait_for_message("traces cannot be exported");
+    assert!(
+        warning["error"].to_string().contains("certificate"),
+        "{warning}"
+    );
+    assert!(collector.heads().is_empty());
+
+    let path = file.path().to_str().expect("UTF-8");
+    let certificate = ("OTEL_EXPORTER_OTLP_CERTIFICATE", path);
+    let _knowing = serve(
+        &[endpoint, soon, certificate],
+        model.to_str().expect("UTF-8"),
+    );
+    collector.wait_for("load model");
 }
 
 #[tokio::test]

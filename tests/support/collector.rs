@@ -10,6 +10,10 @@ use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::crypto::ring;
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// How it treats those who connect.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -47,15 +51,48 @@ pub struct Exported {
 
 impl Collector {
     pub fn start(manner: Manner) -> Self {
+        Self::over("http", move |stream, got| serve(stream, manner, got))
+    }
+
+    /// One that speaks TLS, and the authority that its certificate is from, as PEM.
+    pub fn start_tls() -> (Self, String) {
+        let key = || KeyPair::generate().expect("a key");
+        let mut authority = CertificateParams::default();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(authority, key()).expect("an authority");
+        let own_key = key();
+        let own = CertificateParams::new(["127.0.0.1".to_owned()])
+            .and_then(|own| own.signed_by(&own_key, &authority))
+            .expect("a certificate");
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("TLS")
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![own.der().clone()],
+                PrivatePkcs8KeyDer::from(own_key.serialize_der()).into(),
+            )
+            .expect("a key that fits");
+        let config = Arc::new(config);
+        let collector = Self::over("https", move |stream, got| {
+            let connection = ServerConnection::new(config.clone()).expect("a connection");
+            serve(StreamOwned::new(connection, stream), Manner::Takes, got);
+        });
+        (collector, authority.pem())
+    }
+
+    fn over(scheme: &str, serve: impl Fn(TcpStream, &Got) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = format!("http://{}", listener.local_addr().expect("an address"));
+        let address = listener.local_addr().expect("an address");
+        let address = format!("{scheme}://{address}");
         let got = Arc::new(Got::default());
         let writer = got.clone();
+        let serve = Arc::new(serve);
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 writer.change(|exports| exports.connections += 1);
-                let writer = writer.clone();
-                std::thread::spawn(move || serve(&stream, manner, &writer));
+                let (serve, writer) = (serve.clone(), writer.clone());
+                std::thread::spawn(move || serve(stream, &writer));
             }
         });
         Self { address, got }
@@ -119,7 +156,7 @@ impl Got {
 }
 
 /// One connection, until the other side closes it.
-fn serve(stream: &TcpStream, manner: Manner, got: &Got) {
+fn serve(stream: impl Read + Write, manner: Manner, got: &Got) {
     let mut reader = BufReader::new(stream);
     loop {
         let mut head = String::new();
@@ -153,8 +190,7 @@ fn serve(stream: &TcpStream, manner: Manner, got: &Got) {
         });
         if manner == Manner::Takes {
             let answer = "HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n";
-            let mut writer = stream;
-            if writer.write_all(answer.as_bytes()).is_err() {
+            if reader.get_mut().write_all(answer.as_bytes()).is_err() {
                 return;
             }
         }
