@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::rerank::{Precision, Truncation};
+use crate::telemetry::Export;
 
 /// One documented variable.
 pub struct Variable {
@@ -56,7 +57,37 @@ PRECISION = "auto", "what the model computes in: `int8` (needs a packed model: `
     BASE_PATH = "", "path prefix to take off every request; `/api` is always taken off on Azure Functions, the stage on API Gateway";
     LOG_LEVEL = "info", "`error`, `warn`, `info`, `debug`, `trace`, or a filter such as `reranker=debug`";
     LOG_FORMAT = "auto", "`json`, `text`, or `auto` (`json` on Lambda and where the output is no terminal)";
+    EMF_METRICS = "auto", "write each request's metrics to stdout in CloudWatch's embedded metric format: `true`, `false`, or `auto` (on Lambda); AWS bills each combination of metric, route and dialect";
+    OTEL_EXPORTER_OTLP_ENDPOINT = "", "collector to send traces to, as OTLP over HTTP (`http://127.0.0.1:4318`); nothing is sent where neither this nor `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` is set; OpenTelemetry's other variables for resource, sampler, batches, headers, timeout and certificate hold too";
+    TRACE_CONTENT = "false", "put the texts of queries and documents into exported traces; without it they hold places, scores and counts";
 }
+
+/// OpenTelemetry's variables. An empty value means unset to all of them, and one for traces goes before the general one.
+const OTEL_SDK_DISABLED: &str = "OTEL_SDK_DISABLED";
+const OTEL_TRACES_EXPORTER: &str = "OTEL_TRACES_EXPORTER";
+const OTEL_TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+const OTEL_PROTOCOL: [&str; 2] = [
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+    "OTEL_EXPORTER_OTLP_PROTOCOL",
+];
+const OTEL_COMPRESSION: [&str; 2] = [
+    "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
+    "OTEL_EXPORTER_OTLP_COMPRESSION",
+];
+const OTEL_TIMEOUT: [&str; 2] = [
+    "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+    "OTEL_EXPORTER_OTLP_TIMEOUT",
+];
+const OTEL_CERTIFICATE: [&str; 2] = [
+    "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
+    "OTEL_EXPORTER_OTLP_CERTIFICATE",
+];
+const OTEL_SPAN_ATTRIBUTES: [&str; 2] = [
+    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_ATTRIBUTE_COUNT_LIMIT",
+];
+/// The SDK's own limit is 128, which a ranking of 40 documents would exceed.
+const SPAN_ATTRIBUTES: u32 = 1024;
 
 /// Lambda's own: where a runtime gets its events from.
 const LAMBDA_RUNTIME_API: &str = "AWS_LAMBDA_RUNTIME_API";
@@ -67,6 +98,15 @@ pub enum Choice {
     Yes,
     No,
     Auto,
+}
+
+impl Choice {
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "auto" => Some(Self::Auto),
+            _ => boolean(text).map(|yes| if yes { Self::Yes } else { Self::No }),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +166,9 @@ pub struct Config {
     pub base_path: Option<String>,
     pub log_level: String,
     pub log_format: LogFormat,
+    pub emf_metrics: Choice,
+    /// Where traces go; nothing where nobody asked for them.
+    pub traces: Option<Export>,
     pub platform: Platform,
 }
 
@@ -168,6 +211,14 @@ impl Reader<'_> {
 
     fn optional(&self, variable: &Variable) -> Option<String> {
         Some(self.text(variable)).filter(|value| !value.is_empty())
+    }
+
+    /// Of variables that are not ours: the first one that is set, and its value.
+    fn first<'n>(&self, names: &[&'n str]) -> Option<(&'n str, String)> {
+        names.iter().find_map(|name| {
+            let value = (self.lookup)(name)?.trim().to_owned();
+            (!value.is_empty()).then_some((*name, value))
+        })
     }
 
     fn complain<T>(&mut self, name: &str, value: &str, expected: &str) -> Option<T> {
@@ -304,10 +355,7 @@ impl Config {
         let batch_tokens = read.number(&BATCH_TOKENS, 16, 1 << 20);
         // Lambda itself ends an initialisation after ten seconds, and begins it anew.
         let init_budget = read.seconds(&INIT_BUDGET_S, 9);
-        let warm_up = read.parsed(&WARM_UP, "true, false or auto", |text| match text {
-            "auto" => Some(Choice::Auto),
-            _ => boolean(text).map(|yes| if yes { Choice::Yes } else { Choice::No }),
-        });
+        let warm_up = read.parsed(&WARM_UP, "true, false or auto", Choice::parse);
         let base_path = match read.optional(&BASE_PATH) {
             Some(path) if path.starts_with('/') && path.len() > 1 && !path.contains(['?', '#']) => {
                 Some(Some(path.trim_end_matches('/').to_owned()))
@@ -320,6 +368,8 @@ impl Config {
             read.complain::<()>("LOG_LEVEL", &log_level, &format!("a log filter ({error})"));
         }
         let log_format = read.parsed(&LOG_FORMAT, "json, text or auto", LogFormat::parse);
+        let emf_metrics = read.parsed(&EMF_METRICS, "true, false or auto", Choice::parse);
+        let traces = Self::traces(read);
         let platform = Self::platform(read);
         let model_name = read.optional(&MODEL_NAME);
         let model_dir = (read.lookup)(MODEL_DIR.name)
@@ -355,6 +405,8 @@ impl Config {
             base_path: base_path?,
             log_level,
             log_format: log_format?,
+            emf_metrics: emf_metrics?,
+            traces: traces?,
             platform: platform?,
         })
     }
@@ -387,6 +439,69 @@ impl Config {
                 "* alone, or origins such as https://example.org separated by commas",
             )
         }
+    }
+
+    /// Where to send traces. OpenTelemetry's variables are only looked at where they ask for it: other programs may have use for
+    /// what this one cannot do.
+    fn traces(read: &mut Reader) -> Option<Option<Export>> {
+        let content = read.parsed(&TRACE_CONTENT, "true or false", boolean);
+        let is = |name: &str, wanted: &str| {
+            let value = read.first(&[name]);
+            value.is_some_and(|(_, value)| value.eq_ignore_ascii_case(wanted))
+        };
+        let unwanted = is(OTEL_SDK_DISABLED, "true") || is(OTEL_TRACES_EXPORTER, "none");
+        let asked = read.first(&[OTEL_TRACES_ENDPOINT, OTEL_EXPORTER_OTLP_ENDPOINT.name]);
+        let Some((name, address)) = asked.filter(|_| !unwanted) else {
+            return content.map(|_| None);
+        };
+        let endpoint = match address.split_once("://") {
+            Some(("http" | "https", rest))
+                if !rest.is_empty() && address.parse::<http::Uri>().is_ok() =>
+            {
+                // One that is meant for traces alone is whole already.
+                Some(if name == OTEL_TRACES_ENDPOINT {
+                    address
+                } else {
+                    format!("{}/v1/traces", address.trim_end_matches('/'))
+                })
+            }
+            _ => read.complain(
+                name,
+                &address,
+                "an address that begins with http:// or https://",
+            ),
+        };
+        let mut one_of = |names: &[&str], all: &[&str]| {
+            if let Some((name, value)) = read.first(names)
+                && !all.contains(&value.as_str())
+            {
+                let expected = format!(
+                    "{}, which is all that this program can do",
+                    all.join(" or ")
+                );
+                read.complain::<()>(name, &value, &expected);
+            }
+        };
+        one_of(&[OTEL_TRACES_EXPORTER], &["otlp"]);
+        one_of(&OTEL_PROTOCOL, &["http/protobuf"]);
+        one_of(&OTEL_COMPRESSION, &["none"]);
+        let mut number = |names: &[&str], default: u32| match read.first(names) {
+            Some((name, value)) => {
+                let number = value.parse().ok().filter(|number| *number > 0);
+                number.or_else(|| read.complain(name, &value, "a whole number above 0"))
+            }
+            None => Some(default),
+        };
+        let timeout_ms = number(&OTEL_TIMEOUT, 10_000);
+        let span_attributes = number(&OTEL_SPAN_ATTRIBUTES, SPAN_ATTRIBUTES);
+        let certificate = read.first(&OTEL_CERTIFICATE).map(|(_, path)| path.into());
+        Some(Some(Export {
+            endpoint: endpoint?,
+            timeout: Duration::from_millis(timeout_ms?.into()),
+            certificate,
+            span_attributes: span_attributes?,
+            content: content?,
+        }))
     }
 
     fn platform(read: &mut Reader) -> Option<Platform> {
@@ -497,6 +612,14 @@ mod tests {
             ("BASE_PATH", "api"),
             ("LOG_LEVEL", "reranker=loud"),
             ("LOG_FORMAT", "xml"),
+            ("EMF_METRICS", "sometimes"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
+            ("OTEL_TRACES_EXPORTER", "zipkin"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
+            ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "0"),
+            ("TRACE_CONTENT", "some"),
             ("FUNCTIONS_CUSTOMHANDLER_PORT", "http"),
         ];
         let ConfigErrors(errors) = parse(&wrong).expect_err("all are wrong");
@@ -537,5 +660,69 @@ mod tests {
                 .cors_origins,
             ["https://a.example", "http://b:8080"]
         );
+    }
+
+    #[test]
+    fn traces_go_nowhere_unless_a_collector_is_named() {
+        let collector = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318");
+        for nowhere in [
+            &[] as &[(&str, &str)],
+            &[("OTEL_EXPORTER_OTLP_ENDPOINT", " ")],
+            &[(
+                "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+                "http://127.0.0.1:4318",
+            )],
+            &[("OTEL_TRACES_EXPORTER", "otlp"), ("TRACE_CONTENT", "true")],
+            &[collector, ("OTEL_SDK_DISABLED", "True")],
+            &[collector, ("OTEL_TRACES_EXPORTER", "none")],
+            // Said to other programs: nothing here is to be exported that way.
+            &[("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")],
+        ] {
+            assert_eq!(parse(nowhere).expect("valid").traces, None, "{nowhere:?}");
+        }
+    }
+
+    #[test]
+    fn a_collectors_address_is_completed_unless_it_is_for_traces() {
+        let endpoint = |pairs: &[(&str, &str)]| {
+            let traces = parse(pairs).expect("valid").traces;
+            traces.expect("a collector is named").endpoint
+        };
+        for general in [
+            "https://c.example:4318/otlp",
+            "https://c.example:4318/otlp/",
+        ] {
+            let general = ("OTEL_EXPORTER_OTLP_ENDPOINT", general);
+            assert_eq!(
+                endpoint(&[general]),
+                "https://c.example:4318/otlp/v1/traces"
+            );
+            let own = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://t.example/in");
+            assert_eq!(endpoint(&[general, own]), "http://t.example/in");
+        }
+    }
+
+    #[test]
+    fn a_traces_own_variables_go_before_the_general_ones() {
+        let traces = parse(&[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c.example"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+            ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "1"),
+            ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "2500"),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "ca.pem"),
+            ("OTEL_ATTRIBUTE_COUNT_LIMIT", "77"),
+            ("TRACE_CONTENT", "yes"),
+        ])
+        .expect("valid")
+        .traces;
+        let expected = Export {
+            endpoint: "http://c.example/v1/traces".into(),
+            timeout: Duration::from_millis(2500),
+            certificate: Some("ca.pem".into()),
+            span_attributes: 77,
+            content: true,
+        };
+        assert_eq!(traces, Some(expected));
     }
 }

@@ -8,6 +8,7 @@ mod body;
 mod docs;
 mod error;
 mod health;
+mod metrics;
 mod mounts;
 mod observe;
 mod path;
@@ -16,7 +17,7 @@ mod score;
 mod voice;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -31,6 +32,7 @@ use utoipa_axum::routes;
 
 use crate::rerank::Limits;
 use crate::service::Service;
+use crate::telemetry::{Emf, Metrics, Traces};
 use error::Refusal;
 use mounts::Mounts;
 use voice::Voices;
@@ -44,7 +46,7 @@ pub use path::{SentUri, without_prefix};
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline(pub Instant);
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
     pub limits: Limits,
     pub body_bytes: usize,
@@ -62,6 +64,18 @@ pub struct Settings {
     /// Memory that the platform bills, where it tells; and what the process has in use.
     pub billed_bytes: Option<u64>,
     pub resident_bytes: fn() -> u64,
+    pub telemetry: Telemetry,
+}
+
+/// Where what happens is told, besides the log.
+#[derive(Clone, Default)]
+pub struct Telemetry {
+    pub traces: Traces,
+    pub metrics: Metrics,
+    /// A line for CloudWatch after each request, where it is wanted.
+    pub emf: Option<Arc<Emf>>,
+    /// When the process began.
+    pub process_start: Option<SystemTime>,
 }
 
 #[derive(Clone)]
@@ -92,6 +106,7 @@ pub fn router(service: Service, settings: Settings) -> Router {
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
         .routes(routes!(health::info))
+        .routes(routes!(metrics::metrics))
         .routes(routes!(playground::page))
         .routes(routes!(docs::page))
         .split_for_parts();

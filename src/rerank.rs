@@ -130,6 +130,8 @@ pub struct Request {
     pub chunking: Option<Chunking>,
     /// Whether each sentence of each document is scored too.
     pub sentences: bool,
+    /// How many results the caller wants, for those who look on: all pairs are scored whatever it is.
+    pub top: Option<usize>,
     pub deadline: Option<Instant>,
 }
 
@@ -145,6 +147,7 @@ impl Request {
             max_document_tokens: None,
             chunking: None,
             sentences: false,
+            top: None,
             deadline: None,
         }
     }

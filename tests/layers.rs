@@ -25,8 +25,8 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("error", &[]),
     ("rerank", &[]),
     ("telemetry", &[]),
-    ("host", &["http"]),
-    ("http", &["dialect", "rerank", "service"]),
+    ("host", &["http", "telemetry"]),
+    ("http", &["dialect", "rerank", "service", "telemetry"]),
     ("dialect", &["rerank"]),
     ("service", &["batch", "model", "rerank", "tokenizer"]),
     ("tokenizer", &["rerank"]),
@@ -37,7 +37,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
 ];
 
 /// The one home of a crate that must not spread.
-const HOMES: [(&str, &[&str]); 21] = [
+const HOMES: [(&str, &[&str]); 28] = [
     ("axum", &["http", "host", "cli"]),
     ("hyper_util", &["host"]),
     ("lambda_http", &["host"]),
@@ -57,8 +57,15 @@ const HOMES: [(&str, &[&str]); 21] = [
     ("safetensors", &["weights"]),
     ("memmap2", &["weights"]),
     ("clap", &["cli", "host"]),
-    ("rustix", &["cli", "http", "weights"]),
+    ("rustix", &["cli", "http", "telemetry", "weights"]),
     ("tracing_subscriber", &["telemetry"]),
+    ("opentelemetry", &["telemetry"]),
+    ("opentelemetry_http", &["telemetry"]),
+    ("opentelemetry_otlp", &["telemetry"]),
+    ("opentelemetry_sdk", &["telemetry"]),
+    ("tracing_opentelemetry", &["telemetry"]),
+    ("prometheus_client", &["telemetry"]),
+    ("ureq", &["telemetry"]),
 ];
 
 fn sources() -> Vec<(String, PathBuf, String)> {

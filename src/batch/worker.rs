@@ -401,8 +401,8 @@ impl<T> Job<T> {
             queued: begun.saturating_duration_since(self.submitted),
             computed: begun.elapsed(),
         };
-        // Before the answer: whoever has it may look at once whether there is a place again.
-        drop(self.place);
+        // Before the answer: whoever has it may look at once whether there is a place again, or send the request's spans away.
+        drop((self.place, self.span));
         if let Some(outcome) = outcome {
             // The caller may have gone in the meantime; its answer then has no reader.
             let _ = self.reply.send(outcome.map(|()| done));

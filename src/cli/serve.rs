@@ -2,19 +2,24 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use axum::Router;
+use tracing::Instrument;
 
 use super::{Usage, process, setup};
 use crate::batch::{Compute, ComputeSettings};
 use crate::config::{Choice, Config};
 use crate::error::Error;
 use crate::host::{HostKind, lambda, server};
-use crate::http::{self, Keys, Settings};
+use crate::http::{self, Keys, Settings, Telemetry};
 use crate::service::{Engine, Service};
-use crate::telemetry;
+use crate::telemetry::{self, Metrics, Traces};
+
+/// For the last traces, once every request is answered.
+const TRACES_GRACE: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args, Default)]
 pub struct Args {
@@ -32,7 +37,11 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         .into());
     }
     let filter = telemetry::parse_filter(&config.log_level).map_err(anyhow::Error::msg)?;
-    telemetry::install(filter, telemetry::is_json(config.log_json()));
+    let traces = match &config.traces {
+        Some(export) => Traces::start(export).context("cannot export traces")?,
+        None => Traces::default(),
+    };
+    telemetry::install(filter, telemetry::is_json(config.log_json()), &traces);
     let plan = setup::model(config)?;
     let compute = Compute::start(ComputeSettings {
         threads: setup::threads(config),
@@ -40,7 +49,13 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         batch_tokens: config.batch_tokens,
     })?;
     let service = Service::new(compute, config.cache_pairs, started);
-    let settings = settings(config, kind)?;
+    let telemetry = Telemetry {
+        traces: traces.clone(),
+        metrics: Metrics::new(),
+        emf: emf(config, kind).then(Arc::default),
+        process_start: SystemTime::now().checked_sub(started.elapsed()),
+    };
+    let settings = settings(config, kind, telemetry)?;
     let open = settings.keys.is_empty();
     let router = http::router(service.clone(), settings);
     let warm_up = match config.warm_up {
@@ -66,7 +81,8 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
     }
     let load = load(service.clone(), move || {
         Engine::load(&plan.path, plan.settings, warm_up, started)
-    });
+    })
+    .instrument(tracing::info_span!("load model"));
     tokio::runtime::Builder::new_multi_thread()
         // The runtime only moves bytes; the cores belong to the compute threads.
         .worker_threads(2)
@@ -76,8 +92,14 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         .block_on(async move {
             let loading = tokio::spawn(load);
             match kind {
-                HostKind::Lambda => on_lambda(config, service, router, loading, started).await,
-                HostKind::Azure | HostKind::Http => on_socket(config, kind, service, router).await,
+                HostKind::Lambda => {
+                    on_lambda(config, service, router, loading, started, traces).await
+                }
+                HostKind::Azure | HostKind::Http => {
+                    let ended = on_socket(config, kind, service, router).await;
+                    traces.shutdown(TRACES_GRACE);
+                    ended
+                }
             }
         })
 }
@@ -99,7 +121,16 @@ fn on_demand(config: &Config) -> bool {
     )
 }
 
-fn settings(config: &Config, kind: HostKind) -> anyhow::Result<Settings> {
+/// Whether requests are told to CloudWatch in the log: on Lambda nobody scrapes.
+fn emf(config: &Config, kind: HostKind) -> bool {
+    match config.emf_metrics {
+        Choice::Yes => true,
+        Choice::No => false,
+        Choice::Auto => kind == HostKind::Lambda,
+    }
+}
+
+fn settings(config: &Config, kind: HostKind, telemetry: Telemetry) -> anyhow::Result<Settings> {
     let azure = (kind == HostKind::Azure).then(|| "/api".to_owned());
     let keys =
         Keys::parse(&config.api_keys).map_err(|error| Usage(format!("API_KEYS: {error}")))?;
@@ -114,6 +145,7 @@ fn settings(config: &Config, kind: HostKind) -> anyhow::Result<Settings> {
         keys,
         billed_bytes: config.platform.lambda_memory_mb.map(|mb| mb << 20),
         resident_bytes: process::resident_bytes,
+        telemetry,
     })
 }
 
@@ -151,10 +183,12 @@ async fn on_lambda(
     router: Router,
     loading: tokio::task::JoinHandle<()>,
     started: Instant,
+    traces: Traces,
 ) -> anyhow::Result<ExitCode> {
     let snapshot = config.platform.lambda_initialization.as_deref() == Some("snap-start");
     let (drained, asked) = (service.clone(), service.clone());
-    lambda::drain_on_sigterm(!snapshot, move || drained.drain(), move || asked.idle())
+    let on_drain = move || drained.drain();
+    lambda::drain_on_sigterm(!snapshot, on_drain, move || asked.idle(), traces.clone())
         .await
         .context("cannot listen for SIGTERM")?;
     let in_memory = async {
@@ -170,7 +204,7 @@ async fn on_lambda(
         service.engine()?;
     }
     let restored = service.clone();
-    lambda::serve(router, move || restored.restored())
+    lambda::serve(router, traces, move || restored.restored())
         .await
         .map_err(|error| anyhow::anyhow!("the Lambda runtime ended: {error}"))?;
     Ok(ExitCode::SUCCESS)

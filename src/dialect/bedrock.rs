@@ -159,7 +159,11 @@ impl Dialect for Bedrock {
             })
         });
         let pairs = pairs.collect::<Result<_, Invalid>>()?;
-        Ok((options.into_request(pairs, field)?, selection))
+        let request = Request {
+            top: selection.top,
+            ..options.into_request(pairs, field)?
+        };
+        Ok((request, selection))
     }
 
     fn answer(selection: Selection, ranking: &Ranking, _: &About) -> BedrockAnswer {

@@ -240,6 +240,7 @@ impl DocumentsBody {
         }
         let request = Request {
             sentences: spans.is_some(),
+            top: selection.top,
             ..options.into_request(pairs, ways.document_field)?
         };
         let kept = Kept {

@@ -156,7 +156,11 @@ impl Dialect for Tei {
             },
             texts: wanted.then(texts),
         };
-        Ok((options.into_request(pairs, field)?, kept))
+        let request = Request {
+            top: kept.selection.top,
+            ..options.into_request(pairs, field)?
+        };
+        Ok((request, kept))
     }
 
     fn answer(kept: TeiKept, ranking: &Ranking, _: &About) -> Vec<TeiRank> {

@@ -18,11 +18,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tower::ServiceExt;
 
 use crate::http::{Deadline, RequestId, SentUri, without_prefix};
+use crate::telemetry::Traces;
 
 /// Kept back from the invocation's time for sending the answer.
 const ANSWER_MARGIN: Duration = Duration::from_millis(200);
 /// Lambda kills a function this long after SIGTERM, less a little.
 const SHUTDOWN_TIME: Duration = Duration::from_millis(400);
+/// For exporting an invocation's traces before its answer goes out, after which the process is frozen. The answer's margin holds it.
+const FLUSH_TIME: Duration = Duration::from_millis(150);
+/// For the last traces, of the time that is left after SIGTERM.
+const LAST_FLUSH_TIME: Duration = Duration::from_millis(50);
 
 /// Polls for events until the platform ends the process. With `AWS_LAMBDA_MAX_CONCURRENCY`, several at a time.
 ///
@@ -31,11 +36,16 @@ const SHUTDOWN_TIME: Duration = Duration::from_millis(400);
 /// taken from the wall clock when its event comes, and random numbers from the kernel, which renews its own.
 pub async fn serve(
     router: Router,
+    traces: Traces,
     on_restore: impl Fn() + Send + Sync + 'static,
 ) -> Result<(), lambda_http::Error> {
     let handler = tower::service_fn(move |event: Request| {
-        let router = router.clone();
-        async move { Ok::<_, Infallible>(answer(router, event).await) }
+        let (router, traces) = (router.clone(), traces.clone());
+        async move {
+            let answer = answer(router, event).await;
+            traces.flush(FLUSH_TIME).await;
+            Ok::<_, Infallible>(answer)
+        }
     });
     lambda_http::runtime_concurrent(handler)
         .register_snapstart_resource(Arc::new(Snapshot(on_restore)))
@@ -85,6 +95,12 @@ async fn answer(router: Router, event: Request) -> Response<Full<Bytes>> {
     if let Some(context) = context {
         if let Some(deadline) = deadline(context.deadline, SystemTime::now()) {
             request.extensions_mut().insert(Deadline(deadline));
+        }
+        // The platform's own word on the trace, which names the segment that the request's header cannot know yet.
+        if let Some(trace) = context.xray_trace_id
+            && let Ok(trace) = HeaderValue::from_str(&trace)
+        {
+            request.headers_mut().insert("x-amzn-trace-id", trace);
         }
         if !context.request_id.is_empty() {
             request
@@ -143,6 +159,7 @@ pub async fn drain_on_sigterm(
     register: bool,
     on_drain: impl FnOnce() + Send + 'static,
     idle: impl Fn() -> bool + Send + 'static,
+    traces: Traces,
 ) -> std::io::Result<()> {
     if register {
         register_extension().await;
@@ -155,6 +172,8 @@ pub async fn drain_on_sigterm(
         while !idle() && Instant::now() < give_up {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        let left = give_up.saturating_duration_since(Instant::now());
+        traces.shutdown(left.max(LAST_FLUSH_TIME));
         tracing::info!(all_answered = idle(), "stopped");
         std::process::exit(0);
     });

@@ -10,8 +10,9 @@ use http::{HeaderName, HeaderValue};
 use tracing::Instrument;
 
 use super::error::Refusal;
-use super::{App, Deadline};
+use super::{App, Deadline, Telemetry};
 use crate::dialect::Failure;
+use crate::telemetry::Outcome;
 
 /// How long the caller waits for its answer, in milliseconds.
 const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
@@ -25,6 +26,8 @@ pub struct RequestId(pub String);
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Work {
     pub pairs: usize,
+    /// Sequences of all pairs, chunks counted one by one.
+    pub sequences: usize,
     pub tokens: usize,
     /// Pairs that were cut.
     pub truncated: usize,
@@ -68,10 +71,16 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
     extensions.insert(Deadline(deadline));
     extensions.insert(Accepted(accepted));
     extensions.insert(RequestId(id.clone()));
-    let span = tracing::info_span!("request", id, %method, route);
+    let Telemetry {
+        traces,
+        metrics,
+        emf,
+        ..
+    } = &app.settings.telemetry;
+    let span = traces.request(&method, &route, request.headers());
 
     let mut response = match asked {
-        Ok(_) => next.run(request).instrument(span).await,
+        Ok(_) => next.run(request).instrument(span.clone()).await,
         Err(refusal) => refusal.into_response(),
     };
 
@@ -81,19 +90,72 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
         voice.tell(failure, &mut response);
     }
     let status = response.status().as_u16();
-    let ms = millis(accepted.elapsed());
-    let work = response.extensions().get().copied().unwrap_or_default();
-    let Work { pairs, tokens, .. } = work;
-    let (dialect, code) = (voice.name, failure.map_or("", |failure| failure.code));
-    if status >= 500 {
-        tracing::warn!(id, %method, route, dialect, status, ms, pairs, tokens, code, "request");
-    } else {
-        tracing::info!(id, %method, route, dialect, status, ms, pairs, tokens, code, "request");
+    let total = accepted.elapsed();
+    let work = response.extensions_mut().remove::<Work>();
+    let scored = work.is_some();
+    let work = work.unwrap_or_default();
+    let code = failure.as_ref().map_or("", |failure| failure.code);
+    let outcome = Outcome {
+        request_id: id.clone(),
+        method,
+        route,
+        // A page or a probe is in nobody's dialect.
+        dialect: if scored || failure.is_some() {
+            voice.name
+        } else {
+            ""
+        },
+        status,
+        code,
+        documents: work.pairs,
+        pairs: work.sequences,
+        tokens: work.tokens,
+        truncated: work.truncated,
+        cache_hits: work.cache_hits,
+        cache_misses: work.cache_lookups - work.cache_hits,
+        past_deadline: matches!(code, "deadline_exceeded" | "deadline_unreachable"),
+        queued: scored.then_some(work.queued),
+        tokenized: scored.then_some(work.tokenized),
+        inferred: scored.then_some(work.computed),
+        total,
+    };
+    log(&outcome, traces.trace_id(&span));
+    traces.answered(&span, &outcome);
+    metrics.record(&outcome);
+    if let Some(emf) = emf {
+        emf.write(&outcome);
     }
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
     response
+}
+
+/// The request's one line.
+fn log(outcome: &Outcome, trace_id: Option<String>) {
+    let Outcome {
+        request_id: id,
+        method,
+        route,
+        dialect,
+        status,
+        code,
+        documents: pairs,
+        tokens,
+        total,
+        ..
+    } = outcome;
+    let (ms, trace_id) = (millis(*total), trace_id.unwrap_or_default());
+    macro_rules! line {
+        ($level:ident) => {
+            tracing::$level!(id, %method, route, dialect, status, ms, pairs, tokens, code, trace_id, "request")
+        };
+    }
+    if *status >= 500 {
+        line!(warn);
+    } else {
+        line!(info);
+    }
 }
 
 /// How long the caller waits, where it says so.

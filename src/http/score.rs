@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use serde::Serialize;
+use tracing::Instrument;
 use utoipa::ToSchema;
 
 use super::body;
@@ -20,6 +21,7 @@ use crate::dialect::{
 use crate::error::{Error, Invalid};
 use crate::rerank::{Estimate, Ranking};
 use crate::service::Receipt;
+use crate::telemetry::Reranked;
 
 /// Where the time of a request went; on the first answer with a score, also where the time before it went.
 pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -132,9 +134,10 @@ async fn scored<D: Dialect>(app: &App, opened: &Opened) -> Response {
 
 async fn rank<D: Dialect>(app: &App, opened: &Opened) -> Result<(D::Answer, Work), Error> {
     let (request, kept) = opened.request::<D>(app)?;
-    let pairs = request.pairs.len();
     wait_for_model(app, opened).await;
-    let ranking = app.service.rerank(request).await?;
+    let (asked, top) = (request.pairs.clone(), request.top);
+    let span = tracing::info_span!("rerank");
+    let ranking = app.service.rerank(request).instrument(span.clone()).await?;
     let engine = app.service.engine()?;
     let info = engine.info();
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -145,8 +148,19 @@ async fn rank<D: Dialect>(app: &App, opened: &Opened) -> Result<(D::Answer, Work
         created: now.map_or(0, |since| since.as_secs()),
         ms: millis(opened.accepted.0.elapsed()),
     };
+    let scores = ranking.scores.iter().enumerate();
+    app.settings.telemetry.traces.record(
+        &span,
+        Reranked {
+            model: &about.model,
+            top_k: top,
+            query: asked.first().map(|pair| &*pair.query),
+            inputs: asked.iter().map(|pair| &*pair.document),
+            outputs: scores.map(|(index, score)| (index, score.logit)),
+        },
+    );
     let answer = D::answer(kept, &ranking, &about);
-    Ok((answer, work(pairs, &ranking)))
+    Ok((answer, work(&ranking)))
 }
 
 async fn estimated<D: Dialect>(app: &App, opened: &Opened) -> Result<Estimate, Error> {
@@ -161,9 +175,10 @@ async fn wait_for_model(app: &App, opened: &Opened) {
     }
 }
 
-fn work(pairs: usize, ranking: &Ranking) -> Work {
+fn work(ranking: &Ranking) -> Work {
     Work {
-        pairs,
+        pairs: ranking.scores.len(),
+        sequences: ranking.scores.iter().map(|score| score.chunks).sum(),
         tokens: ranking.tokens(),
         truncated: ranking.truncated(),
         cache_lookups: ranking.cache_lookups,

@@ -1,0 +1,36 @@
+//! The numbers of this process, for Prometheus.
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::header::CONTENT_TYPE;
+
+use super::App;
+use crate::telemetry::{Gauges, METRICS_CONTENT_TYPE, ServedModel};
+
+/// Counters, histograms and gauges in the text format of OpenMetrics.
+#[utoipa::path(get, path = "/metrics", tag = "health", responses(
+    (status = 200, description = "The metrics", content_type = "application/openmetrics-text", body = String),
+    (status = 401, description = "No API key, or a wrong one", body = crate::dialect::native::ErrorBody),
+))]
+pub async fn metrics(State(app): State<App>) -> Response {
+    let engine = app.service.engine().ok();
+    let telemetry = &app.settings.telemetry;
+    let gauges = Gauges {
+        queued: app.service.queued(),
+        resident_bytes: Some((app.settings.resident_bytes)()).filter(|&bytes| bytes > 0),
+        process_start: telemetry.process_start,
+        cold_start: engine
+            .as_ref()
+            .and_then(|engine| engine.receipt().first_score()),
+        model: engine.map(|engine| {
+            let info = engine.info();
+            ServedModel {
+                name: info.name.clone(),
+                precision: info.precision.to_owned(),
+                instruction_set: info.instruction_set.to_owned(),
+            }
+        }),
+    };
+    let text = telemetry.metrics.render(&gauges);
+    ([(CONTENT_TYPE, METRICS_CONTENT_TYPE)], text).into_response()
+}

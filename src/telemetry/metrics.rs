@@ -1,0 +1,394 @@
+//! Metrics for Prometheus: counted as requests are answered, rendered when they are asked for.
+//!
+//! Labels hold route patterns, dialects, statuses and codes, of which there are few; nothing that a caller can choose freely.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::{Outcome, PANICS};
+
+/// What `render` writes. Prometheus has asked for it since version 2.5.
+pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// From a cached answer of one pair to the longest request that anyone waits for.
+const SECONDS: [f64; 17] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    120.0, 300.0,
+];
+
+/// Everything counted so far. Clones count together.
+#[derive(Clone)]
+pub struct Metrics(Arc<Counted>);
+
+struct Counted {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    duration: Family<RouteLabels, Histogram, fn() -> Histogram>,
+    errors: Family<CodeLabels, Counter>,
+    documents: Family<DialectLabels, Counter>,
+    pairs: Family<DialectLabels, Counter>,
+    tokens: Family<DialectLabels, Counter>,
+    truncated: Counter,
+    cache_hits: Counter,
+    cache_misses: Counter,
+    past_deadline: Counter,
+    queued: Histogram,
+    tokenized: Histogram,
+    inferred: Histogram,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    route: String,
+    dialect: &'static str,
+    status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    route: String,
+    dialect: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabels {
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DialectLabels {
+    dialect: &'static str,
+}
+
+/// What holds at the moment of rendering.
+#[derive(Debug, Clone, Default)]
+pub struct Gauges {
+    /// Requests that wait for the compute thread.
+    pub queued: usize,
+    pub resident_bytes: Option<u64>,
+    pub process_start: Option<SystemTime>,
+    /// From the start of the process to a model that answers.
+    pub cold_start: Option<Duration>,
+    /// Nothing while it loads.
+    pub model: Option<ServedModel>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ServedModel {
+    pub name: String,
+    pub precision: String,
+    pub instruction_set: String,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        let histogram: fn() -> Histogram = || Histogram::new(SECONDS);
+        let mut counted = Counted {
+            registry: Registry::with_prefix("reranker"),
+            requests: Family::default(),
+            duration: Family::new_with_constructor(histogram),
+            errors: Family::default(),
+            documents: Family::default(),
+            pairs: Family::default(),
+            tokens: Family::default(),
+            truncated: Counter::default(),
+            cache_hits: Counter::default(),
+            cache_misses: Counter::default(),
+            past_deadline: Counter::default(),
+            queued: histogram(),
+            tokenized: histogram(),
+            inferred: histogram(),
+        };
+        let all = &mut counted.registry;
+        all.register("requests", "Requests answered", counted.requests.clone());
+        all.register(
+            "errors",
+            "Requests refused or failed, by error code",
+            counted.errors.clone(),
+        );
+        all.register(
+            "documents",
+            "Documents received to be scored",
+            counted.documents.clone(),
+        );
+        all.register(
+            "pairs",
+            "Pairs of query and passage scored",
+            counted.pairs.clone(),
+        );
+        all.register(
+            "tokens",
+            "Tokens scored, special tokens included",
+            counted.tokens.clone(),
+        );
+        all.register(
+            "truncated_pairs",
+            "Pairs cut to the length limit",
+            counted.truncated.clone(),
+        );
+        all.register(
+            "cache_hits",
+            "Pairs whose score was known",
+            counted.cache_hits.clone(),
+        );
+        all.register(
+            "cache_misses",
+            "Pairs looked up in vain",
+            counted.cache_misses.clone(),
+        );
+        all.register(
+            "deadline_refusals",
+            "Requests refused or given up because their deadline could not be met",
+            counted.past_deadline.clone(),
+        );
+        let mut timed = |name, help, histogram| {
+            all.register_with_unit(name, help, Unit::Seconds, histogram);
+        };
+        timed(
+            "queue_wait",
+            "Wait for the compute thread",
+            counted.queued.clone(),
+        );
+        timed("tokenize", "Texts to ids", counted.tokenized.clone());
+        timed(
+            "inference",
+            "Forward passes of a request",
+            counted.inferred.clone(),
+        );
+        all.register_with_unit(
+            "request_duration",
+            "From a request's head to its answer",
+            Unit::Seconds,
+            counted.duration.clone(),
+        );
+        Self(Arc::new(counted))
+    }
+
+    pub fn record(&self, outcome: &Outcome) {
+        let all = &self.0;
+        let dialect = outcome.dialect;
+        let labels = RequestLabels {
+            route: outcome.route.clone(),
+            dialect,
+            status: outcome.status,
+        };
+        all.requests.get_or_create(&labels).inc();
+        let RequestLabels { route, .. } = labels;
+        let labels = RouteLabels { route, dialect };
+        let total = outcome.total.as_secs_f64();
+        all.duration.get_or_create(&labels).observe(total);
+        if !outcome.code.is_empty() {
+            let labels = CodeLabels { code: outcome.code };
+            all.errors.get_or_create(&labels).inc();
+        }
+        let by_dialect = [
+            (&all.documents, outcome.documents),
+            (&all.pairs, outcome.pairs),
+            (&all.tokens, outcome.tokens),
+        ];
+        for (family, count) in by_dialect {
+            if count > 0 {
+                let labels = DialectLabels { dialect };
+                family.get_or_create(&labels).inc_by(count as u64);
+            }
+        }
+        all.truncated.inc_by(outcome.truncated as u64);
+        all.cache_hits.inc_by(outcome.cache_hits as u64);
+        all.cache_misses.inc_by(outcome.cache_misses as u64);
+        all.past_deadline.inc_by(u64::from(outcome.past_deadline));
+        let phases = [
+            (&all.queued, outcome.queued),
+            (&all.tokenized, outcome.tokenized),
+            (&all.inferred, outcome.inferred),
+        ];
+        for (histogram, time) in phases {
+            if let Some(time) = time {
+                histogram.observe(time.as_secs_f64());
+            }
+        }
+    }
+
+    /// All of it as OpenMetrics text, to be sent as [`METRICS_CONTENT_TYPE`].
+    pub fn render(&self, gauges: &Gauges) -> String {
+        let mut text = String::new();
+        let momentary = gauges.registry();
+        let written = encode_registry(&mut text, &self.0.registry)
+            .and_then(|()| encode_registry(&mut text, &momentary))
+            .and_then(|()| encode_eof(&mut text));
+        written.expect("a string takes all that is written to it");
+        text
+    }
+}
+
+impl Gauges {
+    fn registry(&self) -> Registry {
+        let mut all = Registry::default();
+        // These two are named as every Prometheus client names them.
+        if let Some(bytes) = self.resident_bytes {
+            let gauge = ConstGauge::new(bytes);
+            all.register("process_resident_memory_bytes", "Resident memory", gauge);
+        }
+        if let Some(start) = self.process_start {
+            let since = start.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let gauge = ConstGauge::new(since.as_secs_f64());
+            let help = "Start of the process since 1970";
+            all.register("process_start_time_seconds", help, gauge);
+        }
+        let ours = all.sub_registry_with_prefix("reranker");
+        let queued = ConstGauge::new(self.queued as u64);
+        ours.register(
+            "queue_depth",
+            "Requests that wait for the compute thread",
+            queued,
+        );
+        let panics = ConstCounter::new(PANICS.load(Ordering::Relaxed));
+        ours.register("panics", "Panics since the process began", panics);
+        if let Some(time) = self.cold_start {
+            let gauge = ConstGauge::new(time.as_secs_f64());
+            let help = "From the start of the process to a model that answers";
+            ours.register("cold_start_seconds", help, gauge);
+        }
+        if let Some(model) = &self.model {
+            ours.register("model", "What is served", Info::new(model.clone()));
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+
+    fn outcome() -> Outcome {
+        Outcome {
+            request_id: "id-of-one-request".into(),
+            method: Method::POST,
+            route: "/v1/rerank".into(),
+            dialect: "cohere",
+            status: 200,
+            code: "",
+            documents: 2,
+            pairs: 3,
+            tokens: 70,
+            truncated: 1,
+            cache_hits: 1,
+            cache_misses: 2,
+            past_deadline: false,
+            queued: Some(Duration::from_millis(2)),
+            tokenized: Some(Duration::from_micros(300)),
+            inferred: Some(Duration::from_secs(40)),
+            total: Duration::from_secs(41),
+        }
+    }
+
+    fn has(text: &str, line: &str) {
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line} is not in\n{text}"
+        );
+    }
+
+    #[test]
+    fn requests_are_counted_by_route_dialect_and_status() {
+        let metrics = Metrics::new();
+        metrics.record(&outcome());
+        metrics.clone().record(&outcome());
+        metrics.record(&Outcome {
+            status: 503,
+            code: "deadline_exceeded",
+            past_deadline: true,
+            pairs: 0,
+            inferred: None,
+            ..outcome()
+        });
+        let text = metrics.render(&Gauges::default());
+        for line in [
+            "# TYPE reranker_requests counter",
+            r#"reranker_requests_total{route="/v1/rerank",dialect="cohere",status="200"} 2"#,
+            r#"reranker_requests_total{route="/v1/rerank",dialect="cohere",status="503"} 1"#,
+            r#"reranker_errors_total{code="deadline_exceeded"} 1"#,
+            r#"reranker_pairs_total{dialect="cohere"} 6"#,
+            r#"reranker_documents_total{dialect="cohere"} 6"#,
+            r#"reranker_tokens_total{dialect="cohere"} 210"#,
+            "reranker_truncated_pairs_total 3",
+            "reranker_cache_hits_total 3",
+            "reranker_cache_misses_total 6",
+            "reranker_deadline_refusals_total 1",
+            "# UNIT reranker_inference_seconds seconds",
+            r#"reranker_inference_seconds_bucket{le="30.0"} 0"#,
+            r#"reranker_inference_seconds_bucket{le="60.0"} 2"#,
+            r#"reranker_inference_seconds_bucket{le="+Inf"} 2"#,
+            "reranker_inference_seconds_sum 80.0",
+            r#"reranker_tokenize_seconds_bucket{le="0.001"} 3"#,
+            r#"reranker_queue_wait_seconds_bucket{le="0.001"} 0"#,
+            "reranker_queue_wait_seconds_count 3",
+            r#"reranker_request_duration_seconds_count{route="/v1/rerank",dialect="cohere"} 3"#,
+        ] {
+            has(&text, line);
+        }
+        assert!(!text.contains("id-of-one-request"));
+        assert!(text.ends_with("# EOF\n") && text.matches("# EOF").count() == 1);
+    }
+
+    #[test]
+    fn what_holds_now_is_read_when_it_is_asked_for() {
+        let metrics = Metrics::new();
+        let model = ServedModel {
+            name: "own\"er/na\\me".into(),
+            precision: "int8".into(),
+            instruction_set: "avx2".into(),
+        };
+        let gauges = Gauges {
+            queued: 4,
+            resident_bytes: Some(5_000_000_000),
+            process_start: Some(UNIX_EPOCH + Duration::from_millis(1_700_000_000_500)),
+            cold_start: Some(Duration::from_millis(250)),
+            model: Some(model),
+        };
+        let text = metrics.render(&gauges);
+        for line in [
+            "reranker_queue_depth 4",
+            "process_resident_memory_bytes 5000000000",
+            "process_start_time_seconds 1700000000.5",
+            "reranker_cold_start_seconds 0.25",
+            r#"reranker_model_info{name="own\"er/na\\me",precision="int8",instruction_set="avx2"} 1"#,
+        ] {
+            has(&text, line);
+        }
+        let text = metrics.render(&Gauges::default());
+        has(&text, "reranker_queue_depth 0");
+        assert!(!text.contains("reranker_model_info"));
+    }
+
+    #[test]
+    fn threads_count_together() {
+        let metrics = Metrics::new();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                let metrics = metrics.clone();
+                scope.spawn(move || (0..1000).for_each(|_| metrics.record(&outcome())));
+            }
+        });
+        let text = metrics.render(&Gauges::default());
+        has(&text, "reranker_truncated_pairs_total 8000");
+        has(&text, "reranker_queue_wait_seconds_count 8000");
+    }
+}
