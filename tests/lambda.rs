@@ -388,6 +388,41 @@ fn an_answer_over_the_platforms_limit_does_not_end_the_loop() {
 }
 
 #[test]
+fn cloudwatch_gets_the_numbers_of_each_request_and_no_text() {
+    let function = Function::tiny();
+    for name in ["batch.json", "malformed-body.json"] {
+        function.outcome(&event(name), LATER);
+    }
+    let lines: Vec<Value> = function
+        .process
+        .printed(2)
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    function.stop();
+    let namespace = |line: &Value| line["_aws"]["CloudWatchMetrics"][0]["Namespace"].clone();
+    for line in &lines {
+        assert_eq!(namespace(line), "serverless-reranker", "{line}");
+        assert_eq!(line["Requests"], 1);
+    }
+    assert_eq!(
+        (&lines[0]["Route"], &lines[0]["ColdStarts"]),
+        (&json!("/rerank/batch"), &json!(1))
+    );
+    assert_eq!(
+        (&lines[1]["ClientErrors"], &lines[1]["ColdStarts"]),
+        (&json!(1), &json!(0))
+    );
+    let texts = event("batch.json")["body"]
+        .as_str()
+        .expect("a body")
+        .to_owned();
+    let query = serde_json::from_str::<Value>(&texts).expect("JSON")["pairs"][0]["query"].clone();
+    let query = query.as_str().expect("a query").to_owned();
+    assert!(lines.iter().all(|line| !line.to_string().contains(&query)));
+}
+
+#[test]
 fn a_deadline_is_met_and_one_in_the_past_says_nothing() {
     let model = SlowModel::new();
     let function = Function::start(&[

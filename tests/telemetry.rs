@@ -1,5 +1,8 @@
 //! Traces as a collector gets them: from the real program, and from the module's own interface inside this process.
 
+#[path = "support/client.rs"]
+#[allow(dead_code, reason = "each test program uses its own part")]
+mod client;
 #[path = "support/collector.rs"]
 mod collector;
 #[path = "support/process.rs"]
@@ -151,6 +154,64 @@ fn the_program_exports_by_the_standard_variables_whatever_its_log_leaves_out() {
     assert!(head.contains("x-key: secret"), "{head}");
     assert!(exports(&process));
     assert_eq!(process.log(), "");
+}
+
+#[test]
+fn a_requests_spans_reach_from_its_caller_to_the_forward_pass_and_hold_no_text() {
+    let collector = Collector::start(Manner::Takes);
+    let model = tiny_model();
+    let process = serve(
+        &[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.address),
+            ("OTEL_BSP_SCHEDULE_DELAY", "50"),
+        ],
+        model.to_str().expect("UTF-8"),
+    );
+    process.wait_for_message("model ready");
+    let body = serde_json::json!({"query": QUERY, "documents": TEXTS, "top_n": 2}).to_string();
+    let caller = format!("00-{TRACE}-{PARENT}-01");
+    let headers = [
+        ("content-type", "application/json"),
+        ("traceparent", &*caller),
+    ];
+    let reply = client::send(
+        process.address(),
+        "POST",
+        "/v1/rerank",
+        &headers,
+        body.as_bytes(),
+    );
+    assert_eq!(reply.status, 200);
+    let request = collector.wait_for("POST /v1/rerank");
+    assert_eq!(hex(&request.span.parent_span_id), PARENT);
+    let mut parent = request.span.span_id.clone();
+    for (name, of_parent) in [
+        ("rerank", true),
+        ("tokenize", true),
+        ("infer", false),
+        ("forward", false),
+    ] {
+        let found = collector.wait_for(name);
+        assert_eq!(hex(&found.span.trace_id), TRACE, "{name}");
+        if of_parent {
+            assert_eq!(found.span.parent_span_id, parent, "{name}");
+            parent = found.span.span_id.clone();
+        }
+        for value in found.span.attributes.iter().filter_map(|a| a.value.clone()) {
+            assert!(
+                !format!("{value:?}").contains("giraffe"),
+                "{name}: {value:?}"
+            );
+        }
+        if name == "rerank" {
+            assert_eq!(found.attribute("openinference.span.kind"), text("RERANKER"));
+            assert_eq!(found.attribute("reranker.top_k"), Some(Value::IntValue(2)));
+            let score = found.attribute("reranker.output_documents.0.document.score");
+            assert!(matches!(score, Some(Value::DoubleValue(_))), "{score:?}");
+        }
+    }
+    let line = process.wait_for_message("request");
+    assert_eq!(line["trace_id"], TRACE, "the log leads to the trace");
 }
 
 #[test]

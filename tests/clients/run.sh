@@ -14,6 +14,11 @@ if [ ! -x "$program" ]; then
     exit 2
 fi
 
+root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
+if ! command -v npm >/dev/null; then
+    root apt-get update -qq && root apt-get install -y -qq --no-install-recommends nodejs npm >/dev/null
+fi
+
 here=tests/clients
 folder=target/clients
 mkdir -p "$folder"

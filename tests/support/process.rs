@@ -1,7 +1,7 @@
 //! The real program as a child process. Its environment is only what the test gives, its log is kept line by line, and it
 //! never outlives the value that holds it.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -17,7 +17,9 @@ pub const PATIENCE: Duration = Duration::from_secs(180);
 pub struct Process {
     child: Child,
     log: Arc<Log>,
-    reader: Option<JoinHandle<()>>,
+    /// What it prints besides, on stdout.
+    out: Arc<Log>,
+    readers: Vec<JoinHandle<()>>,
 }
 
 #[derive(Default)]
@@ -41,51 +43,40 @@ impl Process {
             .env_clear()
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the program starts");
-        let stderr = child.stderr.take().expect("stderr is piped");
-        let log = Arc::new(Log::default());
-        let writer = Arc::clone(&log);
-        let reader = std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                writer.change(|lines| lines.lines.push(line));
-            }
-            writer.change(|lines| lines.ended = true);
-        });
+        let (log, of_log) = Log::of(child.stderr.take().expect("stderr is piped"));
+        let (out, of_out) = Log::of(child.stdout.take().expect("stdout is piped"));
         Self {
             child,
             log,
-            reader: Some(reader),
+            out,
+            readers: vec![of_log, of_out],
         }
+    }
+
+    /// What it has printed on stdout, once that has so many lines.
+    pub fn printed(&self, lines: usize) -> Vec<String> {
+        let found = self
+            .out
+            .find(|out| (out.len() >= lines).then(|| out.to_vec()));
+        found.unwrap_or_else(|| panic!("less than {lines} lines:\n{}", self.out.text()))
     }
 
     /// Waits for a log line from which `find` makes something. Lines that are no JSON come as JSON strings.
     pub fn wait_for<T>(&self, what: &str, find: impl Fn(&Value) -> Option<T>) -> T {
-        let start = Instant::now();
         let mut seen = 0;
-        let mut lines = self.log.lock();
-        loop {
-            for line in &lines.lines[seen..] {
+        let found = self.log.find(|lines| {
+            let new = &lines[seen..];
+            seen = lines.len();
+            new.iter().find_map(|line| {
                 let value = serde_json::from_str(line).unwrap_or_else(|_| line.clone().into());
-                if let Some(found) = find(&value) {
-                    return found;
-                }
-            }
-            seen = lines.lines.len();
-            assert!(
-                !lines.ended && start.elapsed() < PATIENCE,
-                "no log line about {what}:\n{}",
-                lines.lines.join("\n")
-            );
-            lines = self
-                .log
-                .grown
-                .wait_timeout(lines, Duration::from_secs(1))
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
+                find(&value)
+            })
+        });
+        found.unwrap_or_else(|| panic!("no log line about {what}:\n{}", self.log()))
     }
 
     pub fn id(&self) -> u32 {
@@ -94,7 +85,7 @@ impl Process {
 
     /// The log so far.
     pub fn log(&self) -> String {
-        self.log.lock().lines.join("\n")
+        self.log.text()
     }
 
     /// Waits for the line whose message is `message`.
@@ -135,8 +126,8 @@ impl Process {
             assert!(start.elapsed() < PATIENCE, "the process does not end");
             std::thread::sleep(Duration::from_millis(5));
         };
-        if let Some(reader) = self.reader.take() {
-            reader.join().expect("the log was read");
+        for reader in self.readers.drain(..) {
+            reader.join().expect("the output was read");
         }
         let lines = self.log.lock().lines.clone();
         (status.code(), lines)
@@ -152,6 +143,40 @@ impl Drop for Process {
 }
 
 impl Log {
+    /// Everything that comes from `source`, line by line, and the thread that reads it.
+    fn of(source: impl Read + Send + 'static) -> (Arc<Self>, JoinHandle<()>) {
+        let log = Arc::new(Self::default());
+        let writer = Arc::clone(&log);
+        let reader = std::thread::spawn(move || {
+            for line in BufReader::new(source).lines().map_while(Result::ok) {
+                writer.change(|lines| lines.lines.push(line));
+            }
+            writer.change(|lines| lines.ended = true);
+        });
+        (log, reader)
+    }
+
+    /// Waits until `find` makes something of the lines; nothing where they end without it.
+    fn find<T>(&self, mut find: impl FnMut(&[String]) -> Option<T>) -> Option<T> {
+        let start = Instant::now();
+        let mut lines = self.lock();
+        loop {
+            let found = find(&lines.lines);
+            if found.is_some() || lines.ended || start.elapsed() > PATIENCE {
+                return found;
+            }
+            lines = self
+                .grown
+                .wait_timeout(lines, Duration::from_secs(1))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    fn text(&self) -> String {
+        self.lock().lines.join("\n")
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Lines> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
