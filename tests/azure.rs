@@ -240,7 +240,7 @@ fn the_app_answers_as_plain_http_does_in_both_modes_with_and_without_the_prefix(
         }
         assert_eq!(host.get(&at("/health?code=key")).status, 200);
         assert_eq!(host.get(&at("/docs")).body, get(plain, "/docs").body);
-        assert_eq!(host.get(&at("/")).json()["service"], "serverless-reranker");
+        assert_eq!(host.get(&at("/")).body, get(plain, "/").body);
         let unknown = host.get(&at("/rank"));
         assert_eq!(
             (unknown.status, &unknown.json()["error"]["code"]),

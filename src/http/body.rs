@@ -118,6 +118,12 @@ fn explain(path: &str, error: &serde_json::Error) -> Invalid {
             )
             .field(field)
         }
+        Category::Data if text.starts_with("unknown variant ") => {
+            let expected = text.rsplit_once(", expected ").map_or("", |(_, rest)| rest);
+            let expected = expected.split(" at line ").next().unwrap_or_default();
+            let message = format!("{path} is none of its values, expected {expected}");
+            Invalid::new("wrong_type", message).field(path)
+        }
         Category::Data if text.starts_with("duplicate field ") => {
             let name = text.split('`').nth(1).unwrap_or_default();
             Invalid::new("malformed_json", format!("{name} is given twice")).field(name)

@@ -46,7 +46,7 @@ process.on("exit", () => children.forEach((child) => child.kill("SIGKILL")));
 async function startProgram(variables = {}) {
   const port = await freePort();
   const child = spawn(program, ["serve"], {
-    env: { PATH: process.env.PATH, HOST: "127.0.0.1", PORT: String(port), LOG_FORMAT: "json", ...variables },
+    env: { PATH: process.env.PATH, HOST: "127.0.0.1", PORT: String(port), LOG_LEVEL: "warn", ...variables },
     stdio: ["ignore", "ignore", "inherit"],
   });
   children.push(child);

@@ -144,7 +144,10 @@ def body_of(message):
 
 def comparable(body):
     """A body without what differs from one time to the next."""
-    value = json.loads(body)
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return body  # a page
     for name in ("ms", "uptime_s", "cold_start"):
         value.pop(name, None)
     return value

@@ -93,10 +93,15 @@ impl SlowModel {
         self.folder.path().to_str().expect("a UTF-8 path")
     }
 
-    /// A batch of `pairs` pairs that fill the maximum length.
+    /// A batch of `pairs` pairs that fill the maximum length, each of them different: equal ones are computed once.
     pub fn batch(pairs: usize) -> Value {
-        let pair = json!({"query": "how far is it?", "passage": "a mile and a half. ".repeat(150)});
-        json!({ "pairs": vec![pair; pairs] })
+        const WORDS: [&str; 8] = ["a", "mile", "and", "half", "how", "far", "is", "it"];
+        let passage = "a mile and a half. ".repeat(150);
+        let pair = |number: usize| {
+            let digits = (0..4).map(|place| WORDS[number >> (3 * place) & 7]);
+            json!({"query": digits.collect::<Vec<_>>().join(" "), "passage": passage})
+        };
+        json!({ "pairs": (0..pairs).map(pair).collect::<Vec<_>>() })
     }
 }
 
