@@ -637,7 +637,11 @@ async fn what_may_not_be_cut_is_refused_by_name() {
         ok(&router, "/rerank", short).await["results"][0]["tokens"],
         40
     );
-    let many = json!({"query": QUERY, "documents": (0..30).map(|i| format!("{i} water ").repeat(200)).collect::<Vec<_>>(), "max_chunks_per_doc": 9, "chunk_overlap": 40});
+    // Their periods differ, so no chunk of one is a chunk of another: such would be computed, and counted, once.
+    let different: Vec<String> = (0..30)
+        .map(|i| ("water ".repeat(i + 1) + "machine learning ").repeat(1800 / (6 * i + 25)))
+        .collect();
+    let many = json!({"query": QUERY, "documents": different, "max_chunks_per_doc": 9, "chunk_overlap": 40});
     let (status, error) = rerank(&router, "/rerank", many).await;
     assert_eq!(
         (status.as_u16(), &error["error"]["code"]),

@@ -210,7 +210,7 @@ mod tests {
             "sha256:",
             &format!("sha256:{}", "g".repeat(64)),
         ] {
-            let error = keys(&["first", wrong]).err().expect("refused");
+            let error = keys(&["first", wrong]).expect_err("refused");
             assert_eq!(error, BadKey { place: 2 });
             assert!(!error.to_string().contains(&wrong[7..].to_owned()) || wrong.len() == 7);
         }

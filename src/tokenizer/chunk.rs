@@ -51,10 +51,14 @@ mod tests {
 
     #[test]
     fn a_document_that_fits_is_one_window() {
-        assert_eq!(windows(0, 10, 2, 5), [0..0]);
-        assert_eq!(windows(10, 10, 2, 5), [0..10]);
-        assert_eq!(windows(11, 10, 2, 5), [0..10, 8..11]);
-        assert_eq!(windows(100, 10, 0, 3), [0..10, 10..20, 20..30]);
+        let pairs = |tokens, overlap, most| -> Vec<(usize, usize)> {
+            let windows = windows(tokens, 10, overlap, most).into_iter();
+            windows.map(|window| (window.start, window.end)).collect()
+        };
+        assert_eq!(pairs(0, 2, 5), [(0, 0)]);
+        assert_eq!(pairs(10, 2, 5), [(0, 10)]);
+        assert_eq!(pairs(11, 2, 5), [(0, 10), (8, 11)]);
+        assert_eq!(pairs(100, 0, 3), [(0, 10), (10, 20), (20, 30)]);
     }
 
     #[test]
