@@ -173,6 +173,7 @@ def check_reached(title, document, statuses):
     """That the checks had something to check: each operation succeeded, and those with a body also refused some."""
     names = dict(operations(document))
     lacking = [name for name in names if not statuses[name][200]]
+    lacking += [name for name in names if statuses[name][401]]
     lacking += [name for name, operation in names.items() if "requestBody" in operation and not statuses[name][422]]
     total = sum(map(collections.Counter, statuses.values()), collections.Counter())
     told = ", ".join(f"{count} × {status}" for status, count in sorted(total.items()))
