@@ -594,7 +594,7 @@ def check_answers(load):
     check(
         "crowds met a full queue, and were served when they came back",
         crowd[429] > 0 and load.came_back > 0 and crowd[200] == len(load.took["crowd"]),
-        f"{crowd[429]} × 429, {load.came_back} came back, {crowd[200]} of {len(load.took['crowd'])} served",
+        f"{crowd[429]} × 429 to {load.came_back} clients, {crowd[200]} of {len(load.took['crowd'])} served",
     )
     late = sum((load.statuses[kind] for kind in ("hopeless deadline", "tight deadline")), collections.Counter())
     seen = bool(late[200] and late[503] and late[504])
