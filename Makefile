@@ -15,7 +15,7 @@ SYNTHETIC := target/bench/synthetic
 TOKENIZER ?=
 EVENT ?= events/apigw-v2.json
 
-.PHONY: help run test test-client test-browser check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table verify clean
+.PHONY: help run test test-client test-browser check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table verify clean test-openapi load
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -70,6 +70,12 @@ test-clients: build ## drive the real client packages (fetches them from PyPI an
 
 clients-table: ## write the README's table of clients from the last run of test-clients
 	python3 tests/clients/table.py target/clients/result.json README.md
+
+test-openapi: build ## hold the program to its own OpenAPI document (fetches schemathesis from PyPI)
+	tests/openapi/run.sh $(BINARY)
+
+load: build ## a minute of every dialect, of mistakes, bursts and hang-ups over 32 connections (SECONDS)
+	tests/load/run.sh $(BINARY) $(SECONDS)
 
 verify: build ## compare the model's logits with its published ones (MODEL_DIR, MODEL_NAME)
 	$(BINARY) verify

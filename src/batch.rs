@@ -3,5 +3,5 @@
 mod plan;
 mod worker;
 
-pub use plan::{plan, share};
+pub use plan::{plan, share, until_done};
 pub use worker::{Compute, ComputeSettings, Done, Forward, Item, Place};

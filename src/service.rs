@@ -269,17 +269,12 @@ impl Service {
         }
     }
 
-    /// How long computing takes, alone and with what is before it; nothing before this process has measured its speed.
-    ///
-    /// A request waits for everything before it at most. Where it is smaller than that, it goes along with the passes of the others, of
-    /// which it may have half, after the one that is under way.
+    /// How long computing takes, alone and with what goes before it; nothing before this process has measured its speed.
     fn times(&self, todo: &Todo) -> Option<(Duration, Duration)> {
         let speed = self.compute.tokens_per_second()?;
-        let (own, pending) = (todo.tokens(), self.compute.pending_tokens());
-        let pass = self.compute.settings().batch_tokens;
-        let ahead = pending.min(own + pass);
+        let own = todo.tokens();
         let time = |tokens: usize| Duration::from_secs_f64(tokens as f64 / speed);
-        Some((time(own), time(own + ahead)))
+        Some((time(own), time(self.compute.tokens_until_done(own))))
     }
 
     fn refuse_the_unreachable(&self, todo: &Todo, deadline: Instant) -> Result<()> {

@@ -5,15 +5,16 @@
 //! [`share`] decides. A pass that panics harms no job but its own; a job whose caller has gone, or whose time is up, is dropped
 //! between passes.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::share;
+use super::{share, until_done};
 use crate::error::Error;
 
 /// What is scored: it has a length in tokens.
@@ -58,6 +59,8 @@ enum Message<T> {
 
 /// Items that one caller waits for.
 struct Job<T> {
+    /// Of its entry in [`Load::pending`].
+    number: u64,
     items: Vec<T>,
     lengths: Vec<usize>,
     /// Scores so far; the next item is the one at its length.
@@ -85,8 +88,8 @@ pub struct Done {
 struct Load {
     /// Requests that have a place and have not given it back, the running ones included.
     unfinished: AtomicUsize,
-    /// Tokens that were submitted and are not scored yet.
-    pending_tokens: AtomicUsize,
+    /// Tokens that each submitted job still has to do, by the jobs' numbers, which are in the order of their arrival.
+    pending: Mutex<BTreeMap<u64, usize>>,
     /// Tokens and seconds of past passes, old ones counting less and less: bits of an f32 each, in one word so that they fit together.
     speed: AtomicU64,
 }
@@ -150,7 +153,13 @@ impl<T: Item> Compute<T> {
 
     /// Tokens that were submitted and are not scored yet.
     pub fn pending_tokens(&self) -> usize {
-        self.load.pending_tokens.load(Ordering::Acquire)
+        self.load.pending().values().sum()
+    }
+
+    /// Tokens that would be computed until a job of `own` tokens is done, those of others included.
+    pub fn tokens_until_done(&self, own: usize) -> usize {
+        let jobs: Vec<usize> = self.load.pending().values().copied().collect();
+        until_done(own, &jobs, self.settings.batch_tokens)
     }
 
     /// Measured on past passes; nothing before the first.
@@ -188,8 +197,14 @@ impl<T: Item> Compute<T> {
         let lengths: Vec<usize> = items.iter().map(T::tokens).collect();
         let (reply, answer) = oneshot::channel();
         let tokens = lengths.iter().sum();
-        self.load.pending_tokens.fetch_add(tokens, Ordering::AcqRel);
+        let number = {
+            let mut pending = self.load.pending();
+            let number = pending.last_key_value().map_or(0, |(last, _)| last + 1);
+            pending.insert(number, tokens);
+            number
+        };
         let job = Job {
+            number,
             logits: Vec::with_capacity(items.len()),
             items,
             lengths,
@@ -339,7 +354,7 @@ impl<T: Item> Worker<T> {
             match results.pop().unwrap_or_else(|| Err(panicked())) {
                 Ok(logits) => {
                     let tokens = tokens(job, counts[index]);
-                    self.load.pending_tokens.fetch_sub(tokens, Ordering::AcqRel);
+                    self.load.done(job.number, tokens);
                     job.logits.extend(logits);
                     if job.logits.len() == job.items.len() {
                         self.jobs.remove(index).end(&self.load, Some(Ok(())));
@@ -394,8 +409,7 @@ fn panicked() -> Error {
 impl<T> Job<T> {
     /// Answers, where there is anything to say, and gives back its place and what it would still have computed.
     fn end(self, load: &Load, outcome: Option<Result<(), Error>>) {
-        let left: usize = self.lengths[self.logits.len()..].iter().sum();
-        load.pending_tokens.fetch_sub(left, Ordering::AcqRel);
+        load.pending().remove(&self.number);
         let begun = self.begun.unwrap_or_else(Instant::now);
         let done = Done {
             logits: self.logits,
@@ -421,6 +435,17 @@ impl Drop for Place {
 }
 
 impl Load {
+    fn pending(&self) -> MutexGuard<'_, BTreeMap<u64, usize>> {
+        // Each change of the map is whole, whatever its caller does afterwards.
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn done(&self, job: u64, tokens: usize) {
+        if let Some(left) = self.pending().get_mut(&job) {
+            *left = left.saturating_sub(tokens);
+        }
+    }
+
     fn note(&self, tokens: usize, elapsed: Duration) {
         let (old_tokens, old_seconds) = unpack(self.speed.load(Ordering::Relaxed));
         let tokens = old_tokens * MEMORY + tokens as f32;
@@ -436,7 +461,7 @@ impl Load {
 
     /// When the queue should have emptied, between one second and a minute.
     fn retry_after(&self) -> Duration {
-        let tokens = self.pending_tokens.load(Ordering::Acquire) as f64;
+        let tokens = self.pending().values().sum::<usize>() as f64;
         let seconds = tokens / self.tokens_per_second().unwrap_or(f64::INFINITY);
         Duration::from_secs_f64(seconds.ceil().clamp(1.0, 60.0))
     }
@@ -454,7 +479,6 @@ fn unpack(speed: u64) -> (f32, f32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
 
     /// An item of some length whose score is the length.
     struct Length(usize);

@@ -24,7 +24,6 @@ body! {
         documents: Vec<Document>,
         /// Whether the results repeat the documents.
         #[serde(rename = "returnDocuments", alias = "return_documents")]
-        #[schema(value_type = Option<bool>)]
         return_documents: Bool,
         /// How many results are answered; all where it is 0 or absent.
         #[serde(rename = "topK", alias = "top_k")]
@@ -34,11 +33,9 @@ body! {
         #[expect(dead_code, reason = "clients send it, so the documentation has it")]
         batch_size: usize,
         /// Whether the best come first, which is the default; else results are in the order of the request.
-        #[schema(value_type = Option<bool>)]
         sort: Bool,
         /// Whether each sentence of each document is scored too.
         #[serde(rename = "returnSentenceScore", alias = "return_sentence_score")]
-        #[schema(value_type = Option<bool>)]
         return_sentence_score: Bool,
         /// Ours: results below it are left out.
         min_score: f64,

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::lenient::{Bool, Document, Object};
 use super::options::{Options, body};
@@ -20,7 +22,7 @@ body! {
         "The giant panda is a bear species endemic to China.", "Paris is the capital of France."]}))]
     pub struct DocumentsBody {
         /// Not looked at: this server has one model.
-        #[schema(value_type = Option<String>)]
+        #[schema(value_type = Option<serde_json::Value>)]
         #[expect(dead_code, reason = "clients send it, so the documentation has it")]
         model: IgnoredAny,
         /// What is looked for. Not empty.
@@ -34,14 +36,12 @@ body! {
         /// The same by another name.
         top_k: usize,
         /// Whether the results repeat the documents.
-        #[schema(value_type = Option<bool>)]
         return_documents: Bool,
         /// Fields of the documents that are ranked, one after the other; `text` where it is absent.
         rank_fields: Vec<String>,
         /// Ours: results below it are left out.
         min_score: f64,
         /// The opposite of `normalize`, as infinity has it.
-        #[schema(value_type = Option<bool>)]
         raw_scores: Bool,
         /// As vLLM has them: the longest sequence in tokens (-1 for the model's own), and the side that is cut.
         truncate_prompt_tokens: i64,
@@ -63,13 +63,25 @@ pub struct RelevantSpans {
     pub max_spans: Option<usize>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SideName {
     #[serde(alias = "Left")]
     Left,
     #[serde(alias = "Right")]
     Right,
+}
+
+impl ToSchema for SideName {}
+
+impl PartialSchema for SideName {
+    fn schema() -> RefOr<Schema> {
+        let names = ["left", "right", "Left", "Right"];
+        let names = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(names));
+        names.into()
+    }
 }
 
 impl From<SideName> for crate::rerank::Side {
@@ -113,15 +125,21 @@ pub struct Kept {
 }
 
 /// A document in an answer: as an object, with the text in `text` if it came as one.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
 pub enum Returned {
-    Text {
-        #[schema(value_type = String)]
-        text: Arc<str>,
-    },
-    #[schema(value_type = std::collections::HashMap<String, serde_json::Value>)]
+    Text { text: Arc<str> },
     Fields(Map<String, Value>),
+}
+
+impl ToSchema for Returned {}
+
+impl PartialSchema for Returned {
+    fn schema() -> RefOr<Schema> {
+        let anything = AdditionalProperties::FreeForm(true);
+        let object = ObjectBuilder::new().schema_type(Type::Object);
+        object.additional_properties(Some(anything)).into()
+    }
 }
 
 impl Returned {

@@ -7,7 +7,9 @@ use serde::Serialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
-use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 /// A JSON object. Without it serde would also take an array for a struct, its fields by position.
 #[derive(Debug)]
@@ -36,9 +38,20 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 }
 
 /// `true`, `false`, or one of them as a string, which some clients send.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
-#[schema(value_type = bool)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bool(pub bool);
+
+impl ToSchema for Bool {}
+
+impl PartialSchema for Bool {
+    fn schema() -> RefOr<Schema> {
+        let words = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(["true", "false", "True", "False"]));
+        let either = AnyOfBuilder::new().item(ObjectBuilder::new().schema_type(Type::Boolean));
+        either.item(words).into()
+    }
+}
 
 impl<'de> Deserialize<'de> for Bool {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -32,7 +32,6 @@ body! {
         /// How many results are answered; all where it is 0 or absent.
         top_k: usize,
         /// Whether the results repeat the documents.
-        #[schema(value_type = Option<bool>)]
         return_input: Bool,
         /// Fields of the documents that are ranked.
         rank_fields: Vec<String>,

@@ -3,6 +3,10 @@
 use std::str::FromStr;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde_json::json;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::lenient::Bool;
 use crate::error::Invalid;
@@ -27,13 +31,11 @@ macro_rules! body {
         pub struct $name {
             $($(#[$field_meta])* $field: Option<$type>,)*
             /// Whether scores are sigmoids of the logits or the logits themselves.
-            #[schema(value_type = Option<bool>)]
             normalize: Option<$crate::dialect::lenient::Bool>,
             /// Longest sequence in tokens for this request, special tokens included; at most the server's own, which is the default.
             max_length: Option<usize>,
             /// How longer pairs are cut: `longest_first`, `flag`, or `none` (they are refused); `true` and `false` stand for the
             /// first and the last.
-            #[schema(value_type = Option<String>, example = "longest_first")]
             truncation: Option<$crate::dialect::options::TruncationName>,
             /// Most tokens of each document that are looked at.
             max_tokens_per_doc: Option<usize>,
@@ -108,6 +110,17 @@ impl Options {
 pub enum TruncationName {
     Named(String),
     Allowed(bool),
+}
+
+impl ToSchema for TruncationName {}
+
+impl PartialSchema for TruncationName {
+    fn schema() -> RefOr<Schema> {
+        let of_type = |kind| ObjectBuilder::new().schema_type(kind);
+        let either =
+            AnyOfBuilder::new().item(of_type(Type::String).examples([json!("longest_first")]));
+        either.item(of_type(Type::Boolean)).into()
+    }
 }
 
 impl TruncationName {

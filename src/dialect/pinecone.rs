@@ -31,7 +31,6 @@ body! {
         /// How many results are answered; all where it is 0 or absent.
         top_n: usize,
         /// Whether the results repeat the documents; true where it is absent.
-        #[schema(value_type = Option<bool>)]
         return_documents: Bool,
         /// Fields of the documents that are ranked; `text` where it is absent.
         rank_fields: Vec<String>,

@@ -26,14 +26,11 @@ body! {
         #[schema(required = true, value_type = Vec<String>)]
         texts: Vec<String>,
         /// Whether long pairs are cut (the default) or refused.
-        #[schema(value_type = Option<bool>)]
         truncate: Bool,
         truncation_direction: SideName,
         /// Whether scores are logits; sigmoids of them where it is absent.
-        #[schema(value_type = Option<bool>)]
         raw_scores: Bool,
         /// Whether the results repeat the texts.
-        #[schema(value_type = Option<bool>)]
         return_text: Bool,
         /// Ours, and of some clients: how many results are answered; all where it is 0 or absent.
         top_n: usize,

@@ -65,22 +65,14 @@ body! {
     #[schema(example = json!({"queries": "what is a panda?", "documents": [
         "The giant panda is a bear species endemic to China.", "Paris is the capital of France."]}))]
     pub struct ScoreBody {
-        #[schema(value_type = Option<OneOrMany<String>>)]
         queries: OneOrMany<Document>,
-        #[schema(value_type = Option<OneOrMany<String>>)]
         documents: OneOrMany<Document>,
-        #[schema(value_type = Option<OneOrMany<String>>)]
         items: OneOrMany<Document>,
-        #[schema(value_type = Option<OneOrMany<String>>)]
         text_1: OneOrMany<Document>,
-        #[schema(value_type = Option<OneOrMany<String>>)]
         text_2: OneOrMany<Document>,
-        #[schema(value_type = Option<OneOrMany<String>>)]
         data_1: OneOrMany<Document>,
-        #[schema(value_type = Option<OneOrMany<String>>)]
         data_2: OneOrMany<Document>,
         /// Whether scores are sigmoids of the logits; the default.
-        #[schema(value_type = Option<bool>)]
         use_activation: Bool,
         /// Longest sequence in tokens; -1 for the model's own.
         truncate_prompt_tokens: i64,

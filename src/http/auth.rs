@@ -35,6 +35,11 @@ const OPEN: [&str; 7] = [
     "/openapi.json",
 ];
 
+/// Whether a route, by its pattern, needs no key.
+pub fn is_open(route: &str) -> bool {
+    OPEN.contains(&route)
+}
+
 /// Where clients put a key besides `Authorization`.
 static HEADERS: [HeaderName; 3] = [
     HeaderName::from_static("x-api-key"),
@@ -121,7 +126,7 @@ pub async fn guard(State(app): State<App>, request: Request, next: Next) -> Resp
     let keys = &app.settings.keys;
     // The pattern that matched, not the path: no way of writing a path can make another route look open.
     let route = request.extensions().get::<MatchedPath>();
-    let open = route.is_some_and(|route| OPEN.contains(&route.as_str()));
+    let open = route.is_some_and(|route| is_open(route.as_str()));
     if keys.is_empty() || open {
         return next.run(request).await;
     }

@@ -7,17 +7,18 @@ use axum::extract::Path;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
-use http::StatusCode;
+use http::{Method, Uri};
 use utoipa::openapi::OpenApi;
 
 use super::App;
+use super::error::Refusal;
 
 /// All addresses are relative, so that the page works below any stage or prefix.
 const PAGE: &str = include_str!("docs/page.html");
 const SCRIPT: &str = include_str!("docs/page.js");
 
 /// An interactive page with every route.
-#[utoipa::path(get, path = "/docs", tag = "docs", responses((status = 200, description = "The page", content_type = "text/html", body = String)))]
+#[utoipa::path(get, path = "/docs", operation_id = "docs", tag = "docs", responses((status = 200, description = "The page", content_type = "text/html", body = String)))]
 pub async fn page() -> Html<&'static str> {
     Html(PAGE)
 }
@@ -37,7 +38,7 @@ pub fn router(api: &OpenApi) -> Router<App> {
 }
 
 /// The page's own script, or a file of Swagger UI.
-async fn asset(Path(file): Path<String>) -> Response {
+async fn asset(Path(file): Path<String>, method: Method, uri: Uri) -> Response {
     const CACHED: (http::HeaderName, &str) = (CACHE_CONTROL, "public, max-age=86400");
     if file == "page.js" {
         return ([(CONTENT_TYPE, "text/javascript"), CACHED], SCRIPT).into_response();
@@ -50,7 +51,7 @@ async fn asset(Path(file): Path<String>) -> Response {
     ]
     .contains(&file.as_str())
     {
-        return StatusCode::NOT_FOUND.into_response();
+        return Refusal::no_such_file(method, &uri).into_response();
     }
     match utoipa_swagger_ui::serve(&file, Arc::default()) {
         Ok(Some(found)) => (
@@ -61,6 +62,6 @@ async fn asset(Path(file): Path<String>) -> Response {
             found.bytes.into_owned(),
         )
             .into_response(),
-        _ => StatusCode::NOT_FOUND.into_response(),
+        _ => Refusal::no_such_file(method, &uri).into_response(),
     }
 }

@@ -3,7 +3,7 @@
 
 use axum::response::{IntoResponse, Response};
 use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 
 use crate::dialect::Failure;
 use crate::error::{Error, Invalid};
@@ -76,6 +76,17 @@ pub enum Refusal {
     /// The header that sets a timeout.
     Timeout,
     Panicked,
+}
+
+impl Refusal {
+    /// A part of a page that there is not.
+    pub fn no_such_file(method: Method, uri: &Uri) -> Self {
+        Self::UnknownRoute {
+            method,
+            path: uri.path().to_owned(),
+            routes: Vec::new(),
+        }
+    }
 }
 
 impl IntoResponse for Refusal {

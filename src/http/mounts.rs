@@ -3,20 +3,31 @@
 
 use axum::Router;
 use axum::routing::{get, post};
-use utoipa::openapi::content::ContentBuilder;
-use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder};
+use utoipa::openapi::content::{Content, ContentBuilder};
+use utoipa::openapi::header::Header;
+use utoipa::openapi::path::{
+    HttpMethod, Operation, OperationBuilder, ParameterBuilder, ParameterIn,
+};
 use utoipa::openapi::request_body::RequestBodyBuilder;
-use utoipa::openapi::schema::{Components, OneOfBuilder, Schema};
-use utoipa::openapi::{OpenApi, Ref, RefOr, Required, ResponseBuilder};
+use utoipa::openapi::response::{Response, ResponseBuilder};
+use utoipa::openapi::schema::{AnyOfBuilder, Components, ObjectBuilder, Schema, Type};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
+use utoipa::openapi::{OpenApi, Ref, RefOr, Required};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::score::{self, Estimated};
 use super::voice::{Voice, Voices};
-use super::{App, health};
+use super::{App, auth, health};
 use crate::dialect::{
     Dialect, azure, bedrock, cohere, common, infinity, jina, llama_cpp, mixedbread, native,
     pinecone, tei, vllm, voyage,
 };
+
+/// Names of the ways to give a key.
+const BEARER: &str = "bearer";
+const API_KEY: &str = "api_key";
 
 /// What can go wrong with a scoring request, and when.
 const FAILURES: [(u16, &str); 11] = [
@@ -83,6 +94,18 @@ impl Mounts {
         mounts.one::<bedrock::Bedrock>(&["/bedrock/rerank"]);
         // TEI's clients ask below their base address what is served there.
         mounts.router = mounts.router.route("/tei/info", get(health::info));
+        let info = mounts
+            .api
+            .paths
+            .paths
+            .get("/info")
+            .and_then(|path| path.get.clone());
+        if let Some(mut info) = info {
+            info.operation_id = Some("tei_info".into());
+            let paths = &mut mounts.api.paths;
+            paths.add_path_operation("/tei/info", vec![HttpMethod::Get], info);
+        }
+        mounts.common();
         mounts
     }
 
@@ -122,7 +145,7 @@ impl Mounts {
     fn all_that_share(&mut self) -> (RefOr<Schema>, RefOr<Schema>, RefOr<Schema>) {
         macro_rules! all {
             ($part:ident) => {
-                one_of([
+                any_of([
                     self.reference::<<native::One as Dialect>::$part>(),
                     self.reference::<<native::Batch as Dialect>::$part>(),
                     self.reference::<<common::Common as Dialect>::$part>(),
@@ -135,6 +158,50 @@ impl Mounts {
             };
         }
         (all!(Body), all!(Answer), all!(ErrorBody))
+    }
+
+    /// What holds for every operation: the header that sets a timeout, keys, and the refusals that may meet any request.
+    fn common(&mut self) {
+        let error = self.reference::<native::ErrorBody>();
+        let timeout = ParameterBuilder::new()
+            .name("x-request-timeout-ms")
+            .parameter_in(ParameterIn::Header)
+            .required(Required::False)
+            .description(Some("How long the caller waits, in milliseconds"))
+            .schema(Some(
+                ObjectBuilder::new()
+                    .schema_type(Type::Integer)
+                    .minimum(Some(1)),
+            ))
+            .build();
+        for (path, item) in &mut self.api.paths.paths {
+            for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+                let parameters = operation.parameters.get_or_insert_default();
+                parameters.push(timeout.clone().into());
+                let open = auth::is_open(path);
+                if !open {
+                    // None, one of the ways to give a key: whether one is needed is the operator's choice.
+                    operation.security = Some(vec![
+                        SecurityRequirement::default(),
+                        SecurityRequirement::new::<_, [&str; 0], _>(BEARER, []),
+                        SecurityRequirement::new::<_, [&str; 0], _>(API_KEY, []),
+                    ]);
+                }
+                for (status, description) in FAILURES {
+                    if matches!(status, 405 | 422) || (status == 401 && !open) {
+                        let responses = &mut operation.responses.responses;
+                        responses
+                            .entry(status.to_string())
+                            .or_insert_with(|| failure(status, description, &error).into());
+                    }
+                }
+            }
+        }
+        let components = self.api.components.get_or_insert_with(Components::new);
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+        components.add_security_scheme(BEARER, SecurityScheme::Http(bearer));
+        let api_key = ApiKey::Header(ApiKeyValue::new("x-api-key"));
+        components.add_security_scheme(API_KEY, SecurityScheme::ApiKey(api_key));
     }
 
     fn route<D: Dialect>(&mut self, path: &str, operation: Operation) {
@@ -161,7 +228,7 @@ impl Mounts {
     }
 }
 
-fn one_of<const N: usize>(schemas: [RefOr<Schema>; N]) -> RefOr<Schema> {
+fn any_of<const N: usize>(schemas: [RefOr<Schema>; N]) -> RefOr<Schema> {
     let mut distinct: Vec<RefOr<Schema>> = Vec::new();
     for schema in schemas {
         if !distinct.contains(&schema) {
@@ -169,7 +236,7 @@ fn one_of<const N: usize>(schemas: [RefOr<Schema>; N]) -> RefOr<Schema> {
         }
     }
     let items = distinct.into_iter();
-    Schema::OneOf(items.fold(OneOfBuilder::new(), OneOfBuilder::item).build()).into()
+    Schema::AnyOf(items.fold(AnyOfBuilder::new(), AnyOfBuilder::item).build()).into()
 }
 
 fn operation(
@@ -180,29 +247,43 @@ fn operation(
     answer: &RefOr<Schema>,
     error: &RefOr<Schema>,
 ) -> Operation {
-    let json = |schema: &RefOr<Schema>| ContentBuilder::new().schema(Some(schema.clone())).build();
-    let response = |description: &str, schema| {
-        ResponseBuilder::new()
-            .description(description)
-            .content("application/json", json(schema))
-            .build()
-    };
     let body = RequestBodyBuilder::new()
         .required(Some(Required::True))
         .content("application/json", json(body))
         .build();
+    let answer = ResponseBuilder::new()
+        .description("The answer")
+        .content("application/json", json(answer));
     let operation = OperationBuilder::new()
         .tag(tag)
         .summary(Some(summary))
         .operation_id(Some(operation_id(path)))
         .request_body(Some(body))
-        .response("200", response("The answer", answer));
+        .response("200", answer.build());
     FAILURES
         .iter()
         .fold(operation, |operation, (status, description)| {
-            operation.response(status.to_string(), response(description, error))
+            operation.response(status.to_string(), failure(*status, description, error))
         })
         .build()
+}
+
+fn json(schema: &RefOr<Schema>) -> Content {
+    ContentBuilder::new().schema(Some(schema.clone())).build()
+}
+
+fn failure(status: u16, description: &str, error: &RefOr<Schema>) -> Response {
+    let header = |kind| Header::new(ObjectBuilder::new().schema_type(kind));
+    let response = ResponseBuilder::new()
+        .description(description)
+        .content("application/json", json(error));
+    match status {
+        401 => response.header("WWW-Authenticate", header(Type::String)),
+        405 => response.header("Allow", header(Type::String)),
+        429 => response.header("Retry-After", header(Type::Integer)),
+        _ => response,
+    }
+    .build()
 }
 
 /// `post_v1_rerank` for `/v1/rerank`.
