@@ -91,7 +91,8 @@ struct App {
 #[openapi(
     info(
         title = "serverless-reranker",
-        description = "Scores how relevant a passage is to a query, with a cross-encoder.",
+        description = "Scores how relevant a passage is to a query, with a cross-encoder. The header `x-request-timeout-ms` says how \
+                       many milliseconds a caller waits; `x-request-id` comes back as it was sent.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     // Relative to this document, so that it holds below any stage or prefix.

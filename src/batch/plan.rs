@@ -52,17 +52,15 @@ pub fn share(jobs: &[&[usize]], budget: usize) -> Vec<usize> {
 }
 
 /// Tokens that are computed until a new job of `own` tokens is done, its own included, where no other comes. `jobs` has what each that
-/// is there still has to do, the one that has waited longest first. The policy is [`share`]'s: what is no larger than the new job goes
-/// before it, and the oldest takes half of the passes besides.
+/// is there still has to do. The policy is [`share`]'s: what is no larger than the new job goes before it, and of the larger ones
+/// whichever is the oldest takes half of each pass.
 pub fn until_done(own: usize, jobs: &[usize], budget: usize) -> usize {
-    let all: usize = own + jobs.iter().sum::<usize>();
-    let (oldest, others) = jobs
-        .split_first()
-        .map_or((0, jobs), |(first, rest)| (*first, rest));
-    let smaller: usize = others.iter().filter(|&&tokens| tokens <= own).sum();
+    let (smaller, larger): (Vec<usize>, Vec<usize>) = jobs.iter().partition(|&&job| job <= own);
+    let before = own + smaller.iter().sum::<usize>();
+    let larger: usize = larger.iter().sum();
     // The pass that is under way is not shared any more.
-    let shared = own + smaller + (own + smaller).min(oldest);
-    all.min(shared + if jobs.is_empty() { 0 } else { budget })
+    let under_way = if jobs.is_empty() { 0 } else { budget };
+    (before + before.min(larger) + under_way).min(before + larger)
 }
 
 #[cfg(test)]

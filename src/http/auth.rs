@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
 use super::error::Refusal;
+use super::observe::callers_timeout;
 use super::path::SentUri;
 use super::voice::Voice;
 use super::{App, Deadline, body};
@@ -127,15 +128,12 @@ pub async fn guard(State(app): State<App>, request: Request, next: Next) -> Resp
     // The pattern that matched, not the path: no way of writing a path can make another route look open.
     let route = request.extensions().get::<MatchedPath>();
     let open = route.is_some_and(|route| is_open(route.as_str()));
-    if keys.is_empty() || open {
-        return next.run(request).await;
-    }
-    if candidates(request.headers()).any(|key| keys.has(key)) {
-        return next.run(request).await;
+    if keys.is_empty() || open || candidates(request.headers()).any(|key| keys.has(key)) {
+        return let_in(request, next).await;
     }
     if is_signed(request.headers()) {
         return match signed(request, keys, app.settings.body_bytes).await {
-            Ok(request) => next.run(request).await,
+            Ok(request) => let_in(request, next).await,
             Err(refusal) => {
                 let mut response = refusal.into_response();
                 // Nobody else signs, so the path need not tell.
@@ -146,6 +144,13 @@ pub async fn guard(State(app): State<App>, request: Request, next: Next) -> Resp
     }
     let given = candidates(request.headers()).next().is_some();
     Refusal::Unauthorized { given }.into_response()
+}
+
+async fn let_in(request: Request, next: Next) -> Response {
+    match callers_timeout(&request) {
+        Ok(_) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
 }
 
 fn is_signed(headers: &HeaderMap) -> bool {

@@ -5,9 +5,7 @@ use axum::Router;
 use axum::routing::{get, post};
 use utoipa::openapi::content::{Content, ContentBuilder};
 use utoipa::openapi::header::Header;
-use utoipa::openapi::path::{
-    HttpMethod, Operation, OperationBuilder, ParameterBuilder, ParameterIn,
-};
+use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder};
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::response::{Response, ResponseBuilder};
 use utoipa::openapi::schema::{AnyOfBuilder, Components, ObjectBuilder, Schema, Type};
@@ -102,6 +100,16 @@ impl Mounts {
             .and_then(|path| path.get.clone());
         if let Some(mut info) = info {
             info.operation_id = Some("tei_info".into());
+            let error = mounts.reference::<<tei::Tei as Dialect>::ErrorBody>();
+            for (status, description) in [
+                (401, "No API key, or a wrong one"),
+                (503, "Nothing is served yet"),
+            ] {
+                let response = failure(status, description, &error);
+                info.responses
+                    .responses
+                    .insert(status.to_string(), response.into());
+            }
             let paths = &mut mounts.api.paths;
             paths.add_path_operation("/tei/info", vec![HttpMethod::Get], info);
         }
@@ -160,24 +168,11 @@ impl Mounts {
         (all!(Body), all!(Answer), all!(ErrorBody))
     }
 
-    /// What holds for every operation: the header that sets a timeout, keys, and the refusals that may meet any request.
+    /// What holds for every operation: keys, and the refusals that may meet any request.
     fn common(&mut self) {
         let error = self.reference::<native::ErrorBody>();
-        let timeout = ParameterBuilder::new()
-            .name("x-request-timeout-ms")
-            .parameter_in(ParameterIn::Header)
-            .required(Required::False)
-            .description(Some("How long the caller waits, in milliseconds"))
-            .schema(Some(
-                ObjectBuilder::new()
-                    .schema_type(Type::Integer)
-                    .minimum(Some(1)),
-            ))
-            .build();
         for (path, item) in &mut self.api.paths.paths {
             for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
-                let parameters = operation.parameters.get_or_insert_default();
-                parameters.push(timeout.clone().into());
                 let open = auth::is_open(path);
                 if !open {
                     // None, one of the ways to give a key: whether one is needed is the operator's choice.

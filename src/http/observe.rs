@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use http::{HeaderName, HeaderValue};
 use tracing::Instrument;
 
@@ -54,19 +54,12 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
     let of_path = app.voices.find(&route, request.uri().path());
     let own = accepted + app.settings.timeout;
     let hosts = request.extensions().get::<Deadline>().map(|at| at.0);
-    let asked = callers_timeout(&request);
-    let deadline = [
-        hosts,
-        asked
-            .as_ref()
-            .ok()
-            .copied()
-            .flatten()
-            .and_then(|t| accepted.checked_add(t)),
-    ]
-    .into_iter()
-    .flatten()
-    .fold(own, Instant::min);
+    // What is wrong with it is told by `auth`, once it is known that the caller may ask at all.
+    let asked = callers_timeout(&request).ok().flatten();
+    let deadline = [hosts, asked.and_then(|t| accepted.checked_add(t))]
+        .into_iter()
+        .flatten()
+        .fold(own, Instant::min);
     let extensions = request.extensions_mut();
     extensions.insert(Deadline(deadline));
     extensions.insert(Accepted(accepted));
@@ -79,10 +72,7 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
     } = &app.settings.telemetry;
     let span = traces.request(&method, &route, request.headers());
 
-    let mut response = match asked {
-        Ok(_) => next.run(request).instrument(span.clone()).await,
-        Err(refusal) => refusal.into_response(),
-    };
+    let mut response = next.run(request).instrument(span.clone()).await;
 
     let voice = response.extensions().get().copied().unwrap_or(of_path);
     let failure = response.extensions_mut().remove::<Failure>();
@@ -159,7 +149,7 @@ fn log(outcome: &Outcome, trace_id: Option<String>) {
 }
 
 /// How long the caller waits, where it says so.
-fn callers_timeout(request: &Request) -> Result<Option<Duration>, Refusal> {
+pub fn callers_timeout(request: &Request) -> Result<Option<Duration>, Refusal> {
     let Some(value) = request.headers().get(REQUEST_TIMEOUT) else {
         return Ok(None);
     };
