@@ -4,6 +4,7 @@
 mod bench;
 mod doctor;
 mod eval;
+mod fetch;
 mod pack;
 mod process;
 mod score;
@@ -39,6 +40,8 @@ enum Command {
     Score(score::Args),
     /// Measure how well models rank the candidates of retrieval test sets, and how far apart their scores are.
     Eval(eval::Args),
+    /// Download a model from the Hugging Face hub into its local cache; a later run goes on where one was interrupted.
+    Fetch(fetch::Args),
     /// Turn a model folder into one int8 file, and compare it with its source.
     Pack(pack::Args),
     /// Compare the loaded model's logits with its published ones; exits 1 where one is off.
@@ -99,6 +102,7 @@ fn run(command: Command, config: &Config, started: Instant) -> anyhow::Result<Ex
         Command::Serve(args) => serve::run(&args, config, started),
         Command::Score(args) => score::run(&args, config),
         Command::Eval(args) => eval::run(&args, config),
+        Command::Fetch(args) => fetch::run(&args, config),
         Command::Pack(args) => pack::run(&args, config),
         Command::Verify(args) => verify::run(&args, config),
         Command::Doctor => doctor::run(config),

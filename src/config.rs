@@ -187,6 +187,10 @@ pub struct Platform {
     pub azure_port: Option<u16>,
     /// Where Hugging Face's own tools keep downloaded models.
     pub hub_cache: Option<PathBuf>,
+    /// `HF_ENDPOINT` and `HF_TOKEN`: the hub to download from, and the key to it; `HF_HUB_OFFLINE`: do not.
+    pub hub_endpoint: Option<String>,
+    pub hub_token: Option<String>,
+    pub hub_offline: bool,
 }
 
 /// Every wrong value of the environment.
@@ -340,11 +344,15 @@ impl Config {
         let max_queue = read.number(&MAX_QUEUE, 1, 100_000);
         let cache_pairs = read.number(&CACHE_PAIRS, 0, 100_000_000);
         let api_keys = read.optional(&API_KEYS).unwrap_or_default();
-        let api_keys: Vec<String> = api_keys
-            .split(',')
-            .map(|key| key.trim().to_owned())
-            .filter(|key| !key.is_empty())
-            .collect();
+        let api_keys: Vec<String> = match api_keys.as_str() {
+            "" => Vec::new(),
+            keys => keys.split(',').map(|key| key.trim().to_owned()).collect(),
+        };
+        // A key that came out empty, as of a variable that is not set, must not open the door. The others are not repeated.
+        if let Some(place) = api_keys.iter().position(String::is_empty) {
+            let error = format!("API_KEYS: key {} is empty", place + 1);
+            read.errors.push(error);
+        }
         let request_timeout = read.seconds(&REQUEST_TIMEOUT_S, 86_400);
         let header_timeout = read.seconds(&HEADER_TIMEOUT_S, 3_600);
         let shutdown_grace = read.seconds(&SHUTDOWN_GRACE_S, 3_600);
@@ -517,17 +525,17 @@ impl Config {
             number("FUNCTIONS_CUSTOMHANDLER_PORT")?.or(number("FUNCTIONS_HTTPWORKER_PORT")?);
         let lambda_memory_mb = number("AWS_LAMBDA_FUNCTION_MEMORY_SIZE")?.map(u64::from);
         let lambda_concurrency = number("AWS_LAMBDA_MAX_CONCURRENCY")?.map(usize::from);
-        let path = |name: &str| {
-            (read.lookup)(name)
-                .filter(|value| !value.is_empty())
-                .map(PathBuf::from)
-        };
+        let text = |name: &str| (read.lookup)(name).filter(|value| !value.is_empty());
+        let path = |name: &str| text(name).map(PathBuf::from);
         Some(Platform {
             lambda: (read.lookup)(LAMBDA_RUNTIME_API).is_some(),
             lambda_initialization: (read.lookup)("AWS_LAMBDA_INITIALIZATION_TYPE"),
             lambda_concurrency,
             lambda_memory_mb,
             azure_port,
+            hub_endpoint: text("HF_ENDPOINT"),
+            hub_token: text("HF_TOKEN"),
+            hub_offline: text("HF_HUB_OFFLINE").is_some_and(|text| boolean(&text) == Some(true)),
             hub_cache: path("HF_HUB_CACHE")
                 .or_else(|| path("HF_HOME").map(|home| home.join("hub")))
                 .or_else(|| path("HOME").map(|home| home.join(".cache/huggingface/hub"))),
@@ -644,6 +652,26 @@ mod tests {
                 expected
             );
         }
+    }
+
+    #[test]
+    fn a_key_that_came_out_empty_opens_no_door() {
+        for keys in [",", ", ,", "first,", ",second"] {
+            let error = parse(&[("API_KEYS", keys)]).expect_err(keys).to_string();
+            assert!(error.starts_with("API_KEYS: key "), "{error}");
+            assert!(
+                !error.contains("first") && !error.contains("second"),
+                "{error}"
+            );
+        }
+        assert_eq!(
+            parse(&[("API_KEYS", " ")]).expect("not set").api_keys,
+            [""; 0]
+        );
+        assert_eq!(
+            parse(&[("API_KEYS", "a, b")]).expect("valid").api_keys,
+            ["a", "b"]
+        );
     }
 
     #[test]

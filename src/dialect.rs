@@ -68,7 +68,8 @@ pub struct About {
     pub ms: f64,
 }
 
-/// What of a document the model was shown. Ours; in every result of every dialect.
+/// What of a document the model was shown. Ours; in every result of every dialect but Pinecone's, whose clients take no more than they
+/// know.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Shown {
     /// Tokens scored, the query's and special tokens included.
@@ -115,6 +116,8 @@ pub struct Failure {
     pub limit: Option<u64>,
     /// The routes there are, where the one asked for is none of them.
     pub routes: Vec<String>,
+    /// For the log, not for callers: what broke inside.
+    pub cause: Option<String>,
 }
 
 impl Failure {
@@ -128,6 +131,7 @@ impl Failure {
             got: None,
             limit: None,
             routes: Vec::new(),
+            cause: None,
         }
     }
 
@@ -168,12 +172,12 @@ impl From<&Error> for Failure {
             Error::Internal(_) => "internal",
         };
         let message: Cow<str> = match error {
-            // What broke inside is for the log, not for callers.
             Error::Internal(_) => "internal error".into(),
             _ => error.to_string().into(),
         };
         let mut failure = Self::new(code, message);
         match error {
+            Error::Internal(cause) => failure.cause = Some(cause.clone()),
             Error::Busy { queued, limit, .. } => {
                 (failure.got, failure.limit) = (Some(*queued as u64), Some(*limit as u64));
             }

@@ -20,7 +20,7 @@ pub use engine::{Engine, EngineSettings, Info};
 use prepare::Prepared;
 pub use receipt::{LoadTimes, Prefetched, Receipt, Span};
 
-use crate::batch::{Compute, ComputeSettings, Forward, Item};
+use crate::batch::{Compute, ComputeSettings, Done, Forward, Item};
 use crate::error::{Error, ModelError, Result};
 use crate::rerank::{Estimate, Ranking, Request, Score};
 use crate::tokenizer::Sequence;
@@ -196,7 +196,8 @@ impl Service {
         let place = self.compute.admit()?;
         let deadline = request.deadline;
         let begun = Instant::now();
-        let mut todo = self.prepare(&engine, request).await?;
+        let cache = self.cache.clone();
+        let mut todo = self.prepare(&engine, request, cache).await?;
         let tokenized = begun.elapsed();
         if let Some(at) = deadline {
             self.refuse_the_unreachable(&todo, at)?;
@@ -206,11 +207,13 @@ impl Service {
             logits.map_err(|error| Error::Internal(error.to_string()))
         });
         let sequences = std::mem::take(&mut todo.missing);
-        let done = self
-            .compute
-            .score(place, sequences, forward, deadline)
-            .instrument(tracing::info_span!("infer"))
-            .await?;
+        // What is known already waits for nobody.
+        let done = if sequences.is_empty() {
+            Done::default()
+        } else {
+            let scored = self.compute.score(place, sequences, forward, deadline);
+            scored.instrument(tracing::info_span!("infer")).await?
+        };
         let (cache_lookups, cache_hits) = (todo.keys.len(), todo.hits());
         Ok(Ranking {
             scores: todo.scores(&done.logits, self.cache.as_deref())?,
@@ -222,12 +225,16 @@ impl Service {
         })
     }
 
-    /// What the request would cost, without scoring it.
+    /// What the request would cost, without scoring it. The cache is left out: what it holds is another caller's business.
     pub async fn estimate(&self, request: Request) -> Result<Estimate> {
+        if self.draining() {
+            return Err(Error::Draining);
+        }
         let engine = self.engine()?;
         engine.check(&request)?;
         let pairs = request.pairs.len();
-        let todo = self.prepare(&engine, request).await?;
+        let _place = self.compute.admit()?;
+        let todo = self.prepare(&engine, request, None).await?;
         let (compute, total) = self.times(&todo).unzip();
         Ok(Estimate {
             pairs,
@@ -242,16 +249,22 @@ impl Service {
     }
 
     /// Texts to tokens, away from the threads that answer and those that compute; and what of them the cache knows.
-    async fn prepare(&self, engine: &Arc<Engine>, request: Request) -> Result<Todo> {
-        let (engine, cache) = (Arc::clone(engine), self.cache.clone());
+    async fn prepare(
+        &self,
+        engine: &Arc<Engine>,
+        request: Request,
+        cache: Option<Arc<Cache>>,
+    ) -> Result<Todo> {
+        let engine = Arc::clone(engine);
         let deadline = request.deadline;
         let tokenize = async {
-            let _turn = self
-                .tokenizing
-                .acquire()
+            let turn = Arc::clone(&self.tokenizing)
+                .acquire_owned()
                 .await
                 .map_err(|_| Error::Internal("the tokenizer's turns have ended".into()))?;
             let work = move || {
+                // Kept until the work is done, also where nobody waits for it any more.
+                let _turn = turn;
                 let prepared = engine.prepare(&request)?;
                 Ok(Todo::new(prepared, cache.as_deref()))
             };
@@ -277,17 +290,28 @@ impl Service {
         Some((time(own), time(self.compute.tokens_until_done(own))))
     }
 
+    /// Alone, a request is judged by the highest speed that was ever measured: a refused one is not computed, so by a low speed of the
+    /// last minutes it could be refused for ever.
     fn refuse_the_unreachable(&self, todo: &Todo, deadline: Instant) -> Result<()> {
         let left = deadline.saturating_duration_since(Instant::now());
-        match self.times(todo) {
-            Some((compute, total)) if total > left => Err(Error::Unreachable {
-                total,
-                left,
-                busy: compute <= left,
-                retry_after: (total - compute).max(Duration::from_secs(1)),
-            }),
-            _ => Ok(()),
+        let own = todo.tokens();
+        let (Some((_, total)), Some(best)) =
+            (self.times(todo), self.compute.best_tokens_per_second())
+        else {
+            return Ok(());
+        };
+        let at_best = Duration::from_secs_f64(own as f64 / best);
+        let others = self.compute.tokens_until_done(own) > own;
+        let busy = at_best <= left;
+        if own == 0 || total <= left || (busy && !others) {
+            return Ok(());
         }
+        Err(Error::Unreachable {
+            total: if busy { total } else { at_best },
+            left,
+            busy,
+            retry_after: total.saturating_sub(at_best).max(Duration::from_secs(1)),
+        })
     }
 }
 

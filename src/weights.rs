@@ -4,6 +4,7 @@
 //! map where the file holds f32 and widened where it holds f16, bf16 or int8 with a scale per row (`<name>.scale`). Refuses,
 //! naming file and tensor, whatever is missing, truncated, of another shape or of another dtype.
 
+mod hub;
 mod locate;
 mod mapped;
 mod packed;
@@ -21,6 +22,7 @@ use safetensors::tensor::Metadata;
 use safetensors::{SafeTensorError, SafeTensors};
 
 use crate::error::ModelError;
+pub use hub::{FetchError, Fetched, Hub, Progress};
 pub use locate::{Located as LocatedModel, locate};
 pub use mapped::Mapped;
 pub use packed::{FORMAT, Fidelity, Manifest, PackedWriter, check_payload, sha256_of};

@@ -668,7 +668,9 @@ async fn the_callers_own_timeout_is_kept() {
         request.headers_mut().insert("x-request-timeout-ms", value);
         request
     };
-    assert_eq!(ask(&router, timed("60000")).await.0.as_u16(), 200);
+    for _ in 0..2 {
+        assert_eq!(ask(&router, timed("60000")).await.0.as_u16(), 200);
+    }
     for wrong in ["0", "-1", "1.5", "soon", ""] {
         let (status, error) = ask(&router, timed(wrong)).await;
         assert_eq!(status.as_u16(), 422, "{wrong}: {error}");
@@ -710,6 +712,8 @@ async fn an_estimate_tells_tokens_and_memory_time_without_scoring() {
     assert_eq!(status, StatusCode::OK, "{before}");
     assert!(before.get("predicted_ms").is_none() && service.tokens_per_second().is_none());
     let (_, scored) = rerank(&router, "/rerank", pair.clone()).await;
+    // The first pass also reads the weights, so it says nothing of the next.
+    rerank(&router, "/rerank", pair.clone()).await;
     let both = json!({"pairs": [pair, pair, {"query": "other", "passage": "text"}]});
     let (_, after) = rerank(&router, "/estimate", both).await;
     assert_eq!(

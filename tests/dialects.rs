@@ -651,6 +651,62 @@ async fn what_may_not_be_cut_is_refused_by_name() {
 }
 
 #[tokio::test]
+async fn small_bodies_that_ask_for_much_are_refused_before_it_is_made() {
+    let (router, _) = loaded().await;
+    let text = "x".repeat(1900);
+    // Every name puts the text in once more.
+    let many = json!({"query": "q", "documents": [{"t": text}], "rank_fields": vec!["t"; 10_000]});
+    let (status, error) = rerank(&router, "/rerank", many).await;
+    assert_eq!(
+        (status.as_u16(), &error["error"]["code"]),
+        (422, &json!("text_too_long"))
+    );
+    assert_eq!(
+        error["error"]["got"], 3801,
+        "no more than it took to see it"
+    );
+}
+
+#[tokio::test]
+async fn neither_chunks_nor_sentences_go_beyond_what_was_asked_for() {
+    let (router, _) = loaded().await;
+    let query = "machine learning returns water ".repeat(15);
+    let body =
+        json!({"query": query, "documents": [query], "max_length": 8, "max_chunks_per_doc": 3});
+    let item = ok(&router, "/rerank", body).await["results"][0].clone();
+    assert_eq!(
+        (&item["tokens"], item.get("chunks")),
+        (&json!(8), None),
+        "{item}"
+    );
+    let text = "A bear of China. ".repeat(40);
+    let spans = |most: Value| {
+        let body = json!({"query": QUERY, "documents": [text], "max_tokens_per_doc": most,
+            "relevant_spans": {"mode": "enabled", "threshold": 0.0}});
+        let router = &router;
+        async move {
+            let answer = ok(router, "/v2/rerank", body).await;
+            let spans = answer["results"][0]["relevant_spans"].as_array().cloned();
+            spans.expect("spans").len()
+        }
+    };
+    assert_eq!(spans(Value::Null).await, 40);
+    assert!((1..=10).contains(&spans(json!(20)).await));
+    // Whoever does not answer with spans does not score them.
+    let body = json!({"query": QUERY, "documents": [text], "relevant_spans": {"mode": "enabled"}});
+    let (with, without) = (
+        ok(&router, "/rerank", body).await,
+        ok(
+            &router,
+            "/rerank",
+            json!({"query": QUERY, "documents": [text]}),
+        )
+        .await,
+    );
+    assert_eq!(with["usage"], without["usage"]);
+}
+
+#[tokio::test]
 async fn the_least_score_leaves_results_out() {
     let (router, _) = loaded().await;
     let scores = native(&router, true).await;
@@ -684,14 +740,9 @@ async fn pairs_that_come_again_are_not_scored_again_where_there_is_a_cache() {
     let first = ok(&router, "/rerank", body.clone()).await;
     let again = ok(&router, "/rerank", body.clone()).await;
     assert_eq!(first["results"], again["results"], "to the bit");
+    // Whether somebody has asked the same is not told.
     let estimate = ok(&router, "/estimate", body).await;
-    assert_eq!(
-        (&estimate["sequences"], &estimate["computed_tokens"]),
-        (&json!(0), &json!(0))
-    );
-    let more = json!({"query": QUERY, "documents": ["a bear of China", "another"]});
-    let estimate = ok(&router, "/estimate", more).await;
-    assert_eq!(estimate["sequences"], 1);
+    assert_eq!(estimate["sequences"], 4);
     let (head, text) = send(&router, get("/metrics")).await;
     assert!(
         head.headers()[header::CONTENT_TYPE]

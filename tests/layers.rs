@@ -37,7 +37,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
 ];
 
 /// The one home of a crate that must not spread.
-const HOMES: [(&str, &[&str]); 28] = [
+const HOMES: [(&str, &[&str]); 29] = [
     ("axum", &["http", "host", "cli"]),
     ("hyper_util", &["host"]),
     ("lambda_http", &["host"]),
@@ -65,7 +65,8 @@ const HOMES: [(&str, &[&str]); 28] = [
     ("opentelemetry_sdk", &["telemetry"]),
     ("tracing_opentelemetry", &["telemetry"]),
     ("prometheus_client", &["telemetry"]),
-    ("ureq", &["telemetry"]),
+    ("ureq", &["telemetry", "weights"]),
+    ("sha1", &["weights"]),
 ];
 
 fn sources() -> Vec<(String, PathBuf, String)> {

@@ -345,6 +345,8 @@ fn a_client_that_leaves_does_not_keep_the_model_from_the_next() {
     server.terminate();
     let (status, log) = server.wait();
     assert_eq!(status, Some(0), "{}", log.join("\n"));
+    let gone = log.iter().filter(|line| line.contains("client_gone"));
+    assert!(gone.count() >= 2, "{}", log.join("\n"));
 }
 
 #[test]

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -75,7 +75,7 @@ struct Job<T> {
 }
 
 /// The scores of a job's items, in their order.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Done {
     pub logits: Vec<f32>,
     /// From submitting until the first of its passes began, and from there to the end.
@@ -88,10 +88,14 @@ pub struct Done {
 struct Load {
     /// Requests that have a place and have not given it back, the running ones included.
     unfinished: AtomicUsize,
-    /// Tokens that each submitted job still has to do, by the jobs' numbers, which are in the order of their arrival.
+    /// Tokens that each submitted job still has to do, by the jobs' numbers.
     pending: Mutex<BTreeMap<u64, usize>>,
     /// Tokens and seconds of past passes, old ones counting less and less: bits of an f32 each, in one word so that they fit together.
     speed: AtomicU64,
+    /// The highest speed that any pass has had, as bits of an f32.
+    best: AtomicU32,
+    /// Whether a pass has been made: the first one also reads the weights, and says little of the others.
+    warm: AtomicBool,
 }
 
 /// What a pass leaves of the weight of those before it.
@@ -162,9 +166,15 @@ impl<T: Item> Compute<T> {
         until_done(own, &jobs, self.settings.batch_tokens)
     }
 
-    /// Measured on past passes; nothing before the first.
+    /// Measured on past passes; nothing before the second, as the first one also reads the weights.
     pub fn tokens_per_second(&self) -> Option<f64> {
         self.load.tokens_per_second()
+    }
+
+    /// The highest speed that has been measured.
+    pub fn best_tokens_per_second(&self) -> Option<f64> {
+        let best = f32::from_bits(self.load.best.load(Ordering::Relaxed));
+        (best > 0.0).then(|| best.into())
     }
 
     /// A place in the queue, where there is one. It is given back when the place, or the job that took it, is dropped.
@@ -328,16 +338,16 @@ impl<T: Item> Worker<T> {
             return;
         }
         let mut results = match self.forward(&taking, &counts) {
-            Some(results) => results,
-            // Someone's items made the pass panic: each job alone, and only that one fails.
-            None if taking.len() > 1 => taking
+            Some(results) if taking.len() == 1 || results.iter().all(Result::is_ok) => results,
+            // Someone's items made the pass fail: each job alone, and only that one fails.
+            _ if taking.len() > 1 => taking
                 .iter()
                 .map(|&job| match self.forward(&[job], &counts) {
                     Some(mut results) => results.remove(0),
                     None => Err(panicked()),
                 })
                 .collect(),
-            None => vec![Err(panicked())],
+            _ => vec![Err(panicked())],
         };
         let tokens = |job: &Job<T>, count| -> usize {
             let done = job.logits.len();
@@ -347,7 +357,9 @@ impl<T: Item> Worker<T> {
             .iter()
             .map(|&job| tokens(&self.jobs[job], counts[job]))
             .sum();
-        self.load.note(scored, begun.elapsed());
+        if results.iter().all(Result::is_ok) {
+            self.load.note(scored, begun.elapsed());
+        }
         // From the last, so that a job that ends does not move those before it.
         for &index in taking.iter().rev() {
             let job = &mut self.jobs[index];
@@ -447,6 +459,13 @@ impl Load {
     }
 
     fn note(&self, tokens: usize, elapsed: Duration) {
+        if !self.warm.swap(true, Ordering::Relaxed) || elapsed.is_zero() {
+            return;
+        }
+        let speed = tokens as f32 / elapsed.as_secs_f32();
+        if speed > f32::from_bits(self.best.load(Ordering::Relaxed)) {
+            self.best.store(speed.to_bits(), Ordering::Relaxed);
+        }
         let (old_tokens, old_seconds) = unpack(self.speed.load(Ordering::Relaxed));
         let tokens = old_tokens * MEMORY + tokens as f32;
         let seconds = old_seconds * MEMORY + elapsed.as_secs_f32();
@@ -575,7 +594,13 @@ mod tests {
         assert_eq!(job.await.expect("runs").logits, [3.0, 4.0]);
         assert!(compute.idle());
         assert_eq!(compute.pending_tokens(), 0);
+        // The first pass says nothing of the speed.
+        assert!(compute.tokens_per_second().is_none());
+        let place = compute.admit().expect("a place");
+        let job = compute.score(place, lengths(&[3]), echo(), None);
+        assert_eq!(job.await.expect("runs").logits, [3.0]);
         assert!(compute.tokens_per_second().is_some());
+        assert!(compute.best_tokens_per_second().is_some());
     }
 
     #[tokio::test]

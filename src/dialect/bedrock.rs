@@ -28,6 +28,8 @@ body! {
         #[serde(rename = "rerankingConfiguration")]
         #[schema(value_type = Option<Configuration>)]
         configuration: Object<Configuration>,
+        /// Ours: results below it are left out.
+        min_score: f64,
     }
 }
 
@@ -131,7 +133,7 @@ impl Dialect for Bedrock {
                 .and_then(|Object(all)| all.bedrock_reranking_configuration)
                 .and_then(|Object(ours)| ours.number_of_results)
                 .filter(|&top| top > 0),
-            min_score: None,
+            min_score: body.min_score,
             normalize: options.normalize.unwrap_or(true),
         };
         let query_field = || "queries[0].textQuery.text".to_owned();

@@ -22,6 +22,7 @@ const V1_WAYS: Ways = Ways {
 const V2_WAYS: Ways = Ways {
     max_tokens_per_doc: Some(4096),
     max_chunks_per_doc: 1000,
+    relevant_spans: true,
     ..USUAL
 };
 

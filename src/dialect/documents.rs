@@ -1,6 +1,7 @@
 //! What the dialects with one query and a list of documents have in common: the body, the way to a request, and what is kept for the
 //! answer.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde::de::IgnoredAny;
@@ -55,12 +56,18 @@ body! {
 /// Whether and which sentences of the documents are told with their scores.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct RelevantSpans {
-    /// `enabled` or `disabled`.
-    pub mode: Option<String>,
+    pub mode: Option<SpansMode>,
     /// Least score of a span; 0.1 where it is absent.
     pub threshold: Option<f64>,
     /// Most spans of a document; all where it is absent.
     pub max_spans: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SpansMode {
+    Enabled,
+    Disabled,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -103,6 +110,8 @@ pub struct Ways {
     pub return_documents: bool,
     pub max_tokens_per_doc: Option<usize>,
     pub max_chunks_per_doc: usize,
+    /// Whether its answer has room for them: nobody else's sentences are scored.
+    pub relevant_spans: bool,
 }
 
 /// The ways of most.
@@ -113,6 +122,7 @@ pub const USUAL: Ways = Ways {
     return_documents: false,
     max_tokens_per_doc: None,
     max_chunks_per_doc: 1,
+    relevant_spans: false,
 };
 
 /// What of the body the answer needs.
@@ -206,14 +216,7 @@ impl DocumentsBody {
         options.max_chunks_per_doc = options.max_chunks_per_doc.or(Some(ways.max_chunks_per_doc));
         options.side = self.truncation_side.map_or(options.side, Into::into);
         if options.max_length.is_none() {
-            options.max_length = match self.truncate_prompt_tokens {
-                None | Some(-1) => None,
-                Some(tokens) => Some(usize::try_from(tokens).map_err(|_| {
-                    let field = "truncate_prompt_tokens";
-                    let message = format!("{field} is {tokens}, it must be -1 or a length");
-                    Invalid::new("invalid_max_length", message).field(field)
-                })?),
-            };
+            options.max_length = prompt_tokens(self.truncate_prompt_tokens)?;
         }
         let normalize = options.normalize.or(self.raw_scores.map(|Bool(raw)| !raw));
         let selection = Selection {
@@ -221,7 +224,8 @@ impl DocumentsBody {
             min_score: self.min_score,
             normalize: normalize.unwrap_or(ways.normalize),
         };
-        let spans = self.relevant_spans.and_then(|Object(spans)| spans.wanted());
+        let spans = self.relevant_spans.filter(|_| ways.relevant_spans);
+        let spans = spans.and_then(|Object(spans)| spans.wanted());
         let query: Arc<str> = {
             let query = required(self.query, || "query".into())?;
             limits.check_query(|| "query".into(), &query)?;
@@ -239,7 +243,7 @@ impl DocumentsBody {
             let text: Arc<str> = match &document {
                 Document::Text(text) => text.as_str().into(),
                 Document::Fields(fields) => {
-                    ranked_text(fields, self.rank_fields.as_deref(), field)?.into()
+                    ranked_text(fields, self.rank_fields.as_deref(), limits, field)?.into()
                 }
             };
             limits.check_text(field, &text)?;
@@ -270,41 +274,61 @@ impl DocumentsBody {
     }
 }
 
+/// vLLM's `truncate_prompt_tokens` as a maximum length; -1 stands for the model's own.
+pub fn prompt_tokens(tokens: Option<i64>) -> Result<Option<usize>, Invalid> {
+    match tokens {
+        None | Some(-1) => Ok(None),
+        Some(tokens) => usize::try_from(tokens).map(Some).map_err(|_| {
+            let field = "truncate_prompt_tokens";
+            let message = format!("{field} is {tokens}, it must be -1 or a length");
+            Invalid::new("invalid_max_length", message).field(field)
+        }),
+    }
+}
+
 impl RelevantSpans {
     fn wanted(&self) -> Option<(f64, usize)> {
-        let enabled = self.mode.as_deref() == Some("enabled");
+        let enabled = self.mode == Some(SpansMode::Enabled);
         let (threshold, most) = (self.threshold, self.max_spans);
         enabled.then(|| (threshold.unwrap_or(0.1), most.unwrap_or(usize::MAX)))
     }
 }
 
 /// The text of an object that is ranked: its named fields one below the other, or its field `text`.
+///
+/// A name may come again and again, so it is looked after each field whether the text is too long already.
 fn ranked_text(
     fields: &Map<String, Value>,
     names: Option<&[String]>,
+    limits: &Limits,
     field: impl Fn() -> String,
 ) -> Result<String, Invalid> {
-    let text = |value: &Value| match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Null => None,
-        other => Some(other.to_string()),
-    };
-    let found: Vec<String> = match names.filter(|names| !names.is_empty()) {
-        Some(names) => names
-            .iter()
-            .filter_map(|name| fields.get(name).and_then(text))
-            .collect(),
-        None => fields.get("text").and_then(text).into_iter().collect(),
-    };
-    if found.is_empty() {
+    let named = names.filter(|names| !names.is_empty());
+    let default = ["text".to_owned()];
+    let mut text: Option<String> = None;
+    for name in named.unwrap_or(&default) {
+        let value: Cow<str> = match fields.get(name) {
+            None | Some(Value::Null) => continue,
+            Some(Value::String(value)) => value.as_str().into(),
+            Some(other) => other.to_string().into(),
+        };
+        match &mut text {
+            Some(text) => {
+                text.push('\n');
+                text.push_str(&value);
+            }
+            None => text = Some(value.into_owned()),
+        }
+        limits.check_text(&field, text.as_deref().unwrap_or_default())?;
+    }
+    text.ok_or_else(|| {
         let field = field();
-        let message = match names {
+        let message = match named {
             Some(_) => format!("{field} has none of the rank_fields"),
             None => format!("{field}.text is missing; rank_fields can name other fields"),
         };
-        return Err(Invalid::new("missing_field", message).field(format!("{field}.text")));
-    }
-    Ok(found.join("\n"))
+        Invalid::new("missing_field", message).field(format!("{field}.text"))
+    })
 }
 
 impl Kept {

@@ -245,6 +245,7 @@ impl From<&Failure> for ErrorBody {
             got,
             limit,
             routes,
+            cause: _,
         } = failure.clone();
         Self {
             detail: message.clone(),

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use super::documents::{
     DocumentsBody, Kept, OpenAiError, ResultItem, Returned, SideName, USUAL, Usage, Ways,
+    prompt_tokens,
 };
 use super::lenient::{Bool, Document, OneOrMany};
 use super::options::body;
@@ -128,6 +129,16 @@ impl ScoreBody {
     }
 }
 
+/// What the caller calls a document, by the name of its list.
+fn document_field(list: &str) -> fn(usize) -> String {
+    match list {
+        "items" => |index| format!("items[{index}]"),
+        "text_2" => |index| format!("text_2[{index}]"),
+        "data_2" => |index| format!("data_2[{index}]"),
+        _ => USUAL.document_field,
+    }
+}
+
 /// Texts of one side, checked one by one.
 fn texts(
     (name, side): (&'static str, OneOrMany<Document>),
@@ -164,8 +175,8 @@ impl Dialect for Score {
 
     fn read(body: ScoreBody, limits: &Limits) -> Result<(Request, bool), Invalid> {
         let mut options = body.options();
-        if let (None, Some(tokens @ 0..)) = (options.max_length, body.truncate_prompt_tokens) {
-            options.max_length = usize::try_from(tokens).ok();
+        if options.max_length.is_none() {
+            options.max_length = prompt_tokens(body.truncate_prompt_tokens)?;
         }
         options.side = body.truncation_side.map_or(options.side, Into::into);
         let activation = body.use_activation.map(|Bool(wanted)| wanted);
@@ -191,7 +202,7 @@ impl Dialect for Score {
             query: Arc::clone(query),
             document,
         });
-        let request = options.into_request(pairs.collect(), USUAL.document_field)?;
+        let request = options.into_request(pairs.collect(), document_field(document_name))?;
         Ok((request, normalize))
     }
 

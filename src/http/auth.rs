@@ -91,11 +91,7 @@ impl Keys {
     }
 
     fn signed(&self, request: &SignedRequest) -> bool {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        Signature::of(request, now)
+        Signature::of(request, now())
             .is_some_and(|signature| self.plain.iter().any(|key| signature.is_by(key)))
     }
 }
@@ -153,6 +149,14 @@ async fn let_in(request: Request, next: Next) -> Response {
     }
 }
 
+/// Seconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    })
+}
+
 fn is_signed(headers: &HeaderMap) -> bool {
     let authorization = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
     authorization.is_some_and(|value| value.starts_with(sigv4::ALGORITHM.as_bytes()))
@@ -160,6 +164,10 @@ fn is_signed(headers: &HeaderMap) -> bool {
 
 /// The request, where it is signed with a key. The signature covers the body, so that is read here.
 async fn signed(request: Request, keys: &Keys, limit: usize) -> Result<Request, Refusal> {
+    // Nothing is read for those who cannot be let in whatever it is.
+    if keys.plain.is_empty() || !sigv4::is_plausible(request.headers(), now()) {
+        return Err(Refusal::Unauthorized { given: true });
+    }
     let (head, body) = request.into_parts();
     let deadline = head.extensions.get::<Deadline>().map(|deadline| deadline.0);
     let bytes = body::read(Request::from_parts(head.clone(), body), limit, deadline).await?;

@@ -177,10 +177,7 @@ impl IntoResponse for Error {
             }
             Self::Unreachable { busy: true, .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Deadline | Self::Unreachable { .. } => StatusCode::GATEWAY_TIMEOUT,
-            Self::Internal(reason) => {
-                tracing::error!(reason, "request failed");
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let mut response = respond(status, Failure::from(&self));
         if let Self::Busy { retry_after, .. }

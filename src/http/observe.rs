@@ -6,14 +6,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use http::{HeaderName, HeaderValue};
-use tracing::Instrument;
+use http::{HeaderName, HeaderValue, Method};
+use tracing::{Instrument, Span};
 
 use super::error::Refusal;
 use super::{App, Deadline, Telemetry};
 use crate::dialect::Failure;
 use crate::telemetry::Outcome;
 
+/// What is noted as the status of a request whose client has gone; nobody is answered with it.
+const CLIENT_GONE: u16 = 499;
 /// How long the caller waits for its answer, in milliseconds.
 const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -45,7 +47,7 @@ pub struct Accepted(pub Instant);
 pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let accepted = Instant::now();
     let id = request_id(&request);
-    let method = request.method().clone();
+    let method = known(request.method());
     // The pattern, not the path: a path may hold anything, and logs are counted by route.
     let route = request
         .extensions()
@@ -64,13 +66,35 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
     extensions.insert(Deadline(deadline));
     extensions.insert(Accepted(accepted));
     extensions.insert(RequestId(id.clone()));
-    let Telemetry {
-        traces,
-        metrics,
-        emf,
-        ..
-    } = &app.settings.telemetry;
-    let span = traces.request(&method, &route, request.headers());
+    let span = app
+        .settings
+        .telemetry
+        .traces
+        .request(&method, &route, request.headers());
+    let mut watch = Watch {
+        telemetry: app.settings.telemetry.clone(),
+        accepted,
+        span: span.clone(),
+        outcome: Outcome {
+            request_id: id.clone(),
+            method,
+            route,
+            dialect: of_path.name,
+            status: CLIENT_GONE,
+            code: "client_gone",
+            documents: 0,
+            pairs: 0,
+            tokens: 0,
+            truncated: 0,
+            cache_hits: 0,
+            cache_misses: 0,
+            past_deadline: false,
+            queued: None,
+            tokenized: None,
+            inferred: None,
+            total: Duration::ZERO,
+        },
+    };
 
     let mut response = next.run(request).instrument(span.clone()).await;
 
@@ -79,23 +103,18 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
     if let Some(failure) = &failure {
         voice.tell(failure, &mut response);
     }
-    let status = response.status().as_u16();
-    let total = accepted.elapsed();
+    if let Some(cause) = failure.as_ref().and_then(|failure| failure.cause.as_ref()) {
+        tracing::error!(id, cause, "request failed");
+    }
     let work = response.extensions_mut().remove::<Work>();
     let scored = work.is_some();
     let work = work.unwrap_or_default();
     let code = failure.as_ref().map_or("", |failure| failure.code);
-    let outcome = Outcome {
-        request_id: id.clone(),
-        method,
-        route,
+    let of_client = scored || failure.is_some();
+    watch.outcome = Outcome {
         // A page or a probe is in nobody's dialect.
-        dialect: if scored || failure.is_some() {
-            voice.name
-        } else {
-            ""
-        },
-        status,
+        dialect: if of_client { voice.name } else { "" },
+        status: response.status().as_u16(),
         code,
         documents: work.pairs,
         pairs: work.sequences,
@@ -107,18 +126,58 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
         queued: scored.then_some(work.queued),
         tokenized: scored.then_some(work.tokenized),
         inferred: scored.then_some(work.computed),
-        total,
+        ..watch.outcome.clone()
     };
-    log(&outcome, traces.trace_id(&span));
-    traces.answered(&span, &outcome);
-    metrics.record(&outcome);
-    if let Some(emf) = emf {
-        emf.write(&outcome);
-    }
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
     response
+}
+
+/// Tells of a request when it ends: what became of it, or that its client went before it was answered, which drops everything that
+/// works for it.
+struct Watch {
+    telemetry: Telemetry,
+    accepted: Instant,
+    span: Span,
+    outcome: Outcome,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let Telemetry {
+            traces,
+            metrics,
+            emf,
+            ..
+        } = &self.telemetry;
+        self.outcome.total = self.accepted.elapsed();
+        log(&self.outcome, traces.trace_id(&self.span));
+        traces.answered(&self.span, &self.outcome);
+        metrics.record(&self.outcome);
+        if let Some(emf) = emf {
+            emf.write(&self.outcome);
+        }
+    }
+}
+
+/// A method may be any word: those that nobody knows go by one name, as logs and traces are counted by it.
+fn known(method: &Method) -> Method {
+    const KNOWN: [Method; 9] = [
+        Method::GET,
+        Method::POST,
+        Method::PUT,
+        Method::DELETE,
+        Method::HEAD,
+        Method::OPTIONS,
+        Method::CONNECT,
+        Method::PATCH,
+        Method::TRACE,
+    ];
+    if KNOWN.contains(method) {
+        return method.clone();
+    }
+    Method::from_bytes(b"_OTHER").unwrap_or_default()
 }
 
 /// The request's one line.

@@ -19,7 +19,7 @@ use crate::dialect::{
     About, Dialect, Fields, Shape, bedrock, common, mixedbread, native, pinecone, tei, vllm,
 };
 use crate::error::{Error, Invalid};
-use crate::rerank::{Estimate, Ranking};
+use crate::rerank::{Estimate, Ranking, Selection};
 use crate::service::Receipt;
 use crate::telemetry::Reranked;
 
@@ -148,15 +148,24 @@ async fn rank<D: Dialect>(app: &App, opened: &Opened) -> Result<(D::Answer, Work
         created: now.map_or(0, |since| since.as_secs()),
         ms: millis(opened.accepted.0.elapsed()),
     };
-    let scores = ranking.scores.iter().enumerate();
+    let best = Selection {
+        top,
+        min_score: None,
+        normalize: false,
+    };
+    let query = asked.first().map(|pair| &*pair.query);
+    let shared = asked.iter().all(|pair| Some(&*pair.query) == query);
     app.settings.telemetry.traces.record(
         &span,
         Reranked {
             model: &about.model,
             top_k: top,
-            query: asked.first().map(|pair| &*pair.query),
+            query: query.filter(|_| shared),
             inputs: asked.iter().map(|pair| &*pair.document),
-            outputs: scores.map(|(index, score)| (index, score.logit)),
+            outputs: best
+                .best_first(&ranking.scores)
+                .into_iter()
+                .map(|ranked| (ranked.index, ranked.score.logit)),
         },
     );
     let answer = D::answer(kept, &ranking, &about);

@@ -12,12 +12,19 @@ use crate::tokenizer::Sequence;
 /// What stands for a sequence: texts are not kept, and cannot be read back.
 pub type Key = [u8; 32];
 
-pub struct Cache(Mutex<LruCache<Key, f32>>);
+pub struct Cache {
+    kept: Mutex<LruCache<Key, f32>>,
+    most: NonZeroUsize,
+}
 
 impl Cache {
     /// A cache of at most `pairs` sequences, about 100 bytes each; none for 0.
     pub fn new(pairs: usize) -> Option<Self> {
-        NonZeroUsize::new(pairs).map(|pairs| Self(Mutex::new(LruCache::new(pairs))))
+        NonZeroUsize::new(pairs).map(|most| Self {
+            // One with a bound of its own takes the memory for all at once.
+            kept: Mutex::new(LruCache::unbounded()),
+            most,
+        })
     }
 
     pub fn key(sequence: &Sequence) -> Key {
@@ -39,12 +46,15 @@ impl Cache {
         let mut kept = self.kept();
         for (key, logit) in scores {
             kept.put(key, logit);
+            if kept.len() > self.most.get() {
+                kept.pop_lru();
+            }
         }
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, LruCache<Key, f32>> {
         // Each change of the map is whole, whatever its caller does afterwards.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -40,48 +40,23 @@ struct PreparedPair {
 impl Prepared {
     pub fn new(tokenizer: &PairTokenizer, defaults: Defaults, request: &Request) -> Result<Self> {
         let texts = Texts::encode(tokenizer, request)?;
-        let parts: Vec<Parts> = request
-            .pairs
-            .iter()
-            .enumerate()
-            .map(|(index, pair)| {
-                Cutter {
-                    tokenizer,
-                    defaults,
-                    request,
-                    query: texts.of(&pair.query),
-                }
-                .parts(index, pair, texts.of(&pair.document))
-            })
-            .collect::<Result<_>>()?;
-        let mut distinct = Distinct::default();
-        let pairs: Vec<PreparedPair> = parts
-            .into_iter()
-            .map(|parts| PreparedPair {
-                chunks: parts.chunks.into_iter().map(|s| distinct.add(s)).collect(),
-                sentences: parts
-                    .sentences
-                    .into_iter()
-                    .map(|(sentence, sequence)| (sentence, distinct.add(sequence)))
-                    .collect(),
-                dropped_tokens: parts.dropped_tokens,
-            })
-            .collect();
+        let mut distinct = Distinct::new(defaults.max_tokens);
+        let mut pairs = Vec::with_capacity(request.pairs.len());
+        for (index, pair) in request.pairs.iter().enumerate() {
+            let cutter = Cutter {
+                tokenizer,
+                defaults,
+                request,
+                query: texts.of(&pair.query),
+            };
+            pairs.push(cutter.pair(index, pair, texts.of(&pair.document), &mut distinct)?);
+        }
         let sequences = distinct.in_order();
-        let prepared = Self {
+        Ok(Self {
             lengths: sequences.iter().map(|s| s.ids.len()).collect(),
             sequences,
             pairs,
-        };
-        let (got, limit) = (prepared.computed_tokens(), defaults.max_tokens);
-        if limit > 0 && got > limit {
-            let message = format!(
-                "the request comes to {got} tokens, the limit is {limit}: send fewer texts"
-            );
-            let invalid = Invalid::new("too_many_tokens", message);
-            return Err(invalid.got(got).limit(limit).into());
-        }
-        Ok(prepared)
+        })
     }
 
     /// Tokens of the sequences, each counted once.
@@ -162,13 +137,6 @@ impl<'a> Texts<'a> {
     }
 }
 
-/// The sequences of one pair.
-struct Parts {
-    chunks: Vec<Sequence>,
-    sentences: Vec<(Sentence, Sequence)>,
-    dropped_tokens: usize,
-}
-
 struct Cutter<'a> {
     tokenizer: &'a PairTokenizer,
     defaults: Defaults,
@@ -177,7 +145,13 @@ struct Cutter<'a> {
 }
 
 impl Cutter<'_> {
-    fn parts(&self, index: usize, pair: &Pair, document: &EncodedText) -> Result<Parts> {
+    fn pair(
+        &self,
+        index: usize,
+        pair: &Pair,
+        document: &EncodedText,
+        distinct: &mut Distinct,
+    ) -> Result<PreparedPair> {
         let most = self.request.max_document_tokens.unwrap_or(usize::MAX);
         let beyond = document.tokens().saturating_sub(most);
         let document = document.cut(most, self.request.side);
@@ -186,16 +160,21 @@ impl Cutter<'_> {
         if !fits && self.truncation() == Truncation::None {
             return Err(self.too_long(index, document.len()).into());
         }
+        // A query that leaves no room for the document leaves none for chunks of it either.
+        let chunked = self.kept(Truncation::Flag, document.len()).document > 0;
         let (chunks, dropped) = match self.request.chunking {
-            Some(chunking) if !fits => self.chunks(document, chunking)?,
-            _ => self.one(document)?,
+            Some(chunking) if !fits && chunked => self.chunks(document, chunking, distinct)?,
+            _ => {
+                let (sequence, dropped) = self.one(document)?;
+                (vec![distinct.add(sequence)?], dropped)
+            }
         };
         let sentences = if self.request.sentences {
-            self.sentences(&pair.document)?
+            self.sentences(&pair.document, most, distinct)?
         } else {
             Vec::new()
         };
-        Ok(Parts {
+        Ok(PreparedPair {
             chunks,
             sentences,
             dropped_tokens: dropped + beyond,
@@ -224,7 +203,7 @@ impl Cutter<'_> {
     }
 
     /// The pair as one sequence, cut where it is too long.
-    fn one(&self, document: &[u32]) -> Result<(Vec<Sequence>, usize)> {
+    fn one(&self, document: &[u32]) -> Result<(Sequence, usize)> {
         let query = self.query.ids();
         let kept = self.kept(self.truncation(), document.len());
         let dropped = query.len() - kept.query + document.len() - kept.document;
@@ -233,11 +212,16 @@ impl Cutter<'_> {
             side.cut(query, kept.query),
             side.cut(document, kept.document),
         )?;
-        Ok((vec![sequence], dropped))
+        Ok((sequence, dropped))
     }
 
     /// The document in pieces, each with the query. A long query leaves room for them, as the rule `flag` has it.
-    fn chunks(&self, document: &[u32], chunking: Chunking) -> Result<(Vec<Sequence>, usize)> {
+    fn chunks(
+        &self,
+        document: &[u32],
+        chunking: Chunking,
+        distinct: &mut Distinct,
+    ) -> Result<(Vec<usize>, usize)> {
         let query = self.query.ids();
         let kept = self.kept(Truncation::Flag, document.len());
         let query_cut = query.len() - kept.query;
@@ -251,7 +235,10 @@ impl Cutter<'_> {
         let covered = windows.last().map_or(0, |window| window.end);
         let sequences = windows
             .into_iter()
-            .map(|window| self.tokenizer.join_pieces(query, &document[window]))
+            .map(|window| {
+                let sequence = self.tokenizer.join_pieces(query, &document[window])?;
+                distinct.add(sequence)
+            })
             .collect::<Result<_>>()?;
         Ok((sequences, query_cut + document.len() - covered))
     }
@@ -267,28 +254,36 @@ impl Cutter<'_> {
         )
     }
 
-    /// Each sentence of the text with the query, by itself.
-    fn sentences(&self, text: &str) -> Result<Vec<(Sentence, Sequence)>> {
-        let (mut at, mut chars) = (0, 0);
+    /// Each sentence of the text with the query, by itself, up to the one that reaches `most` tokens.
+    fn sentences(
+        &self,
+        text: &str,
+        most: usize,
+        distinct: &mut Distinct,
+    ) -> Result<Vec<(Sentence, usize)>> {
+        let (mut at, mut chars, mut tokens) = (0, 0, 0);
         // Counts on from the last place, so that a text is gone through once.
         let mut chars_at = |byte: usize| {
             chars += text[at..byte].chars().count();
             at = byte;
             chars
         };
-        sentences(text)
-            .into_iter()
-            .map(|bytes| {
-                let encoded = self.tokenizer.encode(&text[bytes.clone()])?;
-                let sequence = self.one(encoded.ids())?.0.remove(0);
-                let sentence = Sentence {
-                    chars: chars_at(bytes.start)..chars_at(bytes.end),
-                    bytes,
-                    logit: 0.0,
-                };
-                Ok((sentence, sequence))
-            })
-            .collect()
+        let mut scored = Vec::new();
+        for bytes in sentences(text) {
+            if tokens >= most {
+                break;
+            }
+            let encoded = self.tokenizer.encode(&text[bytes.clone()])?;
+            tokens += encoded.tokens();
+            let (sequence, _) = self.one(encoded.ids())?;
+            let sentence = Sentence {
+                chars: chars_at(bytes.start)..chars_at(bytes.end),
+                bytes,
+                logit: 0.0,
+            };
+            scored.push((sentence, distinct.add(sequence)?));
+        }
+        Ok(scored)
     }
 }
 
@@ -309,21 +304,44 @@ impl EncodedText {
     }
 }
 
-/// Sequences by their content, numbered in the order of their first appearance.
-#[derive(Default)]
-struct Distinct(BTreeMap<Sequence, usize>);
+/// Sequences by their content, numbered in the order of their first appearance. Refuses more tokens than a request may have as soon as
+/// they are too many, before memory is spent on the rest.
+struct Distinct {
+    numbers: BTreeMap<Sequence, usize>,
+    tokens: usize,
+    /// 0 where there is no limit.
+    max_tokens: usize,
+}
 
 impl Distinct {
-    fn add(&mut self, sequence: Sequence) -> usize {
-        let next = self.0.len();
-        match self.0.entry(sequence) {
-            Entry::Occupied(found) => *found.get(),
-            Entry::Vacant(place) => *place.insert(next),
+    fn new(max_tokens: usize) -> Self {
+        Self {
+            numbers: BTreeMap::new(),
+            tokens: 0,
+            max_tokens,
         }
     }
 
+    fn add(&mut self, sequence: Sequence) -> Result<usize> {
+        let (next, tokens) = (self.numbers.len(), sequence.ids.len());
+        let place = match self.numbers.entry(sequence) {
+            Entry::Occupied(found) => return Ok(*found.get()),
+            Entry::Vacant(place) => place,
+        };
+        self.tokens += tokens;
+        let (got, limit) = (self.tokens, self.max_tokens);
+        if limit > 0 && got > limit {
+            let message = format!(
+                "the request comes to {got} tokens and more, the limit is {limit}: send fewer texts"
+            );
+            let invalid = Invalid::new("too_many_tokens", message);
+            return Err(invalid.got(got).limit(limit).into());
+        }
+        Ok(*place.insert(next))
+    }
+
     fn in_order(self) -> Vec<Sequence> {
-        let mut numbered: Vec<(Sequence, usize)> = self.0.into_iter().collect();
+        let mut numbered: Vec<(Sequence, usize)> = self.numbers.into_iter().collect();
         numbered.sort_by_key(|(_, number)| *number);
         numbered.into_iter().map(|(sequence, _)| sequence).collect()
     }

@@ -46,6 +46,8 @@ fn line(outcome: &Outcome, cold_start: bool, now: SystemTime) -> String {
         "Count",
         u8::from(outcome.status >= 500).into(),
     );
+    let refused = u8::from(outcome.past_deadline);
+    metric("DeadlineRefusals", "Count", refused.into());
     metric("ColdStarts", "Count", u8::from(cold_start).into());
     metric("Duration", "Milliseconds", millis(outcome.total));
     let phases = [
@@ -67,7 +69,6 @@ fn line(outcome: &Outcome, cold_start: bool, now: SystemTime) -> String {
             ("TruncatedPairs", outcome.truncated),
             ("CacheHits", outcome.cache_hits),
             ("CacheMisses", outcome.cache_misses),
-            ("DeadlineRefusals", usize::from(outcome.past_deadline)),
         ];
         for (name, count) in counts {
             metric(name, "Count", count.into());

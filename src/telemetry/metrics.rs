@@ -261,7 +261,7 @@ impl Gauges {
         ours.register("panics", "Panics since the process began", panics);
         if let Some(time) = self.cold_start {
             let gauge = ConstGauge::new(time.as_secs_f64());
-            let help = "From the start of the process to a model that answers";
+            let help = "From the start of the process to its first score";
             ours.register("cold_start_seconds", help, gauge);
         }
         if let Some(model) = &self.model {

@@ -45,40 +45,52 @@ pub fn locate(
     in_hub_cache(name, revision, hub_cache)
 }
 
+/// `owner/name`.
+pub fn is_hub_id(name: &str) -> bool {
+    name.split('/').count() == 2 && name.split('/').all(is_plain)
+}
+
+/// Whether a name from outside can be one part of a path.
+pub fn is_plain(part: &str) -> bool {
+    !part.is_empty()
+        && part != ".."
+        && part != "."
+        && part
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+}
+
+/// Where a hub model is in Hugging Face's cache.
+pub fn repository_folder(hub_cache: &Path, name: &str) -> PathBuf {
+    hub_cache.join(format!("models--{}", name.replace('/', "--")))
+}
+
 fn in_hub_cache(
     name: &str,
     revision: Option<&str>,
     hub_cache: Option<&Path>,
 ) -> Result<Located, ModelError> {
-    let plain = |part: &str| {
-        !part.is_empty()
-            && part != ".."
-            && part != "."
-            && part
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-    };
     let missing = |what: String| {
         ModelError::NotFound(format!(
-            "MODEL_NAME={name}: {what}; download the model with Hugging Face's tools, or set MODEL_DIR to its folder"
+            "MODEL_NAME={name}: {what}; `reranker fetch {name}` downloads it, or set MODEL_DIR to its folder"
         ))
     };
-    if !(name.split('/').count() == 2 && name.split('/').all(plain)) {
+    if !is_hub_id(name) {
         return Err(missing("not a hub id of the form owner/name".into()));
     }
     let Some(hub_cache) = hub_cache else {
         return Err(missing("there is no Hugging Face cache to look in".into()));
     };
-    let repository = hub_cache.join(format!("models--{}", name.replace('/', "--")));
+    let repository = repository_folder(hub_cache, name);
     let wanted = revision.unwrap_or("main");
-    if !plain(wanted) {
+    if !is_plain(wanted) {
         return Err(missing(format!("{wanted:?} is not a revision")));
     }
     // A branch or tag is a file that holds a commit; a commit names its snapshot itself.
     let commit = std::fs::read_to_string(repository.join("refs").join(wanted))
         .map_or_else(|_| wanted.to_owned(), |commit| commit.trim().to_owned());
     let folder = repository.join("snapshots").join(&commit);
-    if !plain(&commit) || !folder.is_dir() {
+    if !is_plain(&commit) || !folder.is_dir() {
         return Err(missing(format!(
             "revision {wanted} is not in {}",
             hub_cache.display()

@@ -42,19 +42,7 @@ pub struct Signature {
 impl Signature {
     /// Nothing where the request is not signed, or not as it should be, or by a clock that is far from `now` (seconds since 1970).
     pub fn of(request: &SignedRequest, now: i64) -> Option<Self> {
-        let authorization = request.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-        let authorization = Authorization::parse(authorization)?;
-        let time = request.headers.get("x-amz-date")?.to_str().ok()?;
-        let signed_at = NaiveDateTime::parse_from_str(time, "%Y%m%dT%H%M%SZ").ok()?;
-        let skew = now.checked_sub(signed_at.and_utc().timestamp())?;
-        if skew.abs() > CLOCK_TOLERANCE || !time.starts_with(authorization.date) {
-            return None;
-        }
-        // A signature that does not cover these would hold for another host or another day.
-        let covers = |name: &str| authorization.signed_headers.contains(&name);
-        if !covers("x-amz-date") || !(covers("host") || covers(":authority")) {
-            return None;
-        }
+        let (authorization, time) = Authorization::of(request.headers, now)?;
         let canonical = canonical_request(request, &authorization.signed_headers)?;
         let Authorization {
             date,
@@ -85,7 +73,28 @@ impl Signature {
     }
 }
 
+/// Whether the headers could be those of a signed request, as far as they tell without its body.
+pub fn is_plausible(headers: &HeaderMap, now: i64) -> bool {
+    Authorization::of(headers, now).is_some()
+}
+
 impl<'a> Authorization<'a> {
+    /// With the time of signing, as it is written.
+    fn of(headers: &'a HeaderMap, now: i64) -> Option<(Self, &'a str)> {
+        let authorization = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+        let authorization = Self::parse(authorization)?;
+        let time = headers.get("x-amz-date")?.to_str().ok()?;
+        let signed_at = NaiveDateTime::parse_from_str(time, "%Y%m%dT%H%M%SZ").ok()?;
+        let skew = now.checked_sub(signed_at.and_utc().timestamp())?;
+        if skew.abs() > CLOCK_TOLERANCE || !time.starts_with(authorization.date) {
+            return None;
+        }
+        // A signature that does not cover these would hold for another host or another day.
+        let covers = |name: &str| authorization.signed_headers.contains(&name);
+        let covered = covers("x-amz-date") && (covers("host") || covers(":authority"));
+        covered.then_some((authorization, time))
+    }
+
     fn parse(header: &'a str) -> Option<Self> {
         let parameters = header.strip_prefix(ALGORITHM)?;
         let value = |name: &str| {
