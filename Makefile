@@ -28,7 +28,7 @@ test: ## run every test that needs nothing but this machine, the service's on f3
 	rm -f $(TEST_PACKED)
 	cargo test --workspace --locked --no-fail-fast
 	for model in $(dir $(TEST_PACKED)); do cargo run --quiet --locked -- pack --model $$model; done
-	cargo test --locked --test api --test server --test lambda --test azure; status=$$?; rm -f $(TEST_PACKED); exit $$status
+	cargo test --locked --test api --test dialects --test server --test lambda --test azure; status=$$?; rm -f $(TEST_PACKED); exit $$status
 
 check: fmt lint test ## what CI runs first: format, lints, tests
 
