@@ -26,6 +26,7 @@ locals {
         cooldown_seconds    = var.scale.cooldown_seconds
         revision_mode       = var.revision_mode
         traffic             = var.traffic
+        in_subnet           = var.subnet_id != null
         environment         = {}
       }
     },
@@ -40,6 +41,7 @@ locals {
         max_replicas        = var.gpu.max_replicas
         concurrent_requests = var.gpu.concurrent_requests
         cooldown_seconds    = var.gpu.cooldown_seconds
+        in_subnet           = false
         # Two revisions would need two GPUs.
         revision_mode = "Single"
         traffic       = { latest = 100 }
@@ -153,7 +155,8 @@ resource "azurerm_container_app" "this" {
   }
 
   ingress {
-    external_enabled           = var.external
+    # In an environment that is itself closed to the internet, "external" means the subnet's network.
+    external_enabled           = var.external || each.value.in_subnet
     allow_insecure_connections = false
     target_port                = local.port
     transport                  = "auto"

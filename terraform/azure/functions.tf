@@ -46,7 +46,6 @@ resource "azurerm_storage_account" "functions" {
   #checkov:skip=CKV_AZURE_59:As CKV_AZURE_35; a private endpoint needs a network, which is the operator's to plan.
   #checkov:skip=CKV_AZURE_206:It holds the host's lease and keys, which the host makes anew; three copies in one region are enough.
   #checkov:skip=CKV2_AZURE_1:The same data need no encryption key of the operator's own.
-  #checkov:skip=CKV2_AZURE_21:Nothing of a request is stored here, so there are no reads to log.
   #checkov:skip=CKV2_AZURE_33:As CKV_AZURE_59.
   count = local.functions_enabled ? 1 : 0
 
@@ -105,8 +104,6 @@ resource "azurerm_service_plan" "functions" {
 
 resource "azurerm_linux_function_app" "this" {
   #checkov:skip=CKV_AZURE_221:It is a public API, behind keys; allowed_ip_ranges narrows who reaches it.
-  #checkov:skip=CKV_AZURE_56:The program checks API keys itself, as it does everywhere; sign-in by App Service is for people in browsers.
-  #checkov:skip=CKV_AZURE_70:https_only is set.
   count = local.functions_enabled ? 1 : 0
 
   name                = "${var.name}-functions-${random_string.suffix.result}"

@@ -5,13 +5,13 @@ mock_provider "azurerm" {
 
   mock_resource "azurerm_container_registry" {
     defaults = {
-      id           = "/subscriptions/0/resourceGroups/reranker-rg/providers/Microsoft.ContainerRegistry/registries/reranker"
+      id           = "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/reranker-rg/providers/Microsoft.ContainerRegistry/registries/reranker"
       login_server = "reranker.azurecr.io"
     }
   }
   mock_resource "azurerm_user_assigned_identity" {
     defaults = {
-      id           = "/subscriptions/0/resourceGroups/reranker-rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/apps"
+      id           = "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/reranker-rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/apps"
       client_id    = "00000000-0000-0000-0000-00000000000c"
       principal_id = "00000000-0000-0000-0000-00000000000d"
     }
@@ -179,7 +179,7 @@ run "keys_may_stay_in_a_key_vault" {
     api_keys = []
     api_keys_secret = {
       uri         = "https://keys.vault.azure.net/secrets/reranker"
-      resource_id = "/subscriptions/0/resourceGroups/keys/providers/Microsoft.KeyVault/vaults/keys/secrets/reranker"
+      resource_id = "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/keys/providers/Microsoft.KeyVault/vaults/keys/secrets/reranker"
     }
   }
 
@@ -264,6 +264,24 @@ run "ingress_is_external_or_internal" {
       && alltrue([for rule in azurerm_container_app.this["cpu"].ingress[0].ip_security_restriction : can(regex("^[a-z0-9-]+$", rule.name))])
     )
     error_message = "Each range is allowed, which shuts out all others, under a name that Azure takes."
+  }
+}
+
+run "a_subnet_sees_an_app_that_the_internet_does_not" {
+  command = plan
+
+  variables {
+    external  = false
+    subnet_id = "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/net/providers/Microsoft.Network/virtualNetworks/net/subnets/apps"
+  }
+
+  assert {
+    condition = (
+      azurerm_container_app_environment.cpu[0].internal_load_balancer_enabled
+      && azurerm_container_app_environment.cpu[0].infrastructure_subnet_id == var.subnet_id
+      && azurerm_container_app.this["cpu"].ingress[0].external_enabled
+    )
+    error_message = "The environment is closed to the internet, the app open to the network."
   }
 }
 

@@ -5,25 +5,25 @@ mock_provider "azurerm" {
 
   mock_resource "azurerm_container_registry" {
     defaults = {
-      id           = "/subscriptions/0/resourceGroups/reranker-rg/providers/Microsoft.ContainerRegistry/registries/reranker"
+      id           = "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/reranker-rg/providers/Microsoft.ContainerRegistry/registries/reranker"
       login_server = "reranker.azurecr.io"
     }
   }
   mock_resource "azurerm_user_assigned_identity" {
     defaults = {
-      id           = "/subscriptions/0/resourceGroups/reranker-rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/functions"
+      id           = "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/reranker-rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/functions"
       client_id    = "00000000-0000-0000-0000-00000000000c"
       principal_id = "00000000-0000-0000-0000-00000000000d"
     }
   }
   mock_resource "azurerm_storage_account" {
     defaults = {
-      id = "/subscriptions/0/resourceGroups/reranker-rg/providers/Microsoft.Storage/storageAccounts/reranker"
+      id = "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/reranker-rg/providers/Microsoft.Storage/storageAccounts/reranker"
     }
   }
   mock_resource "azurerm_application_insights" {
     defaults = {
-      id = "/subscriptions/0/resourceGroups/reranker-rg/providers/Microsoft.Insights/components/reranker"
+      id = "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/reranker-rg/providers/Microsoft.Insights/components/reranker"
     }
   }
   mock_resource "azurerm_linux_function_app" {
@@ -173,7 +173,7 @@ run "keys_may_stay_in_a_key_vault" {
     api_keys = []
     api_keys_secret = {
       uri         = "https://keys.vault.azure.net/secrets/reranker"
-      resource_id = "/subscriptions/0/resourceGroups/keys/providers/Microsoft.KeyVault/vaults/keys/secrets/reranker"
+      resource_id = "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/keys/providers/Microsoft.KeyVault/vaults/keys/secrets/reranker"
     }
   }
 

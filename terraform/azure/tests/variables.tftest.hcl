@@ -110,7 +110,7 @@ run "keys_from_two_sources" {
   variables {
     api_keys_secret = {
       uri         = "https://keys.vault.azure.net/secrets/reranker"
-      resource_id = "/subscriptions/0/resourceGroups/keys/providers/Microsoft.KeyVault/vaults/keys/secrets/reranker"
+      resource_id = "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/keys/providers/Microsoft.KeyVault/vaults/keys/secrets/reranker"
     }
   }
 
@@ -124,7 +124,7 @@ run "a_secrets_version" {
     api_keys = []
     api_keys_secret = {
       uri         = "https://keys.vault.azure.net/secrets/reranker/0123456789abcdef0123456789abcdef"
-      resource_id = "/subscriptions/0/resourceGroups/keys/providers/Microsoft.KeyVault/vaults/keys/secrets/reranker"
+      resource_id = "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/keys/providers/Microsoft.KeyVault/vaults/keys/secrets/reranker"
     }
   }
 
@@ -138,7 +138,7 @@ run "a_role_on_the_whole_vault" {
     api_keys = []
     api_keys_secret = {
       uri         = "https://keys.vault.azure.net/secrets/reranker"
-      resource_id = "/subscriptions/0/resourceGroups/keys/providers/Microsoft.KeyVault/vaults/keys"
+      resource_id = "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/keys/providers/Microsoft.KeyVault/vaults/keys"
     }
   }
 
