@@ -77,6 +77,9 @@ test-openapi: build ## hold the program to its own OpenAPI document (fetches sch
 load: build ## a minute of every dialect, of mistakes, bursts and hang-ups over 32 connections (SECONDS)
 	tests/load/run.sh $(BINARY) $(SECONDS)
 
+check-azure: ## check terraform/azure without Azure: format, validate and tests against the providers' schemas, checkov
+	tests/terraform/run.sh terraform/azure
+
 verify: build ## compare the model's logits with its published ones (MODEL_DIR, MODEL_NAME)
 	$(BINARY) verify
 

@@ -78,7 +78,10 @@ impl App {
             "the one function takes every path"
         );
         // A function's key in the query would not reach the parts of the pages, and no client of another service sends one.
-        assert_eq!(trigger["authLevel"], "anonymous", "the program checks API_KEYS");
+        assert_eq!(
+            trigger["authLevel"], "anonymous",
+            "the program checks API_KEYS"
+        );
         let methods = trigger["methods"].as_array().expect("methods").iter();
         Self {
             mode: Mode::Proxying,

@@ -215,7 +215,7 @@ def main(configuration, folder):
         pattern = f"{package.replace('-', '_')}-{version}-*.whl"
         if not list(wheels.glob(pattern)):
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-            if subprocess.run([*command, "--dest", str(wheels), f"{package}=={version}"]).returncode:
+            if subprocess.run([*command, "--dest", str(wheels), f"{package}=={version}"], check=False).returncode:
                 print(f"{package} {version} can't be had", file=sys.stderr)
                 sys.exit(UNREACHABLE)
         schema = schemas(next(wheels.glob(pattern)), {each for each in used if each[1].startswith(f"{name}_")})
