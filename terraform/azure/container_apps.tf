@@ -175,7 +175,7 @@ resource "azurerm_container_app" "this" {
       for_each = toset(var.allowed_ip_ranges)
 
       content {
-        name             = "range-${replace(replace(ip_security_restriction.value, "/[.:]/", "-"), "/", "-")}"
+        name             = "range-${replace(ip_security_restriction.value, "/[./]/", "-")}"
         action           = "Allow"
         ip_address_range = ip_security_restriction.value
       }

@@ -160,13 +160,13 @@ variable "external" {
 }
 
 variable "allowed_ip_ranges" {
-  description = "Address ranges (CIDR) that may reach the container apps and the function app; all where it is empty."
+  description = "IPv4 address ranges (CIDR) that may reach the container apps and the function app; all where it is empty."
   type        = list(string)
   default     = []
 
   validation {
-    condition     = alltrue([for range in var.allowed_ip_ranges : can(cidrhost(range, 0))])
-    error_message = "An address range is written 203.0.113.0/24."
+    condition     = alltrue([for range in var.allowed_ip_ranges : can(cidrnetmask(range))])
+    error_message = "An address range is one of IPv4, written 203.0.113.0/24; Container Apps takes no other."
   }
 }
 

@@ -44,7 +44,7 @@ if ! terraform -chdir="$work" init -backend=false -input=false -no-color >"$work
         [[ $? == 3 ]] && not_run "there are neither providers nor the packages that have their schemas"
         exit 1
     }
-    export TF_CLI_CONFIG_FILE=$tools/terraform.rc
+    export TF_CLI_CONFIG_FILE=$tools/${work##*/}.rc
     terraform -chdir="$work" init -backend=false -input=false -no-color >"$work/init.log" 2>&1 || { cat "$work/init.log" >&2; exit 1; }
 fi
 terraform -chdir="$work" version -no-color

@@ -4,7 +4,7 @@
 
 CDK Terrain publishes each provider's schema as generated TypeScript classes, packed into a Python wheel. What they say of an argument
 is exact: name, type, required or not, block or attribute. It becomes a schema as Terraform's plugin protocol has it, for the resource
-types that CONFIGURATION names, and FOLDER/terraform.rc tells Terraform to take provider.py, which serves it, for the provider.
+types that CONFIGURATION names, and FOLDER/CONFIGURATION.rc tells Terraform to take provider.py, which serves it, for the provider.
 """
 
 import base64
@@ -230,7 +230,7 @@ def main(configuration, folder):
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
         print(f"{provider} {schema['version']}: {len(schema['resources'])} resources, {len(schema['data'])} data sources")
     mirror = folder / "mirror" / configuration.name
-    (folder / "terraform.rc").write_text(
+    (folder / f"{configuration.name}.rc").write_text(
         f'provider_installation {{\n  filesystem_mirror {{\n    path = "{mirror}"\n  }}\n}}\ndisable_checkpoint = true\n'
     )
 

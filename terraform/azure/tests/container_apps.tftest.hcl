@@ -251,7 +251,7 @@ run "ingress_is_external_or_internal" {
 
   variables {
     external          = false
-    allowed_ip_ranges = ["203.0.113.0/24", "2001:db8::/32"]
+    allowed_ip_ranges = ["203.0.113.0/24", "198.51.100.7/32"]
   }
 
   assert {

@@ -19,7 +19,7 @@ run "names_and_places_that_azure_does_not_know" {
     location           = "West Europe"
     registry_sku       = "Free"
     subnet_id          = "apps"
-    allowed_ip_ranges  = ["203.0.113.7-9"]
+    allowed_ip_ranges  = ["2001:db8::/32"]
     log_retention_days = 7
     log_daily_quota_gb = 0
     alert_email        = "operators"
