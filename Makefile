@@ -15,7 +15,7 @@ SYNTHETIC := target/bench/synthetic
 TOKENIZER ?=
 EVENT ?= events/apigw-v2.json
 
-.PHONY: help run test test-client test-browser check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table verify clean test-openapi load
+.PHONY: help run test test-client test-browser check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table check-azure verify clean test-openapi load
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -76,6 +76,9 @@ test-openapi: build ## hold the program to its own OpenAPI document (fetches sch
 
 load: build ## a minute of every dialect, of mistakes, bursts and hang-ups over 32 connections (SECONDS)
 	tests/load/run.sh $(BINARY) $(SECONDS)
+
+check-azure: ## check terraform/azure without Azure: format, validate and tests against the providers' schemas, checkov
+	tests/terraform/run.sh terraform/azure
 
 verify: build ## compare the model's logits with its published ones (MODEL_DIR, MODEL_NAME)
 	$(BINARY) verify

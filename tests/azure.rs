@@ -77,6 +77,11 @@ impl App {
             trigger["route"], "{*path}",
             "the one function takes every path"
         );
+        // A function's key in the query would not reach the parts of the pages, and no client of another service sends one.
+        assert_eq!(
+            trigger["authLevel"], "anonymous",
+            "the program checks API_KEYS"
+        );
         let methods = trigger["methods"].as_array().expect("methods").iter();
         Self {
             mode: Mode::Proxying,

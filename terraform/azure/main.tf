@@ -1,0 +1,76 @@
+# What all apps share: names, the registry and who may pull from it, and where logs go.
+
+resource "random_string" "suffix" {
+  length  = 6
+  upper   = false
+  special = false
+}
+
+locals {
+  tags = merge(var.tags, { application = "serverless-reranker" })
+  # Registries and storage accounts have names of their own in the whole of Azure, without hyphens.
+  global_name = "${replace(var.name, "-", "")}${random_string.suffix.result}"
+
+  apps_enabled      = var.image != null || var.gpu_image != null
+  functions_enabled = var.functions_image != null
+}
+
+resource "azurerm_resource_group" "this" {
+  name     = "${var.name}-rg"
+  location = var.location
+  tags     = local.tags
+}
+
+resource "azurerm_container_registry" "this" {
+  #checkov:skip=CKV_AZURE_139:Images are pushed from where they are built and pulled by the apps; a closed network needs the Premium tier and private endpoints.
+  #checkov:skip=CKV_AZURE_163:Scanning is a plan of Defender for Cloud, which is bought for a subscription and not for a registry.
+  #checkov:skip=CKV_AZURE_164:Content trust is retired; the apps name images by digest, which is what they then run.
+  #checkov:skip=CKV_AZURE_165:Geo-replication needs the Premium tier; this is one region.
+  #checkov:skip=CKV_AZURE_166:Quarantine needs the Premium tier and somebody who releases images.
+  #checkov:skip=CKV_AZURE_167:Deleting untagged images needs the Premium tier, and an image that is named by digest alone may be untagged.
+  #checkov:skip=CKV_AZURE_233:Zone redundancy is on by itself where a region has it; the switch is one of the Premium tier.
+  #checkov:skip=CKV_AZURE_237:Data endpoints of its own need the Premium tier.
+  name                   = local.global_name
+  resource_group_name    = azurerm_resource_group.this.name
+  location               = azurerm_resource_group.this.location
+  sku                    = var.registry_sku
+  admin_enabled          = false
+  anonymous_pull_enabled = false
+  tags                   = local.tags
+}
+
+# The container apps pull and read their keys as this identity, which exists, with its roles, before they do.
+resource "azurerm_user_assigned_identity" "apps" {
+  name                = "${var.name}-apps"
+  resource_group_name = azurerm_resource_group.this.name
+  location            = azurerm_resource_group.this.location
+  tags                = local.tags
+}
+
+resource "azurerm_role_assignment" "apps_pull" {
+  scope                = azurerm_container_registry.this.id
+  role_definition_name = "AcrPull"
+  principal_id         = azurerm_user_assigned_identity.apps.principal_id
+  principal_type       = "ServicePrincipal"
+}
+
+resource "azurerm_role_assignment" "apps_keys" {
+  count = var.api_keys_secret == null ? 0 : 1
+
+  scope                = var.api_keys_secret.resource_id
+  role_definition_name = "Key Vault Secrets User"
+  principal_id         = azurerm_user_assigned_identity.apps.principal_id
+  principal_type       = "ServicePrincipal"
+}
+
+resource "azurerm_log_analytics_workspace" "this" {
+  name                = "${var.name}-logs"
+  resource_group_name = azurerm_resource_group.this.name
+  location            = azurerm_resource_group.this.location
+  sku                 = "PerGB2018"
+  retention_in_days   = var.log_retention_days
+  daily_quota_gb      = var.log_daily_quota_gb
+  # Nobody writes with a shared key: the environments' logs arrive by diagnostic settings.
+  local_authentication_enabled = false
+  tags                         = local.tags
+}

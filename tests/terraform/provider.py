@@ -1,0 +1,128 @@
+"""A Terraform provider that has a schema and nothing behind it: enough for `validate`, and for tests with mocked providers, which ask a
+provider for its schema alone. Planning anything for real fails, as it should.
+
+    provider.py SCHEMA      a file that schemas.py has written; Terraform starts this
+"""
+
+import base64
+import json
+import pathlib
+import sys
+import tempfile
+import threading
+from concurrent import futures
+
+import grpc
+from tf.gen import grpc_controller_pb2, grpc_controller_pb2_grpc, grpc_stdio_pb2_grpc, tfplugin_pb2, tfplugin_pb2_grpc
+from tf.runner import _self_signed_cert
+
+BLOCK_NESTING = {"single": 1, "list": 2, "set": 3, "map": 4}
+ATTRIBUTE_NESTING = {"single": 1, "list": 2, "set": 3, "map": 4}
+
+
+def attribute(name, entry, in_set):
+    flags = {flag: entry.get(flag, False) for flag in ("required", "optional", "computed")}
+    if not any(flags.values()):
+        flags["optional"] = True
+    if "nested" in entry:
+        nesting = entry["nested"]["nesting"]
+        inner = attributes(entry["nested"]["attributes"], in_set or nesting == "set")
+        nested = tfplugin_pb2.Schema.Object(attributes=inner, nesting=ATTRIBUTE_NESTING[nesting])
+        return tfplugin_pb2.Schema.Attribute(name=name, nested_type=nested, **flags)
+    kind = without_dynamic(entry["type"]) if in_set else entry["type"]
+    return tfplugin_pb2.Schema.Attribute(name=name, type=json.dumps(kind).encode(), **flags)
+
+
+def without_dynamic(kind):
+    """Elements of a set have one type; Terraform refuses a schema where it is left open."""
+    if kind == "dynamic":
+        return "string"
+    if isinstance(kind, list):
+        return [kind[0], *(without_dynamic(inner) for inner in kind[1:])]
+    if isinstance(kind, dict):
+        return {name: without_dynamic(inner) for name, inner in kind.items()}
+    return kind
+
+
+def attributes(entries, in_set):
+    return [attribute(name, entry, in_set) for name, entry in entries.items()]
+
+
+def block(content, in_set=False):
+    return tfplugin_pb2.Schema.Block(
+        attributes=attributes(content["attributes"], in_set),
+        block_types=[
+            tfplugin_pb2.Schema.NestedBlock(
+                type_name=name,
+                block=block(entry["block"], in_set or entry["nesting"] == "set"),
+                nesting=BLOCK_NESTING[entry["nesting"]],
+                min_items=entry["min"],
+                max_items=entry["max"],
+            )
+            for name, entry in content["blocks"].items()
+        ],
+    )
+
+
+def schema(content):
+    return tfplugin_pb2.Schema(block=block(content))
+
+
+class Provider(tfplugin_pb2_grpc.ProviderServicer):
+    def __init__(self, content):
+        self.schemas = tfplugin_pb2.GetProviderSchema.Response(
+            provider=schema(content["provider"]),
+            resource_schemas={kind: schema(each) for kind, each in content["resources"].items()},
+            data_source_schemas={kind: schema(each) for kind, each in content["data"].items()},
+        )
+
+    def GetProviderSchema(self, request, context):
+        return self.schemas
+
+    def ValidateProviderConfig(self, request, context):
+        return tfplugin_pb2.ValidateProviderConfig.Response()
+
+    def ValidateResourceConfig(self, request, context):
+        return tfplugin_pb2.ValidateResourceConfig.Response()
+
+    def ValidateDataResourceConfig(self, request, context):
+        return tfplugin_pb2.ValidateDataResourceConfig.Response()
+
+    def StopProvider(self, request, context):
+        return tfplugin_pb2.StopProvider.Response()
+
+
+class Controller(grpc_controller_pb2_grpc.GRPCControllerServicer):
+    def __init__(self):
+        self.asked_to_stop = threading.Event()
+
+    def Shutdown(self, request, context):
+        self.asked_to_stop.set()
+        return grpc_controller_pb2.Empty()
+
+
+class Output(grpc_stdio_pb2_grpc.GRPCStdioServicer):
+    def StreamStdio(self, request, context):
+        return iter(())
+
+
+def main(path):
+    controller = Controller()
+    # A provider's schema is larger than the 4 MB that a message may have by default.
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=8), options=[("grpc.max_send_message_length", -1)])
+    tfplugin_pb2_grpc.add_ProviderServicer_to_server(Provider(json.loads(path.read_text())), server)
+    grpc_controller_pb2_grpc.add_GRPCControllerServicer_to_server(controller, server)
+    grpc_stdio_pb2_grpc.add_GRPCStdioServicer_to_server(Output(), server)
+    with tempfile.TemporaryDirectory() as folder:
+        certificate, credentials = _self_signed_cert()
+        server.add_secure_port(f"unix://{folder}/socket", credentials)
+        server.start()
+        encoded = base64.b64encode(certificate).decode().rstrip("=")
+        # The plugin protocol's greeting: its version, that of Terraform's protocol, and where to call.
+        print(f"1|6|unix|{folder}/socket|grpc|{encoded}", flush=True)
+        controller.asked_to_stop.wait()
+        server.stop(0.2)
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))
