@@ -7,8 +7,10 @@ SAM's own resources hide what they become: cfn-lint looks at the result, where e
 
 import copy
 import json
+import logging
 import os
 import pathlib
+import re
 import sys
 
 # samtranslator asks boto3 for a region's partition.
@@ -17,6 +19,9 @@ os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
 from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 from samtranslator.yaml_helper import yaml_parse
+
+# It warns of metrics that it sends nowhere.
+logging.disable(logging.WARNING)
 
 KEYS = {"ApiKeysSecretArn": "arn:aws:secretsmanager:eu-central-1:123456789012:secret:reranker-AbCdEf"}
 # Every branch of every condition is taken by one of them.
@@ -90,6 +95,18 @@ def resolved(node, conditions):
     return node
 
 
+def references(node):
+    """What the node's Ref and Fn::Sub name."""
+    if isinstance(node, list):
+        return set().union(*map(references, node))
+    if not isinstance(node, dict):
+        return set()
+    names = {node["Ref"]} if "Ref" in node else set()
+    if isinstance(node.get("Fn::Sub"), str):
+        names |= set(re.findall(r"\$\{(\w+)\}", node["Fn::Sub"]))
+    return names.union(*map(references, node.values()))
+
+
 def translate(template, values):
     template = copy.deepcopy(template)
     # `sam build` and `sam deploy` put the pushed image's address here.
@@ -116,27 +133,33 @@ def check(name, translated, values):
     assert snapshots == (values["Start"] == "snap-start"), "SnapStart does not follow Start"
     assert provisioned == (values["Start"] == "provisioned-concurrency"), "provisioned concurrency does not follow Start"
     assert only(resources, "AWS::Lambda::Url")["AuthType"] == "AWS_IAM"
-    assert only(resources, "AWS::Lambda::Url")["Qualifier"] == "live", "the Function URL must follow the alias"
+    assert only(resources, "AWS::Lambda::Url")["TargetFunctionArn"] == {"Ref": "RerankerAliaslive"}, "the URL must follow the alias"
 
     body = only(resources, "AWS::ApiGatewayV2::Api")["Body"]
-    assert list(body["paths"]) == ["/$default"], "one route takes everything"
-    [integration] = [method["x-amazon-apigateway-integration"] for method in body["paths"]["/$default"].values()]
+    assert list(body["paths"]) == ["$default"], "one route takes everything"
+    integration = body["paths"]["$default"]["x-amazon-apigateway-any-method"]["x-amazon-apigateway-integration"]
     called = json.dumps(integration["uri"])
-    assert "RerankerAlias" in called, f"the HTTP API must call the alias, not {called}"
+    assert "${RerankerAliaslive}" in called, f"the HTTP API must call the alias, not {called}"
+
+    # A parameter whose value a version keeps must make a new one.
+    description = only(resources, "AWS::Lambda::Version")["Description"]["Fn::Sub"]
+    kept = references({key: function[key] for key in function.keys() - {"ReservedConcurrentExecutions"}})
+    by_hand = {"ApiKeysSecretArn", "ModelUri", "OtlpEndpoint", "KmsKeyArn"}
+    forgotten = (kept & values.keys()) - by_hand - references({"Fn::Sub": description})
+    assert not forgotten, f"{name}: a change of {forgotten} would publish no version"
 
     variables = function["Environment"]["Variables"]
     assert ("API_KEYS" in variables) == bool(values["ApiKeysSecretArn"])
     assert ("MODEL_DIR" in variables) == bool(values["ModelUri"])
 
-    statements = [
-        statement for policy in only(resources, "AWS::IAM::Role")["Policies"] for statement in policy["PolicyDocument"]["Statement"]
-    ]
+    policies = resources["Role"]["Properties"]["Policies"]
+    statements = [statement for policy in policies for statement in policy["PolicyDocument"]["Statement"]]
     for statement in statements:
         actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
         assert not any("*" in action for action in actions), f"{name}: a wildcard in {actions}"
         assert statement["Resource"] != "*" or all(action.startswith("xray:") for action in actions), f"{name}: {actions} on everything"
 
-    [caller] = [resource["Properties"] for key, resource in resources.items() if key == "CallerPolicy"]
+    caller = resources["CallerPolicy"]["Properties"]
     granted = {statement["Action"] for statement in caller["PolicyDocument"]["Statement"]}
     assert granted == {"lambda:InvokeFunctionUrl", "lambda:InvokeFunction"}, "callers of a Function URL need both"
 
