@@ -72,16 +72,10 @@ resource "aws_s3_bucket_lifecycle_configuration" "this" {
     noncurrent_version_expiration {
       noncurrent_days = 30
     }
-  }
-
-  dynamic "rule" {
-    for_each = each.value.expires_days == null ? [] : [each.value.expires_days]
-    content {
-      id     = "retention"
-      status = "Enabled"
-      filter {}
-      expiration {
-        days = rule.value
+    dynamic "expiration" {
+      for_each = each.value.expires_days == null ? [] : [each.value.expires_days]
+      content {
+        days = expiration.value
       }
     }
   }
