@@ -56,6 +56,7 @@ else
 fi
 
 step "Terraform"
+python3 tests/aws/table.py --check
 if ! command -v terraform >/dev/null; then
     echo "NOT RUN: terraform fmt, validate and test, because there is no terraform" >&2
     exit 0

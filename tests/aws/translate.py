@@ -149,6 +149,7 @@ def check(name, translated, values):
     assert not forgotten, f"{name}: a change of {forgotten} would publish no version"
 
     variables = function["Environment"]["Variables"]
+    assert all(isinstance(value, dict) for value in variables.values()), "a variable's value stands in the template"
     assert ("API_KEYS" in variables) == bool(values["ApiKeysSecretArn"])
     assert ("MODEL_DIR" in variables) == bool(values["ModelUri"])
 
