@@ -4,8 +4,8 @@
 #
 #   tests/aws/run.sh [PROGRAM]      PROGRAM: target/release/reranker where it is not given
 #
-# The tools come from PyPI at the versions in requirements*.txt, and are kept under target/aws. Terraform itself must be there, and its
-# provider must come from the registry or from where TF_CLI_CONFIG_FILE says.
+# The tools come from PyPI at the versions in requirements*.txt, and are kept under target/aws. Terraform itself must be there. Its
+# provider comes from the registry, or from where TF_CLI_CONFIG_FILE says, or else is the true schema with nothing behind it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -61,19 +61,25 @@ if ! command -v terraform >/dev/null; then
     echo "NOT RUN: terraform fmt, validate and test, because there is no terraform" >&2
     exit 0
 fi
-# A setting that names no file is none.
-[[ -f ${TF_CLI_CONFIG_FILE:-} ]] || unset TF_CLI_CONFIG_FILE
 terraform fmt -check -recursive terraform/aws
 # In a copy, where a lock file and the provider may lie.
 rm -rf "$work/terraform"
 mkdir -p "$work/terraform"
 cp -r terraform/aws/*.tf terraform/aws/*.json terraform/aws/tests "$work/terraform/"
-cd "$work/terraform"
-if ! terraform init -input=false -no-color >init.log 2>&1; then
-    tail -n 12 init.log >&2
-    echo "NOT RUN: terraform validate and test, because the provider above can't be had here" >&2
+# A setting that names no file is none.
+[[ -f ${TF_CLI_CONFIG_FILE:-} ]] || unset TF_CLI_CONFIG_FILE
+offline() {
+    tests/terraform/offline.sh "$work/provider" terraform/aws hashicorp/aws=cdktn-provider-aws==25.8.1 &&
+        export TF_CLI_CONFIG_FILE=$work/provider/cli.tfrc && init
+}
+init() { terraform -chdir="$work/terraform" init -input=false -no-color >"$work/init.log" 2>&1; }
+# The registry's provider where it can be had: it knows its own rules for values, too.
+if ! init && ! offline; then
+    tail -n 12 "$work/init.log" >&2
+    echo "NOT RUN: terraform validate and test, because neither the provider nor its schema can be had here" >&2
     exit 0
 fi
+cd "$work/terraform"
 terraform version -no-color
 terraform validate -no-color
 terraform test -no-color
