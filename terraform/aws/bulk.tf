@@ -22,8 +22,6 @@ resource "aws_iam_role" "bulk_function" {
 }
 
 resource "aws_iam_role_policy" "bulk_function" {
-  #checkov:skip=CKV_AWS_290:Only X-Ray's actions and the network interfaces of a VPC have no resource, and only where they are in use.
-  #checkov:skip=CKV_AWS_355:As above.
   count = local.bulk
 
   name = "function"
@@ -43,9 +41,7 @@ resource "aws_iam_role_policy" "bulk_function" {
 resource "aws_lambda_function" "bulk" {
   #checkov:skip=CKV_AWS_115:The state machine's MaxConcurrency bounds it; reserving would take instances from others for ever.
   #checkov:skip=CKV_AWS_116:The state machine waits for each answer, and lists what failed beside the results.
-  #checkov:skip=CKV_AWS_117:vpc_subnet_ids is a variable; the function reaches nothing in a VPC by itself.
   #checkov:skip=CKV_AWS_272:Lambda can't check signatures of container images; the digest names the bytes.
-  #checkov:skip=CKV_AWS_50:tracing is a variable; the service sends its own traces to otlp_endpoint.
   count = local.bulk
 
   function_name = local.bulk_name
@@ -114,9 +110,6 @@ resource "aws_iam_role" "bulk" {
 }
 
 resource "aws_iam_role_policy" "bulk" {
-  #checkov:skip=CKV_AWS_290:The delivery of logs and X-Ray's actions know no resources.
-  #checkov:skip=CKV_AWS_355:As above.
-  #checkov:skip=CKV_AWS_289:As above; logs:PutResourcePolicy is among what Step Functions asks for to deliver logs.
   count = local.bulk
 
   name = "run"
@@ -157,6 +150,7 @@ resource "aws_iam_role_policy" "bulk" {
 }
 
 resource "aws_sfn_state_machine" "bulk" {
+  #checkov:skip=CKV_AWS_285:It asks for the data of executions in the log: queries and passages, which stay out of every log.
   count = local.bulk
 
   name     = local.bulk_name

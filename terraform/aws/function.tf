@@ -68,8 +68,6 @@ resource "aws_iam_role" "function" {
 }
 
 resource "aws_iam_role_policy" "function" {
-  #checkov:skip=CKV_AWS_290:Only X-Ray's actions and the network interfaces of a VPC have no resource, and only where they are in use.
-  #checkov:skip=CKV_AWS_355:As above.
   name = "function"
   role = aws_iam_role.function.id
   policy = jsonencode({
@@ -85,11 +83,8 @@ resource "aws_iam_role_policy" "function" {
 }
 
 resource "aws_lambda_function" "this" {
-  #checkov:skip=CKV_AWS_115:reserved_concurrency is a variable; a default other than none fails in a new account, which has 10 instances in all.
   #checkov:skip=CKV_AWS_116:A dead-letter queue is for asynchronous calls. HTTP APIs and Function URLs wait for their answer.
-  #checkov:skip=CKV_AWS_117:vpc_subnet_ids is a variable; the function reaches nothing in a VPC by itself.
   #checkov:skip=CKV_AWS_272:Lambda can't check signatures of container images; the digest names the bytes.
-  #checkov:skip=CKV_AWS_50:tracing is a variable; the service sends its own traces to otlp_endpoint.
   function_name                  = var.name
   description                    = "Scores (query, passage) pairs with a cross-encoder"
   role                           = aws_iam_role.function.arn

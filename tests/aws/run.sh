@@ -39,7 +39,7 @@ step "checkov"
 scan() { "$work/checkov/bin/checkov" --quiet --compact --skip-download "$@"; }
 scan --framework cloudformation --file template.yaml
 scan --framework cloudformation --directory "$work/template"
-scan --framework terraform --directory terraform/aws
+scan --framework terraform --directory terraform/aws --var-file tests/aws/everything.tfvars
 
 step "the bulk state machine"
 if [[ -x $program ]]; then
