@@ -61,13 +61,13 @@ if ! command -v terraform >/dev/null; then
     echo "NOT RUN: terraform fmt, validate and test, because there is no terraform" >&2
     exit 0
 fi
+# A setting that names no file is none.
+[[ -f ${TF_CLI_CONFIG_FILE:-} ]] || unset TF_CLI_CONFIG_FILE
 terraform fmt -check -recursive terraform/aws
 # In a copy, where a lock file and the provider may lie.
 rm -rf "$work/terraform"
 mkdir -p "$work/terraform"
 cp -r terraform/aws/*.tf terraform/aws/*.json terraform/aws/tests "$work/terraform/"
-# A setting that names no file is none.
-[[ -f ${TF_CLI_CONFIG_FILE:-} ]] || unset TF_CLI_CONFIG_FILE
 offline() {
     tests/terraform/offline.sh "$work/provider" terraform/aws hashicorp/aws=cdktn-provider-aws==25.8.1 &&
         export TF_CLI_CONFIG_FILE=$work/provider/cli.tfrc && init
