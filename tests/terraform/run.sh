@@ -14,6 +14,9 @@ source=${1:?usage: tests/terraform/run.sh DIR}
 tools=$PWD/target/terraform/tools
 work=target/terraform/${source//\//-}
 
+# A setting that names no file is none.
+[[ -f ${TF_CLI_CONFIG_FILE:-} ]] || unset TF_CLI_CONFIG_FILE
+
 not_run() {
     echo "NOT RUN: $source was not checked: $1" >&2
     exit 0

@@ -1,0 +1,75 @@
+locals {
+  alarm_actions = var.alarm_topic_arn == "" ? [] : [var.alarm_topic_arn]
+  metrics       = "serverless-reranker/${var.name}"
+  on_the_alias  = { FunctionName = var.name, Resource = "${var.name}:${aws_lambda_alias.live.name}" }
+
+  alarms = {
+    errors = {
+      description = "Invocations crashed or ran out of time. The log's last lines before it say why; go back with stable_version."
+      namespace   = "AWS/Lambda", metric = "Errors", dimensions = local.on_the_alias
+      statistic   = "Sum", percentile = null, threshold = 0, period = 60, periods = 3, datapoints = 2
+    }
+    throttles = {
+      description = "Calls found no instance. Raise reserved_concurrency or the account's limit, or give each instance more memory."
+      namespace   = "AWS/Lambda", metric = "Throttles", dimensions = local.on_the_alias
+      statistic   = "Sum", percentile = null, threshold = 0, period = 60, periods = 3, datapoints = 2
+    }
+    slow = {
+      description = "One call in a hundred takes longer than alarm_p99_ms. Send fewer or shorter passages at a time, or raise memory_mb."
+      namespace   = "AWS/Lambda", metric = "Duration", dimensions = local.on_the_alias
+      statistic   = null, percentile = "p99", threshold = var.alarm_p99_ms, period = 300, periods = 3, datapoints = 2
+    }
+    # The service answers its own faults as 5xx, which to Lambda are invocations that went well.
+    api-server-errors = {
+      description = "The HTTP API answered 5xx. The access log has the requests, the function's log the reasons under the same ids."
+      namespace   = "AWS/ApiGateway", metric = "5xx", dimensions = { ApiId = aws_apigatewayv2_api.this.id }
+      statistic   = "Sum", percentile = null, threshold = 0, period = 60, periods = 3, datapoints = 2
+    }
+    url-server-errors = {
+      description = "The Function URL answered 5xx. The function's log has the requests."
+      namespace   = "AWS/Lambda", metric = "Url5xxCount", dimensions = { FunctionName = var.name }
+      statistic   = "Sum", percentile = null, threshold = 0, period = 60, periods = 3, datapoints = 2
+    }
+    slow-start = {
+      description = "An instance took longer than alarm_init_ms to start. Lower init_budget_s, raise memory_mb, or set start to snap-start."
+      namespace   = local.metrics, metric = var.start == "snap-start" ? "RestoreTime" : "InitTime", dimensions = {}
+      statistic   = "Maximum", percentile = null, threshold = var.alarm_init_ms, period = 300, periods = 1, datapoints = 1
+    }
+  }
+}
+
+resource "aws_cloudwatch_metric_alarm" "this" {
+  for_each = local.alarms
+
+  alarm_name          = "${var.name}-${each.key}"
+  alarm_description   = each.value.description
+  namespace           = each.value.namespace
+  metric_name         = each.value.metric
+  dimensions          = each.value.dimensions
+  statistic           = each.value.statistic
+  extended_statistic  = each.value.percentile
+  threshold           = each.value.threshold
+  period              = each.value.period
+  evaluation_periods  = each.value.periods
+  datapoints_to_alarm = each.value.datapoints
+  comparison_operator = "GreaterThanThreshold"
+  treat_missing_data  = "notBreaching"
+  alarm_actions       = local.alarm_actions
+  ok_actions          = local.alarm_actions
+}
+
+# Lambda has no metric for the time of a start; its report line has it, on the first call of an instance.
+resource "aws_cloudwatch_log_metric_filter" "start" {
+  for_each = { InitTime = "initDurationMs", RestoreTime = "restoreDurationMs" }
+
+  name           = "${var.name}-${each.key}"
+  log_group_name = aws_cloudwatch_log_group.function.name
+  pattern        = "{ $.type = \"platform.report\" && $.record.metrics.${each.value} > 0 }"
+
+  metric_transformation {
+    namespace = local.metrics
+    name      = each.key
+    value     = "$.record.metrics.${each.value}"
+    unit      = "Milliseconds"
+  }
+}

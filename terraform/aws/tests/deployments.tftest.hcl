@@ -1,0 +1,293 @@
+# What each way to deploy becomes, planned against a provider that reaches no cloud.
+
+mock_provider "aws" {
+  mock_data "aws_caller_identity" {
+    defaults = { account_id = "123456789012" }
+  }
+  mock_data "aws_region" {
+    defaults = { id = "eu-central-1" }
+  }
+  mock_data "aws_partition" {
+    defaults = { partition = "aws" }
+  }
+  mock_data "aws_secretsmanager_secret_version" {
+    defaults = { secret_string = "first,second" }
+  }
+  mock_resource "aws_kms_key" {
+    defaults = { arn = "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab" }
+  }
+  mock_resource "aws_ecr_repository" {
+    defaults = { repository_url = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/reranker" }
+  }
+  mock_resource "aws_iam_role" {
+    defaults = { arn = "arn:aws:iam::123456789012:role/role" }
+  }
+  mock_resource "aws_cloudwatch_log_group" {
+    defaults = { arn = "arn:aws:logs:eu-central-1:123456789012:log-group:group" }
+  }
+  mock_resource "aws_lambda_function" {
+    defaults = { arn = "arn:aws:lambda:eu-central-1:123456789012:function:reranker", version = "8" }
+  }
+  mock_resource "aws_lambda_alias" {
+    defaults = {
+      arn        = "arn:aws:lambda:eu-central-1:123456789012:function:reranker:live"
+      invoke_arn = "arn:aws:apigateway:eu-central-1:lambda:path/2015-03-31/functions/arn:aws:lambda:eu-central-1:123456789012:function:reranker:live/invocations"
+    }
+  }
+  mock_resource "aws_apigatewayv2_api" {
+    defaults = { id = "a1b2c3d4e5", execution_arn = "arn:aws:execute-api:eu-central-1:123456789012:a1b2c3d4e5" }
+  }
+  mock_resource "aws_s3_bucket" {
+    defaults = { arn = "arn:aws:s3:::bucket" }
+  }
+  mock_resource "aws_sfn_state_machine" {
+    defaults = { arn = "arn:aws:states:eu-central-1:123456789012:stateMachine:reranker-bulk" }
+  }
+}
+
+variables {
+  image_digest   = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+  api_key_hashes = ["sha256:ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"]
+}
+
+run "smallest" {
+  assert {
+    condition     = aws_lambda_function.this.image_uri == "123456789012.dkr.ecr.eu-central-1.amazonaws.com/reranker@${var.image_digest}"
+    error_message = "the function runs the image by its digest"
+  }
+  assert {
+    condition     = aws_lambda_function.this.package_type == "Image" && aws_lambda_function.this.publish && aws_lambda_alias.live.function_version == "8"
+    error_message = "each change is published, and the alias follows"
+  }
+  assert {
+    condition     = length(aws_lambda_function.this.snap_start) == 0 && length(aws_lambda_provisioned_concurrency_config.live) == 0
+    error_message = "on demand means neither snapshots nor provisioned instances"
+  }
+  assert {
+    condition     = aws_lambda_function.this.environment[0].variables.API_KEYS == var.api_key_hashes[0]
+    error_message = "the function asks for the keys"
+  }
+  assert {
+    condition = alltrue([
+      aws_lambda_function.this.logging_config[0].log_format == "JSON",
+      aws_lambda_function.this.logging_config[0].log_group == "/aws/lambda/reranker",
+      aws_cloudwatch_log_group.function.name == "/aws/lambda/reranker",
+      aws_cloudwatch_log_group.function.retention_in_days == 30,
+      aws_cloudwatch_log_group.access.retention_in_days == 30,
+    ])
+    error_message = "logs are JSON, in a group that forgets"
+  }
+  assert {
+    condition = alltrue([
+      aws_ecr_repository.this.image_tag_mutability == "IMMUTABLE",
+      aws_ecr_repository.this.image_scanning_configuration[0].scan_on_push,
+      aws_ecr_repository.this.encryption_configuration[0].encryption_type == "KMS",
+      aws_ecr_repository.this.encryption_configuration[0].kms_key == aws_kms_key.this[0].arn,
+    ])
+    error_message = "the registry's tags stay, its images are scanned and encrypted"
+  }
+  assert {
+    condition = alltrue([
+      aws_apigatewayv2_route.every.route_key == "$default",
+      aws_apigatewayv2_stage.default.name == "$default",
+      aws_apigatewayv2_integration.this.integration_uri == aws_lambda_alias.live.invoke_arn,
+      aws_apigatewayv2_integration.this.payload_format_version == "2.0",
+      aws_apigatewayv2_integration.this.timeout_milliseconds == 30000,
+      aws_lambda_permission.api.qualifier == "live",
+    ])
+    error_message = "the HTTP API takes every route to the alias"
+  }
+  assert {
+    condition = alltrue([
+      one(aws_apigatewayv2_stage.default.default_route_settings).throttling_rate_limit == 20,
+      one(aws_apigatewayv2_stage.default.default_route_settings).throttling_burst_limit == 40,
+      one(aws_apigatewayv2_stage.default.access_log_settings).destination_arn == aws_cloudwatch_log_group.access.arn,
+    ])
+    error_message = "the HTTP API throttles and logs"
+  }
+  assert {
+    condition     = aws_lambda_function_url.live.authorization_type == "AWS_IAM" && aws_lambda_function_url.live.qualifier == "live"
+    error_message = "the Function URL asks for IAM"
+  }
+  assert {
+    condition     = toset(flatten([for statement in jsondecode(aws_iam_policy.caller.policy).Statement : statement.Action])) == toset(["lambda:InvokeFunctionUrl", "lambda:InvokeFunction"])
+    error_message = "callers of a Function URL need both actions"
+  }
+  assert {
+    condition     = toset(flatten([for statement in jsondecode(aws_iam_role_policy.function.policy).Statement : statement.Action])) == toset(["logs:CreateLogStream", "logs:PutLogEvents", "kms:Decrypt"])
+    error_message = "the function may write its log and decrypt its variables, and nothing else"
+  }
+  assert {
+    condition     = alltrue([for statement in jsondecode(aws_iam_role_policy.function.policy).Statement : !contains(statement.Resource, "*")])
+    error_message = "nothing is allowed on everything"
+  }
+  assert {
+    condition     = toset(keys(aws_cloudwatch_metric_alarm.this)) == toset(["errors", "throttles", "slow", "api-server-errors", "url-server-errors", "slow-start"])
+    error_message = "an alarm is missing"
+  }
+  assert {
+    condition = alltrue([
+      aws_cloudwatch_metric_alarm.this["slow"].extended_statistic == "p99",
+      aws_cloudwatch_metric_alarm.this["errors"].dimensions["Resource"] == "reranker:live",
+      aws_cloudwatch_metric_alarm.this["slow-start"].metric_name == "InitTime",
+      aws_cloudwatch_metric_alarm.this["slow-start"].namespace == one(aws_cloudwatch_log_metric_filter.start["InitTime"].metric_transformation).namespace,
+    ])
+    error_message = "the alarms look at the alias, at p99 and at what the filter counts"
+  }
+  assert {
+    condition     = length(aws_s3_bucket.this) == 0 && length(aws_sfn_state_machine.bulk) == 0 && length(aws_lambda_function.bulk) == 0
+    error_message = "buckets and bulk work are for those who ask"
+  }
+}
+
+run "snapshots" {
+  variables {
+    start = "snap-start"
+  }
+  assert {
+    condition     = aws_lambda_function.this.snap_start[0].apply_on == "PublishedVersions" && length(aws_lambda_provisioned_concurrency_config.live) == 0
+    error_message = "SnapStart is of published versions, without provisioned instances"
+  }
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.this["slow-start"].metric_name == "RestoreTime"
+    error_message = "with SnapStart a start is a restored snapshot"
+  }
+}
+
+run "provisioned" {
+  variables {
+    start                   = "provisioned-concurrency"
+    provisioned_concurrency = 2
+  }
+  assert {
+    condition = alltrue([
+      length(aws_lambda_function.this.snap_start) == 0,
+      aws_lambda_provisioned_concurrency_config.live[0].provisioned_concurrent_executions == 2,
+      aws_lambda_provisioned_concurrency_config.live[0].qualifier == "live",
+    ])
+    error_message = "provisioned instances are the alias's, without SnapStart"
+  }
+}
+
+run "gradual" {
+  variables {
+    stable_version = "7"
+    canary_weight  = 0.1
+  }
+  assert {
+    condition     = aws_lambda_alias.live.function_version == "7" && aws_lambda_alias.live.routing_config[0].additional_version_weights["8"] == 0.1
+    error_message = "a tenth of the calls go to the new version"
+  }
+}
+
+run "back" {
+  variables {
+    stable_version = "7"
+  }
+  assert {
+    condition     = aws_lambda_alias.live.function_version == "7" && length(aws_lambda_alias.live.routing_config) == 0
+    error_message = "all calls go to the version before"
+  }
+}
+
+run "everything_around" {
+  variables {
+    api_key_hashes         = []
+    api_keys_secret_arn    = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:keys-AbCdEf"
+    http_api_authorization = "JWT"
+    jwt_issuer             = "https://issuer.example.com"
+    jwt_audience           = ["reranker"]
+    function_url_accounts  = ["210987654321"]
+    vpc_subnet_ids         = ["subnet-1", "subnet-2"]
+    vpc_security_group_ids = ["sg-1"]
+    model_uri              = "s3://models/bge/packed.safetensors"
+    create_model_bucket    = true
+    tracing                = "Active"
+    otlp_endpoint          = "https://collector.example.com:4318"
+    kms_key_arn            = "arn:aws:kms:eu-central-1:123456789012:key/0"
+    alarm_topic_arn        = "arn:aws:sns:eu-central-1:123456789012:alarms"
+    environment            = { MAX_PAIRS = "200" }
+    architecture           = "arm64"
+    memory_mb              = 10240
+  }
+  assert {
+    condition = aws_lambda_function.this.environment[0].variables == tomap({
+      API_KEYS                    = "first,second"
+      INIT_BUDGET_S               = "8"
+      LOG_LEVEL                   = "info"
+      MAX_LENGTH                  = "512"
+      MAX_PAIRS                   = "200"
+      MODEL_DIR                   = "s3://models/bge/packed.safetensors"
+      OTEL_EXPORTER_OTLP_ENDPOINT = "https://collector.example.com:4318"
+    })
+    error_message = "the function's variables"
+  }
+  assert {
+    condition     = one([for statement in jsondecode(aws_iam_role_policy.function.policy).Statement : statement.Resource[0] if contains(statement.Action, "s3:GetObject")]) == "arn:aws:s3:::models/bge/packed.safetensors*"
+    error_message = "the function reads the model and nothing else of S3"
+  }
+  assert {
+    condition     = length(aws_kms_key.this) == 0 && aws_cloudwatch_log_group.function.kms_key_id == var.kms_key_arn && aws_lambda_function.this.kms_key_arn == var.kms_key_arn
+    error_message = "the given key is used, and none is made"
+  }
+  assert {
+    condition     = aws_apigatewayv2_route.every.authorization_type == "JWT" && aws_apigatewayv2_authorizer.jwt[0].jwt_configuration[0].issuer == "https://issuer.example.com"
+    error_message = "the HTTP API asks for tokens"
+  }
+  assert {
+    condition = alltrue([
+      aws_lambda_permission.url["210987654321"].function_url_auth_type == "AWS_IAM",
+      aws_lambda_permission.url_invoke["210987654321"].action == "lambda:InvokeFunction",
+      aws_lambda_permission.url_invoke["210987654321"].invoked_via_function_url,
+    ])
+    error_message = "another account gets both permissions, the second for the URL only"
+  }
+  assert {
+    condition     = aws_lambda_function.this.vpc_config[0].subnet_ids == toset(["subnet-1", "subnet-2"]) && aws_lambda_function.this.architectures == tolist(["arm64"])
+    error_message = "the function lies in the VPC, on the architecture asked for"
+  }
+  assert {
+    condition     = alltrue([for alarm in aws_cloudwatch_metric_alarm.this : alarm.alarm_actions == toset([var.alarm_topic_arn])])
+    error_message = "every alarm tells the topic"
+  }
+  assert {
+    condition     = aws_s3_bucket_public_access_block.this["models"].restrict_public_buckets && aws_s3_bucket_versioning.this["models"].versioning_configuration[0].status == "Enabled"
+    error_message = "the model's bucket is private and keeps versions"
+  }
+}
+
+run "bulk" {
+  variables {
+    bulk             = true
+    bulk_batch_pairs = 50
+    bulk_concurrency = 20
+  }
+  assert {
+    condition = alltrue([
+      jsondecode(aws_sfn_state_machine.bulk[0].definition).States["Every pair"].MaxConcurrency == 20,
+      jsondecode(aws_sfn_state_machine.bulk[0].definition).States["Every pair"].ItemBatcher.MaxItemsPerBatch == 50,
+      jsondecode(aws_sfn_state_machine.bulk[0].definition).States["Every pair"].ItemReader.Arguments.Bucket == "reranker-bulk-123456789012-eu-central-1",
+      jsondecode(aws_sfn_state_machine.bulk[0].definition).States["Every pair"].ItemProcessor.States.Score.Arguments.FunctionName == aws_lambda_alias.bulk[0].arn,
+    ])
+    error_message = "the machine reads the bucket in batches and calls the alias"
+  }
+  assert {
+    condition     = !contains(keys(aws_lambda_function.bulk[0].environment[0].variables), "API_KEYS") && aws_lambda_function.bulk[0].timeout < 300
+    error_message = "the bulk function needs no key, and ends before its express workflow does"
+  }
+  assert {
+    condition     = !aws_sfn_state_machine.bulk[0].logging_configuration[0].include_execution_data
+    error_message = "texts stay out of logs"
+  }
+  assert {
+    condition = alltrue([
+      for statement in jsondecode(aws_iam_role_policy.bulk[0].policy).Statement :
+      !contains(statement.Resource, "*") || alltrue([for action in statement.Action : can(regex("^(logs|xray):", action))])
+    ])
+    error_message = "only the delivery of logs and traces is allowed on everything"
+  }
+  assert {
+    condition     = aws_s3_bucket_notification.bulk[0].eventbridge && jsondecode(aws_cloudwatch_event_rule.bulk[0].event_pattern).detail.object.key[0].wildcard == "in/*.jsonl"
+    error_message = "a file under in/ starts a run, and results under out/ do not"
+  }
+}

@@ -1,0 +1,17 @@
+terraform {
+  # From 1.9 on, a variable's validation may look at other variables.
+  required_version = ">= 1.9"
+
+  required_providers {
+    aws = {
+      source  = "hashicorp/aws"
+      version = "~> 6.28"
+    }
+  }
+}
+
+provider "aws" {
+  default_tags {
+    tags = merge({ application = var.name }, var.tags)
+  }
+}
