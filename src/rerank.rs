@@ -351,7 +351,7 @@ impl Selection {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
     pub pairs: usize,
-    /// Sequences that would be computed: chunks and sentences counted, repetitions and what the cache holds not.
+    /// Sequences that would be computed without a cache: chunks and sentences counted, repetitions not.
     pub sequences: usize,
     /// Tokens as they would be counted in the answer, and those of the sequences that would be computed.
     pub tokens: usize,

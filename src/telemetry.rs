@@ -28,7 +28,7 @@ pub use otlp::{Export, ExportError, Traces};
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
 /// What came of one request.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Outcome {
     pub request_id: String,
     pub method: Method,

@@ -7,7 +7,6 @@
 mod sigv4;
 
 use std::fmt;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
@@ -18,7 +17,7 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
 use super::error::Refusal;
-use super::observe::callers_timeout;
+use super::observe::{callers_timeout, unix_seconds};
 use super::path::SentUri;
 use super::voice::Voice;
 use super::{App, Deadline, body};
@@ -151,10 +150,7 @@ async fn let_in(request: Request, next: Next) -> Response {
 
 /// Seconds since 1970.
 fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-    })
+    i64::try_from(unix_seconds()).unwrap_or(i64::MAX)
 }
 
 fn is_signed(headers: &HeaderMap) -> bool {

@@ -101,10 +101,10 @@ impl Mounts {
         if let Some(mut info) = info {
             info.operation_id = Some("tei_info".into());
             let error = mounts.reference::<<tei::Tei as Dialect>::ErrorBody>();
-            for (status, description) in [
-                (401, "No API key, or a wrong one"),
-                (503, "Nothing is served yet"),
-            ] {
+            let own = FAILURES
+                .into_iter()
+                .filter(|(status, _)| matches!(status, 401 | 503));
+            for (status, description) in own {
                 let response = failure(status, description, &error);
                 info.responses
                     .responses

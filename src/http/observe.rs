@@ -82,17 +82,7 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
             dialect: of_path.name,
             status: CLIENT_GONE,
             code: "client_gone",
-            documents: 0,
-            pairs: 0,
-            tokens: 0,
-            truncated: 0,
-            cache_hits: 0,
-            cache_misses: 0,
-            past_deadline: false,
-            queued: None,
-            tokenized: None,
-            inferred: None,
-            total: Duration::ZERO,
+            ..Outcome::default()
         },
     };
 
@@ -225,6 +215,12 @@ pub fn callers_timeout(request: &Request) -> Result<Option<Duration>, Refusal> {
 /// Milliseconds, to the microsecond.
 pub fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// By the wall clock, since 1970.
+pub fn unix_seconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 fn request_id(request: &Request) -> String {

@@ -1,7 +1,5 @@
 //! The scoring routes: one handler for every dialect that has a path to itself, one that finds out whose body it is, and estimates.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -12,7 +10,7 @@ use tracing::Instrument;
 use utoipa::ToSchema;
 
 use super::body;
-use super::observe::{Accepted, RequestId, Work, millis};
+use super::observe::{Accepted, RequestId, Work, millis, unix_seconds};
 use super::voice::Voice;
 use super::{App, Deadline};
 use crate::dialect::{
@@ -140,12 +138,11 @@ async fn rank<D: Dialect>(app: &App, opened: &Opened) -> Result<(D::Answer, Work
     let ranking = app.service.rerank(request).instrument(span.clone()).await?;
     let engine = app.service.engine()?;
     let info = engine.info();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let about = About {
         model: info.name.clone(),
         revision: info.revision.clone(),
         id: opened.id.0.clone(),
-        created: now.map_or(0, |since| since.as_secs()),
+        created: unix_seconds(),
         ms: millis(opened.accepted.0.elapsed()),
     };
     let best = Selection {
@@ -162,9 +159,9 @@ async fn rank<D: Dialect>(app: &App, opened: &Opened) -> Result<(D::Answer, Work
             top_k: top,
             query: query.filter(|_| shared),
             inputs: asked.iter().map(|pair| &*pair.document),
-            outputs: best
-                .best_first(&ranking.scores)
-                .into_iter()
+            // Sorted only where it is told.
+            outputs: std::iter::once_with(|| best.best_first(&ranking.scores))
+                .flatten()
                 .map(|ranked| (ranked.index, ranked.score.logit)),
         },
     );
@@ -202,7 +199,7 @@ fn work(ranking: &Ranking) -> Work {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Estimated {
     pairs: usize,
-    /// Forward passes' sequences: chunks and sentences counted, repetitions and what the cache holds not.
+    /// Forward passes' sequences: chunks and sentences counted, repetitions not. What the cache holds counts, as it is others' business.
     sequences: usize,
     /// As the answer's usage would have it.
     tokens: usize,

@@ -22,6 +22,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use super::locate::{is_hub_id, is_plain, repository_folder};
+use super::packed::hex;
 
 /// Bytes of one ranged request.
 const RANGE: u64 = 16 << 20;
@@ -602,19 +603,9 @@ fn begins_at(response: &http::Response<ureq::Body>) -> Option<u64> {
         .ok()
 }
 
-fn hashed(mut file: File, mut digest: impl Digest) -> io::Result<String> {
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            read => digest.update(&buffer[..read]),
-        }
-    }
-    Ok(digest
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+fn hashed(mut file: File, mut digest: impl Digest + Write) -> io::Result<String> {
+    io::copy(&mut file, &mut digest)?;
+    Ok(hex(&digest.finalize()))
 }
 
 /// Numbers of the ranges that are there already. A last line that was cut off counts for nothing.
