@@ -5,6 +5,7 @@ mod bench;
 mod doctor;
 mod eval;
 mod fetch;
+mod memory;
 mod pack;
 mod process;
 mod score;

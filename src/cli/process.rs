@@ -1,7 +1,8 @@
-//! What the operating system knows of this process: when it began, and what it has used.
+//! What the operating system knows of this process: when it began, what it has used, and what it may.
 
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 /// When this process began, from before its libraries were linked.
@@ -41,6 +42,32 @@ pub fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: Option<u64> = statm.split_whitespace().nth(1).and_then(|n| n.parse().ok());
     pages.unwrap_or_default() * rustix::param::page_size() as u64
+}
+
+/// Files that are open besides connections: the model's, and those of the runtime and its threads.
+const OWN_FILES: u64 = 64;
+
+/// How many of `wanted` connections this process may have open, once its limit of open files is as high as it may set it.
+pub fn room_for_connections(wanted: usize) -> usize {
+    let files = (wanted as u64).saturating_add(OWN_FILES);
+    let mut limit = getrlimit(Resource::Nofile);
+    // Nothing is a limit of none.
+    if limit.current.is_some_and(|now| now < files) {
+        limit.current = Some(limit.maximum.map_or(files, |most| most.min(files)));
+        // Where that is refused, the old limit holds, which is read again.
+        let _ = setrlimit(Resource::Nofile, limit);
+    }
+    let now = getrlimit(Resource::Nofile).current.unwrap_or(files);
+    let room = now.saturating_sub(OWN_FILES).max(1);
+    usize::try_from(room).map_or(wanted, |room| room.min(wanted))
+}
+
+/// A core file would hold the texts and keys of requests.
+pub fn keep_no_core() {
+    let mut limit = getrlimit(Resource::Core);
+    limit.current = Some(0);
+    // Lowering a limit is always allowed.
+    let _ = setrlimit(Resource::Core, limit);
 }
 
 /// What this process has used so far; nothing where the system does not tell.
