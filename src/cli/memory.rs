@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use rustix::process::{Resource, getrlimit};
-
+use super::process;
 use super::setup::ModelPlan;
 use crate::model::Model;
 use crate::service::TOKENIZER_FILE;
@@ -83,7 +82,7 @@ pub fn limit() -> Option<Limit> {
         // `max` is no number, and version 1 writes a number that no machine has.
         text.trim().parse().ok().filter(|&bytes| bytes < 1 << 50)
     };
-    let address_space = getrlimit(Resource::As).current.map(|bytes| Limit {
+    let address_space = process::limit("Max address space").map(|bytes| Limit {
         bytes,
         by: "the limit of the address space".into(),
     });

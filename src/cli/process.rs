@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 /// When this process began, from before its libraries were linked.
@@ -44,30 +43,27 @@ pub fn resident_bytes() -> u64 {
     pages.unwrap_or_default() * rustix::param::page_size() as u64
 }
 
+/// A limit that the kernel holds this process to, by its name in `/proc/self/limits`; nothing where there is none.
+pub fn limit(name: &str) -> Option<u64> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 /// Files that are open besides connections: the model's, and those of the runtime and its threads.
 const OWN_FILES: u64 = 64;
 
-/// How many of `wanted` connections this process may have open, once its limit of open files is as high as it may set it.
+/// How many of `wanted` connections this process can have open.
 pub fn room_for_connections(wanted: usize) -> usize {
-    let files = (wanted as u64).saturating_add(OWN_FILES);
-    let mut limit = getrlimit(Resource::Nofile);
-    // Nothing is a limit of none.
-    if limit.current.is_some_and(|now| now < files) {
-        limit.current = Some(limit.maximum.map_or(files, |most| most.min(files)));
-        // Where that is refused, the old limit holds, which is read again.
-        let _ = setrlimit(Resource::Nofile, limit);
-    }
-    let now = getrlimit(Resource::Nofile).current.unwrap_or(files);
-    let room = now.saturating_sub(OWN_FILES).max(1);
+    let files = limit("Max open files").unwrap_or(u64::MAX);
+    let room = files.saturating_sub(OWN_FILES).max(1);
     usize::try_from(room).map_or(wanted, |room| room.min(wanted))
 }
 
-/// A core file would hold the texts and keys of requests.
-pub fn keep_no_core() {
-    let mut limit = getrlimit(Resource::Core);
-    limit.current = Some(0);
-    // Lowering a limit is always allowed.
-    let _ = setrlimit(Resource::Core, limit);
+/// A core file would hold the texts and keys of requests, so none of this process's memory goes into one. Where that cannot be said (no
+/// `/proc`), there is no more to do.
+pub fn keep_out_of_cores() {
+    let _ = std::fs::write("/proc/self/coredump_filter", "0");
 }
 
 /// What this process has used so far; nothing where the system does not tell.
@@ -118,6 +114,15 @@ mod tests {
             assert_eq!(start_ticks(&format!("77 ({name}) {fields}")), Some(4711));
         }
         assert_eq!(start_ticks("77 (sh"), None);
+    }
+
+    #[test]
+    fn no_more_connections_than_files() {
+        let files = limit("Max open files").unwrap_or(u64::MAX);
+        assert_eq!(room_for_connections(1), 1);
+        let most = room_for_connections(usize::MAX) as u64;
+        assert!(most >= 1 && most < files, "{most} of {files}");
+        assert_eq!(limit("Max of nothing"), None);
     }
 
     #[test]

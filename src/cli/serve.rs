@@ -49,7 +49,7 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
     };
     telemetry::install(filter, telemetry::is_json(config.log_json()), &traces);
     fault::arm(config.faults.clone());
-    process::keep_no_core();
+    process::keep_out_of_cores();
     let plan = setup::model(config)?;
     memory::check(&plan)?;
     let compute = Compute::start(ComputeSettings {
