@@ -461,6 +461,8 @@ fn slow_senders_are_cut_off_and_keep_nobody_out() {
     let late = Duration::from_secs(20);
     let within = |what: &str, took: Duration, least: Duration| {
         println!("{what}: {took:?}");
+        // Their clocks began with an answer that was on its way by then.
+        let least = least - Duration::from_millis(50);
         assert!(took >= least && took < least + late, "{what}: {took:?}");
     };
     let (answer, took) = head.join().expect("joins");
@@ -824,7 +826,8 @@ fn no_way_of_writing_a_request_passes_without_a_key() {
     let closed: Vec<&String> = paths.keys().filter(|p| !OPEN.contains(&p.as_str())).collect();
     assert!(closed.len() > 25, "{closed:?}");
     // On one connection after the other, each for one route.
-    let ask = |stream: &mut TcpStream, method: &str, path: &str, more: &str| -> Option<u16> {
+    // The status, and the bytes of the body.
+    let ask = |stream: &mut TcpStream, method: &str, path: &str, more: &str| {
         let head = format!("{method} {path} HTTP/1.1\r\nhost: a\r\n{more}content-length: 0\r\n\r\n");
         stream.write_all(head.as_bytes()).ok()?;
         let (mut answer, mut part) = (Vec::new(), [0; 1 << 14]);
@@ -838,7 +841,7 @@ fn no_way_of_writing_a_request_passes_without_a_key() {
                 let length = head.lines().find_map(|l| l.strip_prefix("content-length: "));
                 let length: usize = length.and_then(|l| l.parse().ok()).unwrap_or(0);
                 if method == "HEAD" || body.len() >= length {
-                    return head.split(' ').nth(1)?.parse().ok();
+                    return Some((head.split(' ').nth(1)?.parse::<u16>().ok()?, body.len()));
                 }
             }
         }
@@ -856,15 +859,17 @@ fn no_way_of_writing_a_request_passes_without_a_key() {
                 ("OPTIONS", "origin: https://a.example\r\n"),
             ] {
                 asked += 1;
-                let status = ask(&mut stream, method, &disguise, more).unwrap_or_else(|| {
-                    // What is no URI is answered 400, and ends the connection.
-                    stream = connect(address);
-                    400
-                });
+                // What is no URI is answered 400, and ends the connection.
+                let answer = ask(&mut stream, method, &disguise, more);
+                let (status, body) = answer.unwrap_or((400, 0));
                 // A file of the page that there is not; it is open to all.
                 let of_page = disguise.starts_with("/docs/%2e%2e%2f");
+                // A browser asks without a key what it may ask with one, and is told no more than that.
+                let preflight = method == "OPTIONS" && body == 0;
                 assert!(
-                    [400, 401].contains(&status) || of_page && status == 404,
+                    [400, 401].contains(&status)
+                        || of_page && status == 404
+                        || preflight && status == 200,
                     "{method} {disguise}: {status}"
                 );
                 if status == 400 {
@@ -874,7 +879,7 @@ fn no_way_of_writing_a_request_passes_without_a_key() {
         }
         let method = if paths[path].get("post").is_some() { "POST" } else { "GET" };
         let with_key = ask(&mut connect(address), method, path, "x-api-key: the-key\r\n");
-        assert!(with_key.is_some_and(|status| status != 401), "{path}: {with_key:?}");
+        assert!(with_key.is_some_and(|(status, _)| status != 401), "{path}: {with_key:?}");
     }
     println!("{asked} ways in, none of them open");
 }
