@@ -357,7 +357,11 @@ impl Config {
         let max_body_bytes_in_flight = read.parsed(
             &MAX_BODY_BYTES_IN_FLIGHT,
             "a whole number, at least 8/7 of MAX_BODY_BYTES",
-            |text| text.parse().ok().filter(|n: &usize| n - n / 8 >= largest.max(1024)),
+            |text| {
+                text.parse()
+                    .ok()
+                    .filter(|n: &usize| n - n / 8 >= largest.max(1024))
+            },
         );
         let max_connections = read.number(&MAX_CONNECTIONS, 1, 1_000_000);
         let max_queue = read.number(&MAX_QUEUE, 1, 100_000);

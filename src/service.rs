@@ -214,7 +214,11 @@ impl Service {
             self.refuse_the_unreachable(&todo, at)?;
         }
         let forward: Forward<Sequence> = Arc::new(move |sequences| {
-            fault::point(Place::Compute, sequences.iter().map(|s| s.tokens()), "a pass");
+            fault::point(
+                Place::Compute,
+                sequences.iter().map(|s| s.tokens()),
+                "a pass",
+            );
             let logits = engine.forward(sequences);
             logits.map_err(|error| Error::Internal(error.to_string()))
         });
@@ -279,7 +283,11 @@ impl Service {
                 let _turn = turn;
                 let prepared = engine.prepare(&request)?;
                 let text = request.pairs.first().map_or("", |pair| &pair.document);
-                fault::point(Place::Tokenize, prepared.sequences.iter().map(Item::tokens), text);
+                fault::point(
+                    Place::Tokenize,
+                    prepared.sequences.iter().map(Item::tokens),
+                    text,
+                );
                 Ok(Todo::new(prepared, cache.as_deref()))
             };
             // Fails only where the work panicked.

@@ -23,8 +23,7 @@ use Finding::{Better, Fine, Wrong};
 
 pub fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let mut findings = vec![cpu(config), threads(config)];
-    findings
-        .extend(memory::available().map(|b| Fine(format!("memory: {} may be used", size(b)))));
+    findings.extend(memory::available().map(|b| Fine(format!("memory: {} may be used", size(b)))));
     findings.extend(model(config));
     let mut wrong = 0;
     for finding in &findings {
@@ -98,7 +97,10 @@ fn model(config: &Config) -> Vec<Finding> {
     };
     let mut findings = vec![Fine(format!("model folder: {}", plan.path.display()))];
     if let Err(error) = memory::check(&plan) {
-        findings.push(Wrong(format!("memory: {error}"), "see docs/reliability.md".into()));
+        findings.push(Wrong(
+            format!("memory: {error}"),
+            "see docs/reliability.md".into(),
+        ));
         return findings;
     }
     let engine = match Engine::load(&plan.path, plan.settings, true, Instant::now()) {
