@@ -20,7 +20,7 @@ REPOSITORY ?=
 TAG ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 
-.PHONY: help run test test-client test-browser check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table check-aws check-azure check-image image run-image push verify clean test-openapi load
+.PHONY: help run test test-client test-browser check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table check-aws check-azure check-image check-reproducible image run-image push sbom verify clean test-openapi load
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -66,8 +66,16 @@ push: ## push the image to REPOSITORY as TAG, and print the digest to deploy
 	docker push $(REPOSITORY):$(TAG)
 	@docker inspect --format '{{index .RepoDigests 0}}' $(REPOSITORY):$(TAG)
 
+sbom: ## write what is in the image as CycloneDX: target/image/sbom.cdx.json (fetches syft from PyPI)
+	tests/image/tools.sh
+	target/image/tools/bin/syft scan --quiet --output cyclonedx-json=target/image/sbom.cdx.json docker:$(IMAGE)
+
 check-image: ## build the image and drive it: as a server, in Lambda's emulator, by the SAM CLI, as Azure runs it (installs an engine where there is none)
 	tests/image/run.sh
+
+check-reproducible: image ## build the image again from nothing, and compare every file
+	$(MAKE) --no-print-directory image IMAGE=$(IMAGE)-again BUILD_ARGS="--no-cache $(BUILD_ARGS)"
+	tests/image/contents.py $(IMAGE) $(IMAGE)-again
 
 logs: ## follow the log of `make run` and `make run-image`
 	@mkdir -p run && touch $(LOG)

@@ -9,19 +9,21 @@ Prints one line a check; exits 1 where one failed. Needs only the standard libra
 import contextlib
 import http.client
 import json
+import math
 import os
 import pathlib
 import signal
 import subprocess
 import sys
-import tarfile
 import tempfile
 import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests/emulators"))
+sys.path[:0] = [str(ROOT / "tests/emulators"), str(ROOT / "tests/image")]
 import drive as emulators  # noqa: E402
+import hub  # noqa: E402
+from contents import contents  # noqa: E402
 
 check, request, free_port, PATIENCE = emulators.check, emulators.request, emulators.free_port, emulators.PATIENCE
 
@@ -86,6 +88,10 @@ def published():
     return json.loads((ROOT / "models/demo/scores.json").read_text())["rows"]
 
 
+def sigmoid(logit):
+    return 1 / (1 + math.exp(-logit))
+
+
 def check_scores(what, port, path="/rerank/batch"):
     rows = published()
     pairs = [{"query": row["query"], "passage": row["passage"]} for row in rows]
@@ -93,39 +99,20 @@ def check_scores(what, port, path="/rerank/batch"):
     if status != 200:
         check(what, False, f"{status} {answer}")
         return
-    def sigmoid(logit):
-        return 1 / (1 + 2.718281828459045 ** -logit)
     scores = json.loads(answer)["scores"]
     distance = max(abs(sigmoid(score) - sigmoid(row["logit"])) for score, row in zip(scores, rows, strict=True))
     check(what, distance <= SCORE_BOUND, f"{len(rows)} pairs, no score further than {distance:.4f} from the published one")
 
 
-def files(image):
-    """Every file of the image with its size, and who may run it."""
-    name = docker("create", image)
-    try:
-        with tempfile.TemporaryFile() as archive:
-            subprocess.run(["docker", "export", name], stdout=archive, check=True)
-            archive.seek(0)
-            with tarfile.open(fileobj=archive) as tar:
-                return {member.name.removeprefix("./"): member for member in tar if not member.isdir()}
-    finally:
-        docker("rm", name)
-
-
-# What a container engine puts there itself.
-ENGINE_FILES = {"etc/hostname", "etc/hosts", "etc/mtab", "etc/resolv.conf", ".dockerenv", "run/.containerenv", "dev/console"}
-
-
 def check_contents(image):
     inspected = json.loads(docker("image", "inspect", image))[0]
     size = inspected["Size"]
-    found = files(image)
+    found = contents(image)
     parts = ", ".join(f"{name} {found[name].size / 1e6:.1f}" for name in ("reranker", "model/packed.safetensors"))
     check("the image is small", size <= SIZE_LIMIT, f"{size / 1e6:.1f} MB ({parts}), the limit is {SIZE_LIMIT / 1e6:.0f}")
-    others = set(found) - ENGINE_FILES ^ FILES
+    others = set(found) ^ FILES
     check("it has the program, the model, and nothing to run besides", not others, ", ".join(sorted(others)))
-    loose = [name for name in FILES & set(found) if found[name].mode & 0o022 or found[name].uid]
+    loose = [name for name, file in found.items() if int(file.mode, 8) & 0o022 or file.owner]
     check("its files are root's, and nobody else's to write", not loose, ", ".join(loose))
 
 
@@ -197,7 +184,7 @@ def check_functions(what, image, command):
 
 def check_functions_image(image):
     """The image for App Service: host.json says what the host starts, and where."""
-    found = files(image)
+    found = contents(image)
     wwwroot = "home/site/wwwroot"
     wanted = {f"{wwwroot}/reranker", f"{wwwroot}/host.json", f"{wwwroot}/rerank/function.json", "model/packed.safetensors"}
     check("the function app has its files", wanted <= set(found), ", ".join(sorted(wanted - set(found))))
@@ -306,6 +293,34 @@ def check_compose(compose, image):
         run("down")
 
 
+def check_hub(image):
+    """A model of the hub's, for which the builder needs a key: packed as it is there, and the key is nowhere in the image."""
+    tag = "reranker-hub:check"
+    options = ["--file", str(ROOT / "Dockerfile.lambda"), "--network", "host", "--tag", tag, "--secret", "id=HF_TOKEN,env=HF_TOKEN"]
+    # Docker's own client leaves secrets to BuildKit, which podman does not have; podman's has them itself.
+    builder = ["podman", "build", "--format", "docker"] if "podman" in os.environ.get("DOCKER_HOST", "") else ["docker", "build"]
+    with hub.serving() as endpoint:
+        arguments = {"MODEL": hub.NAME, "MODEL_REVISION": hub.COMMIT, "HF_ENDPOINT": endpoint}
+        for name, value in arguments.items():
+            options += ["--build-arg", f"{name}={value}"]
+        done = subprocess.run([*builder, *options, str(ROOT)], env={**os.environ, "HF_TOKEN": hub.TOKEN}, capture_output=True, text=True)
+    check("an image with a model of the hub's is built", done.returncode == 0, (done.stdout + done.stderr)[-2000:] if done.returncode else "")
+    if done.returncode:
+        return
+    if builder[0] == "podman":
+        tag = f"localhost/{tag}"
+    history = docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", tag) + docker("image", "inspect", tag)
+    check("the key to it is not in the image", hub.TOKEN not in history)
+    ours, theirs = contents(image), contents(tag)
+    check("and the program is the same", ours["reranker"] == theirs["reranker"])
+    port = free_port()
+    with container(tag, [*SHUT_IN, "--publish", f"127.0.0.1:{port}:8000"]):
+        answers(port)
+        revision = json.loads(request(port, "GET", "/info")[1])["revision"]
+        check("it serves the revision that was named", revision == hub.COMMIT, revision)
+        check_scores("with the same scores", port)
+
+
 def main(image, functions_image, rie, sam, template, *compose):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     check_contents(image)
@@ -314,6 +329,7 @@ def main(image, functions_image, rie, sam, template, *compose):
     check_functions("the custom handler", image, [])
     check_functions_image(functions_image)
     check_compose(compose, image)
+    check_hub(image)
     port = free_port()
     with tempfile.TemporaryFile("w+") as log, container(image, [*SHUT_IN, "--publish", f"127.0.0.1:{port}:8000"]):
         answers(port)

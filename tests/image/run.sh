@@ -15,13 +15,7 @@ export SAM_CLI_TELEMETRY=0
 
 step() { printf -- '-- %s (%ss)\n' "$1" "$SECONDS"; }
 
-mkdir -p "$work"
-if ! cmp -s tests/image/requirements.txt "$work/tools/installed.txt"; then
-    rm -rf "$work/tools"
-    python3 -m venv "$work/tools"
-    "$work/tools/bin/pip" install --quiet --disable-pip-version-check --requirement tests/image/requirements.txt
-    cp tests/image/requirements.txt "$work/tools/installed.txt"
-fi
+tests/image/tools.sh
 bin=$work/tools/bin
 
 step "hadolint"
@@ -44,6 +38,17 @@ docker build --quiet --build-arg SERVICE=$image --build-arg HOST="$rust" --tag $
 
 step "its structure"
 "$bin/container-structure-test" test --image $image --config tests/image/structure.yaml --quiet
+
+step "what is in it"
+make --no-print-directory sbom IMAGE=$image
+python3 - target/image/sbom.cdx.json <<'PYTHON'
+import json, sys
+found = {part["name"]: part.get("purl", "") for part in json.load(open(sys.argv[1]))["components"]}
+for name, kind in {"tokio": "cargo", "kernels": "cargo", "libc6": "deb", "ca-certificates": "deb"}.items():
+    if not found.get(name, "").startswith(f"pkg:{kind}/"):
+        sys.exit(f"the bill of materials lacks {name}")
+print(f"{len(found)} parts, among them {found['libc6']}")
+PYTHON
 
 step "sam build"
 "$bin/sam" build --no-use-buildkit --template template.yaml --build-dir "$work/sam" >/dev/null
