@@ -19,7 +19,7 @@ tests/image/tools.sh
 bin=$work/tools/bin
 
 step "hadolint"
-"$bin/hadolint" Dockerfile.lambda azure/Dockerfile
+"$bin/hadolint" Dockerfile.lambda azure/Dockerfile tests/image/sam.Dockerfile
 
 step "a container engine, and the toolchain's image"
 eval "$(tests/image/engine.sh "$work/engine")"
@@ -52,6 +52,10 @@ PYTHON
 
 step "sam build"
 "$bin/sam" build --no-use-buildkit --template template.yaml --build-dir "$work/sam" >/dev/null
+rm -rf "$work/busybox"
+mkdir "$work/busybox"
+(cd "$work/busybox" && apt-get download -qq busybox-static && dpkg-deb -x ./*.deb . && mv bin/busybox .)
+docker build --quiet --file tests/image/sam.Dockerfile --build-arg SERVICE=reranker:lambda --tag reranker:lambda "$work/busybox" >/dev/null
 
 step "the image, driven"
 rie=$(echo "$work"/tools/lib/python3*/site-packages/samcli/local/rapid)/aws-lambda-rie-x86_64
