@@ -63,8 +63,7 @@ run-image: ## serve on $PORT (8000) from the image, shut in as in docker-compose
 push: ## push the image to REPOSITORY as TAG, and print the digest to deploy
 	@test -n "$(REPOSITORY)" || { echo "REPOSITORY: the registry's repository, as in REPOSITORY=123456789012.dkr.ecr.eu-central-1.amazonaws.com/reranker" >&2; exit 2; }
 	docker tag $(IMAGE) $(REPOSITORY):$(TAG)
-	docker push $(REPOSITORY):$(TAG)
-	@docker inspect --format '{{index .RepoDigests 0}}' $(REPOSITORY):$(TAG)
+	@docker push $(REPOSITORY):$(TAG) | tee /dev/stderr | sed -n 's|.* digest: \(sha256:[0-9a-f]*\).*|$(REPOSITORY)@\1|p'
 
 sbom: ## write what is in the image as CycloneDX: target/image/sbom.cdx.json (fetches syft from PyPI)
 	tests/image/tools.sh
