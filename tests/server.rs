@@ -135,7 +135,11 @@ fn the_health_command_says_what_the_ready_route_says() {
     let server = start(model.path(), &[]);
     let address = server.address();
     let (code, out, err) = health(address);
-    assert_eq!((code, out.as_str()), (Some(1), "503 Service Unavailable\n"), "{err}");
+    assert_eq!(
+        (code, out.as_str()),
+        (Some(1), "503 Service Unavailable\n"),
+        "{err}"
+    );
     model.open();
     server.wait_for_message("model ready");
     let (code, out, err) = health(address);

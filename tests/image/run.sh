@@ -23,7 +23,7 @@ step "hadolint"
 
 step "a container engine, and the toolchain's image"
 eval "$(tests/image/engine.sh "$work/engine")"
-if [[ -f $work/engine/podman.pid ]]; then
+if [[ ${DOCKER_HOST:-} == "unix://$work/engine/"* ]]; then
     trap 'kill "$(cat "$work/engine/podman.pid")"' EXIT
 fi
 rust=$(sed -n 's/^ARG RUST_IMAGE=//p' Dockerfile.lambda)
@@ -54,7 +54,7 @@ step "sam build"
 "$bin/sam" build --no-use-buildkit --template template.yaml --build-dir "$work/sam" >/dev/null
 rm -rf "$work/busybox"
 mkdir "$work/busybox"
-(cd "$work/busybox" && apt-get download -qq busybox-static && dpkg-deb -x ./*.deb . && mv bin/busybox .)
+(cd "$work/busybox" && apt-get download -qq busybox-static 2>/dev/null && dpkg-deb -x ./*.deb . && mv bin/busybox .)
 docker build --quiet --file tests/image/sam.Dockerfile --build-arg SERVICE=reranker:lambda --tag reranker:lambda "$work/busybox" >/dev/null
 
 step "the image, driven"
