@@ -14,8 +14,13 @@ SYNTHETIC := target/bench/synthetic
 # A folder with the true tokenizer.json of bge-reranker-v2-m3; without it the synthetic model gets a trivial one.
 TOKENIZER ?=
 EVENT ?= events/apigw-v2.json
+# The image, and where `make push` sends it: REPOSITORY is a registry's, TAG the release.
+IMAGE ?= reranker
+REPOSITORY ?=
+TAG ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 
-.PHONY: help run test test-client test-browser check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table check-aws check-azure verify clean test-openapi load
+.PHONY: help run test test-client test-browser check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table check-aws check-azure check-image check-reproducible image run-image push sbom verify clean test-openapi load
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -45,7 +50,34 @@ build: ## build the program, optimised, and pack the demo model
 $(DEMO)/packed.safetensors: $(BINARY) $(addprefix $(DEMO)/,config.json tokenizer.json model.safetensors)
 	$(BINARY) pack --model $(DEMO)
 
-logs: ## follow the log of `make run`
+image: ## build the service's image (IMAGE, MODEL, MODEL_REVISION, PRECISION; PLATFORM=linux/arm64; BUILD_ARGS)
+	BUILDX_NO_DEFAULT_ATTESTATIONS=1 docker build -f Dockerfile.lambda -t $(IMAGE) \
+	    --build-arg VERSION=$(TAG) --build-arg REVISION=$(REVISION) --build-arg SOURCE_DATE_EPOCH=$(or $(shell git log -1 --format=%ct 2>/dev/null),0) \
+	    $(foreach name,MODEL MODEL_REVISION PRECISION,$(if $($(name)),--build-arg $(name)=$($(name)))) $(if $(PLATFORM),--platform $(PLATFORM)) $(BUILD_ARGS) .
+
+run-image: ## serve on $PORT (8000) from the image, shut in as in docker-compose.yml
+	@mkdir -p run
+	docker run --rm --name reranker --publish $${PORT:-8000}:8000 --read-only --cap-drop all --security-opt no-new-privileges --memory $${MEMORY:-1g} \
+	    --env API_KEYS $(RUN_ARGS) $(IMAGE) 2>&1 | tee -i $(LOG)
+
+push: ## push the image to REPOSITORY as TAG, and print the digest to deploy
+	@test -n "$(REPOSITORY)" || { echo "REPOSITORY: the registry's repository, as in REPOSITORY=123456789012.dkr.ecr.eu-central-1.amazonaws.com/reranker" >&2; exit 2; }
+	docker tag $(IMAGE) $(REPOSITORY):$(TAG)
+	docker push $(REPOSITORY):$(TAG)
+	@docker inspect --format '{{index .RepoDigests 0}}' $(REPOSITORY):$(TAG)
+
+sbom: ## write what is in the image as CycloneDX: target/image/sbom.cdx.json (fetches syft from PyPI)
+	tests/image/tools.sh
+	target/image/tools/bin/syft scan --quiet --output cyclonedx-json=target/image/sbom.cdx.json docker:$(IMAGE)
+
+check-image: ## build the image and drive it: as a server, in Lambda's emulator, by the SAM CLI, as Azure runs it (installs an engine where there is none)
+	tests/image/run.sh
+
+check-reproducible: image ## build the image again from nothing, and compare every file
+	$(MAKE) --no-print-directory image IMAGE=$(IMAGE)-again BUILD_ARGS="--no-cache $(BUILD_ARGS)"
+	tests/image/contents.py $(IMAGE) $(IMAGE)-again
+
+logs: ## follow the log of `make run` and `make run-image`
 	@mkdir -p run && touch $(LOG)
 	tail -n 100 -F $(LOG)
 

@@ -114,6 +114,19 @@ fn detect(config: &Config) -> HostKind {
     }
 }
 
+/// Where a server with this configuration listens.
+pub(super) fn address(config: &Config) -> SocketAddr {
+    socket(detect(config), config)
+}
+
+fn socket(kind: HostKind, config: &Config) -> SocketAddr {
+    match (kind, config.platform.azure_port) {
+        // The Functions host is on this machine, and nobody else has business with its handler.
+        (HostKind::Azure, Some(port)) => SocketAddr::new(IpAddr::from([127, 0, 0, 1]), port),
+        _ => SocketAddr::new(config.host, config.port),
+    }
+}
+
 fn on_demand(config: &Config) -> bool {
     !matches!(
         config.platform.lambda_initialization.as_deref(),
@@ -216,11 +229,7 @@ async fn on_socket(
     service: Service,
     router: Router,
 ) -> anyhow::Result<ExitCode> {
-    let address = match (kind, config.platform.azure_port) {
-        // The Functions host is on this machine, and nobody else has business with its handler.
-        (HostKind::Azure, Some(port)) => SocketAddr::new(IpAddr::from([127, 0, 0, 1]), port),
-        _ => SocketAddr::new(config.host, config.port),
-    };
+    let address = socket(kind, config);
     let listener = server::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address}"))?;
