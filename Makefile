@@ -35,7 +35,7 @@ test: ## run every test that needs nothing but this machine, the service's on f3
 	for model in $(dir $(TEST_PACKED)); do cargo run --quiet --locked -- pack --model $$model; done
 	cargo test --locked --test api --test dialects --test server --test lambda --test azure; status=$$?; rm -f $(TEST_PACKED); exit $$status
 
-check: fmt lint test ## what CI runs first: format, lints, tests
+check: fmt lint test check-image check-aws check-azure ## format, lints, tests, and every check of what is deployed
 
 fmt: ## check the format
 	cargo fmt --all --check
