@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// What each module may import of ours. Everything may import `error`.
-const MAY_IMPORT: [(&str, &[&str]); 15] = [
+const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ("main", &["cli"]),
     (
         "cli",
         &[
             "batch",
             "config",
+            "fault",
             "host",
             "http",
             "model",
@@ -21,14 +22,21 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
             "weights",
         ],
     ),
-    ("config", &["rerank", "telemetry"]),
+    ("config", &["fault", "rerank", "telemetry"]),
     ("error", &[]),
+    ("fault", &[]),
     ("rerank", &[]),
     ("telemetry", &[]),
     ("host", &["http", "telemetry"]),
-    ("http", &["dialect", "rerank", "service", "telemetry"]),
+    (
+        "http",
+        &["dialect", "fault", "rerank", "service", "telemetry"],
+    ),
     ("dialect", &["rerank"]),
-    ("service", &["batch", "model", "rerank", "tokenizer"]),
+    (
+        "service",
+        &["batch", "fault", "model", "rerank", "tokenizer"],
+    ),
     ("tokenizer", &["rerank"]),
     ("batch", &[]),
     ("model", &["rerank", "weights"]),

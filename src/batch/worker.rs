@@ -3,7 +3,7 @@
 //! Whatever takes time on all cores runs here; async code only waits. Knows nothing of models: a job is a list of items, each of a
 //! length, and whoever submits it brings the function that scores a slice of them. The items of several jobs share a pass, as
 //! [`share`] decides. A pass that panics harms no job but its own; a job whose caller has gone, or whose time is up, is dropped
-//! between passes.
+//! between passes. After [`PANICS`] of them in a row the thread trusts itself no more: it fails what it has and ends.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::{share, until_done};
 use crate::error::Error;
@@ -30,6 +30,8 @@ pub struct Compute<T> {
     pool: Arc<rayon::ThreadPool>,
     load: Arc<Load>,
     settings: ComputeSettings,
+    /// Closed when the thread has ended.
+    ended: watch::Sender<()>,
 }
 
 impl<T> Clone for Compute<T> {
@@ -39,6 +41,7 @@ impl<T> Clone for Compute<T> {
             pool: Arc::clone(&self.pool),
             load: Arc::clone(&self.load),
             settings: self.settings,
+            ended: self.ended.clone(),
         }
     }
 }
@@ -94,9 +97,15 @@ struct Load {
     speed: AtomicU64,
     /// The highest speed that any pass has had, as bits of an f32.
     best: AtomicU32,
+    /// All passes and their tokens.
+    passes: AtomicU64,
+    computed: AtomicU64,
     /// Whether a pass has been made: the first one also reads the weights, and says little of the others.
     warm: AtomicBool,
 }
+
+/// That many jobs or tasks that panic with nothing done in between are no bad requests any more: memory may be damaged, or the model.
+const PANICS: usize = 2;
 
 /// What a pass leaves of the weight of those before it.
 const MEMORY: f32 = 0.9;
@@ -113,7 +122,10 @@ impl<T: Item> Compute<T> {
         // Places are counted, so the channel needs no bound of its own.
         let (inbox, messages) = channel();
         let load = Arc::<Load>::default();
+        let (ended, alive) = watch::channel(());
         let worker = Worker {
+            _alive: alive,
+            panics: 0,
             messages,
             pool: Arc::clone(&pool),
             load: Arc::clone(&load),
@@ -131,7 +143,22 @@ impl<T: Item> Compute<T> {
             pool,
             load,
             settings,
+            ended,
         })
+    }
+
+    /// Waits until the compute thread has ended because it panicked too often in a row.
+    pub async fn ended(&self) {
+        self.ended.closed().await;
+    }
+
+    /// Forward passes so far, and the tokens in them.
+    pub fn computed(&self) -> (u64, u64) {
+        let load = &self.load;
+        (
+            load.passes.load(Ordering::Relaxed),
+            load.computed.load(Ordering::Relaxed),
+        )
     }
 
     pub fn threads(&self) -> usize {
@@ -271,12 +298,15 @@ struct Worker<T> {
     batch_tokens: usize,
     /// In the order of their arrival.
     jobs: Vec<Job<T>>,
+    /// In a row, with nothing done in between.
+    panics: usize,
+    _alive: watch::Receiver<()>,
 }
 
 impl<T: Item> Worker<T> {
-    /// Works until no [`Compute`] is left that could send anything.
+    /// Works until no [`Compute`] is left that could send anything, or until it has panicked too often.
     fn run(mut self) {
-        loop {
+        while self.panics < PANICS {
             if self.jobs.is_empty() {
                 match self.messages.recv() {
                     Ok(message) => self.take(message),
@@ -289,6 +319,14 @@ impl<T: Item> Worker<T> {
             self.drop_the_vain();
             self.pass();
         }
+        tracing::error!(
+            panics = self.panics,
+            "the compute thread panicked too often and ends"
+        );
+        for job in std::mem::take(&mut self.jobs) {
+            let ended = Error::Internal("the compute thread has ended".into());
+            job.end(&self.load, Some(Err(ended)));
+        }
     }
 
     fn take(&mut self, message: Message<T>) {
@@ -297,8 +335,12 @@ impl<T: Item> Worker<T> {
             Message::Task(task) => {
                 // A panic has dropped the task's reply, which its caller reads as an internal error. Tasks share nothing that they
                 // change, so nothing is left half done.
-                if catch_unwind(AssertUnwindSafe(|| self.pool.install(task))).is_err() {
-                    tracing::error!("a task panicked on the compute thread");
+                match catch_unwind(AssertUnwindSafe(|| self.pool.install(task))) {
+                    Ok(()) => self.panics = 0,
+                    Err(_) => {
+                        self.panics += 1;
+                        tracing::error!("a task panicked on the compute thread");
+                    }
                 }
             }
         }
@@ -337,18 +379,23 @@ impl<T: Item> Worker<T> {
         if taking.is_empty() {
             return;
         }
-        let mut results = match self.forward(&taking, &counts) {
-            Some(results) if taking.len() == 1 || results.iter().all(Result::is_ok) => results,
+        let alone = |&job| self.forward(&[job], &counts).map(|mut all| all.remove(0));
+        // Nothing stands for a panic.
+        let results: Vec<Option<_>> = match self.forward(&taking, &counts) {
+            Some(results) if taking.len() == 1 || results.iter().all(Result::is_ok) => {
+                results.into_iter().map(Some).collect()
+            }
             // Someone's items made the pass fail: each job alone, and only that one fails.
-            _ if taking.len() > 1 => taking
-                .iter()
-                .map(|&job| match self.forward(&[job], &counts) {
-                    Some(mut results) => results.remove(0),
-                    None => Err(panicked()),
-                })
-                .collect(),
-            _ => vec![Err(panicked())],
+            _ if taking.len() > 1 => taking.iter().map(alone).collect(),
+            _ => vec![None],
         };
+        for result in &results {
+            self.panics = result.as_ref().map_or(self.panics + 1, |_| 0);
+        }
+        let mut results: Vec<_> = results
+            .into_iter()
+            .map(|result| result.unwrap_or_else(|| Err(panicked())))
+            .collect();
         let tokens = |job: &Job<T>, count| -> usize {
             let done = job.logits.len();
             job.lengths[done..done + count].iter().sum()
@@ -397,7 +444,10 @@ impl<T: Item> Worker<T> {
         }
         let forward = &oldest.forward;
         let compute = || span.in_scope(|| self.pool.install(|| forward(&items)));
+        self.load.passes.fetch_add(1, Ordering::Relaxed);
         let logits = catch_unwind(AssertUnwindSafe(compute)).ok()?;
+        let tokens = u64::try_from(tokens).unwrap_or(u64::MAX);
+        self.load.computed.fetch_add(tokens, Ordering::Relaxed);
         Some(match logits {
             Ok(logits) if logits.len() == items.len() => {
                 let mut logits = logits.into_iter();
@@ -641,8 +691,37 @@ mod tests {
         assert_eq!(good.await.expect("joins").expect("runs").logits, [5.0]);
         let error = bad.await.expect("joins").expect_err("panicked");
         assert!(matches!(error, Error::Internal(_)));
+        // The first pass, the shared one, and its two parts again; what panicked was not computed.
+        assert_eq!(compute.computed(), (4, 6));
         assert!(compute.idle());
         assert_eq!(compute.pending_tokens(), 0);
+    }
+
+    #[tokio::test]
+    async fn two_panics_in_a_row_end_the_thread_and_one_between_good_passes_does_not() {
+        let compute = start(8, 100);
+        let forward: Forward<Length> = Arc::new(|items| {
+            assert!(items.iter().all(|item| item.0 != 13), "injected");
+            Ok(items.iter().map(|item| item.0 as f32).collect())
+        });
+        let score = async |length| {
+            let place = compute.admit().expect("a place");
+            let items = lengths(&[length]);
+            compute.score(place, items, Arc::clone(&forward), None).await
+        };
+        for _ in 0..3 {
+            assert!(score(13).await.is_err());
+            assert_eq!(score(5).await.expect("runs").logits, [5.0]);
+        }
+        let alive = tokio::time::timeout(Duration::from_millis(20), compute.ended());
+        assert!(alive.await.is_err(), "the thread ended too early");
+        assert!(score(13).await.is_err());
+        assert!(score(13).await.is_err());
+        compute.ended().await;
+        // Who comes now is told, and does not wait.
+        assert!(matches!(score(5).await, Err(Error::Internal(_))));
+        let waited: Result<(), Error> = compute.run(|| ()).await;
+        assert!(matches!(waited, Err(Error::Internal(_))));
     }
 
     #[tokio::test]

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use kernels::Isa;
 
+use super::memory::{self, size};
 use super::setup;
 use crate::config::Config;
-use crate::model::Model;
 use crate::service::Engine;
 
 /// One line of the report.
@@ -24,7 +24,7 @@ use Finding::{Better, Fine, Wrong};
 pub fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let mut findings = vec![cpu(config), threads(config)];
     findings
-        .extend(memory_limit().map(|bytes| Fine(format!("memory: {} may be used", size(bytes)))));
+        .extend(memory::available().map(|b| Fine(format!("memory: {} may be used", size(b)))));
     findings.extend(model(config));
     let mut wrong = 0;
     for finding in &findings {
@@ -97,6 +97,10 @@ fn model(config: &Config) -> Vec<Finding> {
         }
     };
     let mut findings = vec![Fine(format!("model folder: {}", plan.path.display()))];
+    if let Err(error) = memory::check(&plan) {
+        findings.push(Wrong(format!("memory: {error}"), "see docs/reliability.md".into()));
+        return findings;
+    }
     let engine = match Engine::load(&plan.path, plan.settings, true, Instant::now()) {
         Ok(engine) => engine,
         Err(error) => {
@@ -150,13 +154,13 @@ fn model(config: &Config) -> Vec<Finding> {
         info.load.weights.time.as_secs_f64() * 1e3,
         info.load.warm_up.as_secs_f64() * 1e3,
     )));
-    let needs = needed_memory(
+    let needs = memory::needed(
         engine.model(),
         config.batch_tokens,
         info.weight_bytes,
         &info.stored_dtype,
     );
-    if let Some(limit) = memory_limit() {
+    if let Some(limit) = memory::available() {
         let what = format!("memory: about {} needed of {}", size(needs), size(limit));
         findings.push(if needs > limit {
             Wrong(what, "give it more memory, or lower BATCH_TOKENS".into())
@@ -165,56 +169,4 @@ fn model(config: &Config) -> Vec<Finding> {
         });
     }
     findings
-}
-
-/// A rough upper bound: the weights (as f32 where a folder holds another dtype), the activations of one full batch, and the
-/// tokenizer.
-fn needed_memory(model: &Model, batch_tokens: usize, stored: u64, dtype: &str) -> u64 {
-    let packed = model.manifest().is_some();
-    let model = model.config();
-    let activations = 4 * (6 * model.hidden_size + model.intermediate_size) * batch_tokens;
-    if packed {
-        // Used as it lies in the file, tokenizer included.
-        return stored + activations as u64;
-    }
-    let widened = match dtype {
-        "f16" | "bf16" => stored * 2,
-        "i8" => stored * 4,
-        _ => stored,
-    };
-    // The true XLM-RoBERTa tokenizer takes about 290 MB for 250,000 pieces.
-    let tokenizer = model.vocab_size as u64 * 1_200;
-    widened + activations as u64 + tokenizer
-}
-
-/// What this process may use: the cgroup's limit or the machine's memory, whichever is lower.
-fn memory_limit() -> Option<u64> {
-    let cgroup = [
-        "/sys/fs/cgroup/memory.max",
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-    ]
-    .iter()
-    .find_map(|path| {
-        std::fs::read_to_string(path)
-            .ok()?
-            .trim()
-            .parse::<u64>()
-            .ok()
-    });
-    let machine = std::fs::read_to_string("/proc/meminfo")
-        .ok()
-        .and_then(|text| {
-            let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
-            Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
-        });
-    [cgroup, machine].into_iter().flatten().min()
-}
-
-fn size(bytes: u64) -> String {
-    let mib = bytes as f64 / f64::from(1 << 20);
-    if mib < 1024.0 {
-        format!("{mib:.0} MiB")
-    } else {
-        format!("{:.1} GiB", mib / 1024.0)
-    }
 }

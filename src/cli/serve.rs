@@ -9,15 +9,21 @@ use anyhow::Context;
 use axum::Router;
 use tracing::Instrument;
 
-use super::{Usage, process, setup};
+use super::{Usage, memory, process, setup};
 use crate::batch::{Compute, ComputeSettings};
 use crate::config::{Choice, Config};
 use crate::error::Error;
-use crate::host::{HostKind, lambda, server};
+use crate::fault;
+use crate::host::server::{self, End};
+use crate::host::{HostKind, lambda};
 use crate::http::{self, Keys, Settings, Telemetry};
 use crate::service::{Engine, Service};
 use crate::telemetry::{self, Metrics, Traces};
 
+/// What the process ends with when its compute thread has panicked too often, for the platform to start another: `EX_SOFTWARE`.
+const BROKEN: u8 = 70;
+/// For the answers that tell of it.
+const BROKEN_GRACE: Duration = Duration::from_secs(1);
 /// For the last traces, once every request is answered.
 const TRACES_GRACE: Duration = Duration::from_secs(2);
 
@@ -42,7 +48,10 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         None => Traces::default(),
     };
     telemetry::install(filter, telemetry::is_json(config.log_json()), &traces);
+    fault::arm(config.faults.clone());
+    process::keep_out_of_cores();
     let plan = setup::model(config)?;
+    memory::check(&plan)?;
     let compute = Compute::start(ComputeSettings {
         threads: setup::threads(config),
         queue_limit: config.max_queue,
@@ -57,6 +66,7 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
     };
     let settings = settings(config, kind, telemetry)?;
     let open = settings.keys.is_empty();
+    let metrics = settings.telemetry.metrics.clone();
     let router = http::router(service.clone(), settings);
     let warm_up = match config.warm_up {
         Choice::Yes => true,
@@ -96,7 +106,7 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
                     on_lambda(config, service, router, loading, started, traces).await
                 }
                 HostKind::Azure | HostKind::Http => {
-                    let ended = on_socket(config, kind, service, router).await;
+                    let ended = on_socket(config, kind, service, router, metrics).await;
                     traces.shutdown(TRACES_GRACE);
                     ended
                 }
@@ -150,6 +160,7 @@ fn settings(config: &Config, kind: HostKind, telemetry: Telemetry) -> anyhow::Re
     Ok(Settings {
         limits: setup::limits(config),
         body_bytes: config.max_body_bytes,
+        body_bytes_in_flight: config.max_body_bytes_in_flight,
         timeout: config.request_timeout,
         cors_origins: config.cors_origins.clone(),
         base_paths: config.base_path.iter().cloned().chain(azure).collect(),
@@ -217,10 +228,18 @@ async fn on_lambda(
         service.engine()?;
     }
     let restored = service.clone();
-    lambda::serve(router, traces, move || restored.restored())
-        .await
-        .map_err(|error| anyhow::anyhow!("the Lambda runtime ended: {error}"))?;
-    Ok(ExitCode::SUCCESS)
+    tokio::select! {
+        ended = lambda::serve(router, traces, move || restored.restored()) => {
+            ended.map_err(|error| anyhow::anyhow!("the Lambda runtime ended: {error}"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        // Lambda starts another process. What was asked is answered first.
+        () = async {
+            service.broken().await;
+            tracing::error!("nothing can be computed any more: ending with code {BROKEN}");
+            tokio::time::sleep(BROKEN_GRACE).await;
+        } => Ok(ExitCode::from(BROKEN)),
+    }
 }
 
 async fn on_socket(
@@ -228,6 +247,7 @@ async fn on_socket(
     kind: HostKind,
     service: Service,
     router: Router,
+    metrics: Metrics,
 ) -> anyhow::Result<ExitCode> {
     let address = socket(kind, config);
     let listener = server::bind(address)
@@ -237,16 +257,32 @@ async fn on_socket(
         .local_addr()
         .context("the listener has no address")?;
     tracing::info!(%address, "listening");
-    let timeouts = server::Timeouts {
+    let connections = process::room_for_connections(config.max_connections);
+    if connections < config.max_connections {
+        tracing::warn!(
+            connections,
+            "MAX_CONNECTIONS={} exceeds what the limit of open files allows",
+            config.max_connections
+        );
+    }
+    let limits = server::Limits {
+        connections,
         header: config.header_timeout,
+        idle: config.idle_timeout,
         grace: config.shutdown_grace,
     };
-    let all_answered = server::serve(listener, router, timeouts, || service.drain())
-        .await
-        .context("the server failed")?;
-    Ok(if all_answered {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+    let broken = async {
+        service.broken().await;
+        tracing::error!("nothing can be computed any more: ending with code {BROKEN}");
+    };
+    let end = server::serve(listener, router, limits, metrics, broken, || {
+        service.drain();
+    })
+    .await
+    .context("the server failed")?;
+    Ok(match end {
+        End::AllAnswered => ExitCode::SUCCESS,
+        End::GraceOver => ExitCode::FAILURE,
+        End::Broken => ExitCode::from(BROKEN),
     })
 }

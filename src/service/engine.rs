@@ -14,7 +14,8 @@ use crate::model::{Fidelity, Manifest, Model, Packed, PackedTokenizer, check_voc
 use crate::rerank::{Precision, Request, Score, Truncation};
 use crate::tokenizer::{PairTokenizer, Sequence};
 
-const TOKENIZER_FILE: &str = "tokenizer.json";
+/// Of a model folder.
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
 pub struct Engine {
     tokenizer: PairTokenizer,

@@ -73,6 +73,21 @@ struct Piece {
 }
 
 impl Weights {
+    /// Memory that every forward pass reads: everything but the embedding tables, in the form in which it is computed.
+    pub fn working_bytes(&self) -> u64 {
+        let packed = self.manifest().is_some();
+        let read = self
+            .tensors
+            .iter()
+            .filter(|(name, _)| Need::of(name).is_some());
+        read.map(|(_, tensor)| {
+            // A folder's matrices are widened where they are no f32.
+            let widened = 4 * tensor.shape.iter().product::<usize>();
+            (if packed { tensor.len } else { widened }) as u64
+        })
+        .sum()
+    }
+
     /// Begins to read everything but the embedding tables, layer by layer.
     pub fn prefetch(&self) -> Prefetch {
         Prefetch::start(self.plan())
