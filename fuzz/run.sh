@@ -20,9 +20,11 @@ cargo build --release --quiet
 bin=$PWD/../target/release work=$PWD/../target/fuzz
 rm -rf "$work/seeds" "$work/logs"
 mkdir -p "$work/logs"
+export FUZZ_FILES=$work/files
+mkdir -p "$FUZZ_FILES"
+"$bin/reranker" pack --model ../tests/golden/bert --out "$FUZZ_FILES/packed.safetensors" >"$work/pack.txt" 2>&1 ||
+    { cat "$work/pack.txt"; exit 1; }
 "$bin/seeds" "$work/seeds"
-export PACKED=$work/packed.safetensors
-"$bin/reranker" pack --model ../tests/golden/bert --out "$PACKED" >"$work/logs/pack.txt" 2>&1
 
 total=0
 for share in "${shares[@]}"; do total=$((total + ${share#* })); done

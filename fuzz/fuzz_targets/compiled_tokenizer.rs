@@ -8,18 +8,14 @@ use std::sync::LazyLock;
 use arbitrary::Unstructured;
 use libfuzzer_sys::{Corpus, fuzz_target};
 use reranker::rerank::Truncation;
-use reranker::tokenizer::{Compilation, PairTokenizer, compile};
+use reranker::tokenizer::PairTokenizer;
 
-static FILES: LazyLock<[Vec<u8>; 2]> = LazyLock::new(|| {
-    ["xlm-roberta", "bert"].map(|name| {
-        let file = format!("{}/../tests/golden/{name}/tokenizer.json", env!("CARGO_MANIFEST_DIR"));
-        let json = std::fs::read(&file).expect("a tokenizer of the tests");
-        match compile(&json).expect("a tokenizer file") {
-            Compilation::Compiled(bytes) => bytes,
-            Compilation::Refused(reason) => panic!("{file}: {reason}"),
-        }
-    })
-});
+#[path = "../src/files.rs"]
+#[allow(dead_code, reason = "each target uses its own part")]
+mod files;
+
+static FILES: LazyLock<[Vec<u8>; 2]> =
+    LazyLock::new(|| ["xlm-roberta", "bert"].map(files::compiled));
 
 fuzz_target!(|data: &[u8]| -> Corpus {
     match run(&mut Unstructured::new(data)) {

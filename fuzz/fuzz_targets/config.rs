@@ -12,7 +12,7 @@ fuzz_target!(|data: &[u8]| {
             assert!(config.hidden_size % config.heads == 0 && config.heads > 0);
             assert!(config.layers > 0 && config.vocab_size > 0 && config.type_vocab_size > 0);
             assert!(config.max_length() > 0 && config.max_length() <= config.position_rows);
-            assert!(config.layer_norm_eps.is_finite());
+            assert!(config.layer_norm_eps.is_finite() && config.layer_norm_eps >= 0.0);
         }
         Err(error) => assert!(error.to_string().starts_with("config.json: ")),
     }

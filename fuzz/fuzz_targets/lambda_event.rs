@@ -16,15 +16,28 @@ use tokio::runtime::Runtime;
 #[path = "../src/service.rs"]
 mod service;
 
+/// lambda_http itself panics on some events: on a body that is said to be base64 and is not, and on a host that is none. Its runtime
+/// answers them as errors of the function and lives on, as `tests/lambda.rs` shows. Any other panic ends the fuzzer.
+fn allow_theirs() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map_or("", |location| location.file());
+        let theirs = ["/lambda_http-", "/aws_lambda_events-"];
+        if !theirs.iter().any(|name| place.contains(name)) {
+            eprintln!("{panic}");
+            std::process::abort();
+        }
+    }));
+}
+
 static SERVED: LazyLock<(Router, Runtime)> =
     LazyLock::new(|| (service::without_a_model(&[]), service::runtime()));
 
-fuzz_target!(|data: &[u8]| -> Corpus {
+fuzz_target!(init: allow_theirs(), |data: &[u8]| -> Corpus {
     let Ok(text) = std::str::from_utf8(data) else {
         return Corpus::Reject;
     };
     let (event, trace) = text.split_once('\0').unwrap_or((text, ""));
-    let Ok(event) = lambda_http::request::from_str(event) else {
+    let Ok(Ok(event)) = std::panic::catch_unwind(|| lambda_http::request::from_str(event)) else {
         return Corpus::Keep;
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH);

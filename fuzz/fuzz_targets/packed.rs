@@ -1,5 +1,5 @@
 //! A packed file, damaged: refused when it is opened, or when it is verified, and never a panic in between. The input is a list of
-//! damages to the golden model's packed form (`PACKED` names the file), and whether the header's digest is made to fit again, as a
+//! damages to the golden model's packed form, and whether the header's digest is made to fit again, as a
 //! foreign writer's would.
 #![no_main]
 
@@ -14,6 +14,9 @@ use reranker::model::{Model, Packed};
 use reranker::weights::{Prefetch, Weights, check_payload};
 use sha2::{Digest, Sha256};
 
+#[path = "../src/files.rs"]
+#[allow(dead_code, reason = "each target uses its own part")]
+mod files;
 #[path = "../src/folder.rs"]
 mod folder;
 
@@ -26,8 +29,7 @@ struct Source {
 }
 
 static SOURCE: LazyLock<Source> = LazyLock::new(|| {
-    let path = std::env::var("PACKED").expect("PACKED names a packed model");
-    let bytes = std::fs::read(&path).expect("a packed model");
+    let bytes = files::packed();
     let length = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
     let header = bytes[8..8 + length].trim_ascii_end().len();
     Source {

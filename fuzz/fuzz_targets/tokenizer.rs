@@ -1,12 +1,14 @@
 //! The compiled tokenizers against Hugging Face's crate, on any text: the same ids, and the same cut and joined pairs.
 #![no_main]
 
-use std::path::Path;
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use reranker::rerank::Truncation;
-use reranker::tokenizer::{Compilation, PairTokenizer, compile};
+use reranker::tokenizer::PairTokenizer;
+
+#[path = "../src/files.rs"]
+mod files;
 
 struct Both {
     reference: PairTokenizer,
@@ -14,22 +16,18 @@ struct Both {
 }
 
 static BOTH: LazyLock<[Both; 3]> = LazyLock::new(|| {
-    let golden = |name| format!("{}/../tests/golden/{name}/tokenizer.json", env!("CARGO_MANIFEST_DIR"));
-    let demo = format!("{}/../models/demo/tokenizer.json", env!("CARGO_MANIFEST_DIR"));
-    [golden("xlm-roberta"), golden("bert"), demo].map(|file| {
-        let path = Path::new(&file);
-        let json = std::fs::read(path).expect("a tokenizer of the tests");
-        let Compilation::Compiled(bytes) = compile(&json).expect("a tokenizer file") else {
-            panic!("{file} is not compiled");
-        };
+    files::TOKENIZERS.map(|(name, file)| {
+        let path = files::root().join(file);
+        let json = std::fs::read(&path).expect("a tokenizer of the tests");
+        let bytes = files::compiled(name);
         Both {
-            reference: PairTokenizer::from_json(&json, path).expect("Hugging Face reads it"),
-            compiled: PairTokenizer::from_compiled(bytes.into(), path).expect("its compiled form"),
+            reference: PairTokenizer::from_json(&json, &path).expect("Hugging Face reads it"),
+            compiled: PairTokenizer::from_compiled(bytes.into(), &path).expect("its compiled form"),
         }
     })
 });
 
-fuzz_target!(|text: &str| {
+fuzz_target!(init: { LazyLock::force(&BOTH); }, |text: &str| {
     for Both {
         reference,
         compiled,

@@ -11,9 +11,9 @@ use tokenizers::{Encoding, Token};
 
 fuzz_target!(|lengths: (u16, u16, u16, u8)| {
     let (query, document, max_length) = (
-        usize::from(lengths.0 % 600),
-        usize::from(lengths.1 % 600),
-        usize::from(lengths.2 % 700),
+        usize::from(lengths.0 % 80),
+        usize::from(lengths.1 % 80),
+        usize::from(lengths.2 % 120),
     );
     let special = 3 + usize::from(lengths.3 % 2);
     let kept = |rule| {
