@@ -15,7 +15,7 @@ SYNTHETIC := target/bench/synthetic
 TOKENIZER ?=
 EVENT ?= events/apigw-v2.json
 
-.PHONY: help run test test-client test-browser check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table check-aws check-azure verify clean test-openapi load
+.PHONY: help run test test-client test-browser check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table check-aws check-azure verify clean test-openapi load cuda check-cuda bench-gpu
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -82,6 +82,15 @@ load: build ## a minute of every dialect, of mistakes, bursts and hang-ups over 
 
 check-azure: ## check terraform/azure without Azure: format, validate and tests against the providers' schemas, checkov
 	tests/terraform/run.sh terraform/azure
+
+cuda: ## build target/cuda/release/reranker, which computes on NVIDIA GPUs; needs the CUDA toolkit (CUDA_COMPUTE_CAP, by default 75: any from a T4 on)
+	CUDA_COMPUTE_CAP=$${CUDA_COMPUTE_CAP:-75} cargo build --release --locked --features cuda --target-dir target/cuda
+
+check-cuda: ## lint and link the program with CUDA on a machine without a GPU (fetches the compiler from PyPI; a quarter of an hour)
+	tests/cuda/run.sh
+
+bench-gpu: cuda $(SYNTHETIC)/model.safetensors ## on a machine with a GPU: parity with f32, and speed beside PyTorch; keeps a record (ARGS)
+	$(PYTHON) bench/gpu/run.py $(ARGS)
 
 verify: build ## compare the model's logits with its published ones (MODEL_DIR, MODEL_NAME)
 	$(BINARY) verify
