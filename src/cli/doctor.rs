@@ -181,7 +181,7 @@ fn model(config: &Config) -> Vec<Finding> {
 }
 
 fn gpu(plan: &setup::ModelPlan) -> Finding {
-    let not_used = |reason| format!("GPU: not used: {reason}");
+    let not_used = |reason: &str| format!("GPU: not used: {reason}");
     match (&plan.settings.gpu, &plan.no_gpu) {
         (Some(gpu), _) => Fine(format!(
             "GPU: {}, {}, {}",

@@ -89,8 +89,8 @@ impl Gpu {
         if count == 0 {
             return Err("the NVIDIA driver finds no GPU".into());
         }
-        let device = Device::new_cuda(0)
-            .map_err(|error| format!("the GPU cannot be used: {error}"))?;
+        let device =
+            Device::new_cuda(0).map_err(|error| format!("the GPU cannot be used: {error}"))?;
         let asked = |error: driver::DriverError| format!("the GPU does not answer: {error}");
         let about = device.as_cuda_device().map_err(|error| error.to_string())?;
         let about = about.cuda_stream().context().clone();

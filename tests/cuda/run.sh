@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Checks the `cuda` feature on a machine without a GPU: lints everything with it, links the program, and sees it start without a driver,
 # fall back to the CPU and refuse to where it must. The compiler of the kernels comes from PyPI; what is not there (cuBLAS, which is
-# large, and the driver's own library) is stood in for by libraries whose functions only fail. Takes a quarter of an hour on two cores,
-# nearly all of it for candle's kernels, which are compiled once.
+# large, the driver's own library, and kernels that are never called) is stood in for by libraries whose functions only fail.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=$PWD/target/cuda
@@ -16,7 +15,7 @@ if ! cmp -s $list "$venv/installed.txt"; then
     cp $list "$venv/installed.txt"
 fi
 CUDA_HOME=$(echo "$venv"/lib/python3*/site-packages/nvidia/cu13)
-export CUDA_HOME PATH=$CUDA_HOME/bin:$PATH CUDA_COMPUTE_CAP=75
+export CUDA_HOME PATH=$CUDA_HOME/bin:$PATH CUDA_COMPUTE_CAP=75 NVCC=$PWD/tests/cuda/nvcc
 # The newest version that the bindings know; the compiler may be newer.
 export CUDARC_CUDA_VERSION=13040
 
@@ -24,27 +23,28 @@ printf -- '-- lints\n'
 cargo clippy --locked --features cuda --all-targets --target-dir "$work" -- -D warnings
 
 printf -- '-- the program\n'
-# Linked first with names alone, which shows the functions that it calls, and these are then made.
+bindings=$(cargo metadata --format-version 1 --locked --features cuda | python3 -c '
+import json, os, sys
+cudarc = next(package for package in json.load(sys.stdin)["packages"] if package["name"] == "cudarc")
+print(os.path.dirname(cudarc["manifest_path"]) + "/src")')
 libraries=$work/libraries
 rm -rf "$libraries"
 mkdir -p "$libraries"
 for name in cudart nvrtc curand; do
     ln -s "$(echo "$CUDA_HOME"/lib/lib$name.so.*)" "$libraries/lib$name.so"
 done
-stand_in() { # NAME SONAME, functions on stdin
-    sed 's/.*/int &(void) { return 34; }/' | gcc -shared -fPIC -Wl,-soname,"$2" -x c - -o "$libraries/$2"
-    ln -sf "$2" "$libraries/lib$1.so"
+# Every function that there are bindings for, and each of them answers CUDA_ERROR_STUB_LIBRARY.
+stand_in() { # NAME BINDINGS
+    local soname=lib$1.so.1
+    sed -nE 's/.*fn (cu[a-zA-Z0-9_]+)\(.*/int \1(void) { return 34; }/p' "$bindings/$2/sys/mod.rs" | sort -u |
+        gcc -shared -fPIC -Wl,-soname,"$soname" -x c - -o "$libraries/$soname"
+    ln -s "$soname" "$libraries/lib$1.so"
 }
-for name in cuda cublas cublasLt; do
-    stand_in $name lib$name.so.1 </dev/null
-done
-cargo rustc --locked --features cuda --bin reranker --target-dir "$work" -- \
-    -L "native=$libraries" -C link-arg=-Wl,--unresolved-symbols=ignore-all -C link-arg=-Wl,--no-as-needed
+stand_in cuda driver
+stand_in cublas cublas
+stand_in cublasLt cublaslt
+LIBRARY_PATH=$libraries cargo build --locked --features cuda --target-dir "$work"
 program=$work/debug/reranker
-called() { nm --dynamic --undefined-only "$program" | sed -n "s/.* \($1[A-Za-z0-9_]*\).*/\1/p" | sort -u; }
-called 'cu[A-Z]' | stand_in cuda libcuda.so.1
-called 'cublas' | stand_in cublas libcublas.so.1
-echo "calls $(called 'cu[A-Z]' | wc -l) functions of the driver, $(called cublas | wc -l) of cuBLAS"
 
 export LD_LIBRARY_PATH=$libraries:$CUDA_HOME/lib
 unset DEVICE PRECISION USE_FP16 MODEL_DIR MODEL_NAME
