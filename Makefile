@@ -20,7 +20,7 @@ REPOSITORY ?=
 TAG ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 
-.PHONY: help run test test-client test-browser check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table check-aws check-azure check-image check-reproducible image run-image push sbom verify clean test-openapi load trust fuzz-short asan tsan miri audit reproducible
+.PHONY: help run test test-client test-browser check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table check-aws check-azure check-image check-reproducible image run-image push sbom verify clean test-openapi load trust fuzz-short asan tsan miri audit reproducible cuda check-cuda bench-gpu
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -134,6 +134,14 @@ audit: ## licences, sources, duplicates and known vulnerabilities of every depen
 
 reproducible: ## build the program in two folders and compare
 	tests/trust/reproducible.sh
+cuda: ## build target/cuda/release/reranker, which computes on NVIDIA GPUs; needs the CUDA toolkit (CUDA_COMPUTE_CAP, by default 75: any from a T4 on)
+	CUDA_COMPUTE_CAP=$${CUDA_COMPUTE_CAP:-75} cargo build --release --locked --features cuda --target-dir target/cuda
+
+check-cuda: ## lint and link the program with CUDA on a machine without a GPU (fetches the compiler from PyPI; ten minutes)
+	tests/cuda/run.sh
+
+bench-gpu: cuda $(SYNTHETIC)/model.safetensors ## on a machine with a GPU: parity with f32, and speed beside PyTorch; keeps a record (ARGS)
+	$(PYTHON) bench/gpu/run.py $(ARGS)
 
 verify: build ## compare the model's logits with its published ones (MODEL_DIR, MODEL_NAME)
 	$(BINARY) verify

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::fault::Faults;
-use crate::rerank::{Precision, Truncation};
+use crate::rerank::{Device, Precision, Truncation};
 use crate::telemetry::Export;
 
 /// One documented variable.
@@ -35,8 +35,9 @@ variables! {
     MODEL_REVISION = "", "revision to report, and to look for in the Hugging Face cache";
     HOST = "0.0.0.0", "address to listen on";
     PORT = "8000", "port to listen on; Azure Functions' own port goes before it";
-PRECISION = "auto", "what the model computes in: `int8` (needs a packed model: `reranker pack`), `f32` (needs a model folder), `bf16` or `f16` (need a GPU, which this build does not use), or `auto`: `int8` where the model is packed, else `f32`";
-    USE_FP16 = "false", "use the best safe reduced precision of the device; on CPUs that is what `PRECISION=auto` chooses already, so nothing changes there";
+DEVICE = "auto", "where the model computes: `cpu`; `cuda` (an NVIDIA GPU; without one, or built without the `cuda` feature, nothing is served); or `auto`: on a GPU where there is one and the model and `PRECISION` allow it, else on the CPU";
+    PRECISION = "auto", "what the model computes in: `int8` (needs a packed model: `reranker pack`, and a CPU), `f32` (needs a model folder), `bf16` or `f16` (need a GPU and a model folder), or `auto`: `f16` on a GPU, else `int8` where the model is packed, else `f32`";
+    USE_FP16 = "", "what `PRECISION=auto` means on a GPU: `true` or not set `f16`, `false` `f32`; on CPUs it changes nothing";
     CORS_ORIGINS = "*", "origins allowed to call from a browser, separated by commas; empty for none";
     MAX_LENGTH = "512", "longest sequence in tokens, special tokens included; the model's own limit where that is lower";
     TRUNCATION = "longest_first", "how longer pairs are cut: `longest_first`, `flag`, or `none` (they are refused)";
@@ -54,7 +55,7 @@ PRECISION = "auto", "what the model computes in: `int8` (needs a packed model: `
     IDLE_TIMEOUT_S = "75", "most seconds that a connection may stay open without a request, or without taking more of its answer; longer than a load balancer's own, so that it never sends into a closing one";
     SHUTDOWN_GRACE_S = "30", "seconds that accepted requests have to finish after SIGTERM";
     THREADS = "", "compute threads; all available cores where it is not set";
-    BATCH_TOKENS = "4096", "tokens of one forward pass; bounds memory, about 40 bytes times the hidden size for each token";
+    BATCH_TOKENS = "", "tokens of one forward pass; where it is not set, 4096 on CPUs and 16384 on a GPU; bounds memory, about 40 bytes times the hidden size for each token";
     INSTRUCTION_SET = "", "force the kernels' instruction set (`reranker doctor` lists this machine's); the best one where it is not set";
     INIT_BUDGET_S = "8", "seconds from the start that Lambda's initialisation may wait for the weights to be read into memory; the rest is read while requests are served";
     WARM_UP = "auto", "run the model once before answering ready: `true`, `false`, or `auto` (yes, except on Lambda on demand)";
@@ -150,8 +151,9 @@ pub struct Config {
     pub model_revision: Option<String>,
     pub host: IpAddr,
     pub port: u16,
+    pub device: Device,
     pub precision: Precision,
-    pub use_fp16: bool,
+    pub use_fp16: Option<bool>,
     pub cors_origins: Vec<String>,
     pub max_length: usize,
     pub truncation: Truncation,
@@ -169,7 +171,7 @@ pub struct Config {
     pub idle_timeout: Duration,
     pub shutdown_grace: Duration,
     pub threads: Option<usize>,
-    pub batch_tokens: usize,
+    pub batch_tokens: Option<usize>,
     pub instruction_set: Option<String>,
     pub init_budget: Duration,
     pub warm_up: Choice,
@@ -343,7 +345,13 @@ impl Config {
         let precision = read.parsed(&PRECISION, &Precision::NAMES.join(", "), |text| {
             Precision::from_str(text).ok()
         });
-        let use_fp16 = read.parsed(&USE_FP16, "true or false", boolean);
+        let device = read.parsed(&DEVICE, &Device::NAMES.join(", "), |text| {
+            Device::from_str(text).ok()
+        });
+        let use_fp16 = match read.optional(&USE_FP16) {
+            Some(_) => read.parsed(&USE_FP16, "true or false", boolean).map(Some),
+            None => Some(None),
+        };
         let cors_origins = Self::origins(read);
         let max_length = read.number(&MAX_LENGTH, 8, 1 << 20);
         let truncation = read.parsed(&TRUNCATION, &Truncation::NAMES.join(", "), |text| {
@@ -380,7 +388,10 @@ impl Config {
             Some(_) => read.number(&THREADS, 1, 1024).map(Some),
             None => Some(None),
         };
-        let batch_tokens = read.number(&BATCH_TOKENS, 16, 1 << 20);
+        let batch_tokens = match read.optional(&BATCH_TOKENS) {
+            Some(_) => read.number(&BATCH_TOKENS, 16, 1 << 20).map(Some),
+            None => Some(None),
+        };
         // Lambda itself ends an initialisation after ten seconds, and begins it anew.
         let init_budget = read.seconds(&INIT_BUDGET_S, 9);
         let warm_up = read.parsed(&WARM_UP, "true, false or auto", Choice::parse);
@@ -416,6 +427,7 @@ impl Config {
             model_revision: read.optional(&MODEL_REVISION),
             host: host?,
             port: port?,
+            device: device?,
             precision: precision?,
             use_fp16: use_fp16?,
             cors_origins: cors_origins?,
@@ -630,6 +642,7 @@ mod tests {
         let wrong = [
             ("HOST", "nowhere"),
             ("PORT", "70000"),
+            ("DEVICE", "gpu"),
             ("USE_FP16", "maybe"),
             ("CORS_ORIGINS", "example.org"),
             ("MAX_LENGTH", "7"),
@@ -682,7 +695,7 @@ mod tests {
         for (value, expected) in [("True", true), ("1", true), ("False", false), ("no", false)] {
             assert_eq!(
                 parse(&[("USE_FP16", value)]).expect(value).use_fp16,
-                expected
+                Some(expected)
             );
         }
     }

@@ -45,7 +45,7 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
 ];
 
 /// The one home of a crate that must not spread.
-const HOMES: [(&str, &[&str]); 29] = [
+const HOMES: [(&str, &[&str]); 30] = [
     ("axum", &["http", "host", "cli"]),
     ("hyper_util", &["host"]),
     ("lambda_http", &["host"]),
@@ -53,6 +53,7 @@ const HOMES: [(&str, &[&str]); 29] = [
     ("tower_http", &["http"]),
     ("utoipa", &["http", "dialect"]),
     ("candle_core", &["model"]),
+    ("candle_nn", &["model"]),
     ("tokenizers", &["tokenizer"]),
     ("base64", &["tokenizer"]),
     ("unicode_categories", &["tokenizer"]),

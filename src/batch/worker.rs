@@ -726,6 +726,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn jobs_whose_shared_pass_fails_are_computed_one_by_one() {
+        let compute = start(8, 100);
+        let (gate, open, passes) = gated();
+        let forward: Forward<Length> = Arc::new(move |items| {
+            let scores = gate(items)?;
+            // As a GPU fails whose memory holds one of them only.
+            if items.len() > 1 {
+                return Err(Error::Internal("no memory left".into()));
+            }
+            Ok(scores)
+        });
+        let first = submit(&compute, &[1], &forward).await;
+        until(|| passes.lock().expect("no panic").len() == 1).await;
+        let second = submit(&compute, &[5], &forward).await;
+        let third = submit(&compute, &[6], &forward).await;
+        for _ in 0..4 {
+            let _ = open.send(());
+        }
+        assert!(first.await.expect("joins").is_ok());
+        assert_eq!(second.await.expect("joins").expect("runs").logits, [5.0]);
+        assert_eq!(third.await.expect("joins").expect("runs").logits, [6.0]);
+        let passes = passes.lock().expect("no panic");
+        assert_eq!(*passes, [vec![1], vec![5, 6], vec![5], vec![6]]);
+    }
+
+    #[tokio::test]
     async fn a_job_whose_caller_has_gone_is_dropped_before_its_next_pass() {
         let compute = start(8, 10);
         let (forward, open, passes) = gated();

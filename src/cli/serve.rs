@@ -55,7 +55,7 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
     let compute = Compute::start(ComputeSettings {
         threads: setup::threads(config),
         queue_limit: config.max_queue,
-        batch_tokens: config.batch_tokens,
+        batch_tokens: plan.settings.batch_tokens,
     })?;
     let service = Service::new(compute, config.cache_pairs, started);
     let telemetry = Telemetry {
@@ -79,15 +79,15 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         model_dir = %plan.path.display(),
         threads = service.threads(),
         instruction_set = plan.settings.kernels.isa().name(),
+        gpu = plan.settings.gpu.as_ref().map_or("none", |gpu| gpu.name.as_str()),
         max_length = config.max_length,
         access = if open { "open to everyone" } else { "by API key" },
         version = env!("CARGO_PKG_VERSION"),
         "starting"
     );
-    if config.use_fp16 {
-        tracing::info!(
-            "USE_FP16: PRECISION=auto chooses this device's best safe precision already"
-        );
+    // A program that was built for CPUs need not say so at every start.
+    if let Some(reason) = plan.no_gpu.as_ref().filter(|_| cfg!(feature = "cuda")) {
+        tracing::warn!(reason, "DEVICE=auto: computing on the CPU");
     }
     let load = load(service.clone(), move || {
         Engine::load(&plan.path, plan.settings, warm_up, started)
@@ -186,6 +186,7 @@ async fn load(
                 revision = info.revision.as_deref().unwrap_or_default(),
                 note = info.note.as_deref().unwrap_or_default(),
                 precision = info.precision,
+                device = info.gpu.as_ref().map_or("cpu", |gpu| gpu.name.as_str()),
                 stored_dtype = info.stored_dtype,
                 max_length = info.max_length,
                 process_ms = info.load.process.time.as_secs_f64() * 1e3,
