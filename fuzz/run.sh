@@ -12,7 +12,7 @@ shares=(
     "lambda_event 4" "trace_headers 2" "hub 2"
 )
 
-# The program itself, for a packed model to damage.
+# The program itself, for packed models to damage.
 (cd .. && cargo build --release --locked --quiet)
 # One lock file for everything: the program's, to which cargo adds what fuzzing needs.
 cp ../Cargo.lock Cargo.lock
@@ -22,8 +22,10 @@ rm -rf "$work/seeds" "$work/logs"
 mkdir -p "$work/logs"
 export FUZZ_FILES=$work/files
 mkdir -p "$FUZZ_FILES"
-"$bin/reranker" pack --model ../tests/golden/bert --out "$FUZZ_FILES/packed.safetensors" >"$work/pack.txt" 2>&1 ||
-    { cat "$work/pack.txt"; exit 1; }
+for model in tests/golden/bert tests/golden/xlm-roberta models/demo; do
+    "$bin/reranker" pack --model "../$model" --out "$FUZZ_FILES/$(basename $model).safetensors" >"$work/pack.txt" 2>&1 ||
+        { cat "$work/pack.txt"; exit 1; }
+done
 "$bin/seeds" "$work/seeds"
 
 total=0

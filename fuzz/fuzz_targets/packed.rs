@@ -29,7 +29,7 @@ struct Source {
 }
 
 static SOURCE: LazyLock<Source> = LazyLock::new(|| {
-    let bytes = files::packed();
+    let bytes = files::packed("bert");
     let length = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
     let header = bytes[8..8 + length].trim_ascii_end().len();
     Source {

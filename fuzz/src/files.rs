@@ -1,9 +1,9 @@
-//! What `seeds` makes of the tests' models for targets that begin with a whole file, in the folder that `FUZZ_FILES` names: it takes
-//! seconds, which each start of a target would take again.
+//! The tests' models in their packed forms, in the folder that `FUZZ_FILES` names: `run.sh` makes them, as it takes seconds, which each
+//! start of a target would take again.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// The tokenizers that have a compiled form, by name, and their sources.
+/// The models whose tokenizers have a compiled form, and their sources.
 pub const TOKENIZERS: [(&str, &str); 3] = [
     ("xlm-roberta", "tests/golden/xlm-roberta/tokenizer.json"),
     ("bert", "tests/golden/bert/tokenizer.json"),
@@ -17,20 +17,17 @@ pub fn root() -> &'static Path {
         .expect("fuzz is in the repository")
 }
 
-pub fn path(name: &str) -> PathBuf {
+/// A packed model.
+pub fn packed(name: &str) -> Vec<u8> {
     let folder = std::env::var("FUZZ_FILES").expect("FUZZ_FILES names a folder");
-    Path::new(&folder).join(name)
-}
-
-fn read(name: &str) -> Vec<u8> {
-    let path = path(name);
+    let path = Path::new(&folder).join(format!("{name}.safetensors"));
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+/// The compiled tokenizer of a packed model.
 pub fn compiled(name: &str) -> Vec<u8> {
-    read(&format!("{name}.compiled"))
-}
-
-pub fn packed() -> Vec<u8> {
-    read("packed.safetensors")
+    let file = packed(name);
+    let tensors = safetensors::SafeTensors::deserialize(&file).expect("a packed model");
+    let tokenizer = tensors.tensor("tokenizer.compiled");
+    tokenizer.expect("a compiled tokenizer").data().to_vec()
 }

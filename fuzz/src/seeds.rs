@@ -1,11 +1,9 @@
-//! Writes the fuzz targets' first inputs, a folder for each: from `events/`, the tests' models, and bodies as clients send them. And
-//! the compiled tokenizers that targets begin with.
+//! Writes the fuzz targets' first inputs, a folder for each: from `events/`, the tests' models, and bodies as clients send them.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use reranker::tokenizer::{Compilation, compile};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::json;
@@ -40,9 +38,6 @@ const TEXTS: &[&str] = &[
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa 3.14 $5,000.00 it's U.S.A.",
 ];
 
-#[allow(dead_code, reason = "each target uses its own part")]
-mod files;
-
 struct Seeds {
     out: PathBuf,
 }
@@ -63,15 +58,6 @@ fn main() {
     for whose in 0..=16u8 {
         for body in BODIES {
             seeds.add("dialects", [&[whose], body.as_bytes()].concat());
-        }
-    }
-    for (name, file) in files::TOKENIZERS {
-        let json = fs::read(root.join(file)).expect("a tokenizer of the tests");
-        match compile(&json).expect("a tokenizer file") {
-            Compilation::Compiled(bytes) => {
-                fs::write(files::path(&format!("{name}.compiled")), bytes).expect("written");
-            }
-            Compilation::Refused(reason) => panic!("{file}: {reason}"),
         }
     }
     requests(&seeds);
