@@ -251,7 +251,10 @@ fn every_unsafe_block_has_its_proof_and_their_number_is_the_documented_one() {
                 let above = above(&lines, number);
                 if rest.starts_with('{') {
                     blocks += 1;
-                    assert!(above.contains("SAFETY: "), "{place}: a block without its proof");
+                    assert!(
+                        above.contains("SAFETY: "),
+                        "{place}: a block without its proof"
+                    );
                 } else if let Some(name) = rest.strip_prefix("fn ") {
                     functions += 1;
                     // An instruction set's functions promise what the trait's do.
@@ -263,9 +266,15 @@ fn every_unsafe_block_has_its_proof_and_their_number_is_the_documented_one() {
                         "{place}: a function that does not say what callers promise"
                     );
                 } else {
-                    assert!(rest.starts_with("impl "), "{place}: an unknown use of unsafe");
+                    assert!(
+                        rest.starts_with("impl "),
+                        "{place}: an unknown use of unsafe"
+                    );
                     impls += 1;
-                    assert!(above.contains("SAFETY: "), "{place}: an impl without its proof");
+                    assert!(
+                        above.contains("SAFETY: "),
+                        "{place}: an impl without its proof"
+                    );
                 }
             }
         }

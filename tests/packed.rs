@@ -375,8 +375,7 @@ impl Damaged {
         let path = dir.path().join("whole");
         pack("tests/golden/bert", &path);
         let whole = std::fs::read(path).expect("read");
-        let (header, metadata) =
-            safetensors::SafeTensors::read_metadata(&whole).expect("a header");
+        let (header, metadata) = safetensors::SafeTensors::read_metadata(&whole).expect("a header");
         let payload = 8 + header;
         let tensors = metadata.tensors().into_iter().map(|(name, info)| {
             let (from, to) = info.data_offsets;
@@ -404,7 +403,7 @@ impl Damaged {
         std::fs::write(&path, bytes).expect("written");
         let kernels = Kernels::detect();
         let model = Weights::open(&path).and_then(|weights| {
-            Model::from_weights(&path, &weights, kernels, Prefetch::none())
+            Model::from_weights(&path, &weights, kernels, None, Prefetch::none())
         });
         let verifies = check_payload(&path).is_ok();
         std::fs::remove_file(&path).expect("removed");
@@ -471,7 +470,10 @@ fn a_flipped_bit_anywhere_is_refused_at_load_or_found_by_verify() {
     // Nothing but tensors' own values may come as far as a model: every bit of the header's length, and of the header with
     // its padding and its digest a thousand and a half.
     for bit in 0..64 {
-        assert!(!flip(&mut damaged, bit / 8, 1 << (bit % 8)).loads, "length, bit {bit}");
+        assert!(
+            !flip(&mut damaged, bit / 8, 1 << (bit % 8)).loads,
+            "length, bit {bit}"
+        );
     }
     let digest = damaged.tensor("integrity.header_sha256");
     for (region, times) in [(8..damaged.payload, 1500), (digest.clone(), 64)] {
@@ -486,7 +488,10 @@ fn a_flipped_bit_anywhere_is_refused_at_load_or_found_by_verify() {
             continue;
         }
         let ends = [place.start, place.end - 1];
-        for at in ends.into_iter().chain((0..6).map(|_| random.within(&place))) {
+        for at in ends
+            .into_iter()
+            .chain((0..6).map(|_| random.within(&place)))
+        {
             let fate = flip(&mut damaged, at, 1 << random.below(8));
             assert!(!fate.verifies, "{name}, byte {at} of the file");
         }
@@ -522,13 +527,33 @@ fn a_file_cut_or_lengthened_anywhere_is_refused_at_load() {
 fn a_file_of_another_version_or_layout_is_refused_though_its_digests_fit() {
     let mut damaged = Damaged::new();
     for (from, to, says) in [
-        ("\\\"format\\\":2", "\\\"format\\\":1", "expected version 2: pack the model again"),
-        ("\\\"format\\\":2", "\\\"format\\\":3", "expected version 2: pack the model again"),
-        ("panel32x4", "panel32x8", "weight layout: found \"panel32x8\""),
+        (
+            "\\\"format\\\":2",
+            "\\\"format\\\":1",
+            "expected version 2: pack the model again",
+        ),
+        (
+            "\\\"format\\\":2",
+            "\\\"format\\\":3",
+            "expected version 2: pack the model again",
+        ),
+        (
+            "panel32x4",
+            "panel32x8",
+            "weight layout: found \"panel32x8\"",
+        ),
         ("panel32x4", "panel16x4", "pack the model again"),
         // What the header says of shapes must be what the model needs.
-        ("\\\"hidden_size\\\":36", "\\\"hidden_size\\\":40", "expected shape"),
-        ("\\\"vocab_size\\\":379", "\\\"vocab_size\\\":999", "expected shape"),
+        (
+            "\\\"hidden_size\\\":36",
+            "\\\"hidden_size\\\":40",
+            "expected shape",
+        ),
+        (
+            "\\\"vocab_size\\\":379",
+            "\\\"vocab_size\\\":999",
+            "expected shape",
+        ),
     ] {
         let fate = damaged.fate(&damaged.rewritten(from, to));
         assert!(!fate.loads, "{to}");

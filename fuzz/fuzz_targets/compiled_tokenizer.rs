@@ -44,7 +44,11 @@ fn run(input: &mut Unstructured) -> arbitrary::Result<()> {
     };
     let rest = input.bytes(input.len().min(600))?;
     let rest = String::from_utf8_lossy(rest);
-    for text in ["Hello world, é 中文 <mask> <s>", "▁\u{301}\u{0}\r\n  ##ing", &rest] {
+    for text in [
+        "Hello world, é 中文 <mask> <s>",
+        "▁\u{301}\u{0}\r\n  ##ing",
+        &rest,
+    ] {
         let Ok(ids) = tokenizer.encode(text) else {
             continue;
         };

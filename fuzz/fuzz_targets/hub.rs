@@ -63,7 +63,8 @@ fn serve(stream: &TcpStream, told: &Answers) -> Option<()> {
             (404, &answers[2])
         };
         let length = body.len();
-        let mut answer = format!("HTTP/1.1 {status} -\r\ncontent-length: {length}\r\n\r\n").into_bytes();
+        let mut answer =
+            format!("HTTP/1.1 {status} -\r\ncontent-length: {length}\r\n\r\n").into_bytes();
         answer.extend_from_slice(body);
         stream.write_all(&answer).ok()?;
     }

@@ -90,7 +90,7 @@ fn run(input: &mut Unstructured) -> arbitrary::Result<()> {
     let verified = check_payload(&path).is_ok();
     std::fs::remove_file(&path).expect("removed");
     let model = opened
-        .and_then(|weights| Model::from_weights(&path, &weights, kernels, Prefetch::none()));
+        .and_then(|weights| Model::from_weights(&path, &weights, kernels, None, Prefetch::none()));
     if !foreign && !untouched {
         assert!(model.is_err() || !verified, "damaged, and not noticed");
     }

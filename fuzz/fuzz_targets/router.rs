@@ -115,10 +115,11 @@ fn judge(
     body: &[u8],
     locked: bool,
 ) {
-    let known = [
-        200, 400, 401, 404, 405, 408, 413, 415, 422, 429, 503, 504,
-    ];
-    assert!(known.contains(&status.as_u16()), "{method} {path}: {status}");
+    let known = [200, 400, 401, 404, 405, 408, 413, 415, 422, 429, 503, 504];
+    assert!(
+        known.contains(&status.as_u16()),
+        "{method} {path}: {status}"
+    );
     let preflight = *method == Method::OPTIONS && status == StatusCode::OK;
     let id = headers.get("x-request-id");
     assert!(preflight || id.is_some_and(|id| !id.is_empty()));
@@ -128,12 +129,17 @@ fn judge(
         serde_json::from_slice::<Value>(body).expect("JSON");
     }
     if status.is_client_error() || status.is_server_error() {
-        assert!(is_json || *method == Method::HEAD, "{method} {path}: {status}");
+        assert!(
+            is_json || *method == Method::HEAD,
+            "{method} {path}: {status}"
+        );
     }
     // Without the key only probes and pages answer. That the model is not there yet is for those who may ask.
     if locked {
         let open = ["/", "/health", "/live", "/ready", "/docs", "/openapi.json"];
-        let own = path.strip_prefix("/api").filter(|rest| rest.is_empty() || rest.starts_with('/'));
+        let own = path
+            .strip_prefix("/api")
+            .filter(|rest| rest.is_empty() || rest.starts_with('/'));
         let own = match own {
             Some("") => "/",
             Some(rest) => rest,

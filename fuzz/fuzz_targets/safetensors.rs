@@ -41,7 +41,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
 fn load(folder: &std::path::Path) -> Option<Model> {
     let kernels = Kernels::with(Isa::Scalar)?;
     let weights = Weights::open(folder).ok()?;
-    Model::from_weights(folder, &weights, kernels, Prefetch::none()).ok()
+    Model::from_weights(folder, &weights, kernels, None, Prefetch::none()).ok()
 }
 
 fn use_it(model: &Model) {
@@ -51,7 +51,9 @@ fn use_it(model: &Model) {
     for tokens in [1, 2, 7] {
         let tokens = tokens.min(config.max_length());
         let ids: Vec<u32> = (0..tokens).map(id).collect();
-        let types: Vec<u32> = (0..tokens).map(|i| (i % config.type_vocab_size) as u32).collect();
+        let types: Vec<u32> = (0..tokens)
+            .map(|i| (i % config.type_vocab_size) as u32)
+            .collect();
         packed.push(&ids, &types);
     }
     if let Ok(logits) = model.forward(&packed) {

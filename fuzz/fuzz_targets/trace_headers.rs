@@ -47,7 +47,9 @@ fuzz_target!(|data: &[u8]| {
         assert!(id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()));
         assert!(id.bytes().any(|b| b != b'0'));
     }
-    let header = headers.get("traceparent").and_then(|value| value.to_str().ok());
+    let header = headers
+        .get("traceparent")
+        .and_then(|value| value.to_str().ok());
     if let (Some(expected), Some(found)) = (header.and_then(trace_of), found) {
         assert_eq!(found, expected);
     }

@@ -74,7 +74,10 @@ fn main() {
         let numbers = [1000u32, 64, 30, 7].map(|n| n + i as u32);
         let bytes: Vec<u8> = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
         seeds.add("chunking", [&bytes, text.as_bytes()].concat());
-        seeds.add("compiled_tokenizer", [&[i as u8; 40], text.as_bytes()].concat());
+        seeds.add(
+            "compiled_tokenizer",
+            [&[i as u8; 40], text.as_bytes()].concat(),
+        );
         seeds.add("packed", [i as u8 * 31; 64]);
     }
     for lengths in [[10u16, 500, 512, 0], [599, 599, 100, 1], [3, 4, 2, 0]] {
@@ -98,13 +101,40 @@ fn requests(seeds: &Seeds) {
         seeds.add("router", format!("POST /rerank\n{json}\n{body}"));
     }
     for path in [
-        "/v2/rerank", "/rerank/batch", "/estimate", "/api/v1/rerank", "/tei/rerank", "/azure/inference/semanticReranking",
-        "/bedrock/rerank", "/pinecone/rerank", "/vllm/score",
+        "/v2/rerank",
+        "/rerank/batch",
+        "/estimate",
+        "/api/v1/rerank",
+        "/tei/rerank",
+        "/azure/inference/semanticReranking",
+        "/bedrock/rerank",
+        "/pinecone/rerank",
+        "/vllm/score",
     ] {
-        seeds.add("router", format!("POST {path}\n{json}x-request-timeout-ms: 50\n\n{}", BODIES[5]));
+        seeds.add(
+            "router",
+            format!(
+                "POST {path}\n{json}x-request-timeout-ms: 50\n\n{}",
+                BODIES[5]
+            ),
+        );
     }
-    for path in ["/", "/?file=page.js", "/docs", "/docs/page.js", "/openapi.json", "/health", "/metrics", "/info", "/%2e/x", "//rerank"] {
-        seeds.add("router", format!("GET {path}\norigin: https://example.com\nx-request-id: a-1\n\n"));
+    for path in [
+        "/",
+        "/?file=page.js",
+        "/docs",
+        "/docs/page.js",
+        "/openapi.json",
+        "/health",
+        "/metrics",
+        "/info",
+        "/%2e/x",
+        "//rerank",
+    ] {
+        seeds.add(
+            "router",
+            format!("GET {path}\norigin: https://example.com\nx-request-id: a-1\n\n"),
+        );
         seeds.add("router", format!("OPTIONS {path}\norigin: https://example.com\naccess-control-request-method: POST\naccess-control-request-headers: authorization\n\n"));
     }
     let signed = "AWS4-HMAC-SHA256 Credential=AKID/@day@/us-east-1/bedrock/aws4_request, SignedHeaders=content-type;host;x-amz-date, Signature=";
@@ -134,13 +164,27 @@ fn models(seeds: &Seeds, root: &Path) {
         let mut shapes: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         let embeddings = [("word", 3), ("position", 8), ("token_type", 2)];
         for (name, rows) in embeddings {
-            shapes.insert(format!("bert.embeddings.{name}_embeddings.weight"), vec![rows, 2]);
+            shapes.insert(
+                format!("bert.embeddings.{name}_embeddings.weight"),
+                vec![rows, 2],
+            );
         }
-        for name in ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense", "intermediate.dense", "output.dense"] {
+        for name in [
+            "attention.self.query",
+            "attention.self.key",
+            "attention.self.value",
+            "attention.output.dense",
+            "intermediate.dense",
+            "output.dense",
+        ] {
             shapes.insert(format!("{layer}.{name}.weight"), vec![2, 2]);
             shapes.insert(format!("{layer}.{name}.bias"), vec![2]);
         }
-        for name in ["bert.embeddings", &format!("{layer}.attention.output"), &format!("{layer}.output")] {
+        for name in [
+            "bert.embeddings",
+            &format!("{layer}.attention.output"),
+            &format!("{layer}.output"),
+        ] {
             for part in ["weight", "bias"] {
                 shapes.insert(format!("{name}.LayerNorm.{part}"), vec![2]);
             }
@@ -168,13 +212,18 @@ fn hub(seeds: &Seeds) {
     let info = json!({"sha": "0123456789abcdef0123456789abcdef01234567"}).to_string();
     let oid = "89abcdef0123456789abcdef0123456789abcdef";
     let file = |path: &str| json!({"type": "file", "path": path, "size": 10, "oid": oid});
-    let large = |path: &str| {
-        json!({"path": path, "size": 5, "oid": oid, "lfs": {"oid": oid.repeat(2)[..64], "size": 1u64 << 33}})
-    };
-    let single = json!([file("config.json"), file("tokenizer.json"), large("model.safetensors")]);
+    let large = |path: &str| json!({"path": path, "size": 5, "oid": oid, "lfs": {"oid": oid.repeat(2)[..64], "size": 1u64 << 33}});
+    let single = json!([
+        file("config.json"),
+        file("tokenizer.json"),
+        large("model.safetensors")
+    ]);
     seeds.add("hub", format!("{info}\0{single}\0"));
     let shards = json!([
-        file("config.json"), file("tokenizer.json"), file("model.safetensors.index.json"), large("a.safetensors"),
+        file("config.json"),
+        file("tokenizer.json"),
+        file("model.safetensors.index.json"),
+        large("a.safetensors"),
     ]);
     let index = json!({"weight_map": {"w": "a.safetensors"}});
     seeds.add("hub", format!("{info}\0{shards}\0{index}"));

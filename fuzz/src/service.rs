@@ -23,6 +23,7 @@ pub fn without_a_model(keys: &[&str]) -> Router {
             text_chars: 300,
         },
         body_bytes: 3000,
+        body_bytes_in_flight: 1 << 20,
         timeout: Duration::from_secs(60),
         cors_origins: vec!["https://example.com".into()],
         base_paths: vec!["/api".into()],

@@ -708,7 +708,9 @@ mod tests {
         let score = async |length| {
             let place = compute.admit().expect("a place");
             let items = lengths(&[length]);
-            compute.score(place, items, Arc::clone(&forward), None).await
+            compute
+                .score(place, items, Arc::clone(&forward), None)
+                .await
         };
         for _ in 0..3 {
             assert!(score(13).await.is_err());

@@ -332,8 +332,16 @@ mod tests {
             ("8194", "3", "max_position_embeddings"),
             ("8194", "99999999999", "max_position_embeddings"),
             ("1024", "9223372036854775807", "hidden_size"),
-            ("\"layer_norm_eps\":1e-05", "\"layer_norm_eps\":1e99", "layer_norm_eps"),
-            ("\"layer_norm_eps\":1e-05", "\"layer_norm_eps\":-1", "layer_norm_eps"),
+            (
+                "\"layer_norm_eps\":1e-05",
+                "\"layer_norm_eps\":1e99",
+                "layer_norm_eps",
+            ),
+            (
+                "\"layer_norm_eps\":1e-05",
+                "\"layer_norm_eps\":-1",
+                "layer_norm_eps",
+            ),
             ("\"hidden_size\":1024,", "", "hidden_size"),
             ("1024", "\"wide\"", "configuration"),
         ] {

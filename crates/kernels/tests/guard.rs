@@ -121,7 +121,12 @@ fn everywhere() -> impl Iterator<Item = (Kernels, Edge)> {
 
 fn same(got: &[f32], want: &[f32], what: &str, kernels: Kernels, edge: Edge) {
     let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-    assert_eq!(bits(got), bits(want), "{what} on {} {edge:?}", kernels.isa());
+    assert_eq!(
+        bits(got),
+        bits(want),
+        "{what} on {} {edge:?}",
+        kernels.isa()
+    );
 }
 
 #[test]
@@ -160,14 +165,26 @@ fn element_wise_kernels_and_norms_stay_within_their_slices() {
                     let others = [&bias, &residual, &gamma, &beta].map(|values| guard(values));
                     let [a, b, c, d] = &others;
                     call(&mut got, [a, b, c, d]);
-                    same(&got, &want, &format!("{what} of {rows} x {n}"), kernels, edge);
+                    same(
+                        &got,
+                        &want,
+                        &format!("{what} of {rows} x {n}"),
+                        kernels,
+                        edge,
+                    );
                 };
                 run("bias_add", &|x, [bias, ..]| kernels.bias_add(x, bias));
                 run("bias_gelu", &|x, [bias, ..]| kernels.bias_gelu(x, bias));
                 run("layer_norm", &|x, [_, _, gamma, beta]| {
                     kernels.layer_norm(x, gamma, beta, 1e-5);
                 });
-                run("bias_residual_layer_norm", &|x, [bias, residual, gamma, beta]| {
+                run("bias_residual_layer_norm", &|x,
+                                                  [
+                    bias,
+                    residual,
+                    gamma,
+                    beta,
+                ]| {
                     kernels.bias_residual_layer_norm(x, bias, residual, gamma, beta, 1e-5);
                 });
             }
@@ -222,8 +239,21 @@ fn the_linear_layer_stays_within_its_slices() {
             let mut got = guard(&vec![7.0; len]);
             let mut want = vec![7.0; len];
             kernels.linear_columns(&x, &w, shape, Epilogue::None, &mut want, stride);
-            kernels.linear_columns(&guarded_x, &guarded_w, shape, Epilogue::None, &mut got, stride);
-            same(&got, &want, &format!("linear_columns {shape:?}"), kernels, edge);
+            kernels.linear_columns(
+                &guarded_x,
+                &guarded_w,
+                shape,
+                Epilogue::None,
+                &mut got,
+                stride,
+            );
+            same(
+                &got,
+                &want,
+                &format!("linear_columns {shape:?}"),
+                kernels,
+                edge,
+            );
         }
     }
 }
@@ -349,7 +379,13 @@ fn the_int8_product_stays_within_its_slices() {
                 let guarded = GuardedMatrix::new(&matrix, edge);
                 let mut got = Guarded::new(&vec![f32::NAN; m * n], edge);
                 kernels.int8_linear(&Guarded::new(&x, edge), &guarded.view(), &mut got);
-                same(&got, &want, &format!("int8_linear {m}x{k}x{n}"), kernels, edge);
+                same(
+                    &got,
+                    &want,
+                    &format!("int8_linear {m}x{k}x{n}"),
+                    kernels,
+                    edge,
+                );
             }
         }
     }

@@ -2,8 +2,8 @@
 //! enough steps for an interpreter, which finds in them what no CPU shows (`make miri`).
 
 use kernels::{
-    EncoderSpace, Epilogue, Int8Layer, Int8Matrix, Isa, Kernels, LayerNorm, LinearShape, PackedInt8,
-    Smooth, pack_int8, reference,
+    EncoderSpace, Epilogue, Int8Layer, Int8Matrix, Isa, Kernels, LayerNorm, LinearShape,
+    PackedInt8, Smooth, pack_int8, reference,
 };
 
 fn ramp(len: usize) -> Vec<f32> {
@@ -23,7 +23,10 @@ fn everywhere(check: impl Fn(Kernels) + Sync) {
 fn near(got: &[f32], want: &[f32], bound: f32, what: &str) {
     assert_eq!(got.len(), want.len());
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
-        assert!((got - want).abs() <= bound, "{what}, value {i}: {got} for {want}");
+        assert!(
+            (got - want).abs() <= bound,
+            "{what}, value {i}: {got} for {want}"
+        );
     }
 }
 
@@ -122,7 +125,11 @@ fn quantized_rows_are_multiplied() {
             let (x, weights) = (ramp(m * k), Weights::new(n, k));
             let w = ramp(n * k);
             let want: Vec<f32> = (0..m * n)
-                .map(|i| 0.25 + (0..k).map(|c| x[i / n * k + c] * w[i % n * k + c]).sum::<f32>())
+                .map(|i| {
+                    0.25 + (0..k)
+                        .map(|c| x[i / n * k + c] * w[i % n * k + c])
+                        .sum::<f32>()
+                })
                 .collect();
             for fine in [false, true] {
                 let mut got = vec![f32::NAN; m * n];
@@ -137,7 +144,12 @@ fn quantized_rows_are_multiplied() {
 fn an_encoder_gives_the_same_bits_on_one_thread_and_on_two() {
     let (heads, head_dim, inner) = (1, 6, 7);
     let hidden = heads * head_dim;
-    let weights = [(3 * hidden, hidden), (hidden, hidden), (inner, hidden), (hidden, inner)];
+    let weights = [
+        (3 * hidden, hidden),
+        (hidden, hidden),
+        (inner, hidden),
+        (hidden, inner),
+    ];
     let weights = weights.map(|(n, k)| Weights::new(n, k));
     let [qkv, attention_out, up, down] = weights.each_ref().map(|w| w.matrix(false));
     let ones = vec![1.0; hidden];
