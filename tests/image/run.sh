@@ -51,15 +51,16 @@ print(f"{len(found)} parts, among them {found['libc6']}")
 PYTHON
 
 step "sam build"
-"$bin/sam" build --no-use-buildkit --template template.yaml --build-dir "$work/sam" >/dev/null
+sam=target/aws/tools/bin/sam
+$sam build --no-use-buildkit --template template.yaml --build-dir "$work/sam" >/dev/null
 rm -rf "$work/busybox"
 mkdir "$work/busybox"
 (cd "$work/busybox" && apt-get download -qq busybox-static 2>/dev/null && dpkg-deb -x ./*.deb . && mv bin/busybox .)
 docker build --quiet --file tests/image/sam.Dockerfile --build-arg SERVICE=reranker:lambda --tag reranker:lambda "$work/busybox" >/dev/null
 
 step "the image, driven"
-rie=$(echo "$work"/tools/lib/python3*/site-packages/samcli/local/rapid)/aws-lambda-rie-x86_64
+rie=$(echo "$PWD"/target/aws/tools/lib/python3*/site-packages/samcli/local/rapid)/aws-lambda-rie-x86_64
 if docker compose version >/dev/null 2>&1; then compose=(docker compose); else compose=("$bin/podman-compose"); fi
 # podman takes a short name for one of its own.
 full=$(docker image inspect --format '{{index .RepoTags 0}}' $image)
-python3 tests/image/drive.py "$full" $functions "$rie" "$bin/sam" "$work/sam/template.yaml" "${compose[@]}"
+python3 tests/image/drive.py "$full" $functions "$rie" $sam "$work/sam/template.yaml" "${compose[@]}"
