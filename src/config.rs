@@ -30,8 +30,11 @@ macro_rules! variables {
 
 variables! {
     MODEL_NAME = "", "Hub id (`owner/name`) of a model that is in the local Hugging Face cache; with `MODEL_DIR`, the name to report for it";
-    MODEL_DIR = "models/demo", "folder with `config.json`, `tokenizer.json` and `model.safetensors` (or its shards), and `packed.safetensors` beside them or instead; or a packed file; the default holds only where `MODEL_NAME` is not set";
+    MODEL_DIR = "models/demo", "folder with `config.json`, `tokenizer.json` and `model.safetensors` (or its shards), and `packed.safetensors` beside them or instead; or a packed file; or either in S3, as `s3://bucket/folder/` or `s3://bucket/key.safetensors`; the default holds only where `MODEL_NAME` is not set";
     MODEL_REVISION = "", "revision to report, and to look for in the Hugging Face cache";
+    MODEL_CACHE = "/tmp/reranker", "folder that models from S3 are downloaded to, and found in again; made for its owner alone";
+    S3_PATH_STYLE = "auto", "put the bucket's name into the path: `true`, `false`, or `auto` (where `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` names another store); region, endpoint and credentials are found as AWS's SDKs find them";
+    S3_ANONYMOUS = "false", "read public buckets without credentials";
     HOST = "0.0.0.0", "address to listen on";
     PORT = "8000", "port to listen on; Azure Functions' own port goes before it";
 PRECISION = "auto", "what the model computes in: `int8` (needs a packed model: `reranker pack`), `f32` (needs a model folder), `bf16` or `f16` (need a GPU, which this build does not use), or `auto`: `int8` where the model is packed, else `f32`";
@@ -141,6 +144,9 @@ pub struct Config {
     pub model_name: Option<String>,
     pub model_dir: Option<PathBuf>,
     pub model_revision: Option<String>,
+    pub model_cache: PathBuf,
+    pub s3_path_style: Choice,
+    pub s3_anonymous: bool,
     pub host: IpAddr,
     pub port: u16,
     pub precision: Precision,
@@ -191,6 +197,8 @@ pub struct Platform {
     pub hub_endpoint: Option<String>,
     pub hub_token: Option<String>,
     pub hub_offline: bool,
+    /// `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`, which the SDK reads itself, names another store than AWS's.
+    pub s3_endpoint: bool,
 }
 
 /// Every wrong value of the environment.
@@ -331,6 +339,8 @@ impl Config {
         let precision = read.parsed(&PRECISION, &Precision::NAMES.join(", "), |text| {
             Precision::from_str(text).ok()
         });
+        let s3_path_style = read.parsed(&S3_PATH_STYLE, "true, false or auto", Choice::parse);
+        let s3_anonymous = read.parsed(&S3_ANONYMOUS, "true or false", boolean);
         let use_fp16 = read.parsed(&USE_FP16, "true or false", boolean);
         let cors_origins = Self::origins(read);
         let max_length = read.number(&MAX_LENGTH, 8, 1 << 20);
@@ -388,6 +398,9 @@ impl Config {
             model_dir,
             model_name,
             model_revision: read.optional(&MODEL_REVISION),
+            model_cache: read.text(&MODEL_CACHE).into(),
+            s3_path_style: s3_path_style?,
+            s3_anonymous: s3_anonymous?,
             host: host?,
             port: port?,
             precision: precision?,
@@ -536,6 +549,9 @@ impl Config {
             hub_endpoint: text("HF_ENDPOINT"),
             hub_token: text("HF_TOKEN"),
             hub_offline: text("HF_HUB_OFFLINE").is_some_and(|text| boolean(&text) == Some(true)),
+            s3_endpoint: text("AWS_ENDPOINT_URL_S3")
+                .or_else(|| text("AWS_ENDPOINT_URL"))
+                .is_some(),
             hub_cache: path("HF_HUB_CACHE")
                 .or_else(|| path("HF_HOME").map(|home| home.join("hub")))
                 .or_else(|| path("HOME").map(|home| home.join(".cache/huggingface/hub"))),

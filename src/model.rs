@@ -12,18 +12,19 @@ mod ops;
 mod quantize;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use kernels::Kernels;
 
-pub use crate::weights::PrefetchReport;
+pub use crate::weights::{Download, PrefetchReport};
 pub use config::{Family, ModelConfig};
 pub use quantize::{MatrixReport, packed_tensors, quantize};
 
 use crate::error::ModelError;
 use crate::rerank::Precision;
 pub use crate::weights::{Fidelity, Manifest};
-use crate::weights::{PACKED_FILE, Prefetch, Weights, sha256_of};
+use crate::weights::{Mapped, PACKED_FILE, Prefetch, Weights, sha256_of};
 use encoder::Encoder;
 use head::Head;
 
@@ -39,6 +40,8 @@ pub struct Model {
     tokenizer: Option<PackedTokenizer>,
     kernels: Kernels,
     prefetch: Prefetch,
+    /// The files that are mapped.
+    files: Vec<Arc<Mapped>>,
 }
 
 /// A packed model's tokenizer, where it lies in the file: compiled, or as JSON where there is no compiled form of its kind.
@@ -125,6 +128,7 @@ impl Model {
         };
         Ok(Self {
             prefetch,
+            files: weights.mapped(),
             encoder: Encoder::load(&config, weights, kernels)?,
             head: Head::load(&config, weights, kernels)?,
             stored_dtype: weights.stored_dtype(),
@@ -175,10 +179,13 @@ impl Model {
     /// One logit for each sequence. Work runs on the current rayon pool.
     ///
     /// A sequence's logit does not depend on the others in `packed`. Fails on token ids beyond the embedding, on sequences longer
-    /// than the positions, and where the result is not a finite number.
+    /// than the positions, where the result is not a finite number, and where a mapped file is not what it was.
     pub fn forward(&self, packed: &Packed) -> Result<Vec<f32>, ModelError> {
+        // Before, because touching what was cut off would end the process; after, because nothing of it may be believed.
+        self.unchanged()?;
         let hidden = self.encoder.forward(packed)?;
         let logits = self.head.forward(&hidden)?;
+        self.unchanged()?;
         if let Some(index) = logits.iter().position(|logit| !logit.is_finite()) {
             return Err(ModelError::Compute(format!(
                 "sequence {index} got the logit {}: the weights are damaged or overflow f32",
@@ -186,6 +193,13 @@ impl Model {
             )));
         }
         Ok(logits)
+    }
+
+    fn unchanged(&self) -> Result<(), ModelError> {
+        let changed = self.files.iter().find(|file| !file.is_unchanged());
+        changed.map_or(Ok(()), |file| {
+            Err(ModelError::Changed(file.path().to_owned()))
+        })
     }
 }
 

@@ -89,14 +89,25 @@ fn model(config: &Config) -> Vec<Finding> {
     let plan = match setup::model(config) {
         Ok(plan) => plan,
         Err(error) => {
-            return vec![Wrong(
-                format!("model: {error:#}"),
+            let advice = if matches!(setup::s3_model(config), Ok(None)) {
                 "set MODEL_DIR to a folder with config.json, tokenizer.json and model.safetensors"
-                    .into(),
-            )];
+            } else {
+                "AWS_REGION, AWS_ENDPOINT_URL_S3, the credentials of AWS's SDKs, S3_PATH_STYLE and S3_ANONYMOUS say how S3 is asked, MODEL_CACHE where to"
+            };
+            return vec![Wrong(format!("model: {error:#}"), advice.into())];
         }
     };
     let mut findings = vec![Fine(format!("model folder: {}", plan.path.display()))];
+    findings.extend(plan.settings.download.map(|download| {
+        Fine(format!(
+            "from S3: {}, of which {} came now, in {:.1} s ({:.0} MB/s), and {:.1} s for checking them",
+            size(download.bytes),
+            size(download.downloaded),
+            download.time.as_secs_f64(),
+            download.mb_per_s(),
+            download.check.as_secs_f64()
+        ))
+    }));
     let engine = match Engine::load(&plan.path, plan.settings, true, Instant::now()) {
         Ok(engine) => engine,
         Err(error) => {

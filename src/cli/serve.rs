@@ -9,15 +9,19 @@ use anyhow::Context;
 use axum::Router;
 use tracing::Instrument;
 
-use super::{Usage, process, setup};
+use super::setup::{self, ModelPlan};
+use super::{Usage, process};
 use crate::batch::{Compute, ComputeSettings};
 use crate::config::{Choice, Config};
-use crate::error::Error;
+use crate::error::{Error, ModelError};
 use crate::host::{HostKind, lambda, server};
 use crate::http::{self, Keys, Settings, Telemetry};
 use crate::service::{Engine, Service};
 use crate::telemetry::{self, Metrics, Traces};
 
+/// After a download that failed, until the next; the pause doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// For the last traces, once every request is answered.
 const TRACES_GRACE: Duration = Duration::from_secs(2);
 
@@ -42,7 +46,16 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         None => Traces::default(),
     };
     telemetry::install(filter, telemetry::is_json(config.log_json()), &traces);
-    let plan = setup::model(config)?;
+    // A model that is elsewhere is brought while the host already listens.
+    let remote = setup::s3_model(config)?;
+    let (model_dir, plan) = match &remote {
+        Some(model) => (model.to_string(), None),
+        None => {
+            let plan = setup::model(config)?;
+            (plan.path.display().to_string(), Some(plan))
+        }
+    };
+    let kernels = setup::kernels(config)?;
     let compute = Compute::start(ComputeSettings {
         threads: setup::threads(config),
         queue_limit: config.max_queue,
@@ -66,11 +79,15 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
     };
     tracing::info!(
         host = kind.name(),
-        model_dir = %plan.path.display(),
+        model_dir,
         threads = service.threads(),
-        instruction_set = plan.settings.kernels.isa().name(),
+        instruction_set = kernels.isa().name(),
         max_length = config.max_length,
-        access = if open { "open to everyone" } else { "by API key" },
+        access = if open {
+            "open to everyone"
+        } else {
+            "by API key"
+        },
         version = env!("CARGO_PKG_VERSION"),
         "starting"
     );
@@ -79,9 +96,20 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
             "USE_FP16: PRECISION=auto chooses this device's best safe precision already"
         );
     }
-    let load = load(service.clone(), move || {
-        Engine::load(&plan.path, plan.settings, warm_up, started)
-    })
+    // Where nothing hurries the start, its failure must be told to whoever waits for it.
+    let patient = kind != HostKind::Lambda || on_demand(config);
+    let (loaded, whence) = (service.clone(), config.clone());
+    let load = async move {
+        let plan = match plan {
+            Some(plan) => plan,
+            None => match brought(&loaded, whence, patient).await {
+                Some(plan) => plan,
+                None => return,
+            },
+        };
+        let engine = move || Engine::load(&plan.path, plan.settings, warm_up, started);
+        load(loaded, engine).await;
+    }
     .instrument(tracing::info_span!("load model"));
     tokio::runtime::Builder::new_multi_thread()
         // The runtime only moves bytes; the cores belong to the compute threads.
@@ -147,6 +175,43 @@ fn settings(config: &Config, kind: HostKind, telemetry: Telemetry) -> anyhow::Re
         resident_bytes: process::resident_bytes,
         telemetry,
     })
+}
+
+/// Brings the model from S3. What may mend by itself is tried again and again, where `patient`; meanwhile requests are told why there
+/// is no model.
+async fn brought(service: &Service, config: Config, patient: bool) -> Option<ModelPlan> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let config = config.clone();
+        // Fails only when the runtime ends.
+        let plan = tokio::task::spawn_blocking(move || setup::model(&config))
+            .await
+            .ok()?;
+        let error = match plan {
+            Ok(plan) => {
+                if let Some(download) = plan.settings.download {
+                    tracing::info!(
+                        bytes = download.bytes,
+                        downloaded_bytes = download.downloaded,
+                        mb_per_s = download.mb_per_s(),
+                        ms = download.time.as_secs_f64() * 1e3,
+                        check_ms = download.check.as_secs_f64() * 1e3,
+                        "model downloaded"
+                    );
+                }
+                return Some(plan);
+            }
+            Err(error) => error,
+        };
+        let passing = matches!(error.downcast_ref(), Some(ModelError::Unreachable(_)));
+        let again = (patient && passing).then_some(pause.as_secs());
+        let reason = format!("{error:#}");
+        tracing::error!(error = reason, again_in_s = again, "model not downloaded");
+        service.failed(reason);
+        again?;
+        tokio::time::sleep(pause).await;
+        pause = LONGEST_PAUSE.min(pause * 2);
+    }
 }
 
 /// Loads, and says in the log what came of it: this is where an operator looks first.

@@ -68,6 +68,7 @@ pub fn engine() -> Result<Engine, ModelError> {
         max_tokens: 10_000,
         precision: Precision::Auto,
         kernels: Kernels::detect(),
+        download: None,
     };
     let chosen = choose(&golden(), Precision::Auto)?;
     Engine::load(&chosen, settings, false, Instant::now())
