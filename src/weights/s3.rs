@@ -83,6 +83,10 @@ pub enum S3Error {
         status: u16,
         said: String,
     },
+    #[error(
+        "{object}: there are no credentials ({reason}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, give this process a role, or set S3_ANONYMOUS=true for a public bucket"
+    )]
+    NoCredentials { object: String, reason: String },
     #[error("{object}: {reason}")]
     Lost { object: String, reason: String },
     #[error("{object}: it was replaced while it was downloaded: start again")]
@@ -690,9 +694,12 @@ impl Bucket<'_> {
     {
         let object = self.uri(key);
         let Some(response) = error.raw_response() else {
-            return S3Error::Lost {
-                object,
-                reason: reasons(error),
+            let reason = reasons(error);
+            // The SDK has no kind of its own for it.
+            return if reason.contains("no providers in chain") {
+                S3Error::NoCredentials { object, reason }
+            } else {
+                S3Error::Lost { object, reason }
             };
         };
         let status = response.status().as_u16();
