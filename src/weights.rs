@@ -126,6 +126,12 @@ impl Floats {
     }
 }
 
+/// Whether there is a model at `path`, and in packed form only.
+pub fn is_packed_only(path: &Path) -> bool {
+    let there = |file| path.join(file).is_file();
+    path.is_file() || (there(PACKED_FILE) && !there(SINGLE_FILE) && !there(INDEX_FILE))
+}
+
 impl Weights {
     /// Opens a packed file, or of a folder `model.safetensors` or the shards that `model.safetensors.index.json` names.
     pub fn open(path: &Path) -> Result<Self, ModelError> {

@@ -90,7 +90,7 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
         std::fs::read(&tokenizer_path).with_context(|| format!("{}", tokenizer_path.display()))?;
     let tokenizer = PairTokenizer::from_json(&json, &tokenizer_path)?;
     let weights = Weights::open(&folder)?;
-    let model = Model::from_weights(&folder, &weights, kernels, Prefetch::none())?;
+    let model = Model::from_weights(&folder, &weights, kernels, None, Prefetch::none())?;
     check_vocabulary(model.config(), &tokenizer_path, tokenizer.vocab_size())?;
     let texts = texts(&tokenizer, model.config().max_length())?;
 
@@ -230,7 +230,7 @@ fn measure(
     let mut logits_with = |fine: BTreeSet<String>| -> anyhow::Result<Vec<f32>> {
         manifest.fine = fine;
         let path = writer.seal(manifest)?.to_owned();
-        Ok(Model::load(&path, kernels)?.forward(texts)?)
+        Ok(Model::load(&path, kernels, None)?.forward(texts)?)
     };
     let mut got = logits_with(match args.fine {
         Fine::All => all.clone(),

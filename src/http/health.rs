@@ -35,6 +35,8 @@ pub struct Health {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "f32")]
     precision: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<ServedDevice>,
     /// Since the process began, or was restored from a snapshot.
     uptime_s: f64,
     version: &'static str,
@@ -125,6 +127,7 @@ pub struct Served {
     #[schema(example = "longest_first")]
     truncation: &'static str,
     instruction_set: &'static str,
+    device: ServedDevice,
     threads: usize,
     /// Requests that wait for the compute thread.
     queued: usize,
@@ -139,6 +142,38 @@ pub struct Served {
     cold_start: ColdStart,
     #[serde(flatten)]
     tei: TeiInfo,
+}
+
+/// What the model is computed on.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ServedDevice {
+    /// `cpu` or `cuda`.
+    #[schema(example = "cpu")]
+    kind: &'static str,
+    #[serde(flatten)]
+    gpu: Option<ServedGpu>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ServedGpu {
+    name: String,
+    /// Its compute capability.
+    #[schema(example = "sm_80")]
+    chip: String,
+    memory_bytes: u64,
+}
+
+impl ServedDevice {
+    fn new(info: &Info) -> Self {
+        Self {
+            kind: if info.gpu.is_some() { "cuda" } else { "cpu" },
+            gpu: info.gpu.as_ref().map(|gpu| ServedGpu {
+                name: gpu.name.clone(),
+                chip: gpu.chip.to_string(),
+                memory_bytes: gpu.memory_bytes,
+            }),
+        }
+    }
 }
 
 /// Differences between int8 and f32 on the packer's own pairs.
@@ -231,6 +266,7 @@ pub async fn health(State(app): State<App>) -> Response {
         revision: info.and_then(|info| info.revision.clone()),
         note: info.and_then(|info| info.note.clone()),
         precision: info.map(|info| info.precision),
+        device: info.map(ServedDevice::new),
         uptime_s: millis(app.service.uptime()) / 1e3,
         version: VERSION,
         cold_start: engine.map(|engine| engine.receipt().into()),
@@ -274,6 +310,7 @@ pub async fn ready(State(app): State<App>) -> Response {
 ))]
 pub async fn info(State(app): State<App>) -> Result<Json<Served>, crate::error::Error> {
     let engine = app.service.engine()?;
+    let device = ServedDevice::new(engine.info());
     let Info {
         name,
         revision,
@@ -291,6 +328,7 @@ pub async fn info(State(app): State<App>) -> Result<Json<Served>, crate::error::
         fidelity,
         weight_bytes,
         instruction_set,
+        gpu: _,
         load: _,
     } = engine.info().clone();
     let settings = &app.settings;
@@ -333,6 +371,7 @@ pub async fn info(State(app): State<App>) -> Result<Json<Served>, crate::error::
         model_max_length,
         truncation: truncation.name(),
         instruction_set,
+        device,
         threads: app.service.threads(),
         queued: app.service.queued(),
         pending_tokens: app.service.pending_tokens(),

@@ -3,13 +3,12 @@
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use serde::Serialize;
 use tracing::Instrument;
 use utoipa::ToSchema;
 
-use super::body;
+use super::body::{self, Whole};
 use super::observe::{Accepted, RequestId, Work, millis, unix_seconds};
 use super::voice::Voice;
 use super::{App, Deadline};
@@ -17,6 +16,7 @@ use crate::dialect::{
     About, Dialect, Fields, Shape, bedrock, common, mixedbread, native, pinecone, tei, vllm,
 };
 use crate::error::{Error, Invalid};
+use crate::fault::{self, Place};
 use crate::rerank::{Estimate, Ranking, Selection};
 use crate::service::Receipt;
 use crate::telemetry::Reranked;
@@ -32,7 +32,7 @@ struct Opened {
     deadline: Deadline,
     id: RequestId,
     of_pinecone: bool,
-    bytes: Bytes,
+    body: Whole,
 }
 
 impl Opened {
@@ -44,19 +44,19 @@ impl Opened {
             deadline: *extensions.get().ok_or_else(missing)?,
             id: extensions.get().cloned().ok_or_else(missing)?,
             of_pinecone: request.headers().contains_key(PINECONE_VERSION),
-            bytes: body::bytes(request, app.settings.body_bytes)
+            body: body::json(request, app.settings.body_bytes, &app.room)
                 .await
                 .map_err(IntoResponse::into_response)?,
         })
     }
 
     fn shape(&self) -> Result<Shape, Invalid> {
-        body::parse::<Fields>(&self.bytes)?.shape(self.of_pinecone)
+        body::parse::<Fields>(&self.body.bytes)?.shape(self.of_pinecone)
     }
 
     /// The domain's request of a body in dialect `D`.
     fn request<D: Dialect>(&self, app: &App) -> Result<(crate::rerank::Request, D::Kept), Invalid> {
-        let body: D::Body = body::parse(&self.bytes)?;
+        let body: D::Body = body::parse(&self.body.bytes)?;
         let (mut request, kept) = D::read(body, &app.settings.limits)?;
         request.deadline = Some(self.deadline.0);
         Ok((request, kept))
@@ -165,6 +165,8 @@ async fn rank<D: Dialect>(app: &App, opened: &Opened) -> Result<(D::Answer, Work
                 .map(|ranked| (ranked.index, ranked.score.logit)),
         },
     );
+    let text = asked.first().map_or("", |pair| &pair.document);
+    fault::point(Place::Answer, [ranking.tokens()], text);
     let answer = D::answer(kept, &ranking, &about);
     Ok((answer, work(&ranking)))
 }

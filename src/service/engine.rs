@@ -11,12 +11,13 @@ use super::receipt::{Downloaded, LoadTimes, Prefetched, Receipt, Span};
 use crate::batch::plan;
 use crate::error::{Error, Invalid, ModelError, Result};
 use crate::model::{
-    Download, Fidelity, Manifest, Model, Packed, PackedTokenizer, check_vocabulary,
+    Download, Fidelity, Gpu, Manifest, Model, Packed, PackedTokenizer, check_vocabulary,
 };
 use crate::rerank::{Precision, Request, Score, Truncation};
 use crate::tokenizer::{PairTokenizer, Sequence};
 
-const TOKENIZER_FILE: &str = "tokenizer.json";
+/// Of a model folder.
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
 pub struct Engine {
     tokenizer: PairTokenizer,
@@ -45,6 +46,8 @@ pub struct EngineSettings {
     pub kernels: Kernels,
     /// What it took to bring the model here, where it was not here.
     pub download: Option<Download>,
+    /// To compute on instead of the CPU.
+    pub gpu: Option<Gpu>,
 }
 
 /// What is served, for `/info`, `/health` and the start-up log.
@@ -69,6 +72,8 @@ pub struct Info {
     pub fidelity: Option<Fidelity>,
     pub weight_bytes: u64,
     pub instruction_set: &'static str,
+    /// What it is computed on; nothing where that is the CPU.
+    pub gpu: Option<Gpu>,
     pub load: LoadTimes,
 }
 
@@ -89,18 +94,10 @@ impl Engine {
             },
             None => Span::since(started, started),
         };
-        // Before anything is loaded for nothing.
-        if matches!(settings.precision, Precision::Bf16 | Precision::F16) {
-            return Err(ModelError::unfit(
-                path,
-                "precision",
-                format!("PRECISION={}", settings.precision.name()),
-                "auto, int8 or f32: this build computes on CPUs",
-            ));
-        }
         let timed_model = || {
             let begun = Instant::now();
-            Model::load(path, settings.kernels).map(|m| (m, Span::since(begun, started)))
+            let gpu = settings.gpu.clone();
+            Model::load(path, settings.kernels, gpu).map(|m| (m, Span::since(begun, started)))
         };
         let timed_tokenizer = |packed: Option<&PackedTokenizer>| {
             let begun = Instant::now();
@@ -178,6 +175,7 @@ impl Engine {
             fidelity: model.manifest().and_then(|manifest| manifest.fidelity),
             weight_bytes: model.weight_bytes(),
             instruction_set: settings.kernels.isa().name(),
+            gpu: model.gpu().cloned(),
             load: LoadTimes {
                 process,
                 download,

@@ -10,7 +10,7 @@ use super::locate::{is_hub_id, is_plain};
 use super::packed::sha256_of;
 use crate::error::ModelError;
 
-const BUILT_IN: &str = include_str!("../../models/pins.json");
+const BUILT_IN: &str = include_str!("pins.json");
 
 /// Why a pin does not hold, or cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn the_programs_own_pins_are_commits_with_every_file_that_is_fetched() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pins.json");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/weights/pins.json");
         for pin in pins(&path).expect("well formed") {
             assert_eq!(Pin::built_in(&pin.name).as_ref(), Some(&pin));
             assert_eq!(pin.revision.len(), 40, "{}: a whole commit", pin.name);
