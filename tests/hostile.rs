@@ -241,10 +241,7 @@ fn rows() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         "415 `unsupported_media_type`",
         format!("POST /rerank HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\n\r\n{PAIR}").into(),
     );
-    let expecting = request(
-        "expect: 100-continue\r\ncontent-length: 99999999\r\n",
-        "",
-    );
+    let expecting = request("expect: 100-continue\r\ncontent-length: 99999999\r\n", "");
     row(
         "`expect: 100-continue` for too large a body",
         "413 `body_too_large`",
@@ -267,8 +264,16 @@ fn rows() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     row("more than 100 headers", "431", head(&many));
     let long = format!("x-long: {}\r\n", "y".repeat(70_000));
     row("a head of more than 64 KiB", "431", head(&long));
-    row("a header folded over two lines", "400", head("x-a: b\r\n c\r\n"));
-    row("a space before a header's colon", "400", head("x-a : b\r\n"));
+    row(
+        "a header folded over two lines",
+        "400",
+        head("x-a: b\r\n c\r\n"),
+    );
+    row(
+        "a space before a header's colon",
+        "400",
+        head("x-a : b\r\n"),
+    );
     row("a NUL in a header", "400", head("x-a: b\0c\r\n"));
     row("a header without a name", "400", head(": b\r\n"));
     let line = |line: &str| format!("{line}\r\nhost: a\r\nconnection: close\r\n\r\n").into_bytes();
@@ -289,16 +294,38 @@ fn rows() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     row("what is no HTTP", "400", b"nonsense\r\n\r\n".into());
     let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x20\x0d\x0a".repeat(4);
     row("a TLS handshake", "400", hello);
-    row("an unknown method", "405 `method_not_allowed`", line("FROB /live HTTP/1.1"));
-    row("TRACE", "405 `method_not_allowed`", line("TRACE /live HTTP/1.1"));
-    row("CONNECT", "404 `not_found`", line("CONNECT example.org:443 HTTP/1.1"));
-    row("PUT", "405 `method_not_allowed`", line("PUT /rerank HTTP/1.1"));
+    row(
+        "an unknown method",
+        "405 `method_not_allowed`",
+        line("FROB /live HTTP/1.1"),
+    );
+    row(
+        "TRACE",
+        "405 `method_not_allowed`",
+        line("TRACE /live HTTP/1.1"),
+    );
+    row(
+        "CONNECT",
+        "404 `not_found`",
+        line("CONNECT example.org:443 HTTP/1.1"),
+    );
+    row(
+        "PUT",
+        "405 `method_not_allowed`",
+        line("PUT /rerank HTTP/1.1"),
+    );
     row("`OPTIONS *`", "200", line("OPTIONS * HTTP/1.1"));
-    row("a path in absolute form", "200", line("GET http://other.example/live HTTP/1.1"));
+    row(
+        "a path in absolute form",
+        "200",
+        line("GET http://other.example/live HTTP/1.1"),
+    );
     row(
         "an upgrade to HTTP/2 or WebSocket",
         "200",
-        head("connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n"),
+        head(
+            "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n",
+        ),
     );
 
     // Bodies.
@@ -306,27 +333,89 @@ fn rows() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let passage = |passage: &str| json(&format!(r#"{{"query":"q","passage":{passage}}}"#));
     row("an empty body", "400 `malformed_json`", json(""));
     let mut invalid = passage("\"?\"");
-    let at = invalid.iter().rposition(|&byte| byte == b'?').expect("there");
+    let at = invalid
+        .iter()
+        .rposition(|&byte| byte == b'?')
+        .expect("there");
     invalid[at] = 0xff;
     row("invalid UTF-8", "400 `malformed_json`", invalid);
-    row("a lone surrogate", "400 `malformed_json`", passage(r#""\ud800""#));
-    row("a byte order mark", "400 `malformed_json`", json("\u{feff}{}"));
-    row("a control character as it is", "400 `malformed_json`", passage("\"a\x01b\""));
-    row("a control character or NUL, escaped", "200", passage(r#""a\u0000\u0001\u007f b""#));
-    row("a field that is given twice", "400 `malformed_json`", json(r#"{"query":"q","query":"r","passage":"p"}"#));
-    let limited = |value: &str| json(&format!(r#"{{"query":"q","passage":"p","max_length":{value}}}"#));
+    row(
+        "a lone surrogate",
+        "400 `malformed_json`",
+        passage(r#""\ud800""#),
+    );
+    row(
+        "a byte order mark",
+        "400 `malformed_json`",
+        json("\u{feff}{}"),
+    );
+    row(
+        "a control character as it is",
+        "400 `malformed_json`",
+        passage("\"a\x01b\""),
+    );
+    row(
+        "a control character or NUL, escaped",
+        "200",
+        passage(r#""a\u0000\u0001\u007f b""#),
+    );
+    row(
+        "a field that is given twice",
+        "400 `malformed_json`",
+        json(r#"{"query":"q","query":"r","passage":"p"}"#),
+    );
+    let limited = |value: &str| {
+        json(&format!(
+            r#"{{"query":"q","passage":"p","max_length":{value}}}"#
+        ))
+    };
     row("1e999", "400 `malformed_json`", limited("1e999"));
     row("NaN", "400 `malformed_json`", limited("NaN"));
-    row("a whole number of 400 digits", "400 `malformed_json`", limited(&"9".repeat(400)));
-    row("2^63 where a length is due", "422 `invalid_max_length`", limited("9223372036854775808"));
-    row("2^64 where a length is due", "422 `wrong_type`", limited("18446744073709551616"));
+    row(
+        "a whole number of 400 digits",
+        "400 `malformed_json`",
+        limited(&"9".repeat(400)),
+    );
+    row(
+        "2^63 where a length is due",
+        "422 `invalid_max_length`",
+        limited("9223372036854775808"),
+    );
+    row(
+        "2^64 where a length is due",
+        "422 `wrong_type`",
+        limited("18446744073709551616"),
+    );
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-    row("100,000 brackets in a field that nobody reads", "200", json(&format!(r#"{{"query":"q","passage":"p","x":{deep}}}"#)));
-    row("100,000 brackets in one that is read", "422 `wrong_type`", passage(&deep));
-    row("100,000 brackets that never close", "400 `malformed_json`", json(&format!(r#"{{"query":"q","passage":"p","x":{}"#, "[".repeat(100_000))));
-    row("a word of a million characters", "422 `text_too_long`", passage(&format!("\"{}\"", "x".repeat(1_000_000))));
+    row(
+        "100,000 brackets in a field that nobody reads",
+        "200",
+        json(&format!(r#"{{"query":"q","passage":"p","x":{deep}}}"#)),
+    );
+    row(
+        "100,000 brackets in one that is read",
+        "422 `wrong_type`",
+        passage(&deep),
+    );
+    row(
+        "100,000 brackets that never close",
+        "400 `malformed_json`",
+        json(&format!(
+            r#"{{"query":"q","passage":"p","x":{}"#,
+            "[".repeat(100_000)
+        )),
+    );
+    row(
+        "a word of a million characters",
+        "422 `text_too_long`",
+        passage(&format!("\"{}\"", "x".repeat(1_000_000))),
+    );
     let empty = vec!["\"\""; 100_000].join(",");
-    row("100,000 empty passages", "422 `too_many_pairs`", json(&format!(r#"{{"query":"q","documents":[{empty}]}}"#)));
+    row(
+        "100,000 empty passages",
+        "422 `too_many_pairs`",
+        json(&format!(r#"{{"query":"q","documents":[{empty}]}}"#)),
+    );
     rows
 }
 
@@ -353,7 +442,10 @@ fn everything_hostile_has_its_documented_answer() {
         assert!(took < Duration::from_secs(10), "{what} took {took:?}");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!(post(address, "/rerank", &json!({"query": "q", "passage": "p"})).status, 200);
+    assert_eq!(
+        post(address, "/rerank", &json!({"query": "q", "passage": "p"})).status,
+        200
+    );
     assert_eq!(metric(address, "reranker_panics_total"), 0.0);
     assert_eq!(metric(address, "reranker_body_bytes"), 0.0);
     drop(server);
@@ -389,7 +481,10 @@ fn slow_senders_are_cut_off_and_keep_nobody_out() {
                     Err(_) => break,
                 }
             }
-            (String::from_utf8_lossy(&answer).into_owned(), begun.elapsed())
+            (
+                String::from_utf8_lossy(&answer).into_owned(),
+                begun.elapsed(),
+            )
         })
     };
     let head = format!("GET /live HTTP/1.1\r\nx-slow: {}", "x".repeat(2000));
@@ -439,7 +534,10 @@ fn slow_senders_are_cut_off_and_keep_nobody_out() {
         // Pings keep a connection alive for its client, not for us.
         let mut goaway = false;
         let pause = Duration::from_millis(100);
-        idle_2.0.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        idle_2
+            .0
+            .set_read_timeout(Some(PATIENCE))
+            .expect("a timeout");
         while idle_2.try_send(&[Frame::new(http2::kind::PING, 0, 0, &[7; 8])]) {
             match idle_2.receive() {
                 Some(frame) if frame.kind == http2::kind::GOAWAY => {
@@ -455,7 +553,10 @@ fn slow_senders_are_cut_off_and_keep_nobody_out() {
 
     // Meanwhile others are served.
     for _ in 0..10 {
-        assert_eq!(send(address, "POST", "/rerank", &[JSON], PAIR.as_bytes()).status, 200);
+        assert_eq!(
+            send(address, "POST", "/rerank", &[JSON], PAIR.as_bytes()).status,
+            200
+        );
     }
     // A busy machine is late; what is not cut off would take a hundred seconds.
     let late = Duration::from_secs(20);
@@ -555,12 +656,20 @@ fn large_bodies_wait_outside_while_small_ones_are_served() {
     ]);
     let before = resident_bytes(&server);
     // Two bodies of which all but the end has come: six of the seven MiB that large ones may have.
-    let body = format!(r#"{{"query":"q","passage":"p","x":"{}"}}"#, "x".repeat(3 * MIB));
+    let body = format!(
+        r#"{{"query":"q","passage":"p","x":"{}"}}"#,
+        "x".repeat(3 * MIB)
+    );
     let length = body.len().to_string();
     let mut held: Vec<TcpStream> = (0..2)
         .map(|_| {
             let mut stream = connect(address);
-            write_head(&mut stream, "POST", "/rerank", &[JSON, ("content-length", &length)]);
+            write_head(
+                &mut stream,
+                "POST",
+                "/rerank",
+                &[JSON, ("content-length", &length)],
+            );
             stream
                 .write_all(&body.as_bytes()[..body.len() - 1])
                 .expect("sent");
@@ -583,18 +692,32 @@ fn large_bodies_wait_outside_while_small_ones_are_served() {
     assert_eq!(told(&read_all(&mut in_chunks)), "429 `busy`");
     // A small one is served, also while large ones push.
     for _ in 0..20 {
-        assert_eq!(send(address, "POST", "/rerank", &[JSON], PAIR.as_bytes()).status, 200);
+        assert_eq!(
+            send(address, "POST", "/rerank", &[JSON], PAIR.as_bytes()).status,
+            200
+        );
     }
     // Who announces and sends nothing keeps nobody out.
     let _announced: Vec<TcpStream> = (0..50)
         .map(|_| {
             let mut stream = connect(address);
-            write_head(&mut stream, "POST", "/rerank", &[JSON, ("content-length", "500000")]);
+            write_head(
+                &mut stream,
+                "POST",
+                "/rerank",
+                &[JSON, ("content-length", "500000")],
+            );
             stream
         })
         .collect();
-    let fits = format!(r#"{{"query":"q","passage":"p","x":"{}"}}"#, "x".repeat(MIB / 2));
-    assert_eq!(send(address, "POST", "/rerank", &[JSON], fits.as_bytes()).status, 200);
+    let fits = format!(
+        r#"{{"query":"q","passage":"p","x":"{}"}}"#,
+        "x".repeat(MIB / 2)
+    );
+    assert_eq!(
+        send(address, "POST", "/rerank", &[JSON], fits.as_bytes()).status,
+        200
+    );
     // The held ones get their answers, and give their room back.
     for stream in &mut held {
         stream.write_all(b"}").expect("sent");
@@ -602,7 +725,10 @@ fn large_bodies_wait_outside_while_small_ones_are_served() {
     for stream in held {
         assert_eq!(read_reply(stream).status, 200);
     }
-    assert_eq!(send(address, "POST", "/rerank", &[JSON], body.as_bytes()).status, 200);
+    assert_eq!(
+        send(address, "POST", "/rerank", &[JSON], body.as_bytes()).status,
+        200
+    );
     // A crowd of large bodies at once: each is answered or told to come back, and memory stays bounded.
     let crowd: Vec<_> = (0..48)
         .map(|_| {
@@ -616,7 +742,10 @@ fn large_bodies_wait_outside_while_small_ones_are_served() {
     while crowd.iter().any(|client| !client.is_finished()) {
         most = most.max(resident_bytes(&server));
     }
-    let statuses: Vec<u16> = crowd.into_iter().map(|c| c.join().expect("answered")).collect();
+    let statuses: Vec<u16> = crowd
+        .into_iter()
+        .map(|c| c.join().expect("answered"))
+        .collect();
     let served = statuses.iter().filter(|&&status| status == 200).count();
     println!("{served} of 48 were served; memory {before} before, {most} at most");
     assert!(served > 0 && statuses.iter().all(|status| [200, 429].contains(status)));
@@ -634,7 +763,12 @@ fn http_2_is_bounded() {
         let headers = [JSON, ("content-length", length.as_str())];
         connection.send(&[
             Frame::head(stream, "POST", "/rerank", &headers, 0),
-            Frame::new(http2::kind::DATA, http2::END_STREAM, stream, PAIR.as_bytes()),
+            Frame::new(
+                http2::kind::DATA,
+                http2::END_STREAM,
+                stream,
+                PAIR.as_bytes(),
+            ),
         ]);
         connection.status(stream)
     };
@@ -690,16 +824,30 @@ fn http_2_is_bounded() {
     let long: Vec<(&str, &str)> = long.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
     let whole = Frame::head(1, "GET", "/live", &long, http2::END_STREAM);
     let (first, rest) = whole.payload.split_at(16_000);
-    let mut frames = vec![Frame::new(http2::kind::HEADERS, http2::END_STREAM, 1, first)];
+    let mut frames = vec![Frame::new(
+        http2::kind::HEADERS,
+        http2::END_STREAM,
+        1,
+        first,
+    )];
     let parts: Vec<&[u8]> = rest.chunks(16_000).collect();
     for (n, part) in parts.iter().enumerate() {
-        let flags = if n + 1 == parts.len() { http2::END_HEADERS } else { 0 };
+        let flags = if n + 1 == parts.len() {
+            http2::END_HEADERS
+        } else {
+            0
+        };
         frames.push(Frame::new(http2::kind::CONTINUATION, flags, 1, part));
     }
     large.try_send(&frames);
     assert_eq!(large.status(1), Some(431));
     let mut odd = Http2::connect(address);
-    odd.send(&[Frame::new(http2::kind::HEADERS, 5, 1, b"\xff\xff\xff\xff\xff\xff")]);
+    odd.send(&[Frame::new(
+        http2::kind::HEADERS,
+        5,
+        1,
+        b"\xff\xff\xff\xff\xff\xff",
+    )]);
     let end = odd.until(|frame| frame.kind == http2::kind::GOAWAY);
     assert!(end.is_some_and(|end| end.error_code() != 0));
     // Settings and pings over and over: answered, and nothing is kept of them.
@@ -715,7 +863,10 @@ fn http_2_is_bounded() {
     }
     // All of it harmed nobody.
     assert_eq!(ask(&mut connection, 5), Some(200));
-    assert_eq!(post(address, "/rerank", &json!({"query": "q", "passage": "p"})).status, 200);
+    assert_eq!(
+        post(address, "/rerank", &json!({"query": "q", "passage": "p"})).status,
+        200
+    );
     let after = resident_bytes(&server);
     println!("memory {before} before, {after} after");
     assert!(after < before + (32 << 20), "{before} {after}");
@@ -727,7 +878,11 @@ fn a_client_that_expects_to_be_asked_for_its_body_is_asked() {
     let (_server, address) = tiny(&[]);
     let mut stream = connect(address);
     let length = PAIR.len().to_string();
-    let headers = [JSON, ("expect", "100-continue"), ("content-length", &length)];
+    let headers = [
+        JSON,
+        ("expect", "100-continue"),
+        ("content-length", &length),
+    ];
     write_head(&mut stream, "POST", "/rerank", &headers);
     let mut asked = [0; 25];
     stream.read_exact(&mut asked).expect("it is asked");
@@ -746,7 +901,9 @@ fn a_refusal_is_read_by_a_client_that_goes_on_sending() {
         let length = body.len().to_string();
         let headers = [JSON, ("x-api-key", key), ("content-length", &length)];
         write_head(&mut stream, "POST", "/rerank", &headers);
-        stream.write_all(body.as_bytes()).expect("all of it is taken");
+        stream
+            .write_all(body.as_bytes())
+            .expect("all of it is taken");
         assert_eq!(read_reply(stream).status, status);
     }
 }
@@ -823,12 +980,16 @@ fn no_way_of_writing_a_request_passes_without_a_key() {
     let documents = get(address, "/openapi.json").json();
     let paths = documents["paths"].as_object().expect("paths").clone();
     const OPEN: [&str; 6] = ["/", "/health", "/live", "/ready", "/docs", "/openapi.json"];
-    let closed: Vec<&String> = paths.keys().filter(|p| !OPEN.contains(&p.as_str())).collect();
+    let closed: Vec<&String> = paths
+        .keys()
+        .filter(|p| !OPEN.contains(&p.as_str()))
+        .collect();
     assert!(closed.len() > 25, "{closed:?}");
     // On one connection after the other, each for one route.
     // The status, and the bytes of the body.
     let ask = |stream: &mut TcpStream, method: &str, path: &str, more: &str| {
-        let head = format!("{method} {path} HTTP/1.1\r\nhost: a\r\n{more}content-length: 0\r\n\r\n");
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nhost: a\r\n{more}content-length: 0\r\n\r\n");
         stream.write_all(head.as_bytes()).ok()?;
         let (mut answer, mut part) = (Vec::new(), [0; 1 << 14]);
         loop {
@@ -838,7 +999,9 @@ fn no_way_of_writing_a_request_passes_without_a_key() {
             }
             let text = String::from_utf8_lossy(&answer);
             if let Some((head, body)) = text.split_once("\r\n\r\n") {
-                let length = head.lines().find_map(|l| l.strip_prefix("content-length: "));
+                let length = head
+                    .lines()
+                    .find_map(|l| l.strip_prefix("content-length: "));
                 let length: usize = length.and_then(|l| l.parse().ok()).unwrap_or(0);
                 if method == "HEAD" || body.len() >= length {
                     return Some((head.split(' ').nth(1)?.parse::<u16>().ok()?, body.len()));
@@ -877,9 +1040,21 @@ fn no_way_of_writing_a_request_passes_without_a_key() {
                 }
             }
         }
-        let method = if paths[path].get("post").is_some() { "POST" } else { "GET" };
-        let with_key = ask(&mut connect(address), method, path, "x-api-key: the-key\r\n");
-        assert!(with_key.is_some_and(|(status, _)| status != 401), "{path}: {with_key:?}");
+        let method = if paths[path].get("post").is_some() {
+            "POST"
+        } else {
+            "GET"
+        };
+        let with_key = ask(
+            &mut connect(address),
+            method,
+            path,
+            "x-api-key: the-key\r\n",
+        );
+        assert!(
+            with_key.is_some_and(|(status, _)| status != 401),
+            "{path}: {with_key:?}"
+        );
     }
     println!("{asked} ways in, none of them open");
 }
@@ -888,7 +1063,11 @@ fn no_way_of_writing_a_request_passes_without_a_key() {
 fn browsers_are_never_told_to_send_credentials_and_pages_are_locked_down() {
     for origins in ["*", "https://app.example", ""] {
         let (_server, address) = tiny(&[("CORS_ORIGINS", origins), ("API_KEYS", "k")]);
-        for (method, path) in [("OPTIONS", "/rerank"), ("POST", "/rerank"), ("GET", "/health")] {
+        for (method, path) in [
+            ("OPTIONS", "/rerank"),
+            ("POST", "/rerank"),
+            ("GET", "/health"),
+        ] {
             for origin in ["https://app.example", "null", "https://evil.example"] {
                 let headers = [
                     ("origin", origin),
@@ -907,11 +1086,23 @@ fn browsers_are_never_told_to_send_credentials_and_pages_are_locked_down() {
                 assert_eq!(allowed, expected, "{method} {path} from {origin}");
             }
         }
-        for page in ["/", "/?file=page.js", "/?file=page.css", "/docs", "/docs/page.js", "/docs/swagger-ui.css"] {
+        for page in [
+            "/",
+            "/?file=page.js",
+            "/?file=page.css",
+            "/docs",
+            "/docs/page.js",
+            "/docs/swagger-ui.css",
+        ] {
             let reply = get(address, page);
             assert_eq!(reply.status, 200, "{page}");
             let policy = reply.header("content-security-policy").expect("a policy");
-            for part in ["default-src 'none'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'"] {
+            for part in [
+                "default-src 'none'",
+                "frame-ancestors 'none'",
+                "base-uri 'none'",
+                "form-action 'none'",
+            ] {
                 assert!(policy.contains(part), "{page}: {policy}");
             }
             assert!(!policy.contains("unsafe"), "{page}: {policy}");

@@ -45,7 +45,11 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
 ];
 
 /// The one home of a crate that must not spread.
-const HOMES: [(&str, &[&str]); 30] = [
+const HOMES: [(&str, &[&str]); 34] = [
+    ("aws_config", &["weights"]),
+    ("aws_sdk_s3", &["weights"]),
+    ("aws_smithy_checksums", &["weights"]),
+    ("aws_smithy_http_client", &["weights"]),
     ("axum", &["http", "host", "cli"]),
     ("hyper_util", &["host"]),
     ("lambda_http", &["host"]),

@@ -88,7 +88,9 @@ fn broken(body: &Value) -> Vec<String> {
     all.push(text[..text.len() - 1].to_owned());
     all.push(text.replacen('"', "", 1));
     all.push(format!("{text}{CANARY}"));
-    all.push(format!("{{\"{CANARY}\":1,\"{CANARY}\":2,\"query\":\"a\",\"query\":\"{CANARY}\"}}"));
+    all.push(format!(
+        "{{\"{CANARY}\":1,\"{CANARY}\":2,\"query\":\"a\",\"query\":\"{CANARY}\"}}"
+    ));
     all.push(CANARY.to_owned());
     all.push(format!("\"{CANARY}\""));
     all
@@ -182,16 +184,29 @@ fn through_everything(server: &Process, address: SocketAddr) -> Seen {
     for headers in [
         vec![("authorization", bearer.as_str()), ("x-api-key", "")],
         vec![("authorization", basic.as_str()), ("x-api-key", "")],
-        vec![("authorization", signature.as_str()), ("x-api-key", ""), ("x-amz-date", CANARY)],
+        vec![
+            ("authorization", signature.as_str()),
+            ("x-api-key", ""),
+            ("x-amz-date", CANARY),
+        ],
         vec![("x-api-key", CANARY)],
         vec![("api-key", CANARY), ("x-api-key", "")],
         vec![("content-type", CANARY)],
         vec![("content-encoding", CANARY)],
         vec![("x-request-timeout-ms", CANARY)],
         vec![("traceparent", CANARY), ("x-amzn-trace-id", root.as_str())],
-        vec![("cookie", CANARY), ("user-agent", CANARY), ("referer", CANARY), ("origin", CANARY)],
+        vec![
+            ("cookie", CANARY),
+            ("user-agent", CANARY),
+            ("referer", CANARY),
+            ("origin", CANARY),
+        ],
         vec![("x-pinecone-api-version", CANARY), (CANARY, CANARY)],
-        vec![("x-forwarded-for", CANARY), ("expect", CANARY), ("accept", CANARY)],
+        vec![
+            ("x-forwarded-for", CANARY),
+            ("expect", CANARY),
+            ("accept", CANARY),
+        ],
         vec![("x-request-id", "not an id: xylophonequagga")],
     ] {
         seen.note("headers", &post("/rerank", &headers, &pair));
@@ -224,8 +239,13 @@ fn through_everything(server: &Process, address: SocketAddr) -> Seen {
         format!("GET / HTTP/1.1\r\n{CANARY}: {CANARY}\0\r\n\r\n"),
         format!("POST /rerank HTTP/1.1\r\ncontent-length: {CANARY}\r\n\r\n"),
         format!("POST /rerank HTTP/1.1\r\ntransfer-encoding: {CANARY}\r\n\r\n"),
-        format!("POST /rerank HTTP/1.1\r\ntransfer-encoding: chunked\r\nx-api-key: {KEY}\r\n\r\n{CANARY}\r\n"),
-        format!("GET / HTTP/1.1\r\n{CANARY}: {}\r\n\r\n", CANARY.repeat(6000)),
+        format!(
+            "POST /rerank HTTP/1.1\r\ntransfer-encoding: chunked\r\nx-api-key: {KEY}\r\n\r\n{CANARY}\r\n"
+        ),
+        format!(
+            "GET / HTTP/1.1\r\n{CANARY}: {}\r\n\r\n",
+            CANARY.repeat(6000)
+        ),
     ] {
         let mut stream = connect(address);
         let _ = stream.write_all(bytes.as_bytes());
@@ -274,7 +294,12 @@ fn through_everything(server: &Process, address: SocketAddr) -> Seen {
     ]);
     assert_eq!(second.status(1), Some(200));
     second.try_send(&[Frame::new(http2::kind::HEADERS, 5, 3, CANARY.as_bytes())]);
-    second.try_send(&[Frame::new(http2::kind::GOAWAY, 0, 0, &[&[0; 8], CANARY.as_bytes()].concat())]);
+    second.try_send(&[Frame::new(
+        http2::kind::GOAWAY,
+        0,
+        0,
+        &[&[0; 8], CANARY.as_bytes()].concat(),
+    )]);
     seen
 }
 
@@ -305,7 +330,13 @@ fn no_text_and_no_key_comes_out_anywhere() {
         let headers = [("content-type", "application/json"), ("x-api-key", KEY)];
         server.wait_for_message("model ready");
         let body = panicking().to_string();
-        let reply = send(server.address(), "POST", "/rerank", &headers, body.as_bytes());
+        let reply = send(
+            server.address(),
+            "POST",
+            "/rerank",
+            &headers,
+            body.as_bytes(),
+        );
         reply.json()["tokens"].as_u64().expect("its tokens")
     };
     let place = format!("tokenize:{tokens}");
@@ -329,13 +360,18 @@ fn no_text_and_no_key_comes_out_anywhere() {
     assert!([503, 504].iter().any(|status| seen.0.contains_key(status)));
     let metrics = send(address, "GET", "/metrics", &[("x-api-key", KEY)], b"");
     assert!(String::from_utf8_lossy(&metrics.body).contains("reranker_panics_total 1"));
-    let printed = server.printed(seen.0.values().sum::<usize>() / 2).join("\n");
+    let printed = server
+        .printed(seen.0.values().sum::<usize>() / 2)
+        .join("\n");
     assert!(printed.contains("CloudWatchMetrics"));
     server.terminate();
     let (status, log) = server.wait();
     assert_eq!(status, Some(0));
     let log = log.join("\n");
-    assert!(log.contains("\"level\":\"DEBUG\""), "nothing was logged in detail");
+    assert!(
+        log.contains("\"level\":\"DEBUG\""),
+        "nothing was logged in detail"
+    );
     let traces = collector.everything();
     assert!(traces.contains("POST /rerank"));
     for (what, text) in [
@@ -354,7 +390,11 @@ fn no_text_and_no_key_comes_out_anywhere() {
 
 #[test]
 fn a_log_in_text_holds_no_more() {
-    let server = serve(&[("LOG_FORMAT", "text"), ("LOG_LEVEL", "trace"), ("PORT", "0")]);
+    let server = serve(&[
+        ("LOG_FORMAT", "text"),
+        ("LOG_LEVEL", "trace"),
+        ("PORT", "0"),
+    ]);
     // The lines are no JSON, and come as strings.
     let address = server.wait_for("the address", |line| {
         let line = line.as_str()?;

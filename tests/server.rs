@@ -880,11 +880,16 @@ fn a_panic_in_one_request_is_a_500_with_its_id_and_harms_no_other() {
     server.terminate();
     let (status, log) = server.wait();
     assert_eq!(status, Some(0), "{}", log.join("\n"));
-    let places = log.iter().filter(|line| line.contains("\"message\":\"panic\""));
+    let places = log
+        .iter()
+        .filter(|line| line.contains("\"message\":\"panic\""));
     assert!(places.count() >= 3);
     // The panics' messages quote a text, as those of other people's code may.
     for line in log {
-        assert!(!line.contains("half") && !line.contains("on purpose"), "{line}");
+        assert!(
+            !line.contains("half") && !line.contains("on purpose"),
+            "{line}"
+        );
     }
 }
 
@@ -915,7 +920,12 @@ fn at_sigterm_what_has_not_been_accepted_yet_is_told_503() {
     let body = pair().to_string();
     let length = body.len().to_string();
     let mut half = connect(address);
-    write_head(&mut half, "POST", "/rerank", &[JSON, ("content-length", &length)]);
+    write_head(
+        &mut half,
+        "POST",
+        "/rerank",
+        &[JSON, ("content-length", &length)],
+    );
     half.write_all(&body.as_bytes()[..10]).expect("sent");
     // Until the server has seen its head.
     while metric(address, "reranker_body_bytes") < 10.0 {}
@@ -933,9 +943,16 @@ fn a_memory_limit_that_cannot_do_is_said_at_the_start() {
     let model = SlowModel::new();
     let serve = |bytes: u64, more: &[(&str, &str)]| {
         let group = MemoryGroup::new(bytes)?;
-        let mut variables = vec![("MODEL_DIR", model.path()), ("HOST", "127.0.0.1"), ("PORT", "0")];
+        let mut variables = vec![
+            ("MODEL_DIR", model.path()),
+            ("HOST", "127.0.0.1"),
+            ("PORT", "0"),
+        ];
         variables.extend(more);
-        Some((Process::serve_in_group(&group.processes(), &variables), group))
+        Some((
+            Process::serve_in_group(&group.processes(), &variables),
+            group,
+        ))
     };
     // Its weights alone are 40 MB.
     let Some((server, _group)) = serve(40 << 20, &[]) else {
@@ -946,7 +963,12 @@ fn a_memory_limit_that_cannot_do_is_said_at_the_start() {
     let error = only_error(&log);
     println!("{error}");
     assert_eq!(status, Some(1));
-    for part in ["the model needs at least", "allows 40 MiB", "memory.", "pack"] {
+    for part in [
+        "the model needs at least",
+        "allows 40 MiB",
+        "memory.",
+        "pack",
+    ] {
         assert!(error.contains(part), "{part}: {error}");
     }
     // What is enough is enough, also for more and larger bodies than fit.

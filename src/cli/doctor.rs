@@ -24,8 +24,7 @@ use Finding::{Better, Fine, Wrong};
 
 pub fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let mut findings = vec![cpu(config), threads(config)];
-    findings
-        .extend(memory::available().map(|b| Fine(format!("memory: {} may be used", size(b)))));
+    findings.extend(memory::available().map(|b| Fine(format!("memory: {} may be used", size(b)))));
     findings.extend(model(config));
     let mut wrong = 0;
     for finding in &findings {
@@ -96,11 +95,12 @@ fn model(config: &Config) -> Vec<Finding> {
             )];
         }
         Err(error) => {
-            return vec![Wrong(
-                format!("model: {error:#}"),
+            let advice = if matches!(setup::s3_model(config), Ok(None)) {
                 "set MODEL_DIR to a folder with config.json, tokenizer.json and model.safetensors"
-                    .into(),
-            )];
+            } else {
+                "AWS_REGION, AWS_ENDPOINT_URL_S3, the credentials of AWS's SDKs, S3_PATH_STYLE and S3_ANONYMOUS say how S3 is asked, MODEL_CACHE where to"
+            };
+            return vec![Wrong(format!("model: {error:#}"), advice.into())];
         }
     };
     let batch_tokens = plan.settings.batch_tokens;
@@ -108,8 +108,21 @@ fn model(config: &Config) -> Vec<Finding> {
         gpu(&plan),
         Fine(format!("model folder: {}", plan.path.display())),
     ];
+    findings.extend(plan.settings.download.map(|download| {
+        Fine(format!(
+            "from S3: {}, of which {} came now, in {:.1} s ({:.0} MB/s), and {:.1} s for checking them",
+            size(download.bytes),
+            size(download.downloaded),
+            download.time.as_secs_f64(),
+            download.mb_per_s(),
+            download.check.as_secs_f64()
+        ))
+    }));
     if let Err(error) = memory::check(&plan) {
-        findings.push(Wrong(format!("memory: {error}"), "see docs/reliability.md".into()));
+        findings.push(Wrong(
+            format!("memory: {error}"),
+            "see docs/reliability.md".into(),
+        ));
         return findings;
     }
     let engine = match Engine::load(&plan.path, plan.settings, true, Instant::now()) {

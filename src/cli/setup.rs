@@ -6,13 +6,13 @@ use std::time::Instant;
 use anyhow::Context;
 use kernels::{Isa, Kernels};
 
-use super::Usage;
-use crate::config::Config;
+use super::{Usage, fetch};
+use crate::config::{Choice, Config};
 use crate::error::ModelError;
 use crate::model::{Gpu, choose};
 use crate::rerank::{Device, Limits, Precision};
 use crate::service::{Engine, EngineSettings};
-use crate::weights::{LocatedModel, is_packed_only, locate};
+use crate::weights::{LocatedModel, S3Model, S3Settings, is_packed_only, locate};
 
 /// Everything that loading a model takes, decided before it starts.
 pub struct ModelPlan {
@@ -28,9 +28,9 @@ const CPU_BATCH_TOKENS: usize = 4096;
 /// More, because a GPU is idle between passes and for small ones. Their activations take about 1 GB for a model of 24 layers of 1024.
 const GPU_BATCH_TOKENS: usize = 16_384;
 
-/// The configuration with another model: a path, or a hub id in the local Hugging Face cache.
+/// The configuration with another model: a path, an address in S3, or a hub id in the local Hugging Face cache.
 pub fn with_model(config: &Config, model: &str) -> Config {
-    let is_path = Path::new(model).exists();
+    let is_path = Path::new(model).exists() || S3Model::parse(model).is_some();
     Config {
         model_dir: is_path.then(|| model.into()),
         model_name: (!is_path).then(|| model.to_owned()),
@@ -69,7 +69,65 @@ pub fn limits(config: &Config) -> Limits {
     }
 }
 
+/// The configured model's address, where it is in S3.
+pub fn s3_model(config: &Config) -> Result<Option<S3Model>, ModelError> {
+    let address = config.model_dir.as_deref().and_then(Path::to_str);
+    Ok(address.and_then(S3Model::parse).transpose()?)
+}
+
+/// Brings a model from S3, and tells on the terminal how far that has come.
+pub fn bring(config: &Config, model: &S3Model) -> Result<LocatedModel, ModelError> {
+    let settings = S3Settings {
+        cache: config.model_cache.clone(),
+        path_style: match config.s3_path_style {
+            Choice::Yes => true,
+            Choice::No => false,
+            Choice::Auto => config.platform.s3_endpoint,
+        },
+        anonymous: config.s3_anonymous,
+        own_endpoint: config.platform.s3_endpoint,
+        durable: !config.platform.lambda,
+        packed: wants_packed(config),
+    };
+    let bar = fetch::bar();
+    let fetched = model.fetch(&settings, &|progress| {
+        bar.set_length(progress.total);
+        bar.set_position(progress.done);
+    });
+    bar.finish_and_clear();
+    let fetched = fetched?;
+    Ok(LocatedModel {
+        folder: fetched.path,
+        name: config
+            .model_name
+            .clone()
+            .unwrap_or_else(|| model.name().to_owned()),
+        revision: config.model_revision.clone(),
+        download: Some(fetched.download),
+    })
+}
+
+/// Whether a packed form would be computed, which a GPU cannot, and whoever asks for floats does not want.
+fn wants_packed(config: &Config) -> bool {
+    config.device != Device::Cuda && matches!(config.precision, Precision::Auto | Precision::Int8)
+}
+
+/// Tokens of one pass, where the model is not here yet.
+pub fn batch_tokens(config: &Config) -> usize {
+    config
+        .batch_tokens
+        .unwrap_or(if config.device == Device::Cuda {
+            GPU_BATCH_TOKENS
+        } else {
+            CPU_BATCH_TOKENS
+        })
+}
+
+/// Finds the model, and brings it where it is in S3.
 pub fn find_model(config: &Config) -> Result<LocatedModel, ModelError> {
+    if let Some(model) = s3_model(config)? {
+        return bring(config, &model);
+    }
     locate(
         config.model_name.as_deref(),
         config.model_dir.as_deref(),
@@ -135,6 +193,7 @@ pub fn model(config: &Config) -> anyhow::Result<ModelPlan> {
             max_tokens: config.max_tokens,
             precision: config.precision,
             kernels: kernels(config)?,
+            download: found.download,
             gpu: gpu.ok(),
         },
     })

@@ -110,7 +110,9 @@ impl IntoResponse for Refusal {
             } => (
                 StatusCode::NOT_FOUND,
                 "not_found",
-                format!("there is no such route, but {route} is one: BASE_PATH takes off what stands in front of it"),
+                format!(
+                    "there is no such route, but {route} is one: BASE_PATH takes off what stands in front of it"
+                ),
             ),
             Self::WrongMethod => (
                 StatusCode::METHOD_NOT_ALLOWED,

@@ -50,6 +50,9 @@ pub struct Health {
 pub struct ColdStart {
     /// From the start of the process until loading began.
     process_ms: f64,
+    /// Bringing the model from elsewhere; absent where it was on a local disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    download: Option<Download>,
     /// Reading the tokenizer; at the same time as the weights.
     tokenizer_ms: f64,
     /// Mapping and checking the weights.
@@ -65,6 +68,20 @@ pub struct ColdStart {
     /// From the start of the process until the first forward pass had its scores.
     #[serde(skip_serializing_if = "Option::is_none")]
     first_score_ms: Option<f64>,
+}
+
+/// Bringing the model from S3.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Download {
+    /// Of the model's files.
+    bytes: u64,
+    /// Those that came over the network; the others had come before.
+    downloaded_bytes: u64,
+    ms: f64,
+    /// 10⁶ bytes a second, of those that came over the network.
+    mb_per_s: f64,
+    /// Checking what came, after that.
+    check_ms: f64,
 }
 
 /// Reading the weights into memory before they are needed, beside everything else.
@@ -198,6 +215,13 @@ impl From<Receipt> for ColdStart {
         } = receipt;
         Self {
             process_ms: millis(load.process.time),
+            download: load.download.map(|download| Download {
+                bytes: download.bytes,
+                downloaded_bytes: download.downloaded_bytes,
+                ms: millis(download.span.time),
+                mb_per_s: (download.mb_per_s * 10.0).round() / 10.0,
+                check_ms: millis(download.check),
+            }),
             tokenizer_ms: millis(load.tokenizer.time),
             weights_ms: millis(load.weights.time),
             prefetch: Prefetch {

@@ -2,15 +2,17 @@
 
 use std::path::Path;
 use std::sync::OnceLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kernels::Kernels;
 
 use super::prepare::{Defaults, Prepared};
-use super::receipt::{LoadTimes, Prefetched, Receipt, Span};
+use super::receipt::{Downloaded, LoadTimes, Prefetched, Receipt, Span};
 use crate::batch::plan;
 use crate::error::{Error, Invalid, ModelError, Result};
-use crate::model::{Fidelity, Gpu, Manifest, Model, Packed, PackedTokenizer, check_vocabulary};
+use crate::model::{
+    Download, Fidelity, Gpu, Manifest, Model, Packed, PackedTokenizer, check_vocabulary,
+};
 use crate::rerank::{Precision, Request, Score, Truncation};
 use crate::tokenizer::{PairTokenizer, Sequence};
 
@@ -42,6 +44,8 @@ pub struct EngineSettings {
     pub max_tokens: usize,
     pub precision: Precision,
     pub kernels: Kernels,
+    /// What it took to bring the model here, where it was not here.
+    pub download: Option<Download>,
     /// To compute on instead of the CPU.
     pub gpu: Option<Gpu>,
 }
@@ -82,7 +86,14 @@ impl Engine {
         warm_up: bool,
         started: Instant,
     ) -> Result<Self, ModelError> {
-        let process = Span::since(started, started);
+        let download = settings.download.map(|it| Downloaded::new(it, started));
+        let process = match &download {
+            Some(download) => Span {
+                start: Duration::ZERO,
+                time: download.span.start,
+            },
+            None => Span::since(started, started),
+        };
         let timed_model = || {
             let begun = Instant::now();
             let gpu = settings.gpu.clone();
@@ -167,6 +178,7 @@ impl Engine {
             gpu: model.gpu().cloned(),
             load: LoadTimes {
                 process,
+                download,
                 tokenizer: tokenizer_time,
                 weights: weights_time,
                 ..LoadTimes::default()
