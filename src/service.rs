@@ -18,7 +18,7 @@ use tracing::Instrument;
 use cache::Cache;
 pub use engine::{Engine, EngineSettings, Info, TOKENIZER_FILE};
 use prepare::Prepared;
-pub use receipt::{LoadTimes, Prefetched, Receipt, Span};
+pub use receipt::{Downloaded, LoadTimes, Prefetched, Receipt, Span};
 
 use crate::batch::{Compute, ComputeSettings, Done, Forward, Item};
 use crate::error::{Error, ModelError, Result};
@@ -88,6 +88,11 @@ impl Service {
             Err(error) => State::Failed(error.to_string()),
         });
         loaded
+    }
+
+    /// There is no model, and why; one may still come.
+    pub fn failed(&self, reason: String) {
+        self.state.send_replace(State::Failed(reason));
     }
 
     pub fn state(&self) -> State {
@@ -213,14 +218,22 @@ impl Service {
         if let Some(at) = deadline {
             self.refuse_the_unreachable(&todo, at)?;
         }
+        let service = self.clone();
         let forward: Forward<Sequence> = Arc::new(move |sequences| {
             fault::point(
                 Place::Compute,
                 sequences.iter().map(|s| s.tokens()),
                 "a pass",
             );
-            let logits = engine.forward(sequences);
-            logits.map_err(|error| Error::Internal(error.to_string()))
+            engine.forward(sequences).map_err(|error| match error {
+                // Nothing that this process computes from now on can be right.
+                ModelError::Changed(_) => {
+                    tracing::error!(%error, "the model is given up");
+                    service.failed(error.to_string());
+                    Error::Model(error.to_string())
+                }
+                error => Error::Internal(error.to_string()),
+            })
         });
         let sequences = std::mem::take(&mut todo.missing);
         // What is known already waits for nobody.

@@ -13,13 +13,14 @@ mod models;
 #[allow(dead_code, reason = "each test program uses its own part")]
 mod process;
 
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use client::{Reply, get, post, send};
+use client::{Reply, connect, get, post, read_reply, send, write_head};
 use models::GatedModel;
 use process::{PATIENCE, Process, tiny_model};
 
@@ -104,6 +105,7 @@ impl App {
 /// The host with its handler.
 struct Host {
     app: App,
+    model: String,
     handler: Process,
     address: SocketAddr,
 }
@@ -114,22 +116,31 @@ impl Host {
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .and_then(|listener| listener.local_addr())
             .expect("a free port");
-        let port = address.port().to_string();
-        let handler = Process::serve(&[
-            (port_variable, &port),
+        let host = Self {
+            app,
+            model: model.to_owned(),
+            handler: Self::handler(model, port_variable, address),
+            address,
+        };
+        host.wait_until_initialised();
+        host
+    }
+
+    fn handler(model: &str, port_variable: &str, address: SocketAddr) -> Process {
+        Process::serve(&[
+            (port_variable, &address.port().to_string()),
             ("FUNCTIONS_WORKER_RUNTIME", "custom"),
             ("MODEL_DIR", model),
             // A function app may have settings of these names for its containers elsewhere; the host's port goes before them.
             ("PORT", "1"),
             ("HOST", "0.0.0.0"),
-        ]);
-        let host = Self {
-            app,
-            handler,
-            address,
-        };
-        host.wait_until_initialised();
-        host
+        ])
+    }
+
+    /// What the host does when its handler's process has ended: another one, for the same port.
+    fn restart(&mut self) {
+        self.handler = Self::handler(&self.model, "FUNCTIONS_CUSTOMHANDLER_PORT", self.address);
+        self.wait_until_initialised();
     }
 
     /// Any answer to `GET /` will do; only a refused connection means that the handler is not there yet.
@@ -168,6 +179,25 @@ impl Host {
             headers.push(("x-ms-invocation-id", "5b1b4c1e-2f43-4c7e-9d8a-0a6f3d2b1c90"));
         }
         Some(send(self.address, method, path, &headers, body))
+    }
+
+    /// A body in chunks, of which the caller did not say how long they will be in all. Proxying streams them on; forwarding copies only
+    /// bodies whose length was announced.
+    fn post_in_chunks(&self, path: &str, body: &Value) -> Reply {
+        let json = ("content-type", "application/json");
+        if self.app.mode == Mode::Forwarding {
+            return self.send("POST", path, &[json], b"").expect("routed");
+        }
+        let mut stream = connect(self.address);
+        let headers = [json, ("transfer-encoding", "chunked")];
+        write_head(&mut stream, "POST", path, &headers);
+        for chunk in body.to_string().as_bytes().chunks(7) {
+            write!(stream, "{:x}\r\n", chunk.len()).expect("a chunk's size");
+            stream.write_all(chunk).expect("a chunk");
+            stream.write_all(b"\r\n").expect("a chunk's end");
+        }
+        stream.write_all(b"0\r\n\r\n").expect("the last chunk");
+        read_reply(stream)
     }
 
     fn get(&self, path: &str) -> Reply {
@@ -276,6 +306,50 @@ fn the_app_answers_as_plain_http_does_in_both_modes_with_and_without_the_prefix(
         }
         host.stop();
     }
+}
+
+#[test]
+fn a_body_in_chunks_is_scored_where_the_host_passes_it_on_and_missed_where_not() {
+    for mode in [Mode::Proxying, Mode::Forwarding] {
+        let app = App::with(mode, "api");
+        let host = Host::start(app, &tiny(), "FUNCTIONS_CUSTOMHANDLER_PORT");
+        host.handler.wait_for_message("model ready");
+        let reply = host.post_in_chunks("/api/rerank", &pair());
+        match mode {
+            Mode::Proxying => {
+                assert_eq!(reply.status, 200);
+                let whole = host.post("/api/rerank", &pair());
+                assert_eq!(without_ms(&reply), without_ms(&whole));
+            }
+            Mode::Forwarding => assert_eq!(
+                (reply.status, &reply.json()["error"]["code"]),
+                (400, &json!("malformed_json")),
+                "what did not come is asked for, not guessed"
+            ),
+        }
+        host.stop();
+    }
+}
+
+#[test]
+fn after_a_crash_the_hosts_next_handler_answers_on_the_same_port() {
+    let mut host = Host::start(App::ours(), &tiny(), "FUNCTIONS_CUSTOMHANDLER_PORT");
+    host.handler.wait_for_message("model ready");
+    let before = host.post("/rerank", &pair());
+    // In the middle of a request, with connections open: the port must be free for the next process all the same.
+    let mut cut = connect(host.address);
+    let headers = [
+        ("content-type", "application/json"),
+        ("content-length", "1000"),
+    ];
+    write_head(&mut cut, "POST", "/rerank", &headers);
+    host.handler.kill();
+    host.restart();
+    host.handler.wait_for_message("model ready");
+    let after = host.post("/rerank", &pair());
+    assert_eq!((before.status, after.status), (200, 200));
+    assert_eq!(without_ms(&before), without_ms(&after));
+    host.stop();
 }
 
 #[test]

@@ -131,6 +131,39 @@ fn the_port_answers_while_the_model_loads() {
 }
 
 #[test]
+fn the_health_command_says_what_the_ready_route_says() {
+    let health = |address: SocketAddr| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_reranker"))
+            .arg("health")
+            .env_clear()
+            .env("HOST", address.ip().to_string())
+            .env("PORT", address.port().to_string())
+            .output()
+            .expect("the program starts");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        (output.status.code(), out, err)
+    };
+    let model = GatedModel::new();
+    let server = start(model.path(), &[]);
+    let address = server.address();
+    let (code, out, err) = health(address);
+    assert_eq!(
+        (code, out.as_str()),
+        (Some(1), "503 Service Unavailable\n"),
+        "{err}"
+    );
+    model.open();
+    server.wait_for_message("model ready");
+    let (code, out, err) = health(address);
+    assert_eq!((code, out.as_str()), (Some(0), "200 OK\n"), "{err}");
+    drop(server);
+    let (code, _, err) = health(address);
+    assert_eq!(code, Some(1));
+    assert!(err.contains(&address.to_string()), "{err}");
+}
+
+#[test]
 fn a_broken_model_is_said_and_a_missing_one_ends_the_start() {
     let (folder, path) = broken_model();
     let server = start(path.to_str().expect("a UTF-8 path"), &[]);

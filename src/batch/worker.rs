@@ -548,6 +548,7 @@ fn unpack(speed: u64) -> (f32, f32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     /// An item of some length whose score is the length.
     struct Length(usize);
@@ -727,6 +728,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn jobs_whose_shared_pass_fails_are_computed_one_by_one() {
+        let compute = start(8, 100);
+        let (gate, open, passes) = gated();
+        let forward: Forward<Length> = Arc::new(move |items| {
+            let scores = gate(items)?;
+            // As a GPU fails whose memory holds one of them only.
+            if items.len() > 1 {
+                return Err(Error::Internal("no memory left".into()));
+            }
+            Ok(scores)
+        });
+        let first = submit(&compute, &[1], &forward).await;
+        until(|| passes.lock().expect("no panic").len() == 1).await;
+        let second = submit(&compute, &[5], &forward).await;
+        let third = submit(&compute, &[6], &forward).await;
+        for _ in 0..4 {
+            let _ = open.send(());
+        }
+        assert!(first.await.expect("joins").is_ok());
+        assert_eq!(second.await.expect("joins").expect("runs").logits, [5.0]);
+        assert_eq!(third.await.expect("joins").expect("runs").logits, [6.0]);
+        let passes = passes.lock().expect("no panic");
+        assert_eq!(*passes, [vec![1], vec![5, 6], vec![5], vec![6]]);
+    }
+
+    #[tokio::test]
     async fn a_job_whose_caller_has_gone_is_dropped_before_its_next_pass() {
         let compute = start(8, 10);
         let (forward, open, passes) = gated();
@@ -751,5 +778,47 @@ mod tests {
         open.send(()).expect("the first pass waits");
         until(|| compute.idle()).await;
         assert_eq!(passes.lock().expect("no panic").len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn the_measured_speed_lies_between_the_slowest_and_the_fastest_pass(
+            passes in prop::collection::vec((1usize..20_000, 1u64..5_000_000), 0..60),
+        ) {
+            let load = Load::default();
+            for &(tokens, micros) in &passes {
+                load.note(tokens, Duration::from_micros(micros));
+            }
+            // The first pass also reads the weights, and does not count.
+            let counted = passes.get(1..).unwrap_or_default();
+            let speeds = || counted.iter().map(|&(tokens, micros)| tokens as f64 / micros as f64 * 1e6);
+            let (low, high) = (speeds().fold(f64::MAX, f64::min), speeds().fold(0.0, f64::max));
+            match load.tokens_per_second() {
+                None => prop_assert!(counted.is_empty()),
+                Some(speed) => {
+                    prop_assert!(speed >= low * 0.999 && speed <= high * 1.001, "{low} <= {speed} <= {high}");
+                    let best = f64::from(f32::from_bits(load.best.load(Ordering::Relaxed)));
+                    prop_assert!((best / high - 1.0).abs() < 1e-3, "{best} for {high}");
+                }
+            }
+        }
+
+        #[test]
+        fn what_is_left_of_a_job_never_goes_below_nothing(
+            jobs in prop::collection::vec((0usize..500, prop::collection::vec(0usize..300, 0..6)), 0..12),
+        ) {
+            let load = Load::default();
+            let mut left = 0;
+            for (number, (tokens, passes)) in jobs.iter().enumerate() {
+                let number = number as u64;
+                load.pending().insert(number, *tokens);
+                passes.iter().for_each(|&done| load.done(number, done));
+                left += tokens.saturating_sub(passes.iter().sum());
+            }
+            prop_assert_eq!(load.pending().values().sum::<usize>(), left);
+            // One that is unknown has ended, and changes nothing.
+            load.done(99, 7);
+            prop_assert_eq!(load.pending().len(), jobs.len());
+        }
     }
 }

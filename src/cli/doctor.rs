@@ -6,8 +6,9 @@ use std::time::Instant;
 use kernels::Isa;
 
 use super::memory::{self, size};
-use super::setup;
+use super::{Usage, setup};
 use crate::config::Config;
+use crate::model::{Gpu, Model};
 use crate::service::Engine;
 
 /// One line of the report.
@@ -87,15 +88,36 @@ fn threads(config: &Config) -> Finding {
 fn model(config: &Config) -> Vec<Finding> {
     let plan = match setup::model(config) {
         Ok(plan) => plan,
-        Err(error) => {
+        Err(error) if error.is::<Usage>() => {
             return vec![Wrong(
-                format!("model: {error:#}"),
-                "set MODEL_DIR to a folder with config.json, tokenizer.json and model.safetensors"
-                    .into(),
+                format!("{error:#}"),
+                "change the setting that is named, or what it asks of this machine".into(),
             )];
         }
+        Err(error) => {
+            let advice = if matches!(setup::s3_model(config), Ok(None)) {
+                "set MODEL_DIR to a folder with config.json, tokenizer.json and model.safetensors"
+            } else {
+                "AWS_REGION, AWS_ENDPOINT_URL_S3, the credentials of AWS's SDKs, S3_PATH_STYLE and S3_ANONYMOUS say how S3 is asked, MODEL_CACHE where to"
+            };
+            return vec![Wrong(format!("model: {error:#}"), advice.into())];
+        }
     };
-    let mut findings = vec![Fine(format!("model folder: {}", plan.path.display()))];
+    let batch_tokens = plan.settings.batch_tokens;
+    let mut findings = vec![
+        gpu(&plan),
+        Fine(format!("model folder: {}", plan.path.display())),
+    ];
+    findings.extend(plan.settings.download.map(|download| {
+        Fine(format!(
+            "from S3: {}, of which {} came now, in {:.1} s ({:.0} MB/s), and {:.1} s for checking them",
+            size(download.bytes),
+            size(download.downloaded),
+            download.time.as_secs_f64(),
+            download.mb_per_s(),
+            download.check.as_secs_f64()
+        ))
+    }));
     if let Err(error) = memory::check(&plan) {
         findings.push(Wrong(
             format!("memory: {error}"),
@@ -147,18 +169,21 @@ fn model(config: &Config) -> Vec<Finding> {
     findings.push(Fine(format!(
         "precision: {}{}; tokenizer {:.0} ms, weights {:.0} ms, first forward pass {:.0} ms",
         info.precision,
-        if config.use_fp16 {
-            " (USE_FP16 changes nothing here: PRECISION chooses)"
-        } else {
-            ""
+        match (config.use_fp16, &info.gpu) {
+            (Some(_), None) => " (USE_FP16 changes nothing on a CPU)",
+            _ => "",
         },
         info.load.tokenizer.time.as_secs_f64() * 1e3,
         info.load.weights.time.as_secs_f64() * 1e3,
         info.load.warm_up.as_secs_f64() * 1e3,
     )));
+    if let Some(gpu) = &info.gpu {
+        findings.push(gpu_memory(engine.model(), gpu, batch_tokens));
+        return findings;
+    }
     let needs = memory::needed(
         engine.model(),
-        config.batch_tokens,
+        batch_tokens,
         info.weight_bytes,
         &info.stored_dtype,
     );
@@ -171,4 +196,36 @@ fn model(config: &Config) -> Vec<Finding> {
         });
     }
     findings
+}
+
+fn gpu(plan: &setup::ModelPlan) -> Finding {
+    let not_used = |reason: &str| format!("GPU: not used: {reason}");
+    match (&plan.settings.gpu, &plan.no_gpu) {
+        (Some(gpu), _) => Fine(format!(
+            "GPU: {}, {}, {}",
+            gpu.name,
+            gpu.chip,
+            size(gpu.memory_bytes)
+        )),
+        (None, Some(reason)) if cfg!(feature = "cuda") => Better(
+            not_used(reason),
+            "the CPU computes; DEVICE=cuda would refuse to, DEVICE=cpu would say nothing".into(),
+        ),
+        (None, reason) => Fine(not_used(reason.as_deref().unwrap_or("DEVICE=cpu"))),
+    }
+}
+
+/// A rough upper bound: the weights in what is computed in, the activations of one full batch, and a tile of attention.
+fn gpu_memory(model: &Model, gpu: &Gpu, batch_tokens: usize) -> Finding {
+    let width = |dtype: &str| if dtype == "f32" { 4 } else { 2 };
+    let weights = model.weight_bytes() / width(model.stored_dtype()) * width(gpu.precision.name());
+    let activations = 60 * model.config().hidden_size * batch_tokens + (512 << 20);
+    let needs = weights + activations as u64;
+    let of = size(gpu.memory_bytes);
+    let what = format!("GPU memory: about {} needed of {of}", size(needs));
+    if needs > gpu.memory_bytes {
+        Wrong(what, "lower BATCH_TOKENS".into())
+    } else {
+        Fine(what)
+    }
 }

@@ -22,6 +22,10 @@ pub struct Limit {
 ///
 /// What every forward pass reads has to be in memory; what is mapped besides (embedding tables) comes and goes.
 pub fn check(plan: &ModelPlan) -> anyhow::Result<()> {
+    // A GPU's weights are in its own memory, and only pass through this one.
+    if plan.settings.gpu.is_some() {
+        return Ok(());
+    }
     let Some(limit) = limit() else {
         return Ok(());
     };

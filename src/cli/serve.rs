@@ -9,10 +9,11 @@ use anyhow::Context;
 use axum::Router;
 use tracing::Instrument;
 
-use super::{Usage, memory, process, setup};
+use super::setup::{self, ModelPlan};
+use super::{Usage, memory, process};
 use crate::batch::{Compute, ComputeSettings};
 use crate::config::{Choice, Config};
-use crate::error::Error;
+use crate::error::{Error, ModelError};
 use crate::fault;
 use crate::host::server::{self, End};
 use crate::host::{HostKind, lambda};
@@ -20,6 +21,9 @@ use crate::http::{self, Keys, Settings, Telemetry};
 use crate::service::{Engine, Service};
 use crate::telemetry::{self, Metrics, Traces};
 
+/// After a download that failed, until the next; the pause doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// What the process ends with when its compute thread has panicked too often, for the platform to start another: `EX_SOFTWARE`.
 const BROKEN: u8 = 70;
 /// For the answers that tell of it.
@@ -50,12 +54,24 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
     telemetry::install(filter, telemetry::is_json(config.log_json()), &traces);
     fault::arm(config.faults.clone());
     process::keep_out_of_cores();
-    let plan = setup::model(config)?;
-    memory::check(&plan)?;
+    // A model that is elsewhere is brought while the host already listens.
+    let remote = setup::s3_model(config)?;
+    let plan = match &remote {
+        Some(_) => None,
+        None => Some(fitting(config)?),
+    };
+    let model_dir = match (&remote, &plan) {
+        (Some(model), _) => model.to_string(),
+        (None, plan) => plan
+            .as_ref()
+            .map_or_else(String::new, |plan| plan.path.display().to_string()),
+    };
+    let batch_tokens = plan.as_ref().map(|plan| plan.settings.batch_tokens);
+    let kernels = setup::kernels(config)?;
     let compute = Compute::start(ComputeSettings {
         threads: setup::threads(config),
         queue_limit: config.max_queue,
-        batch_tokens: config.batch_tokens,
+        batch_tokens: batch_tokens.unwrap_or_else(|| setup::batch_tokens(config)),
     })?;
     let service = Service::new(compute, config.cache_pairs, started);
     let telemetry = Telemetry {
@@ -76,22 +92,42 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
     };
     tracing::info!(
         host = kind.name(),
-        model_dir = %plan.path.display(),
+        model_dir,
         threads = service.threads(),
-        instruction_set = plan.settings.kernels.isa().name(),
+        instruction_set = kernels.isa().name(),
         max_length = config.max_length,
-        access = if open { "open to everyone" } else { "by API key" },
+        access = if open {
+            "open to everyone"
+        } else {
+            "by API key"
+        },
         version = env!("CARGO_PKG_VERSION"),
         "starting"
     );
-    if config.use_fp16 {
-        tracing::info!(
-            "USE_FP16: PRECISION=auto chooses this device's best safe precision already"
-        );
+    // Where nothing hurries the start, its failure must be told to whoever waits for it.
+    let patient = kind != HostKind::Lambda || on_demand(config);
+    let (loaded, whence) = (service.clone(), config.clone());
+    let load = async move {
+        let plan = match plan {
+            Some(plan) => plan,
+            None => match brought(&loaded, whence, patient).await {
+                Some(plan) => plan,
+                None => return,
+            },
+        };
+        // A program that was built for CPUs need not say so at every start.
+        if cfg!(feature = "cuda") {
+            match (&plan.settings.gpu, &plan.no_gpu) {
+                (Some(gpu), _) => tracing::info!(gpu = gpu.name, "computing on the GPU"),
+                (None, Some(reason)) => {
+                    tracing::warn!(reason, "DEVICE=auto: computing on the CPU");
+                }
+                (None, None) => {}
+            }
+        }
+        let engine = move || Engine::load(&plan.path, plan.settings, warm_up, started);
+        load(loaded, engine).await;
     }
-    let load = load(service.clone(), move || {
-        Engine::load(&plan.path, plan.settings, warm_up, started)
-    })
     .instrument(tracing::info_span!("load model"));
     tokio::runtime::Builder::new_multi_thread()
         // The runtime only moves bytes; the cores belong to the compute threads.
@@ -121,6 +157,19 @@ fn detect(config: &Config) -> HostKind {
         HostKind::Azure
     } else {
         HostKind::Http
+    }
+}
+
+/// Where a server with this configuration listens.
+pub(super) fn address(config: &Config) -> SocketAddr {
+    socket(detect(config), config)
+}
+
+fn socket(kind: HostKind, config: &Config) -> SocketAddr {
+    match (kind, config.platform.azure_port) {
+        // The Functions host is on this machine, and nobody else has business with its handler.
+        (HostKind::Azure, Some(port)) => SocketAddr::new(IpAddr::from([127, 0, 0, 1]), port),
+        _ => SocketAddr::new(config.host, config.port),
     }
 }
 
@@ -160,6 +209,50 @@ fn settings(config: &Config, kind: HostKind, telemetry: Telemetry) -> anyhow::Re
     })
 }
 
+/// The model as it will be loaded, where this process has the memory for it.
+fn fitting(config: &Config) -> anyhow::Result<ModelPlan> {
+    let plan = setup::model(config)?;
+    memory::check(&plan)?;
+    Ok(plan)
+}
+
+/// Brings the model from S3. What may mend by itself is tried again and again, where `patient`; meanwhile requests are told why there
+/// is no model.
+async fn brought(service: &Service, config: Config, patient: bool) -> Option<ModelPlan> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let config = config.clone();
+        // Fails only when the runtime ends.
+        let plan = tokio::task::spawn_blocking(move || fitting(&config))
+            .await
+            .ok()?;
+        let error = match plan {
+            Ok(plan) => {
+                if let Some(download) = plan.settings.download {
+                    tracing::info!(
+                        bytes = download.bytes,
+                        downloaded_bytes = download.downloaded,
+                        mb_per_s = download.mb_per_s(),
+                        ms = download.time.as_secs_f64() * 1e3,
+                        check_ms = download.check.as_secs_f64() * 1e3,
+                        "model downloaded"
+                    );
+                }
+                return Some(plan);
+            }
+            Err(error) => error,
+        };
+        let passing = matches!(error.downcast_ref(), Some(ModelError::Unreachable(_)));
+        let again = (patient && passing).then_some(pause.as_secs());
+        let reason = format!("{error:#}");
+        tracing::error!(error = reason, again_in_s = again, "model not downloaded");
+        service.failed(reason);
+        again?;
+        tokio::time::sleep(pause).await;
+        pause = LONGEST_PAUSE.min(pause * 2);
+    }
+}
+
 /// Loads, and says in the log what came of it: this is where an operator looks first.
 async fn load(
     service: Service,
@@ -173,6 +266,7 @@ async fn load(
                 revision = info.revision.as_deref().unwrap_or_default(),
                 note = info.note.as_deref().unwrap_or_default(),
                 precision = info.precision,
+                device = info.gpu.as_ref().map_or("cpu", |gpu| gpu.name.as_str()),
                 stored_dtype = info.stored_dtype,
                 max_length = info.max_length,
                 process_ms = info.load.process.time.as_secs_f64() * 1e3,
@@ -236,11 +330,7 @@ async fn on_socket(
     router: Router,
     metrics: Metrics,
 ) -> anyhow::Result<ExitCode> {
-    let address = match (kind, config.platform.azure_port) {
-        // The Functions host is on this machine, and nobody else has business with its handler.
-        (HostKind::Azure, Some(port)) => SocketAddr::new(IpAddr::from([127, 0, 0, 1]), port),
-        _ => SocketAddr::new(config.host, config.port),
-    };
+    let address = socket(kind, config);
     let listener = server::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address}"))?;

@@ -272,6 +272,10 @@ fn log_start(receipt: &Receipt) {
     } = receipt;
     tracing::info!(
         process_ms = millis(load.process.time),
+        download_ms = load.download.map(|it| millis(it.span.time)),
+        download_bytes = load.download.map(|it| it.downloaded_bytes),
+        download_mb_per_s = load.download.map(|it| it.mb_per_s),
+        download_check_ms = load.download.map(|it| millis(it.check)),
         tokenizer_ms = millis(load.tokenizer.time),
         weights_ms = millis(load.weights.time),
         prefetch_ms = millis(prefetch.span.time),
@@ -293,8 +297,16 @@ fn start_times(receipt: &Receipt) -> Vec<String> {
         prefetch,
         first_inference,
     } = receipt;
-    let mut metrics = vec![
-        format!("process;dur={}", millis(load.process.time)),
+    let mut metrics = vec![format!("process;dur={}", millis(load.process.time))];
+    metrics.extend(load.download.map(|download| {
+        format!(
+            "download;dur={};desc=\"{:.1} MB, {:.0} MB/s\"",
+            millis(download.span.time + download.check),
+            download.downloaded_bytes as f64 / 1e6,
+            download.mb_per_s
+        )
+    }));
+    metrics.extend([
         format!("tokenizer;dur={}", millis(load.tokenizer.time)),
         format!("weights;dur={}", millis(load.weights.time)),
         format!(
@@ -305,7 +317,7 @@ fn start_times(receipt: &Receipt) -> Vec<String> {
             prefetch.cached_bytes as f64 / 1e6
         ),
         format!("ready;dur={}", millis(load.total)),
-    ];
+    ]);
     metrics.extend(first_inference.map(|span| format!("inference;dur={}", millis(span.time))));
     metrics.extend(
         receipt

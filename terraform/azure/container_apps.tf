@@ -217,6 +217,17 @@ resource "azurerm_container_app" "this" {
         }
       }
 
+      # A changed secret makes no new revision and reaches no replica that runs; a changed setting does. This one says nothing of the keys
+      # themselves, and the program does not read it.
+      dynamic "env" {
+        for_each = var.api_keys_secret == null && local.has_keys ? [nonsensitive(substr(sha256(join(",", var.api_keys)), 0, 12))] : []
+
+        content {
+          name  = "API_KEYS_DIGEST"
+          value = env.value
+        }
+      }
+
       # Without these Azure would put in its own, by TCP. The port is bound before the model is loaded, so start-up is over quickly,
       # and a slow load can only keep requests away, never get the replica killed.
       startup_probe {

@@ -130,6 +130,12 @@ impl Process {
         assert!(signalled.success(), "SIGTERM did not reach the process");
     }
 
+    /// Ends it at once, as a crash would.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("SIGKILL reaches the process");
+        self.child.wait().expect("the process can be waited for");
+    }
+
     /// Waits for the process to end by itself: its exit code (none where a signal ended it) and its whole log.
     pub fn wait(mut self) -> (Option<i32>, Vec<String>) {
         let start = Instant::now();

@@ -69,6 +69,8 @@ pub fn engine() -> Result<Engine, ModelError> {
         max_tokens: 10_000,
         precision: Precision::Auto,
         kernels: Kernels::detect(),
+        download: None,
+        gpu: None,
     };
     let chosen = choose(&golden(), Precision::Auto)?;
     Engine::load(&chosen, settings, false, Instant::now())

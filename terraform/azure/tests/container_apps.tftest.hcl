@@ -172,6 +172,22 @@ run "keys_are_a_secret" {
   }
 }
 
+# A revision is made from the template, which has the secret's name and not its value.
+run "other_keys_make_a_new_revision" {
+  command = plan
+
+  variables {
+    api_keys = ["sha256:${sha256("old")}", "sha256:${sha256("new")}"]
+  }
+
+  assert {
+    condition = one([
+      for env in azurerm_container_app.this["cpu"].template[0].container[0].env : env if env.name == "API_KEYS_DIGEST"
+    ]).value == substr(sha256(join(",", ["sha256:${sha256("old")}", "sha256:${sha256("new")}"])), 0, 12)
+    error_message = "The template changes with the keys."
+  }
+}
+
 run "keys_may_stay_in_a_key_vault" {
   command = plan
 
@@ -226,7 +242,7 @@ run "the_program_answers_before_the_front_gives_up" {
 
   assert {
     condition = {
-      for env in azurerm_container_app.this["cpu"].template[0].container[0].env : env.name => env.value if env.name != "API_KEYS"
+      for env in azurerm_container_app.this["cpu"].template[0].container[0].env : env.name => env.value if !startswith(env.name, "API_KEYS")
       } == {
       PORT                        = "8000"
       REQUEST_TIMEOUT_S           = "220"

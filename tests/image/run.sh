@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Builds the image and drives it; tests/image/drive.py says how.
+#
+#   tests/image/run.sh
+#
+# A machine without Docker gets podman from Debian; where Dockerfile.lambda's toolchain image has not been pulled, one is made of this
+# machine's own toolchain. The other tools come from PyPI at pinned versions and are kept under target/image.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+work=$PWD/target/image
+image=reranker:check
+functions=reranker-functions:check
+export SAM_CLI_TELEMETRY=0
+
+step() { printf -- '-- %s (%ss)\n' "$1" "$SECONDS"; }
+
+tests/image/tools.sh
+bin=$work/tools/bin
+
+step "hadolint"
+"$bin/hadolint" Dockerfile.lambda azure/Dockerfile tests/image/sam.Dockerfile
+
+step "a container engine, and the toolchain's image"
+eval "$(tests/image/engine.sh "$work/engine")"
+if [[ ${DOCKER_HOST:-} == "unix://$work/engine/"* ]]; then
+    trap 'kill "$(cat "$work/engine/podman.pid")"' EXIT
+fi
+rust=$(sed -n 's/^ARG RUST_IMAGE=//p' Dockerfile.lambda)
+if ! docker image inspect "$rust" >/dev/null 2>&1; then
+    echo "$rust is not here: its stand-in is $(rustc --version) of this machine"
+    python3 tests/image/toolchain.py | docker import --change "ENV CARGO_HOME=/usr/local/cargo" - "$rust" >/dev/null
+fi
+
+step "the image"
+make --no-print-directory image IMAGE=$image BUILD_ARGS="--network host --quiet"
+docker build --quiet --build-arg SERVICE=$image --build-arg HOST="$rust" --tag $functions azure
+
+step "its structure"
+"$bin/container-structure-test" test --image $image --config tests/image/structure.yaml --quiet
+
+step "what is in it"
+make --no-print-directory sbom IMAGE=$image
+python3 - target/image/sbom.cdx.json <<'PYTHON'
+import json, sys
+found = {part["name"]: part.get("purl", "") for part in json.load(open(sys.argv[1]))["components"]}
+for name, kind in {"tokio": "cargo", "kernels": "cargo", "libc6": "deb", "ca-certificates": "deb"}.items():
+    if not found.get(name, "").startswith(f"pkg:{kind}/"):
+        sys.exit(f"the bill of materials lacks {name}")
+print(f"{len(found)} parts, among them {found['libc6']}")
+PYTHON
+
+step "sam build"
+sam=target/aws/tools/bin/sam
+$sam build --no-use-buildkit --template template.yaml --build-dir "$work/sam" >/dev/null
+rm -rf "$work/busybox"
+mkdir "$work/busybox"
+(cd "$work/busybox" && apt-get download -qq busybox-static 2>/dev/null && dpkg-deb -x ./*.deb . && mv bin/busybox .)
+docker build --quiet --file tests/image/sam.Dockerfile --build-arg SERVICE=reranker:lambda --tag reranker:lambda "$work/busybox" >/dev/null
+
+step "the image, driven"
+rie=$(echo "$PWD"/target/aws/tools/lib/python3*/site-packages/samcli/local/rapid)/aws-lambda-rie-x86_64
+if docker compose version >/dev/null 2>&1; then compose=(docker compose); else compose=("$bin/podman-compose"); fi
+# podman takes a short name for one of its own.
+full=$(docker image inspect --format '{{index .RepoTags 0}}' $image)
+python3 tests/image/drive.py "$full" $functions "$rie" $sam "$work/sam/template.yaml" "${compose[@]}"
