@@ -191,7 +191,7 @@ def check_functions_image(image):
     check("the function app has its files", wanted <= set(found), ", ".join(sorted(wanted - set(found))))
     variables = dict(pair.split("=", 1) for pair in json.loads(docker("image", "inspect", image))[0]["Config"]["Env"])
     check("it is a custom handler's", variables.get("FUNCTIONS_WORKER_RUNTIME") == "custom", json.dumps(variables))
-    name = docker("create", image)
+    name = docker("create", image, "nothing")
     try:
         with tempfile.TemporaryDirectory() as folder:
             docker("cp", f"{name}:/{wwwroot}/host.json", folder)
