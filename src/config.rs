@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::rerank::{Precision, Truncation};
+use crate::fault::Faults;
+use crate::rerank::{Device, Precision, Truncation};
 use crate::telemetry::Export;
 
 /// One documented variable.
@@ -30,12 +31,16 @@ macro_rules! variables {
 
 variables! {
     MODEL_NAME = "", "Hub id (`owner/name`) of a model that is in the local Hugging Face cache; with `MODEL_DIR`, the name to report for it";
-    MODEL_DIR = "models/demo", "folder with `config.json`, `tokenizer.json` and `model.safetensors` (or its shards), and `packed.safetensors` beside them or instead; or a packed file; the default holds only where `MODEL_NAME` is not set";
+    MODEL_DIR = "models/demo", "folder with `config.json`, `tokenizer.json` and `model.safetensors` (or its shards), and `packed.safetensors` beside them or instead; or a packed file; or either in S3, as `s3://bucket/folder/` or `s3://bucket/key.safetensors`; the default holds only where `MODEL_NAME` is not set";
     MODEL_REVISION = "", "revision to report, and to look for in the Hugging Face cache";
+    MODEL_CACHE = "/tmp/reranker", "folder that models from S3 are downloaded to, and found in again; made for its owner alone";
+    S3_PATH_STYLE = "auto", "put the bucket's name into the path: `true`, `false`, or `auto` (where `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` names another store); region, endpoint and credentials are found as AWS's SDKs find them";
+    S3_ANONYMOUS = "false", "read public buckets without credentials";
     HOST = "0.0.0.0", "address to listen on";
     PORT = "8000", "port to listen on; Azure Functions' own port goes before it";
-PRECISION = "auto", "what the model computes in: `int8` (needs a packed model: `reranker pack`), `f32` (needs a model folder), `bf16` or `f16` (need a GPU, which this build does not use), or `auto`: `int8` where the model is packed, else `f32`";
-    USE_FP16 = "false", "use the best safe reduced precision of the device; on CPUs that is what `PRECISION=auto` chooses already, so nothing changes there";
+DEVICE = "auto", "where the model computes: `cpu`; `cuda` (an NVIDIA GPU; without one, or built without the `cuda` feature, nothing is served); or `auto`: on a GPU where there is one and the model and `PRECISION` allow it, else on the CPU";
+    PRECISION = "auto", "what the model computes in: `int8` (needs a packed model: `reranker pack`, and a CPU), `f32` (needs a model folder), `bf16` or `f16` (need a GPU and a model folder), or `auto`: `f16` on a GPU, else `int8` where the model is packed, else `f32`";
+    USE_FP16 = "", "what `PRECISION=auto` means on a GPU: `true` or not set `f16`, `false` `f32`; on CPUs it changes nothing";
     CORS_ORIGINS = "*", "origins allowed to call from a browser, separated by commas; empty for none";
     MAX_LENGTH = "512", "longest sequence in tokens, special tokens included; the model's own limit where that is lower";
     TRUNCATION = "longest_first", "how longer pairs are cut: `longest_first`, `flag`, or `none` (they are refused)";
@@ -43,14 +48,17 @@ PRECISION = "auto", "what the model computes in: `int8` (needs a packed model: `
     MAX_TEXT_CHARS = "100000", "most characters in one query or passage";
     MAX_TOKENS = "1000000", "most tokens of one request, after cutting; 0 for no limit";
     MAX_BODY_BYTES = "10485760", "largest request body in bytes";
+    MAX_BODY_BYTES_IN_FLIGHT = "67108864", "most bytes of the bodies of all requests together, from their arrival to their answers; more are answered 429; an eighth is kept for bodies of up to 64 KiB, so it is at least 8/7 of `MAX_BODY_BYTES`";
+    MAX_CONNECTIONS = "800", "most connections at a time, as far as the limit of open files allows; more are answered 503 and closed";
     MAX_QUEUE = "64", "most requests waiting for the compute thread; more are answered 429";
     CACHE_PAIRS = "0", "scores of pairs to keep for when they come again, about 100 bytes each; 0 for none";
     API_KEYS = "", "keys of which a request must bring one, separated by commas: as they are, or as `sha256:` with the hash in hex; where it is not set, everyone may call";
     REQUEST_TIMEOUT_S = "300", "most seconds for one request, its body and its wait included";
     HEADER_TIMEOUT_S = "30", "most seconds for the head of a request to arrive; a connection that brings none by then is closed";
+    IDLE_TIMEOUT_S = "75", "most seconds that a connection may stay open without a request, or without taking more of its answer; longer than a load balancer's own, so that it never sends into a closing one";
     SHUTDOWN_GRACE_S = "30", "seconds that accepted requests have to finish after SIGTERM";
     THREADS = "", "compute threads; all available cores where it is not set";
-    BATCH_TOKENS = "4096", "tokens of one forward pass; bounds memory, about 40 bytes times the hidden size for each token";
+    BATCH_TOKENS = "", "tokens of one forward pass; where it is not set, 4096 on CPUs and 16384 on a GPU; bounds memory, about 40 bytes times the hidden size for each token";
     INSTRUCTION_SET = "", "force the kernels' instruction set (`reranker doctor` lists this machine's); the best one where it is not set";
     INIT_BUDGET_S = "8", "seconds from the start that Lambda's initialisation may wait for the weights to be read into memory; the rest is read while requests are served";
     WARM_UP = "auto", "run the model once before answering ready: `true`, `false`, or `auto` (yes, except on Lambda on demand)";
@@ -91,6 +99,9 @@ const SPAN_ATTRIBUTES: u32 = 1024;
 
 /// Lambda's own: where a runtime gets its events from.
 const LAMBDA_RUNTIME_API: &str = "AWS_LAMBDA_RUNTIME_API";
+
+/// Where to panic, for tests; builds without debug assertions do not know it.
+const INJECT_PANIC: &str = "INJECT_PANIC";
 
 /// `true`, `false`, or left to the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,10 +152,14 @@ pub struct Config {
     pub model_name: Option<String>,
     pub model_dir: Option<PathBuf>,
     pub model_revision: Option<String>,
+    pub model_cache: PathBuf,
+    pub s3_path_style: Choice,
+    pub s3_anonymous: bool,
     pub host: IpAddr,
     pub port: u16,
+    pub device: Device,
     pub precision: Precision,
-    pub use_fp16: bool,
+    pub use_fp16: Option<bool>,
     pub cors_origins: Vec<String>,
     pub max_length: usize,
     pub truncation: Truncation,
@@ -152,14 +167,17 @@ pub struct Config {
     pub max_text_chars: usize,
     pub max_tokens: usize,
     pub max_body_bytes: usize,
+    pub max_body_bytes_in_flight: usize,
+    pub max_connections: usize,
     pub max_queue: usize,
     pub cache_pairs: usize,
     pub api_keys: Vec<String>,
     pub request_timeout: Duration,
     pub header_timeout: Duration,
+    pub idle_timeout: Duration,
     pub shutdown_grace: Duration,
     pub threads: Option<usize>,
-    pub batch_tokens: usize,
+    pub batch_tokens: Option<usize>,
     pub instruction_set: Option<String>,
     pub init_budget: Duration,
     pub warm_up: Choice,
@@ -170,6 +188,8 @@ pub struct Config {
     /// Where traces go; nothing where nobody asked for them.
     pub traces: Option<Export>,
     pub platform: Platform,
+    /// Panics for tests, in builds that are made for them.
+    pub faults: Faults,
 }
 
 /// What the platforms tell through variables of their own.
@@ -191,6 +211,8 @@ pub struct Platform {
     pub hub_endpoint: Option<String>,
     pub hub_token: Option<String>,
     pub hub_offline: bool,
+    /// `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`, which the SDK reads itself, names another store than AWS's.
+    pub s3_endpoint: bool,
 }
 
 /// Every wrong value of the environment.
@@ -331,7 +353,15 @@ impl Config {
         let precision = read.parsed(&PRECISION, &Precision::NAMES.join(", "), |text| {
             Precision::from_str(text).ok()
         });
-        let use_fp16 = read.parsed(&USE_FP16, "true or false", boolean);
+        let s3_path_style = read.parsed(&S3_PATH_STYLE, "true, false or auto", Choice::parse);
+        let s3_anonymous = read.parsed(&S3_ANONYMOUS, "true or false", boolean);
+        let device = read.parsed(&DEVICE, &Device::NAMES.join(", "), |text| {
+            Device::from_str(text).ok()
+        });
+        let use_fp16 = match read.optional(&USE_FP16) {
+            Some(_) => read.parsed(&USE_FP16, "true or false", boolean).map(Some),
+            None => Some(None),
+        };
         let cors_origins = Self::origins(read);
         let max_length = read.number(&MAX_LENGTH, 8, 1 << 20);
         let truncation = read.parsed(&TRUNCATION, &Truncation::NAMES.join(", "), |text| {
@@ -341,6 +371,17 @@ impl Config {
         let max_text_chars = read.number(&MAX_TEXT_CHARS, 1, 100_000_000);
         let max_tokens = read.number(&MAX_TOKENS, 0, 1 << 40);
         let max_body_bytes = read.number(&MAX_BODY_BYTES, 1024, 1 << 30);
+        let largest = max_body_bytes.unwrap_or_default();
+        let max_body_bytes_in_flight = read.parsed(
+            &MAX_BODY_BYTES_IN_FLIGHT,
+            "a whole number, at least 8/7 of MAX_BODY_BYTES",
+            |text| {
+                text.parse()
+                    .ok()
+                    .filter(|n: &usize| n - n / 8 >= largest.max(1024))
+            },
+        );
+        let max_connections = read.number(&MAX_CONNECTIONS, 1, 1_000_000);
         let max_queue = read.number(&MAX_QUEUE, 1, 100_000);
         let cache_pairs = read.number(&CACHE_PAIRS, 0, 100_000_000);
         let api_keys = read.optional(&API_KEYS).unwrap_or_default();
@@ -355,12 +396,16 @@ impl Config {
         }
         let request_timeout = read.seconds(&REQUEST_TIMEOUT_S, 86_400);
         let header_timeout = read.seconds(&HEADER_TIMEOUT_S, 3_600);
+        let idle_timeout = read.seconds(&IDLE_TIMEOUT_S, 3_600);
         let shutdown_grace = read.seconds(&SHUTDOWN_GRACE_S, 3_600);
         let threads = match read.optional(&THREADS) {
             Some(_) => read.number(&THREADS, 1, 1024).map(Some),
             None => Some(None),
         };
-        let batch_tokens = read.number(&BATCH_TOKENS, 16, 1 << 20);
+        let batch_tokens = match read.optional(&BATCH_TOKENS) {
+            Some(_) => read.number(&BATCH_TOKENS, 16, 1 << 20).map(Some),
+            None => Some(None),
+        };
         // Lambda itself ends an initialisation after ten seconds, and begins it anew.
         let init_budget = read.seconds(&INIT_BUDGET_S, 9);
         let warm_up = read.parsed(&WARM_UP, "true, false or auto", Choice::parse);
@@ -379,6 +424,12 @@ impl Config {
         let emf_metrics = read.parsed(&EMF_METRICS, "true, false or auto", Choice::parse);
         let traces = Self::traces(read);
         let platform = Self::platform(read);
+        let faults = match (read.lookup)(INJECT_PANIC) {
+            Some(text) if cfg!(debug_assertions) => text.parse().ok().or_else(|| {
+                read.complain(INJECT_PANIC, &text, "places and tokens, as in compute:20")
+            }),
+            _ => Some(Faults::default()),
+        };
         let model_name = read.optional(&MODEL_NAME);
         let model_dir = (read.lookup)(MODEL_DIR.name)
             .filter(|dir| !dir.trim().is_empty())
@@ -388,8 +439,12 @@ impl Config {
             model_dir,
             model_name,
             model_revision: read.optional(&MODEL_REVISION),
+            model_cache: read.text(&MODEL_CACHE).into(),
+            s3_path_style: s3_path_style?,
+            s3_anonymous: s3_anonymous?,
             host: host?,
             port: port?,
+            device: device?,
             precision: precision?,
             use_fp16: use_fp16?,
             cors_origins: cors_origins?,
@@ -399,11 +454,14 @@ impl Config {
             max_text_chars: max_text_chars?,
             max_tokens: max_tokens?,
             max_body_bytes: max_body_bytes?,
+            max_body_bytes_in_flight: max_body_bytes_in_flight?,
+            max_connections: max_connections?,
             max_queue: max_queue?,
             cache_pairs: cache_pairs?,
             api_keys,
             request_timeout: request_timeout?,
             header_timeout: header_timeout?,
+            idle_timeout: idle_timeout?,
             shutdown_grace: shutdown_grace?,
             threads: threads?,
             batch_tokens: batch_tokens?,
@@ -416,6 +474,7 @@ impl Config {
             emf_metrics: emf_metrics?,
             traces: traces?,
             platform: platform?,
+            faults: faults?,
         })
     }
 
@@ -536,6 +595,9 @@ impl Config {
             hub_endpoint: text("HF_ENDPOINT"),
             hub_token: text("HF_TOKEN"),
             hub_offline: text("HF_HUB_OFFLINE").is_some_and(|text| boolean(&text) == Some(true)),
+            s3_endpoint: text("AWS_ENDPOINT_URL_S3")
+                .or_else(|| text("AWS_ENDPOINT_URL"))
+                .is_some(),
             hub_cache: path("HF_HUB_CACHE")
                 .or_else(|| path("HF_HOME").map(|home| home.join("hub")))
                 .or_else(|| path("HOME").map(|home| home.join(".cache/huggingface/hub"))),
@@ -600,6 +662,7 @@ mod tests {
         let wrong = [
             ("HOST", "nowhere"),
             ("PORT", "70000"),
+            ("DEVICE", "gpu"),
             ("USE_FP16", "maybe"),
             ("CORS_ORIGINS", "example.org"),
             ("MAX_LENGTH", "7"),
@@ -608,10 +671,13 @@ mod tests {
             ("MAX_TEXT_CHARS", "-1"),
             ("MAX_TOKENS", "-5"),
             ("MAX_BODY_BYTES", "1e6"),
+            ("MAX_BODY_BYTES_IN_FLIGHT", "1000"),
+            ("MAX_CONNECTIONS", "0"),
             ("MAX_QUEUE", "none"),
             ("CACHE_PAIRS", "all"),
             ("REQUEST_TIMEOUT_S", "NaN"),
             ("HEADER_TIMEOUT_S", "0"),
+            ("IDLE_TIMEOUT_S", "-1"),
             ("SHUTDOWN_GRACE_S", "inf"),
             ("THREADS", "0"),
             ("BATCH_TOKENS", "1"),
@@ -649,7 +715,7 @@ mod tests {
         for (value, expected) in [("True", true), ("1", true), ("False", false), ("no", false)] {
             assert_eq!(
                 parse(&[("USE_FP16", value)]).expect(value).use_fp16,
-                expected
+                Some(expected)
             );
         }
     }

@@ -107,6 +107,14 @@ pub enum ModelError {
     },
     #[error("{0}")]
     NotFound(String),
+    /// It could not be brought from where it is; a later try may succeed.
+    #[error("{0}")]
+    Unreachable(String),
+    #[error(
+        "{}: it was changed in place after it had been loaded: start again, and replace models by renaming",
+        .0.display()
+    )]
+    Changed(PathBuf),
     #[error("cannot compute: {0}")]
     Compute(String),
 }

@@ -11,6 +11,7 @@ mod health;
 mod metrics;
 mod mounts;
 mod observe;
+mod page;
 mod path;
 mod playground;
 mod score;
@@ -50,6 +51,8 @@ pub struct Deadline(pub Instant);
 pub struct Settings {
     pub limits: Limits,
     pub body_bytes: usize,
+    /// Of the bodies of all requests together.
+    pub body_bytes_in_flight: usize,
     pub timeout: Duration,
     /// `["*"]` for any origin, empty for none.
     pub cors_origins: Vec<String>,
@@ -82,6 +85,7 @@ pub struct Telemetry {
 struct App {
     service: Service,
     settings: Arc<Settings>,
+    room: Arc<body::Room>,
     /// `METHOD /path` of every route, for the error that lists them.
     routes: Arc<[String]>,
     voices: Arc<Voices>,
@@ -120,6 +124,7 @@ pub fn router(service: Service, settings: Settings) -> Router {
         service,
         routes: route_list(&api),
         voices: Arc::new(voices),
+        room: body::Room::new(settings.body_bytes_in_flight),
         settings: Arc::new(settings),
     };
     let router = router
@@ -181,18 +186,22 @@ fn cors(origins: &[String]) -> CorsLayer {
 }
 
 async fn unknown_route(State(app): State<App>, request: Request) -> Response {
+    // Helps whoever has a prefix in front, and repeats nothing of theirs.
+    let path = request.uri().path();
+    let paths = app
+        .routes
+        .iter()
+        .filter_map(|route| route.split_once(' ').map(|(_, path)| path));
+    let inner = paths
+        .filter(|route| route.len() > 1 && path.ends_with(route) && path.len() > route.len())
+        .max_by_key(|route| route.len());
     Refusal::UnknownRoute {
-        method: request.method().clone(),
-        path: request.uri().path().to_owned(),
+        inner: inner.map(str::to_owned),
         routes: app.routes.to_vec(),
     }
     .into_response()
 }
 
-async fn wrong_method(request: Request) -> Response {
-    Refusal::WrongMethod {
-        method: request.method().clone(),
-        path: request.uri().path().to_owned(),
-    }
-    .into_response()
+async fn wrong_method() -> Response {
+    Refusal::WrongMethod.into_response()
 }

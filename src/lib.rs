@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod dialect;
 pub mod error;
+mod fault;
 pub mod host;
 pub mod http;
 pub mod model;

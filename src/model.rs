@@ -1,29 +1,36 @@
 //! The cross-encoder: token ids in, one logit for each sequence out.
 //!
 //! Loads a model of the BERT, RoBERTa or XLM-RoBERTa family with one label, from a Hugging Face folder (f32) or a packed file
-//! (int8), and makes the latter of the former. Never sees text. Owns candle and the
-//! order of computation; the arithmetic itself is in `kernels`, the bytes of the weights in `weights`.
+//! (int8), and makes the latter of the former. Never sees text. Owns candle, the GPU and the
+//! order of computation; the CPU's arithmetic itself is in `kernels`, the bytes of the weights in `weights`.
 
+#[cfg(any(test, feature = "cuda"))]
+mod blocks;
 mod config;
+#[cfg(any(test, feature = "cuda"))]
+mod device;
 mod encoder;
+mod gpu;
 mod head;
 mod int8;
 mod ops;
 mod quantize;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use kernels::Kernels;
 
-pub use crate::weights::PrefetchReport;
+pub use crate::weights::{Download, PrefetchReport};
 pub use config::{Family, ModelConfig};
+pub use gpu::{Chip, Gpu};
 pub use quantize::{MatrixReport, packed_tensors, quantize};
 
 use crate::error::ModelError;
 use crate::rerank::Precision;
 pub use crate::weights::{Fidelity, Manifest};
-use crate::weights::{PACKED_FILE, Prefetch, Weights, sha256_of};
+use crate::weights::{Mapped, PACKED_FILE, Prefetch, Weights, sha256_of};
 use encoder::Encoder;
 use head::Head;
 
@@ -38,7 +45,10 @@ pub struct Model {
     manifest: Option<Manifest>,
     tokenizer: Option<PackedTokenizer>,
     kernels: Kernels,
+    gpu: Option<Gpu>,
     prefetch: Prefetch,
+    /// The files that are mapped.
+    files: Vec<Arc<Mapped>>,
 }
 
 /// A packed model's tokenizer, where it lies in the file: compiled, or as JSON where there is no compiled form of its kind.
@@ -107,9 +117,9 @@ impl Packed {
 impl Model {
     /// Maps and checks a model folder or packed file, and begins to read it ahead. Every tensor is looked up here, so that a model
     /// that loads also computes.
-    pub fn load(path: &Path, kernels: Kernels) -> Result<Self, ModelError> {
+    pub fn load(path: &Path, kernels: Kernels, gpu: Option<Gpu>) -> Result<Self, ModelError> {
         let weights = Weights::open(path)?;
-        Self::from_weights(path, &weights, kernels, weights.prefetch())
+        Self::from_weights(path, &weights, kernels, gpu, weights.prefetch())
     }
 
     /// [`Self::load`], where the weights of `path` are open and read ahead already, or not to be.
@@ -117,21 +127,32 @@ impl Model {
         path: &Path,
         weights: &Weights,
         kernels: Kernels,
+        gpu: Option<Gpu>,
         prefetch: Prefetch,
     ) -> Result<Self, ModelError> {
+        if gpu.is_some() && weights.manifest().is_some() {
+            return Err(ModelError::unfit(
+                path,
+                "model for a GPU",
+                "a packed model, whose int8 weights are computed on CPUs",
+                "the model folder that it was packed from",
+            ));
+        }
         let config = match weights.manifest() {
             Some(manifest) => ModelConfig::parse(path, manifest.config.to_string().as_bytes())?,
             None => ModelConfig::read(&path.join(CONFIG_FILE))?,
         };
         Ok(Self {
             prefetch,
-            encoder: Encoder::load(&config, weights, kernels)?,
+            files: weights.mapped(),
+            encoder: Encoder::load(&config, weights, kernels, gpu.as_ref())?,
             head: Head::load(&config, weights, kernels)?,
             stored_dtype: weights.stored_dtype(),
             weight_bytes: weights.bytes(),
             manifest: weights.manifest().cloned(),
             tokenizer: PackedTokenizer::find(path, weights)?,
             kernels,
+            gpu,
             config,
         })
     }
@@ -142,10 +163,16 @@ impl Model {
 
     /// What the encoder computes in.
     pub fn precision(&self) -> Precision {
-        match self.manifest {
-            Some(_) => Precision::Int8,
-            None => Precision::F32,
+        match (&self.gpu, &self.manifest) {
+            (Some(gpu), _) => gpu.precision,
+            (None, Some(_)) => Precision::Int8,
+            (None, None) => Precision::F32,
         }
+    }
+
+    /// What the encoder computes on; nothing where that is the CPU.
+    pub fn gpu(&self) -> Option<&Gpu> {
+        self.gpu.as_ref()
     }
 
     /// The tokenizer that a packed model brings; nothing for a folder, where it is a file of its own.
@@ -174,18 +201,30 @@ impl Model {
 
     /// One logit for each sequence. Work runs on the current rayon pool.
     ///
-    /// A sequence's logit does not depend on the others in `packed`. Fails on token ids beyond the embedding, on sequences longer
-    /// than the positions, and where the result is not a finite number.
+    /// A sequence's logit does not depend on the others in `packed`; on a GPU it may differ by the rounding of what is computed in. Fails
+    /// on token ids beyond the embedding, on sequences longer than the positions, where the result is not a finite number, and where a
+    /// mapped file is not what it was.
     pub fn forward(&self, packed: &Packed) -> Result<Vec<f32>, ModelError> {
+        // Before, because touching what was cut off would end the process; after, because nothing of it may be believed.
+        self.unchanged()?;
         let hidden = self.encoder.forward(packed)?;
         let logits = self.head.forward(&hidden)?;
+        self.unchanged()?;
         if let Some(index) = logits.iter().position(|logit| !logit.is_finite()) {
             return Err(ModelError::Compute(format!(
-                "sequence {index} got the logit {}: the weights are damaged or overflow f32",
-                logits[index]
+                "sequence {index} got the logit {}: the weights are damaged or overflow {}",
+                logits[index],
+                self.precision().name()
             )));
         }
         Ok(logits)
+    }
+
+    fn unchanged(&self) -> Result<(), ModelError> {
+        let changed = self.files.iter().find(|file| !file.is_unchanged());
+        changed.map_or(Ok(()), |file| {
+            Err(ModelError::Changed(file.path().to_owned()))
+        })
     }
 }
 

@@ -50,10 +50,11 @@ impl fmt::Display for Truncation {
 /// What the model computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
-    /// The fastest that the model's files and the device have: int8 for a packed model, f32 for a folder.
+    /// The fastest that the model's files and the device have: f16 on a GPU, int8 for a packed model, f32 for a folder.
     Auto,
-    /// Weights and activations of the linear layers in 8 bits; needs a packed model.
+    /// Weights and activations of the linear layers in 8 bits; needs a packed model, and a CPU.
     Int8,
+    /// Need a GPU.
     Bf16,
     F16,
     /// The reference; needs a model folder.
@@ -76,6 +77,36 @@ impl FromStr for Precision {
         Self::ALL
             .into_iter()
             .find(|precision| precision.name() == text)
+            .ok_or_else(|| format!("must be one of {}", Self::NAMES.join(", ")))
+    }
+}
+
+/// Where the model computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// On a GPU where this program can use one for this model and precision, else on the CPU.
+    Auto,
+    Cpu,
+    /// On a GPU, or not at all.
+    Cuda,
+}
+
+impl Device {
+    const ALL: [Self; 3] = [Self::Auto, Self::Cpu, Self::Cuda];
+    pub const NAMES: [&str; 3] = ["auto", "cpu", "cuda"];
+
+    pub const fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|device| device.name() == text)
             .ok_or_else(|| format!("must be one of {}", Self::NAMES.join(", ")))
     }
 }
@@ -367,6 +398,7 @@ pub struct Estimate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn sigmoid_is_symmetric_and_finite_at_the_extremes() {
@@ -459,5 +491,63 @@ mod tests {
             document: "canary too".into(),
         };
         assert!(!format!("{pair:?}").contains("canary"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_selection_is_what_filtering_and_sorting_one_by_one_gives(
+            // Few values, so that many are equal; both zeros, which differ in order but not in what is shown.
+            logits in prop::collection::vec(prop::sample::select(vec![-3.0f32, -0.5, -0.0, 0.0, 0.5, 2.0, f32::MAX, f32::MIN]), 0..40),
+            top in prop::option::of(0usize..50),
+            min_score in prop::option::of(-4.0f64..4.0),
+            normalize: bool,
+        ) {
+            let scores = scores(&logits);
+            let selection = Selection { top, min_score, normalize };
+            let best = selection.best_first(&scores);
+            let wanted = |index: &usize| min_score.is_none_or(|least| shown(logits[*index], normalize) >= least);
+            let all: Vec<usize> = (0..logits.len()).filter(wanted).collect();
+            prop_assert_eq!(best.len(), all.len().min(top.unwrap_or(usize::MAX)));
+            for (place, ranked) in best.iter().enumerate() {
+                prop_assert!(all.contains(&ranked.index));
+                prop_assert_eq!(ranked.value, shown(logits[ranked.index], normalize));
+                // Before it are exactly those that beat it: by logit, or as equals by coming first.
+                let beats = |&&other: &&usize| match logits[other].total_cmp(&logits[ranked.index]) {
+                    std::cmp::Ordering::Greater => true,
+                    std::cmp::Ordering::Equal => other < ranked.index,
+                    std::cmp::Ordering::Less => false,
+                };
+                prop_assert_eq!(all.iter().filter(beats).count(), place);
+            }
+            let mut sorted: Vec<usize> = best.iter().map(|ranked| ranked.index).collect();
+            sorted.sort_unstable();
+            let in_order: Vec<usize> = selection.in_order(&scores).iter().map(|ranked| ranked.index).collect();
+            prop_assert_eq!(in_order, sorted);
+        }
+
+        #[test]
+        fn a_sigmoid_is_in_bounds_and_keeps_the_order(a in any::<f32>(), b in any::<f32>()) {
+            prop_assume!(!a.is_nan() && !b.is_nan());
+            let (low, high) = if a.total_cmp(&b).is_le() { (a, b) } else { (b, a) };
+            prop_assert!((0.0..=1.0).contains(&sigmoid(low)));
+            prop_assert!(sigmoid(low) <= sigmoid(high));
+        }
+
+        #[test]
+        fn limits_count_characters_and_pairs_and_nothing_else(
+            text in "\\PC{0,40}", chars in 0usize..40, pairs in 0usize..60, most in 1usize..50,
+        ) {
+            let limits = Limits { pairs: most, text_chars: chars };
+            let field = || "field".to_owned();
+            let got = text.chars().count();
+            prop_assert_eq!(limits.check_text(field, &text).is_ok(), got <= chars);
+            prop_assert_eq!(limits.check_pairs("pairs", pairs).is_ok(), (1..=most).contains(&pairs));
+            let query = limits.check_query(field, &text);
+            prop_assert_eq!(query.is_ok(), got <= chars && !text.trim().is_empty());
+            if let Err(invalid) = query {
+                prop_assert!(invalid.field.as_deref() == Some("field"));
+                prop_assert!(text.trim().is_empty() || invalid.got == Some(got as u64));
+            }
+        }
     }
 }

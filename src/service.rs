@@ -16,12 +16,13 @@ use tokio::sync::{Semaphore, watch};
 use tracing::Instrument;
 
 use cache::Cache;
-pub use engine::{Engine, EngineSettings, Info};
+pub use engine::{Engine, EngineSettings, Info, TOKENIZER_FILE};
 use prepare::Prepared;
-pub use receipt::{LoadTimes, Prefetched, Receipt, Span};
+pub use receipt::{Downloaded, LoadTimes, Prefetched, Receipt, Span};
 
 use crate::batch::{Compute, ComputeSettings, Done, Forward, Item};
 use crate::error::{Error, ModelError, Result};
+use crate::fault::{self, Place};
 use crate::rerank::{Estimate, Ranking, Request, Score};
 use crate::tokenizer::Sequence;
 
@@ -87,6 +88,11 @@ impl Service {
             Err(error) => State::Failed(error.to_string()),
         });
         loaded
+    }
+
+    /// There is no model, and why; one may still come.
+    pub fn failed(&self, reason: String) {
+        self.state.send_replace(State::Failed(reason));
     }
 
     pub fn state(&self) -> State {
@@ -182,6 +188,16 @@ impl Service {
         self.compute.tokens_per_second()
     }
 
+    /// Forward passes so far, and the tokens in them.
+    pub fn computed(&self) -> (u64, u64) {
+        self.compute.computed()
+    }
+
+    /// Waits until nothing can be computed any more, because the compute thread has panicked too often.
+    pub async fn broken(&self) {
+        self.compute.ended().await;
+    }
+
     /// Tokens of accepted requests that are still to be computed.
     pub fn pending_tokens(&self) -> usize {
         self.compute.pending_tokens()
@@ -202,9 +218,22 @@ impl Service {
         if let Some(at) = deadline {
             self.refuse_the_unreachable(&todo, at)?;
         }
+        let service = self.clone();
         let forward: Forward<Sequence> = Arc::new(move |sequences| {
-            let logits = engine.forward(sequences);
-            logits.map_err(|error| Error::Internal(error.to_string()))
+            fault::point(
+                Place::Compute,
+                sequences.iter().map(|s| s.tokens()),
+                "a pass",
+            );
+            engine.forward(sequences).map_err(|error| match error {
+                // Nothing that this process computes from now on can be right.
+                ModelError::Changed(_) => {
+                    tracing::error!(%error, "the model is given up");
+                    service.failed(error.to_string());
+                    Error::Model(error.to_string())
+                }
+                error => Error::Internal(error.to_string()),
+            })
         });
         let sequences = std::mem::take(&mut todo.missing);
         // What is known already waits for nobody.
@@ -266,6 +295,12 @@ impl Service {
                 // Kept until the work is done, also where nobody waits for it any more.
                 let _turn = turn;
                 let prepared = engine.prepare(&request)?;
+                let text = request.pairs.first().map_or("", |pair| &pair.document);
+                fault::point(
+                    Place::Tokenize,
+                    prepared.sequences.iter().map(Item::tokens),
+                    text,
+                );
                 Ok(Todo::new(prepared, cache.as_deref()))
             };
             // Fails only where the work panicked.

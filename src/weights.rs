@@ -8,7 +8,10 @@ mod hub;
 mod locate;
 mod mapped;
 mod packed;
+mod pins;
 mod prefetch;
+mod ranges;
+mod s3;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -22,11 +25,14 @@ use safetensors::tensor::Metadata;
 use safetensors::{SafeTensorError, SafeTensors};
 
 use crate::error::ModelError;
-pub use hub::{FetchError, Fetched, Hub, Progress};
+pub use hub::{FetchError, Fetched, Hub};
 pub use locate::{Located as LocatedModel, locate};
 pub use mapped::Mapped;
 pub use packed::{FORMAT, Fidelity, Manifest, PackedWriter, check_payload, sha256_of};
+pub use pins::{Pin, PinError, is_sha256};
 pub use prefetch::{Prefetch, PrefetchReport};
+pub use ranges::Progress;
+pub use s3::{Download, S3Error, S3Fetched, S3Model, S3Settings};
 pub use safetensors::Dtype;
 
 /// Where a model folder keeps its packed form.
@@ -118,6 +124,12 @@ impl Floats {
             file.release(*offset..*offset + 4 * len);
         }
     }
+}
+
+/// Whether there is a model at `path`, and in packed form only.
+pub fn is_packed_only(path: &Path) -> bool {
+    let there = |file| path.join(file).is_file();
+    path.is_file() || (there(PACKED_FILE) && !there(SINGLE_FILE) && !there(INDEX_FILE))
 }
 
 impl Weights {
@@ -230,6 +242,17 @@ impl Weights {
     pub fn files(&self) -> BTreeSet<PathBuf> {
         let files = self.tensors.values().map(|tensor| tensor.file.path());
         files.map(Path::to_owned).collect()
+    }
+
+    /// The same, each once, as they are mapped.
+    pub fn mapped(&self) -> Vec<Arc<Mapped>> {
+        let mut files: Vec<Arc<Mapped>> = Vec::new();
+        for tensor in self.tensors.values() {
+            if !files.iter().any(|file| Arc::ptr_eq(file, &tensor.file)) {
+                files.push(Arc::clone(&tensor.file));
+            }
+        }
+        files
     }
 
     /// The packed file, the folder's one file, or its index.

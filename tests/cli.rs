@@ -281,6 +281,66 @@ fn doctor_says_what_is_wrong_and_what_to_do() {
 }
 
 #[test]
+#[cfg(not(feature = "cuda"))]
+fn a_gpu_that_is_asked_for_and_not_there_is_refused_at_once_and_with_the_reason() {
+    let serve = |settings: &[(&str, &str)]| {
+        let mut command = reranker(&["serve"]);
+        command.envs(settings.iter().copied());
+        let output = run(command);
+        assert_eq!(output.status.code(), Some(2), "{settings:?}");
+        // Where the output is no terminal, a service's log is JSON.
+        stderr(&output) + &String::from_utf8_lossy(&output.stdout)
+    };
+    let said = serve(&[("DEVICE", "cuda")]);
+    assert!(
+        said.contains("DEVICE=cuda: this program was built without"),
+        "{said}"
+    );
+    let said = serve(&[("DEVICE", "cuda"), ("PRECISION", "int8")]);
+    assert!(
+        said.contains("PRECISION=int8 is computed on CPUs"),
+        "{said}"
+    );
+    let said = serve(&[("PRECISION", "f16")]);
+    assert!(
+        said.contains("PRECISION=f16 needs a GPU: this program"),
+        "{said}"
+    );
+    let said = serve(&[("PRECISION", "bf16"), ("DEVICE", "cpu")]);
+    assert!(
+        said.contains("PRECISION=bf16 needs a GPU: DEVICE=cpu"),
+        "{said}"
+    );
+
+    let dir = tempfile::tempdir().expect("a folder");
+    std::fs::write(dir.path().join("packed.safetensors"), "").expect("written");
+    let folder = dir.path().to_str().expect("a plain path");
+    let said = serve(&[("DEVICE", "cuda"), ("MODEL_DIR", folder)]);
+    assert!(
+        said.contains("is a packed model, which computes on CPUs"),
+        "{said}"
+    );
+
+    let doctor = |device| {
+        let mut command = reranker(&["doctor"]);
+        command.env("DEVICE", device);
+        run(command)
+    };
+    let report = stdout(&doctor("auto"));
+    assert!(
+        report.contains("GPU: not used: this program was built without"),
+        "{report}"
+    );
+    let refused = doctor("cuda");
+    assert_eq!(refused.status.code(), Some(1));
+    let report = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert!(
+        report.contains("WRONG DEVICE=cuda: this program"),
+        "{report}"
+    );
+}
+
+#[test]
 fn a_wrong_configuration_lists_everything_and_exits_with_2() {
     for args in [&["serve"][..], &["doctor"], &["score", "--query", "q", "p"]] {
         let mut command = reranker(args);

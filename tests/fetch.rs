@@ -252,3 +252,77 @@ fn what_there_is_not_is_said() {
     }
     assert!(!cache.snapshot().exists());
 }
+
+#[test]
+fn pins_that_were_written_once_are_held_to() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pins = folder.path().join("pins.json");
+    let pins = pins.to_str().expect("plain");
+    // One file is small enough for the hub to know no SHA-256 of it.
+    let model = || {
+        let mut state = model();
+        let small = ("tokenizer_config.json".to_owned(), b"{}".to_vec());
+        state.files.extend([small]);
+        state
+    };
+    let (cache, hub) = (Cache::new(), Hub::start(model()));
+    let run = |cache: &Cache, hub: &Hub, arguments: &[&str]| {
+        cache.command(hub, arguments).output().expect("runs")
+    };
+    let at = format!("{NAME}@{COMMIT}");
+    let written = run(&cache, &hub, &["fetch", &at, "--write-pins", pins]);
+    assert!(written.status.success(), "{}", said(&written));
+    let text = std::fs::read_to_string(pins).expect("pins");
+    let digest = hub::hex(&Sha256::digest(golden("config.json")));
+    assert!(text.contains(COMMIT) && text.contains(&digest), "{text}");
+    // Again, elsewhere, and without the network.
+    let pinned = ["fetch", NAME, "--pins", pins];
+    let again = run(&Cache::new(), &hub, &pinned);
+    assert!(again.status.success(), "{}", said(&again));
+    let offline = |cache: &Cache| {
+        let mut command = cache.command(&hub, &pinned);
+        command.env("HF_HUB_OFFLINE", "1").output().expect("runs")
+    };
+    assert!(offline(&cache).status.success());
+    // Of the same commit, but other bytes, which the hub vouches for.
+    for (file, asked) in [
+        ("model.safetensors", false),
+        ("tokenizer_config.json", true),
+    ] {
+        let mut state = model();
+        state.files.get_mut(file).expect("there").push(b' ');
+        let (cache, other) = (Cache::new(), Hub::start(state));
+        let refused = run(&cache, &other, &pinned);
+        assert_eq!(refused.status.code(), Some(1));
+        let reason = format!("{file}: SHA-256 ");
+        assert!(said(&refused).contains(&reason), "{}", said(&refused));
+        assert!(!cache.snapshot().exists());
+        // A large file's digest is known before it comes.
+        assert_eq!(!other.requests(file).is_empty(), asked, "{file}");
+    }
+    let blob = cache.snapshot().join("config.json");
+    std::fs::write(&blob, "{}").expect("written");
+    assert!(said(&offline(&cache)).contains("config.json: SHA-256 "));
+    // Another commit.
+    std::fs::write(pins, text.replace(COMMIT, &COMMIT.replace('0', "f"))).expect("written");
+    let refused = run(&Cache::new(), &hub, &["fetch", &at, "--pins", pins]);
+    assert!(
+        said(&refused).contains("pinned is f123456789abcdef"),
+        "{}",
+        said(&refused)
+    );
+    let unknown = run(&cache, &hub, &["fetch", "owner/other", "--pins", pins]);
+    assert!(
+        said(&unknown).contains("owner/other is not pinned here"),
+        "{}",
+        said(&unknown)
+    );
+    let wrong = format!("config.json={}", "0".repeat(64));
+    let refused = run(&Cache::new(), &hub, &["fetch", NAME, "--sha256", &wrong]);
+    assert!(
+        said(&refused).contains("config.json: SHA-256 "),
+        "{}",
+        said(&refused)
+    );
+    assert_eq!(refused.status.code(), Some(1));
+}

@@ -90,7 +90,7 @@ fn tokenizers(model: &str) -> Vec<PairTokenizer> {
 }
 
 fn load(model: &str, kernels: Kernels) -> Model {
-    Model::load(&folder(model), kernels).expect("a golden model")
+    Model::load(&folder(model), kernels, None).expect("a golden model")
 }
 
 fn rule(name: &str) -> Truncation {

@@ -314,11 +314,19 @@ fn what_is_no_http_event_is_an_error_and_the_loop_lives_on() {
         "a broken host header: {:?}",
         function.outcome(&hostile, LATER).1
     );
+    // Found by fuzzing: lambda_http panics on a body that is said to be base64 and is none.
+    let mut lying = event("apigw-v2-base64.json");
+    lying["body"] = "canary=?".into();
+    match function.outcome(&lying, LATER).1 {
+        Outcome::Error(error) => println!("no base64: {error}"),
+        other => panic!("{other:?}"),
+    }
     assert_eq!(
         function.answer(&event("apigw-v2.json"), LATER).status(),
         200
     );
-    function.stop();
+    let log = function.stop().join("\n");
+    assert!(!log.contains("canary"), "{log}");
 }
 
 #[test]
@@ -804,4 +812,166 @@ fn no_snapshot_is_made_of_a_function_without_its_model() {
         );
     }
     drop(folder);
+}
+
+/// A request whose answer nobody else's can be: it returns the document, which holds `number`.
+fn marked(number: usize) -> Value {
+    let body = json!({
+        "query": "how far is it?", "documents": [format!("it is {number} miles and a half")], "return_documents": true,
+    });
+    event_for("POST", "/v1/rerank", &body)
+}
+
+fn is_marked(answer: &Value, number: usize) -> bool {
+    let answer = Answer {
+        id: String::new(),
+        value: answer.clone(),
+    };
+    let document = &answer.json()["results"][0]["document"]["text"];
+    answer.status() == 200 && *document == format!("it is {number} miles and a half")
+}
+
+/// How many responses the platform got for each of these invocations.
+fn answered_once(function: &Function, ids: &[String]) {
+    let mut times = std::collections::HashMap::<String, usize>::new();
+    for call in function.platform.calls() {
+        if let Call::Response { id } | Call::Error { id } = call {
+            *times.entry(id).or_default() += 1;
+        }
+    }
+    for id in ids {
+        assert_eq!(times.get(id), Some(&1), "{id}");
+    }
+}
+
+#[test]
+fn hundreds_of_events_are_answered_once_each_one_after_the_other_and_at_once() {
+    let function = Function::tiny();
+    let ids: Vec<String> = (0..300)
+        .map(|number| {
+            let answer = function.answer(&marked(number), LATER);
+            assert!(is_marked(&answer.value, number), "{}", answer.value);
+            answer.id
+        })
+        .collect();
+    answered_once(&function, &ids);
+    function.stop();
+
+    let model = tiny_model();
+    let function = Function::start(&[
+        ("MODEL_DIR", model.to_str().expect("a UTF-8 path")),
+        ("AWS_LAMBDA_MAX_CONCURRENCY", "16"),
+    ]);
+    let invocations: Vec<_> = (0..400)
+        .map(|number| {
+            let event = marked(number).to_string().into();
+            function.platform.invoke(event, LATER).expect("small")
+        })
+        .collect();
+    let mut most = 0;
+    for (number, invocation) in invocations.iter().enumerate() {
+        match invocation.wait(PATIENCE) {
+            Some(Outcome::Response(value)) => assert!(is_marked(&value, number), "{value}"),
+            other => panic!("{other:?}"),
+        }
+        most = most.max(invocation.wait_until_taken(PATIENCE).expect("taken"));
+    }
+    println!("at most {most} at once");
+    assert!((2..=16).contains(&most), "{most}");
+    let ids: Vec<String> = invocations.into_iter().map(|one| one.id).collect();
+    answered_once(&function, &ids);
+    function.stop();
+}
+
+#[test]
+fn a_cold_start_under_load_answers_all_that_waited_for_it() {
+    let model = GatedModel::new();
+    let function = Function::start(&[
+        ("MODEL_DIR", model.path()),
+        ("AWS_LAMBDA_MAX_CONCURRENCY", "8"),
+        ("INIT_BUDGET_S", "0.2"),
+    ]);
+    let invocations: Vec<_> = (0..40)
+        .map(|number| {
+            let event = marked(number).to_string().into();
+            function.platform.invoke(event, LATER).expect("small")
+        })
+        .collect();
+    // Eight are taken, and wait for the model.
+    invocations[7].wait_until_taken(PATIENCE).expect("taken");
+    model.open();
+    for (number, invocation) in invocations.iter().enumerate() {
+        match invocation.wait(PATIENCE) {
+            Some(Outcome::Response(value)) => assert!(is_marked(&value, number), "{value}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    function.stop();
+}
+
+#[test]
+fn deadlines_that_cannot_be_kept_are_counted_and_odd_clocks_serve_nothing_wrong() {
+    let model = SlowModel::new();
+    let function = Function::start(&[
+        ("MODEL_DIR", model.path()),
+        ("THREADS", "1"),
+        ("BATCH_TOKENS", "512"),
+    ]);
+    // The speed is known after two.
+    for _ in 0..2 {
+        let warm = event_for("POST", "/rerank/batch", &SlowModel::batch(2));
+        assert_eq!(function.answer(&warm, LATER).status(), 200);
+    }
+    let long = event_for("POST", "/rerank/batch", &SlowModel::batch(900));
+    for _ in 0..3 {
+        let answer = function.answer(&long, Deadline::In(Duration::from_secs(3)));
+        assert_eq!(answer.status(), 504, "{}", answer.json());
+    }
+    let counted = || {
+        let answer = function.answer(&event_for("GET", "/metrics", &json!("")), LATER);
+        let text = answer.body().as_str().expect("text").to_owned();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("reranker_deadline_refusals_total "));
+        line.and_then(|count| count.parse::<u64>().ok())
+    };
+    assert_eq!(counted(), Some(3));
+    let refusals = function.process.printed(6);
+    let refusals = refusals
+        .iter()
+        .filter(|line| line.contains("\"DeadlineRefusals\":1"));
+    assert_eq!(refusals.count(), 3);
+    // A clock that jumped: far behind, far ahead, and beyond what any clock can tell.
+    let alone = function.answer(&marked(1), LATER);
+    let scores = |answer: &Answer| answer.json()["results"].clone();
+    for ms in [0, 600_000, 4_102_444_800_000, u64::MAX / 1000, u64::MAX] {
+        let answer = function.answer(&marked(1), Deadline::At(ms));
+        assert_eq!(answer.status(), 200, "deadline {ms}: {}", answer.json());
+        assert_eq!(scores(&answer), scores(&alone), "deadline {ms}");
+    }
+    assert_eq!(counted(), Some(3));
+    function.stop();
+}
+
+#[test]
+fn two_panics_in_a_row_end_the_function_with_its_own_code_once_they_are_answered() {
+    let function = Function::tiny();
+    let tokens = function.answer(&marked(7), LATER).json()["results"][0]["tokens"].clone();
+    function.stop();
+    let model = tiny_model();
+    let place = format!("compute:{tokens}");
+    let function = Function::start(&[
+        ("MODEL_DIR", model.to_str().expect("a UTF-8 path")),
+        ("INJECT_PANIC", &place),
+    ]);
+    for _ in 0..2 {
+        let answer = function.answer(&marked(7), LATER);
+        assert_eq!(
+            (answer.status(), &answer.json()["error"]["code"]),
+            (500, &json!("internal"))
+        );
+        assert_eq!(answer.header("x-request-id"), Some(&*answer.id));
+    }
+    let (status, log) = function.process.wait();
+    assert_eq!(status, Some(70), "{}", log.join("\n"));
 }

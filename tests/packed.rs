@@ -1,11 +1,16 @@
 //! Packed models: made from the demo model by the command, served, compared with their source, and refused when damaged.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use kernels::Kernels;
+use reranker::model::{Model, Packed};
+use reranker::weights::{Prefetch, Weights, check_payload};
 use safetensors::tensor::TensorView;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 fn reranker(args: &[&str], variables: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_reranker"))
@@ -345,4 +350,211 @@ fn a_damaged_file_is_refused_and_never_scores_wrong() {
         text(&fine.stderr)
     );
     assert!(text(&fine.stdout).contains("every tensor is as it was packed"));
+}
+
+/// A packed file to be damaged: the smallest golden model's, so that thousands of damages take seconds.
+struct Damaged {
+    dir: tempfile::TempDir,
+    whole: Vec<u8>,
+    /// Where the tensors begin.
+    payload: usize,
+    tensors: Vec<(String, Range<usize>)>,
+    written: usize,
+}
+
+/// What became of a damaged file.
+struct Fate {
+    loads: bool,
+    verifies: bool,
+    reason: String,
+}
+
+impl Damaged {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("whole");
+        pack("tests/golden/bert", &path);
+        let whole = std::fs::read(path).expect("read");
+        let (header, metadata) = safetensors::SafeTensors::read_metadata(&whole).expect("a header");
+        let payload = 8 + header;
+        let tensors = metadata.tensors().into_iter().map(|(name, info)| {
+            let (from, to) = info.data_offsets;
+            (name, payload + from..payload + to)
+        });
+        Self {
+            tensors: tensors.collect(),
+            dir,
+            whole,
+            payload,
+            written: 0,
+        }
+    }
+
+    fn tensor(&self, name: &str) -> Range<usize> {
+        let found = self.tensors.iter().find(|(known, _)| known == name);
+        found.expect(name).1.clone()
+    }
+
+    /// Loads, computes with and verifies a file of these bytes. Nothing may panic, whatever they are.
+    fn fate(&mut self, bytes: &[u8]) -> Fate {
+        // A new name each time: what is mapped is not written to.
+        self.written += 1;
+        let path = self.dir.path().join(self.written.to_string());
+        std::fs::write(&path, bytes).expect("written");
+        let kernels = Kernels::detect();
+        let model = Weights::open(&path).and_then(|weights| {
+            Model::from_weights(&path, &weights, kernels, None, Prefetch::none())
+        });
+        let verifies = check_payload(&path).is_ok();
+        std::fs::remove_file(&path).expect("removed");
+        let reason = model.as_ref().err().map(ToString::to_string);
+        if let Ok(model) = &model {
+            let mut packed = Packed::new();
+            packed.push(&[101, 7, 102, 9, 102], &[0, 0, 0, 1, 1]);
+            // A number or a refusal: the test of a payload is that it is verified.
+            if let Ok(logits) = model.forward(&packed) {
+                assert!(logits[0].is_finite());
+            }
+        }
+        Fate {
+            loads: model.is_ok(),
+            verifies,
+            reason: reason.unwrap_or_default(),
+        }
+    }
+
+    /// The file with its header changed and the header's digest made to fit, as another writer's would.
+    fn rewritten(&self, from: &str, to: &str) -> Vec<u8> {
+        let mut bytes = self.whole.clone();
+        let header = &mut bytes[8..self.payload];
+        let at = header
+            .windows(from.len())
+            .position(|window| window == from.as_bytes())
+            .expect(from);
+        header[at..at + from.len()].copy_from_slice(to.as_bytes());
+        let digest = Sha256::digest(&bytes[8..self.payload]);
+        bytes[self.tensor("integrity.header_sha256")].copy_from_slice(&digest);
+        bytes
+    }
+}
+
+/// Numbers below a bound, the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % bound
+    }
+
+    fn within(&mut self, range: &Range<usize>) -> usize {
+        range.start + self.below(range.len())
+    }
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_refused_at_load_or_found_by_verify() {
+    let mut damaged = Damaged::new();
+    let whole = damaged.whole.clone();
+    let fine = damaged.fate(&whole);
+    assert!(fine.loads && fine.verifies, "{}", fine.reason);
+    let mut random = Random(1);
+    let flip = |damaged: &mut Damaged, at: usize, mask: u8| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= mask;
+        damaged.fate(&bytes)
+    };
+    // Nothing but tensors' own values may come as far as a model: every bit of the header's length, and of the header with
+    // its padding and its digest a thousand and a half.
+    for bit in 0..64 {
+        assert!(
+            !flip(&mut damaged, bit / 8, 1 << (bit % 8)).loads,
+            "length, bit {bit}"
+        );
+    }
+    let digest = damaged.tensor("integrity.header_sha256");
+    for (region, times) in [(8..damaged.payload, 1500), (digest.clone(), 64)] {
+        for _ in 0..times {
+            let at = random.within(&region);
+            let fate = flip(&mut damaged, at, 1 << random.below(8));
+            assert!(!fate.loads && !fate.verifies, "header, byte {at}");
+        }
+    }
+    for (name, place) in damaged.tensors.clone() {
+        if place == digest {
+            continue;
+        }
+        let mut places = vec![place.start, place.end - 1];
+        places.extend((0..6).map(|_| random.within(&place)));
+        for at in places {
+            let fate = flip(&mut damaged, at, 1 << random.below(8));
+            assert!(!fate.verifies, "{name}, byte {at} of the file");
+        }
+    }
+}
+
+#[test]
+fn a_file_cut_or_lengthened_anywhere_is_refused_at_load() {
+    let mut damaged = Damaged::new();
+    let whole = damaged.whole.clone();
+    let mut random = Random(2);
+    let everywhere = 0..whole.len();
+    let borders: Vec<usize> = damaged
+        .tensors
+        .iter()
+        .flat_map(|(_, place)| [place.start - 1, place.start, place.start + 1])
+        .collect();
+    let cuts = (0..64)
+        .chain(damaged.payload - 2..damaged.payload + 2)
+        .chain(borders)
+        .chain((0..500).map(|_| random.within(&everywhere)));
+    for length in cuts {
+        let fate = damaged.fate(&whole[..length]);
+        assert!(!fate.loads && !fate.verifies, "cut to {length} bytes");
+    }
+    for more in [1, 31, 32, 4096] {
+        let longer = [&whole[..], &vec![0; more]].concat();
+        assert!(!damaged.fate(&longer).loads, "{more} bytes more");
+    }
+}
+
+#[test]
+fn a_file_of_another_version_or_layout_is_refused_though_its_digests_fit() {
+    let mut damaged = Damaged::new();
+    for (from, to, says) in [
+        (
+            "\\\"format\\\":2",
+            "\\\"format\\\":1",
+            "expected version 2: pack the model again",
+        ),
+        (
+            "\\\"format\\\":2",
+            "\\\"format\\\":3",
+            "expected version 2: pack the model again",
+        ),
+        (
+            "panel32x4",
+            "panel32x8",
+            "weight layout: found \"panel32x8\"",
+        ),
+        ("panel32x4", "panel16x4", "pack the model again"),
+        // What the header says of shapes must be what the model needs.
+        (
+            "\\\"hidden_size\\\":36",
+            "\\\"hidden_size\\\":40",
+            "expected shape",
+        ),
+        (
+            "\\\"vocab_size\\\":379",
+            "\\\"vocab_size\\\":999",
+            "expected shape",
+        ),
+    ] {
+        let fate = damaged.fate(&damaged.rewritten(from, to));
+        assert!(!fate.loads, "{to}");
+        assert!(fate.reason.contains(says), "{to}: {}", fate.reason);
+    }
 }

@@ -3,6 +3,8 @@
 #[path = "support/client.rs"]
 #[allow(dead_code, reason = "each test program uses its own part")]
 mod client;
+#[path = "support/group.rs"]
+mod group;
 #[path = "support/models.rs"]
 #[allow(dead_code, reason = "each test program uses its own part")]
 mod models;
@@ -18,6 +20,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use client::{Reply, connect, get, post, read_reply, send, write_head};
+use group::MemoryGroup;
 use models::{GatedModel, SlowModel, broken_model};
 use process::{PATIENCE, Process, tiny_model};
 
@@ -46,6 +49,16 @@ fn code(reply: &Reply) -> Value {
 
 fn pair() -> Value {
     json!({"query": "when does the library open?", "passage": "The library opens at nine on weekdays."})
+}
+
+/// A number of /metrics.
+fn metric(address: SocketAddr, name: &str) -> f64 {
+    let text = String::from_utf8(get(address, "/metrics").body).expect("text");
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let value = line.and_then(|rest| rest.parse().ok());
+    value.unwrap_or_else(|| panic!("no {name} in\n{text}"))
 }
 
 /// Posts from another thread.
@@ -358,8 +371,23 @@ fn a_client_that_leaves_does_not_keep_the_model_from_the_next() {
         stream
     });
     wait_until_one_waits(&server);
+    // Until they have become tokens and wait, or compute.
+    let begun = Instant::now();
+    let queued = loop {
+        let pending = get(address, "/info").json()["pending_tokens"].as_f64();
+        let pending = pending.expect("a number");
+        if pending > 100_000.0 {
+            break pending;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{pending} tokens wait");
+    };
     drop(leaving);
     assert_eq!(post(address, "/rerank", &pair()).status, 200);
+    // What they had queued was not computed.
+    let computed = metric(address, "reranker_computed_tokens_total");
+    println!("{queued} tokens were queued, {computed} were computed");
+    assert!(computed < queued / 2.0);
+    assert_eq!(get(address, "/info").json()["pending_tokens"], 0);
     // One that leaves in the middle of its body, and one in the middle of its head.
     let mut half = connect(address);
     write_head(
@@ -785,4 +813,186 @@ fn no_text_reaches_the_log_at_any_level() {
             "{line}"
         );
     }
+}
+
+/// Three pairs of different lengths, each with its tokens.
+fn measured() -> [(Value, u64); 3] {
+    let (_server, address) = tiny(&[]);
+    [3, 9, 20].map(|words| {
+        let passage = "a mile and a half ".repeat(words);
+        let body = json!({"query": "how far?", "passage": passage});
+        let tokens = post(address, "/rerank", &body).json()["tokens"].as_u64();
+        (body, tokens.expect("its tokens"))
+    })
+}
+
+#[test]
+fn a_panic_in_one_request_is_a_500_with_its_id_and_harms_no_other() {
+    let [in_tokenizing, in_computing, in_answering] = measured();
+    let places = format!(
+        "tokenize:{},compute:{},answer:{}",
+        in_tokenizing.1, in_computing.1, in_answering.1
+    );
+    let (server, address) = tiny(&[("INJECT_PANIC", &places)]);
+    let others: Vec<JoinHandle<()>> = (0..3)
+        .map(|_| {
+            std::thread::spawn(move || {
+                for _ in 0..20 {
+                    assert_eq!(post(address, "/rerank", &pair()).status, 200);
+                }
+            })
+        })
+        .collect();
+    for (n, (body, _)) in [&in_tokenizing, &in_computing, &in_answering]
+        .into_iter()
+        .enumerate()
+    {
+        let id = format!("panic-{n}");
+        let headers = [JSON, ("x-request-id", id.as_str())];
+        let reply = send(
+            address,
+            "POST",
+            "/rerank",
+            &headers,
+            body.to_string().as_bytes(),
+        );
+        assert_eq!(
+            (reply.status, code(&reply), reply.header("x-request-id")),
+            (500, json!("internal"), Some(id.as_str()))
+        );
+        assert_eq!(reply.json()["error"]["message"], "internal error");
+        let logged = server.wait_for("the request", |line| {
+            (line["id"] == id.as_str() && line["message"] == "request").then(|| line.clone())
+        });
+        assert_eq!(
+            (&logged["status"], &logged["level"]),
+            (&json!(500), &json!("WARN"))
+        );
+        // One that is well in between: two in a row on the compute thread would be another matter.
+        assert_eq!(post(address, "/rerank", &pair()).status, 200);
+    }
+    for other in others {
+        other.join().expect("nobody else is harmed");
+    }
+    // Alone or with others in its pass: what panics is tried again by itself.
+    let panics = metric(address, "reranker_panics_total");
+    assert!((3.0..=4.0).contains(&panics), "{panics}");
+    server.terminate();
+    let (status, log) = server.wait();
+    assert_eq!(status, Some(0), "{}", log.join("\n"));
+    let places = log
+        .iter()
+        .filter(|line| line.contains("\"message\":\"panic\""));
+    assert!(places.count() >= 3);
+    // The panics' messages quote a text, as those of other people's code may.
+    for line in log {
+        assert!(
+            !line.contains("half") && !line.contains("on purpose"),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn two_panics_of_the_compute_thread_in_a_row_end_the_process_with_its_own_code() {
+    let [_, (body, tokens), _] = measured();
+    let place = format!("compute:{tokens}");
+    let (server, address) = tiny(&[("INJECT_PANIC", &place)]);
+    // A core file would hold what its requests said.
+    let filter = std::fs::read_to_string(format!("/proc/{}/coredump_filter", server.id()));
+    assert_eq!(filter.expect("a running process").trim(), "00000000");
+    for _ in 0..3 {
+        assert_eq!(post(address, "/rerank", &body).status, 500);
+        assert_eq!(post(address, "/rerank", &pair()).status, 200);
+    }
+    assert_eq!(post(address, "/rerank", &body).status, 500);
+    // The one that ends it is answered too.
+    assert_eq!(post(address, "/rerank", &body).status, 500);
+    let (status, log) = server.wait();
+    assert_eq!(status, Some(70), "{}", log.join("\n"));
+    let said = log.iter().any(|line| line.contains("ending with code 70"));
+    assert!(said, "{}", log.join("\n"));
+}
+
+#[test]
+fn at_sigterm_what_has_not_been_accepted_yet_is_told_503() {
+    let (server, address) = tiny(&[]);
+    let body = pair().to_string();
+    let length = body.len().to_string();
+    let mut half = connect(address);
+    write_head(
+        &mut half,
+        "POST",
+        "/rerank",
+        &[JSON, ("content-length", &length)],
+    );
+    half.write_all(&body.as_bytes()[..10]).expect("sent");
+    // Until the server has seen its head.
+    while metric(address, "reranker_body_bytes") < 10.0 {}
+    server.terminate();
+    server.wait_for_message("draining");
+    half.write_all(&body.as_bytes()[10..]).expect("sent");
+    let reply = read_reply(half);
+    assert_eq!((reply.status, code(&reply)), (503, json!("draining")));
+    let (status, log) = server.wait();
+    assert_eq!(status, Some(0), "{}", log.join("\n"));
+}
+
+#[test]
+fn a_memory_limit_that_cannot_do_is_said_at_the_start() {
+    let model = SlowModel::new();
+    let serve = |bytes: u64, more: &[(&str, &str)]| {
+        let group = MemoryGroup::new(bytes)?;
+        let mut variables = vec![
+            ("MODEL_DIR", model.path()),
+            ("HOST", "127.0.0.1"),
+            ("PORT", "0"),
+        ];
+        variables.extend(more);
+        Some((
+            Process::serve_in_group(&group.processes(), &variables),
+            group,
+        ))
+    };
+    // Its weights alone are 40 MB.
+    let Some((server, _group)) = serve(40 << 20, &[]) else {
+        println!("NOT RUN: no control group can be made here");
+        return;
+    };
+    let (status, log) = server.wait();
+    let error = only_error(&log);
+    println!("{error}");
+    assert_eq!(status, Some(1));
+    for part in [
+        "the model needs at least",
+        "allows 40 MiB",
+        "memory.",
+        "pack",
+    ] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    // What is enough is enough, also for more and larger bodies than fit.
+    let in_flight = [
+        ("MAX_BODY_BYTES", "4000000"),
+        ("MAX_BODY_BYTES_IN_FLIGHT", "16000000"),
+        ("BATCH_TOKENS", "512"),
+        ("THREADS", "1"),
+    ];
+    let (server, _group) = serve(288 << 20, &in_flight).expect("there was one before");
+    server.wait_for_message("model ready");
+    let address = server.address();
+    let body = json!({"query": "q", "passage": "p", "x": "x".repeat(3_900_000)}).to_string();
+    let crowd: Vec<JoinHandle<u16>> = (0..100)
+        .map(|_| {
+            let body = body.clone();
+            std::thread::spawn(move || {
+                send(address, "POST", "/rerank", &[JSON], body.as_bytes()).status
+            })
+        })
+        .collect();
+    for client in crowd {
+        let status = client.join().expect("answered");
+        assert!([200, 429].contains(&status), "{status}");
+    }
+    assert_eq!(post(address, "/rerank", &pair()).status, 200);
 }

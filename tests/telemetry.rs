@@ -4,6 +4,7 @@
 #[allow(dead_code, reason = "each test program uses its own part")]
 mod client;
 #[path = "support/collector.rs"]
+#[allow(dead_code, reason = "each test program uses its own part")]
 mod collector;
 #[path = "support/process.rs"]
 #[allow(dead_code, reason = "each test program uses its own part")]

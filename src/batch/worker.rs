@@ -3,7 +3,7 @@
 //! Whatever takes time on all cores runs here; async code only waits. Knows nothing of models: a job is a list of items, each of a
 //! length, and whoever submits it brings the function that scores a slice of them. The items of several jobs share a pass, as
 //! [`share`] decides. A pass that panics harms no job but its own; a job whose caller has gone, or whose time is up, is dropped
-//! between passes.
+//! between passes. After [`PANICS`] of them in a row the thread trusts itself no more: it fails what it has and ends.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::{share, until_done};
 use crate::error::Error;
@@ -30,6 +30,8 @@ pub struct Compute<T> {
     pool: Arc<rayon::ThreadPool>,
     load: Arc<Load>,
     settings: ComputeSettings,
+    /// Closed when the thread has ended.
+    ended: watch::Sender<()>,
 }
 
 impl<T> Clone for Compute<T> {
@@ -39,6 +41,7 @@ impl<T> Clone for Compute<T> {
             pool: Arc::clone(&self.pool),
             load: Arc::clone(&self.load),
             settings: self.settings,
+            ended: self.ended.clone(),
         }
     }
 }
@@ -94,9 +97,15 @@ struct Load {
     speed: AtomicU64,
     /// The highest speed that any pass has had, as bits of an f32.
     best: AtomicU32,
+    /// All passes and their tokens.
+    passes: AtomicU64,
+    computed: AtomicU64,
     /// Whether a pass has been made: the first one also reads the weights, and says little of the others.
     warm: AtomicBool,
 }
+
+/// That many jobs or tasks that panic with nothing done in between are no bad requests any more: memory may be damaged, or the model.
+const PANICS: usize = 2;
 
 /// What a pass leaves of the weight of those before it.
 const MEMORY: f32 = 0.9;
@@ -113,7 +122,10 @@ impl<T: Item> Compute<T> {
         // Places are counted, so the channel needs no bound of its own.
         let (inbox, messages) = channel();
         let load = Arc::<Load>::default();
+        let (ended, alive) = watch::channel(());
         let worker = Worker {
+            _alive: alive,
+            panics: 0,
             messages,
             pool: Arc::clone(&pool),
             load: Arc::clone(&load),
@@ -131,7 +143,22 @@ impl<T: Item> Compute<T> {
             pool,
             load,
             settings,
+            ended,
         })
+    }
+
+    /// Waits until the compute thread has ended because it panicked too often in a row.
+    pub async fn ended(&self) {
+        self.ended.closed().await;
+    }
+
+    /// Forward passes so far, and the tokens in them.
+    pub fn computed(&self) -> (u64, u64) {
+        let load = &self.load;
+        (
+            load.passes.load(Ordering::Relaxed),
+            load.computed.load(Ordering::Relaxed),
+        )
     }
 
     pub fn threads(&self) -> usize {
@@ -271,12 +298,15 @@ struct Worker<T> {
     batch_tokens: usize,
     /// In the order of their arrival.
     jobs: Vec<Job<T>>,
+    /// In a row, with nothing done in between.
+    panics: usize,
+    _alive: watch::Receiver<()>,
 }
 
 impl<T: Item> Worker<T> {
-    /// Works until no [`Compute`] is left that could send anything.
+    /// Works until no [`Compute`] is left that could send anything, or until it has panicked too often.
     fn run(mut self) {
-        loop {
+        while self.panics < PANICS {
             if self.jobs.is_empty() {
                 match self.messages.recv() {
                     Ok(message) => self.take(message),
@@ -289,6 +319,14 @@ impl<T: Item> Worker<T> {
             self.drop_the_vain();
             self.pass();
         }
+        tracing::error!(
+            panics = self.panics,
+            "the compute thread panicked too often and ends"
+        );
+        for job in std::mem::take(&mut self.jobs) {
+            let ended = Error::Internal("the compute thread has ended".into());
+            job.end(&self.load, Some(Err(ended)));
+        }
     }
 
     fn take(&mut self, message: Message<T>) {
@@ -297,8 +335,12 @@ impl<T: Item> Worker<T> {
             Message::Task(task) => {
                 // A panic has dropped the task's reply, which its caller reads as an internal error. Tasks share nothing that they
                 // change, so nothing is left half done.
-                if catch_unwind(AssertUnwindSafe(|| self.pool.install(task))).is_err() {
-                    tracing::error!("a task panicked on the compute thread");
+                match catch_unwind(AssertUnwindSafe(|| self.pool.install(task))) {
+                    Ok(()) => self.panics = 0,
+                    Err(_) => {
+                        self.panics += 1;
+                        tracing::error!("a task panicked on the compute thread");
+                    }
                 }
             }
         }
@@ -337,18 +379,23 @@ impl<T: Item> Worker<T> {
         if taking.is_empty() {
             return;
         }
-        let mut results = match self.forward(&taking, &counts) {
-            Some(results) if taking.len() == 1 || results.iter().all(Result::is_ok) => results,
+        let alone = |&job| self.forward(&[job], &counts).map(|mut all| all.remove(0));
+        // Nothing stands for a panic.
+        let results: Vec<Option<_>> = match self.forward(&taking, &counts) {
+            Some(results) if taking.len() == 1 || results.iter().all(Result::is_ok) => {
+                results.into_iter().map(Some).collect()
+            }
             // Someone's items made the pass fail: each job alone, and only that one fails.
-            _ if taking.len() > 1 => taking
-                .iter()
-                .map(|&job| match self.forward(&[job], &counts) {
-                    Some(mut results) => results.remove(0),
-                    None => Err(panicked()),
-                })
-                .collect(),
-            _ => vec![Err(panicked())],
+            _ if taking.len() > 1 => taking.iter().map(alone).collect(),
+            _ => vec![None],
         };
+        for result in &results {
+            self.panics = result.as_ref().map_or(self.panics + 1, |_| 0);
+        }
+        let mut results: Vec<_> = results
+            .into_iter()
+            .map(|result| result.unwrap_or_else(|| Err(panicked())))
+            .collect();
         let tokens = |job: &Job<T>, count| -> usize {
             let done = job.logits.len();
             job.lengths[done..done + count].iter().sum()
@@ -397,7 +444,10 @@ impl<T: Item> Worker<T> {
         }
         let forward = &oldest.forward;
         let compute = || span.in_scope(|| self.pool.install(|| forward(&items)));
+        self.load.passes.fetch_add(1, Ordering::Relaxed);
         let logits = catch_unwind(AssertUnwindSafe(compute)).ok()?;
+        let tokens = u64::try_from(tokens).unwrap_or(u64::MAX);
+        self.load.computed.fetch_add(tokens, Ordering::Relaxed);
         Some(match logits {
             Ok(logits) if logits.len() == items.len() => {
                 let mut logits = logits.into_iter();
@@ -498,6 +548,7 @@ fn unpack(speed: u64) -> (f32, f32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     /// An item of some length whose score is the length.
     struct Length(usize);
@@ -641,8 +692,65 @@ mod tests {
         assert_eq!(good.await.expect("joins").expect("runs").logits, [5.0]);
         let error = bad.await.expect("joins").expect_err("panicked");
         assert!(matches!(error, Error::Internal(_)));
+        // The first pass, the shared one, and its two parts again; what panicked was not computed.
+        assert_eq!(compute.computed(), (4, 6));
         assert!(compute.idle());
         assert_eq!(compute.pending_tokens(), 0);
+    }
+
+    #[tokio::test]
+    async fn two_panics_in_a_row_end_the_thread_and_one_between_good_passes_does_not() {
+        let compute = start(8, 100);
+        let forward: Forward<Length> = Arc::new(|items| {
+            assert!(items.iter().all(|item| item.0 != 13), "injected");
+            Ok(items.iter().map(|item| item.0 as f32).collect())
+        });
+        let score = async |length| {
+            let place = compute.admit().expect("a place");
+            let items = lengths(&[length]);
+            compute
+                .score(place, items, Arc::clone(&forward), None)
+                .await
+        };
+        for _ in 0..3 {
+            assert!(score(13).await.is_err());
+            assert_eq!(score(5).await.expect("runs").logits, [5.0]);
+        }
+        let alive = tokio::time::timeout(Duration::from_millis(20), compute.ended());
+        assert!(alive.await.is_err(), "the thread ended too early");
+        assert!(score(13).await.is_err());
+        assert!(score(13).await.is_err());
+        compute.ended().await;
+        // Who comes now is told, and does not wait.
+        assert!(matches!(score(5).await, Err(Error::Internal(_))));
+        let waited: Result<(), Error> = compute.run(|| ()).await;
+        assert!(matches!(waited, Err(Error::Internal(_))));
+    }
+
+    #[tokio::test]
+    async fn jobs_whose_shared_pass_fails_are_computed_one_by_one() {
+        let compute = start(8, 100);
+        let (gate, open, passes) = gated();
+        let forward: Forward<Length> = Arc::new(move |items| {
+            let scores = gate(items)?;
+            // As a GPU fails whose memory holds one of them only.
+            if items.len() > 1 {
+                return Err(Error::Internal("no memory left".into()));
+            }
+            Ok(scores)
+        });
+        let first = submit(&compute, &[1], &forward).await;
+        until(|| passes.lock().expect("no panic").len() == 1).await;
+        let second = submit(&compute, &[5], &forward).await;
+        let third = submit(&compute, &[6], &forward).await;
+        for _ in 0..4 {
+            let _ = open.send(());
+        }
+        assert!(first.await.expect("joins").is_ok());
+        assert_eq!(second.await.expect("joins").expect("runs").logits, [5.0]);
+        assert_eq!(third.await.expect("joins").expect("runs").logits, [6.0]);
+        let passes = passes.lock().expect("no panic");
+        assert_eq!(*passes, [vec![1], vec![5, 6], vec![5], vec![6]]);
     }
 
     #[tokio::test]
@@ -670,5 +778,47 @@ mod tests {
         open.send(()).expect("the first pass waits");
         until(|| compute.idle()).await;
         assert_eq!(passes.lock().expect("no panic").len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn the_measured_speed_lies_between_the_slowest_and_the_fastest_pass(
+            passes in prop::collection::vec((1usize..20_000, 1u64..5_000_000), 0..60),
+        ) {
+            let load = Load::default();
+            for &(tokens, micros) in &passes {
+                load.note(tokens, Duration::from_micros(micros));
+            }
+            // The first pass also reads the weights, and does not count.
+            let counted = passes.get(1..).unwrap_or_default();
+            let speeds = || counted.iter().map(|&(tokens, micros)| tokens as f64 / micros as f64 * 1e6);
+            let (low, high) = (speeds().fold(f64::MAX, f64::min), speeds().fold(0.0, f64::max));
+            match load.tokens_per_second() {
+                None => prop_assert!(counted.is_empty()),
+                Some(speed) => {
+                    prop_assert!(speed >= low * 0.999 && speed <= high * 1.001, "{low} <= {speed} <= {high}");
+                    let best = f64::from(f32::from_bits(load.best.load(Ordering::Relaxed)));
+                    prop_assert!((best / high - 1.0).abs() < 1e-3, "{best} for {high}");
+                }
+            }
+        }
+
+        #[test]
+        fn what_is_left_of_a_job_never_goes_below_nothing(
+            jobs in prop::collection::vec((0usize..500, prop::collection::vec(0usize..300, 0..6)), 0..12),
+        ) {
+            let load = Load::default();
+            let mut left = 0;
+            for (number, (tokens, passes)) in jobs.iter().enumerate() {
+                let number = number as u64;
+                load.pending().insert(number, *tokens);
+                passes.iter().for_each(|&done| load.done(number, done));
+                left += tokens.saturating_sub(passes.iter().sum());
+            }
+            prop_assert_eq!(load.pending().values().sum::<usize>(), left);
+            // One that is unknown has ended, and changes nothing.
+            load.done(99, 7);
+            prop_assert_eq!(load.pending().len(), jobs.len());
+        }
     }
 }

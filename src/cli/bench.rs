@@ -96,19 +96,21 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
     let threads = setup::threads(config);
     let pool = setup::pool(config)?;
     let model = pool
-        .install(|| Model::load(&plan.path, kernels))
+        .install(|| Model::load(&plan.path, kernels, plan.settings.gpu.clone()))
         .context("cannot load the model")?;
     let workloads = workloads(args, &model)?;
     let bench = Bench {
         engine: format!(
             "reranker {} {}",
             model.precision().name(),
-            kernels.isa().name()
+            model
+                .gpu()
+                .map_or(kernels.isa().name(), |gpu| gpu.name.as_str())
         ),
         pool,
         model,
         workloads,
-        batch_tokens: config.batch_tokens,
+        batch_tokens: plan.settings.batch_tokens,
     };
     if args.serve {
         serving::serve(&bench)?;

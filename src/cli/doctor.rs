@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use kernels::Isa;
 
-use super::setup;
+use super::memory::{self, size};
+use super::{Usage, setup};
 use crate::config::Config;
-use crate::model::Model;
+use crate::model::{Gpu, Model};
 use crate::service::Engine;
 
 /// One line of the report.
@@ -23,8 +24,7 @@ use Finding::{Better, Fine, Wrong};
 
 pub fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let mut findings = vec![cpu(config), threads(config)];
-    findings
-        .extend(memory_limit().map(|bytes| Fine(format!("memory: {} may be used", size(bytes)))));
+    findings.extend(memory::available().map(|b| Fine(format!("memory: {} may be used", size(b)))));
     findings.extend(model(config));
     let mut wrong = 0;
     for finding in &findings {
@@ -88,15 +88,43 @@ fn threads(config: &Config) -> Finding {
 fn model(config: &Config) -> Vec<Finding> {
     let plan = match setup::model(config) {
         Ok(plan) => plan,
-        Err(error) => {
+        Err(error) if error.is::<Usage>() => {
             return vec![Wrong(
-                format!("model: {error:#}"),
-                "set MODEL_DIR to a folder with config.json, tokenizer.json and model.safetensors"
-                    .into(),
+                format!("{error:#}"),
+                "change the setting that is named, or what it asks of this machine".into(),
             )];
         }
+        Err(error) => {
+            let advice = if matches!(setup::s3_model(config), Ok(None)) {
+                "set MODEL_DIR to a folder with config.json, tokenizer.json and model.safetensors"
+            } else {
+                "AWS_REGION, AWS_ENDPOINT_URL_S3, the credentials of AWS's SDKs, S3_PATH_STYLE and S3_ANONYMOUS say how S3 is asked, MODEL_CACHE where to"
+            };
+            return vec![Wrong(format!("model: {error:#}"), advice.into())];
+        }
     };
-    let mut findings = vec![Fine(format!("model folder: {}", plan.path.display()))];
+    let batch_tokens = plan.settings.batch_tokens;
+    let mut findings = vec![
+        gpu(&plan),
+        Fine(format!("model folder: {}", plan.path.display())),
+    ];
+    findings.extend(plan.settings.download.map(|download| {
+        Fine(format!(
+            "from S3: {}, of which {} came now, in {:.1} s ({:.0} MB/s), and {:.1} s for checking them",
+            size(download.bytes),
+            size(download.downloaded),
+            download.time.as_secs_f64(),
+            download.mb_per_s(),
+            download.check.as_secs_f64()
+        ))
+    }));
+    if let Err(error) = memory::check(&plan) {
+        findings.push(Wrong(
+            format!("memory: {error}"),
+            "see docs/reliability.md".into(),
+        ));
+        return findings;
+    }
     let engine = match Engine::load(&plan.path, plan.settings, true, Instant::now()) {
         Ok(engine) => engine,
         Err(error) => {
@@ -141,22 +169,25 @@ fn model(config: &Config) -> Vec<Finding> {
     findings.push(Fine(format!(
         "precision: {}{}; tokenizer {:.0} ms, weights {:.0} ms, first forward pass {:.0} ms",
         info.precision,
-        if config.use_fp16 {
-            " (USE_FP16 changes nothing here: PRECISION chooses)"
-        } else {
-            ""
+        match (config.use_fp16, &info.gpu) {
+            (Some(_), None) => " (USE_FP16 changes nothing on a CPU)",
+            _ => "",
         },
         info.load.tokenizer.time.as_secs_f64() * 1e3,
         info.load.weights.time.as_secs_f64() * 1e3,
         info.load.warm_up.as_secs_f64() * 1e3,
     )));
-    let needs = needed_memory(
+    if let Some(gpu) = &info.gpu {
+        findings.push(gpu_memory(engine.model(), gpu, batch_tokens));
+        return findings;
+    }
+    let needs = memory::needed(
         engine.model(),
-        config.batch_tokens,
+        batch_tokens,
         info.weight_bytes,
         &info.stored_dtype,
     );
-    if let Some(limit) = memory_limit() {
+    if let Some(limit) = memory::available() {
         let what = format!("memory: about {} needed of {}", size(needs), size(limit));
         findings.push(if needs > limit {
             Wrong(what, "give it more memory, or lower BATCH_TOKENS".into())
@@ -167,54 +198,34 @@ fn model(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// A rough upper bound: the weights (as f32 where a folder holds another dtype), the activations of one full batch, and the
-/// tokenizer.
-fn needed_memory(model: &Model, batch_tokens: usize, stored: u64, dtype: &str) -> u64 {
-    let packed = model.manifest().is_some();
-    let model = model.config();
-    let activations = 4 * (6 * model.hidden_size + model.intermediate_size) * batch_tokens;
-    if packed {
-        // Used as it lies in the file, tokenizer included.
-        return stored + activations as u64;
+fn gpu(plan: &setup::ModelPlan) -> Finding {
+    let not_used = |reason: &str| format!("GPU: not used: {reason}");
+    match (&plan.settings.gpu, &plan.no_gpu) {
+        (Some(gpu), _) => Fine(format!(
+            "GPU: {}, {}, {}",
+            gpu.name,
+            gpu.chip,
+            size(gpu.memory_bytes)
+        )),
+        (None, Some(reason)) if cfg!(feature = "cuda") => Better(
+            not_used(reason),
+            "the CPU computes; DEVICE=cuda would refuse to, DEVICE=cpu would say nothing".into(),
+        ),
+        (None, reason) => Fine(not_used(reason.as_deref().unwrap_or("DEVICE=cpu"))),
     }
-    let widened = match dtype {
-        "f16" | "bf16" => stored * 2,
-        "i8" => stored * 4,
-        _ => stored,
-    };
-    // The true XLM-RoBERTa tokenizer takes about 290 MB for 250,000 pieces.
-    let tokenizer = model.vocab_size as u64 * 1_200;
-    widened + activations as u64 + tokenizer
 }
 
-/// What this process may use: the cgroup's limit or the machine's memory, whichever is lower.
-fn memory_limit() -> Option<u64> {
-    let cgroup = [
-        "/sys/fs/cgroup/memory.max",
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-    ]
-    .iter()
-    .find_map(|path| {
-        std::fs::read_to_string(path)
-            .ok()?
-            .trim()
-            .parse::<u64>()
-            .ok()
-    });
-    let machine = std::fs::read_to_string("/proc/meminfo")
-        .ok()
-        .and_then(|text| {
-            let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
-            Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
-        });
-    [cgroup, machine].into_iter().flatten().min()
-}
-
-fn size(bytes: u64) -> String {
-    let mib = bytes as f64 / f64::from(1 << 20);
-    if mib < 1024.0 {
-        format!("{mib:.0} MiB")
+/// A rough upper bound: the weights in what is computed in, the activations of one full batch, and a tile of attention.
+fn gpu_memory(model: &Model, gpu: &Gpu, batch_tokens: usize) -> Finding {
+    let width = |dtype: &str| if dtype == "f32" { 4 } else { 2 };
+    let weights = model.weight_bytes() / width(model.stored_dtype()) * width(gpu.precision.name());
+    let activations = 60 * model.config().hidden_size * batch_tokens + (512 << 20);
+    let needs = weights + activations as u64;
+    let of = size(gpu.memory_bytes);
+    let what = format!("GPU memory: about {} needed of {of}", size(needs));
+    if needs > gpu.memory_bytes {
+        Wrong(what, "lower BATCH_TOKENS".into())
     } else {
-        format!("{:.1} GiB", mib / 1024.0)
+        Fine(what)
     }
 }

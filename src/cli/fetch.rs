@@ -1,74 +1,181 @@
-//! `reranker fetch`: a model from the Hugging Face hub into the local cache, where every other command finds it by its name.
+//! `reranker fetch`: a model from the Hugging Face hub into the local cache, where every other command finds it by its name; or one
+//! from S3 into `MODEL_CACHE`.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::Usage;
+use super::{Usage, setup};
 use crate::config::Config;
-use crate::weights::{Hub, locate};
+use crate::weights::{Hub, Pin, S3Model, is_sha256, locate};
 
 /// Requests at a time; more do not make a link to the hub's storage faster.
 const CONNECTIONS: usize = 8;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// The model's hub id (owner/name); MODEL_NAME where it is not given.
+    /// The model's hub id (owner/name or owner/name@revision), or its address in S3 (s3://bucket/key); the configured one where it is
+    /// not given.
+    #[arg(value_name = "ID|ADDRESS")]
     name: Option<String>,
-    /// A branch, a tag or a commit; MODEL_REVISION where it is not given, else main.
+    /// A branch, a tag or a commit; MODEL_REVISION where it is not given, else the pinned commit, else main.
     #[arg(long)]
     revision: Option<String>,
+    /// Accept only the commit and the files that are pinned in this file, which --write-pins wrote; else the pins of the program hold,
+    /// where it has the model's.
+    #[arg(long, value_name = "FILE")]
+    pins: Option<PathBuf>,
+    /// Write the commit and each file's SHA-256 into this file, beside other models'.
+    #[arg(long, value_name = "FILE")]
+    write_pins: Option<PathBuf>,
+    /// Accept only a file of this SHA-256: model.safetensors=DIGEST. Can be repeated.
+    #[arg(long, value_name = "NAME=DIGEST", value_parser = digest)]
+    sha256: Vec<(String, String)>,
+}
+
+fn digest(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((file, digest)) if is_sha256(digest) => Ok((file.into(), digest.to_lowercase())),
+        _ => Err("expected a file's name, =, and 64 hexadecimal digits".into()),
+    }
 }
 
 pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
-    let platform = &config.platform;
-    let name = args.name.as_ref().or(config.model_name.as_ref());
-    let name =
-        name.ok_or_else(|| Usage("which model? Give its hub id, or set MODEL_NAME".into()))?;
-    let revision = args
-        .revision
-        .as_deref()
-        .or(config.model_revision.as_deref());
-    let cache = platform.hub_cache.clone();
-    let cache = cache.ok_or_else(|| Usage("there is no cache: set HF_HOME or HOME".into()))?;
-    let folder = if platform.hub_offline {
-        let found = locate(Some(name), None, revision, Some(&cache));
-        match found {
-            Ok(found) => found.folder,
-            Err(error) => bail!("HF_HUB_OFFLINE is set, and {error}"),
-        }
-    } else {
-        let endpoint = platform.hub_endpoint.as_deref();
-        let hub = Hub {
-            endpoint: endpoint.unwrap_or("https://huggingface.co").to_owned(),
-            token: platform.hub_token.clone(),
-            cache,
-            connections: CONNECTIONS,
-        };
-        let bar = bar()?;
-        let fetched = hub.fetch(name, revision.unwrap_or("main"), &|progress| {
-            bar.set_length(progress.total);
-            bar.set_position(progress.done);
-        });
-        bar.finish_and_clear();
-        let fetched = fetched.context("the download did not end; what has come is kept")?;
-        eprintln!(
-            "{name} at {}: {} bytes came",
-            fetched.commit, fetched.downloaded
-        );
-        fetched.folder
+    let folder = match &args.name {
+        Some(name) => match S3Model::parse(name).transpose()? {
+            Some(model) => from_s3(args, config, &model)?,
+            None => from_hub(args, config, name)?,
+        },
+        None => match (setup::s3_model(config)?, &config.model_name) {
+            (Some(model), _) => from_s3(args, config, &model)?,
+            (None, Some(name)) => from_hub(args, config, name)?,
+            (None, None) => {
+                let what = "which model? Give its hub id or address, or set MODEL_NAME";
+                return Err(Usage(what.into()).into());
+            }
+        },
     };
     writeln!(std::io::stdout(), "{}", folder.display())?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn bar() -> anyhow::Result<ProgressBar> {
+fn from_s3(args: &Args, config: &Config, model: &S3Model) -> anyhow::Result<PathBuf> {
+    if args.revision.is_some() || args.pins.is_some() || args.write_pins.is_some() {
+        let what = "--revision, --pins and --write-pins are for models of the hub";
+        return Err(Usage(what.into()).into());
+    }
+    let found = setup::bring(config, model)?;
+    let folder = if found.folder.is_dir() {
+        found.folder.as_path()
+    } else {
+        found.folder.parent().unwrap_or(Path::new("."))
+    };
+    asked(args).check_folder(folder)?;
+    if let Some(download) = found.download {
+        eprintln!(
+            "{model}: {} of {} bytes came, {:.0} MB/s",
+            download.downloaded,
+            download.bytes,
+            download.mb_per_s()
+        );
+    }
+    Ok(found.folder)
+}
+
+/// What `--sha256` asks for.
+fn asked(args: &Args) -> Pin {
+    Pin {
+        name: String::new(),
+        revision: String::new(),
+        files: args.sha256.iter().cloned().collect::<BTreeMap<_, _>>(),
+    }
+}
+
+fn from_hub(args: &Args, config: &Config, name: &str) -> anyhow::Result<PathBuf> {
+    let platform = &config.platform;
+    let (name, own_revision) = match name.split_once('@') {
+        Some((name, revision)) => (name, Some(revision)),
+        None => (name, None),
+    };
+    if own_revision.is_some() && args.revision.is_some() {
+        return Err(Usage("--revision: the name has one already".into()).into());
+    }
+    let pin = match &args.pins {
+        Some(path) => Some(Pin::read(path, name)?),
+        None => Pin::built_in(name),
+    };
+    let revision = own_revision
+        .or(args.revision.as_deref())
+        .or(config.model_revision.as_deref());
+    let cache = platform.hub_cache.clone();
+    let cache = cache.ok_or_else(|| Usage("there is no cache: set HF_HOME or HOME".into()))?;
+    if platform.hub_offline {
+        let wanted = revision.or(pin.as_ref().map(|pin| pin.revision.as_str()));
+        let found = match locate(Some(name), None, wanted, Some(&cache)) {
+            Ok(found) => found,
+            Err(error) => bail!("HF_HUB_OFFLINE is set, and {error}"),
+        };
+        let must_be = args.pins.is_some();
+        if let Some(pin) =
+            pin.filter(|pin| must_be || found.revision.as_ref() == Some(&pin.revision))
+        {
+            if found.revision.as_ref() != Some(&pin.revision) {
+                let found = found.revision.unwrap_or_default();
+                bail!("{name} at {found}: pinned is {}", pin.revision);
+            }
+            pin.check_folder(&found.folder)?;
+        }
+        asked(args).check_folder(&found.folder)?;
+        return Ok(found.folder);
+    }
+    let endpoint = platform.hub_endpoint.as_deref();
+    let hub = Hub {
+        endpoint: endpoint.unwrap_or("https://huggingface.co").to_owned(),
+        token: platform.hub_token.clone(),
+        cache,
+        connections: CONNECTIONS,
+    };
+    let wanted = revision.or(pin.as_ref().map(|pin| pin.revision.as_str()));
+    let bar = bar();
+    let fetched = hub.fetch(
+        name,
+        wanted.unwrap_or("main"),
+        pin.as_ref(),
+        args.pins.is_some(),
+        &|progress| {
+            bar.set_length(progress.total);
+            bar.set_position(progress.done);
+        },
+    );
+    bar.finish_and_clear();
+    let fetched = fetched.context("the model was not fetched")?;
+    asked(args).check_folder(&fetched.folder)?;
+    eprintln!(
+        "{name} at {}: {} bytes came",
+        fetched.commit, fetched.downloaded
+    );
+    if let Some(path) = &args.write_pins {
+        let pin = Pin {
+            name: name.to_owned(),
+            revision: fetched.commit,
+            files: fetched.digests,
+        };
+        pin.write(path)?;
+    }
+    Ok(fetched.folder)
+}
+
+/// For the bytes of a download; shown on a terminal.
+pub(super) fn bar() -> ProgressBar {
     if !std::io::stderr().is_terminal() {
-        return Ok(ProgressBar::hidden());
+        return ProgressBar::hidden();
     }
     let style = "{bar:30} {percent:>3}% {bytes}/{total_bytes} {bytes_per_sec} eta {eta}";
-    let style = ProgressStyle::with_template(style).context("the progress bar's template")?;
-    Ok(ProgressBar::new(0).with_style(style))
+    ProgressBar::new(0).with_style(
+        ProgressStyle::with_template(style).expect("a fixed template with known placeholders"),
+    )
 }

@@ -17,7 +17,7 @@ use crate::model::{
     CONFIG_FILE, Fidelity, Manifest, MatrixReport, Model, Packed, PackedTokenizer,
     check_vocabulary, packed_tensors, quantize,
 };
-use crate::rerank::{Truncation, sigmoid};
+use crate::rerank::{Precision, Truncation, sigmoid};
 use crate::tokenizer::{Compilation, PairTokenizer, compile};
 use crate::weights::{Dtype, FORMAT, PACKED_FILE, PackedWriter, Prefetch, Weights, sha256_of};
 
@@ -67,6 +67,15 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
         Some(model) => &setup::with_model(config, model),
         None => config,
     };
+    // Of a folder in S3 what was packed before is not wanted.
+    let config = &Config {
+        precision: Precision::F32,
+        ..config.clone()
+    };
+    let remote = setup::s3_model(config)?.is_some();
+    if remote && args.out.is_none() {
+        return Err(Usage("--out: which file? The model's folder is in S3".into()).into());
+    }
     let found = setup::find_model(config)?;
     let folder = found.folder;
     if !folder.is_dir() {
@@ -81,7 +90,7 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
         std::fs::read(&tokenizer_path).with_context(|| format!("{}", tokenizer_path.display()))?;
     let tokenizer = PairTokenizer::from_json(&json, &tokenizer_path)?;
     let weights = Weights::open(&folder)?;
-    let model = Model::from_weights(&folder, &weights, kernels, Prefetch::none())?;
+    let model = Model::from_weights(&folder, &weights, kernels, None, Prefetch::none())?;
     check_vocabulary(model.config(), &tokenizer_path, tokenizer.vocab_size())?;
     let texts = texts(&tokenizer, model.config().max_length())?;
 
@@ -221,7 +230,7 @@ fn measure(
     let mut logits_with = |fine: BTreeSet<String>| -> anyhow::Result<Vec<f32>> {
         manifest.fine = fine;
         let path = writer.seal(manifest)?.to_owned();
-        Ok(Model::load(&path, kernels)?.forward(texts)?)
+        Ok(Model::load(&path, kernels, None)?.forward(texts)?)
     };
     let mut got = logits_with(match args.fine {
         Fine::All => all.clone(),

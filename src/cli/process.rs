@@ -1,4 +1,4 @@
-//! What the operating system knows of this process: when it began, and what it has used.
+//! What the operating system knows of this process: when it began, what it has used, and what it may.
 
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,29 @@ pub fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: Option<u64> = statm.split_whitespace().nth(1).and_then(|n| n.parse().ok());
     pages.unwrap_or_default() * rustix::param::page_size() as u64
+}
+
+/// A limit that the kernel holds this process to, by its name in `/proc/self/limits`; nothing where there is none.
+pub fn limit(name: &str) -> Option<u64> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// Files that are open besides connections: the model's, and those of the runtime and its threads.
+const OWN_FILES: u64 = 64;
+
+/// How many of `wanted` connections this process can have open.
+pub fn room_for_connections(wanted: usize) -> usize {
+    let files = limit("Max open files").unwrap_or(u64::MAX);
+    let room = files.saturating_sub(OWN_FILES).max(1);
+    usize::try_from(room).map_or(wanted, |room| room.min(wanted))
+}
+
+/// A core file would hold the texts and keys of requests, so none of this process's memory goes into one. Where that cannot be said (no
+/// `/proc`), there is no more to do.
+pub fn keep_out_of_cores() {
+    let _ = std::fs::write("/proc/self/coredump_filter", "0");
 }
 
 /// What this process has used so far; nothing where the system does not tell.
@@ -91,6 +114,15 @@ mod tests {
             assert_eq!(start_ticks(&format!("77 ({name}) {fields}")), Some(4711));
         }
         assert_eq!(start_ticks("77 (sh"), None);
+    }
+
+    #[test]
+    fn no_more_connections_than_files() {
+        let files = limit("Max open files").unwrap_or(u64::MAX);
+        assert_eq!(room_for_connections(1), 1);
+        let most = room_for_connections(usize::MAX) as u64;
+        assert!(most >= 1 && most < files, "{most} of {files}");
+        assert_eq!(limit("Max of nothing"), None);
     }
 
     #[test]

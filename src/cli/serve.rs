@@ -9,15 +9,25 @@ use anyhow::Context;
 use axum::Router;
 use tracing::Instrument;
 
-use super::{Usage, process, setup};
+use super::setup::{self, ModelPlan};
+use super::{Usage, memory, process};
 use crate::batch::{Compute, ComputeSettings};
 use crate::config::{Choice, Config};
-use crate::error::Error;
-use crate::host::{HostKind, lambda, server};
+use crate::error::{Error, ModelError};
+use crate::fault;
+use crate::host::server::{self, End};
+use crate::host::{HostKind, lambda};
 use crate::http::{self, Keys, Settings, Telemetry};
 use crate::service::{Engine, Service};
 use crate::telemetry::{self, Metrics, Traces};
 
+/// After a download that failed, until the next; the pause doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// What the process ends with when its compute thread has panicked too often, for the platform to start another: `EX_SOFTWARE`.
+const BROKEN: u8 = 70;
+/// For the answers that tell of it.
+const BROKEN_GRACE: Duration = Duration::from_secs(1);
 /// For the last traces, once every request is answered.
 const TRACES_GRACE: Duration = Duration::from_secs(2);
 
@@ -42,11 +52,26 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         None => Traces::default(),
     };
     telemetry::install(filter, telemetry::is_json(config.log_json()), &traces);
-    let plan = setup::model(config)?;
+    fault::arm(config.faults.clone());
+    process::keep_out_of_cores();
+    // A model that is elsewhere is brought while the host already listens.
+    let remote = setup::s3_model(config)?;
+    let plan = match &remote {
+        Some(_) => None,
+        None => Some(fitting(config)?),
+    };
+    let model_dir = match (&remote, &plan) {
+        (Some(model), _) => model.to_string(),
+        (None, plan) => plan
+            .as_ref()
+            .map_or_else(String::new, |plan| plan.path.display().to_string()),
+    };
+    let batch_tokens = plan.as_ref().map(|plan| plan.settings.batch_tokens);
+    let kernels = setup::kernels(config)?;
     let compute = Compute::start(ComputeSettings {
         threads: setup::threads(config),
         queue_limit: config.max_queue,
-        batch_tokens: config.batch_tokens,
+        batch_tokens: batch_tokens.unwrap_or_else(|| setup::batch_tokens(config)),
     })?;
     let service = Service::new(compute, config.cache_pairs, started);
     let telemetry = Telemetry {
@@ -57,6 +82,7 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
     };
     let settings = settings(config, kind, telemetry)?;
     let open = settings.keys.is_empty();
+    let metrics = settings.telemetry.metrics.clone();
     let router = http::router(service.clone(), settings);
     let warm_up = match config.warm_up {
         Choice::Yes => true,
@@ -66,22 +92,42 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
     };
     tracing::info!(
         host = kind.name(),
-        model_dir = %plan.path.display(),
+        model_dir,
         threads = service.threads(),
-        instruction_set = plan.settings.kernels.isa().name(),
+        instruction_set = kernels.isa().name(),
         max_length = config.max_length,
-        access = if open { "open to everyone" } else { "by API key" },
+        access = if open {
+            "open to everyone"
+        } else {
+            "by API key"
+        },
         version = env!("CARGO_PKG_VERSION"),
         "starting"
     );
-    if config.use_fp16 {
-        tracing::info!(
-            "USE_FP16: PRECISION=auto chooses this device's best safe precision already"
-        );
+    // Where nothing hurries the start, its failure must be told to whoever waits for it.
+    let patient = kind != HostKind::Lambda || on_demand(config);
+    let (loaded, whence) = (service.clone(), config.clone());
+    let load = async move {
+        let plan = match plan {
+            Some(plan) => plan,
+            None => match brought(&loaded, whence, patient).await {
+                Some(plan) => plan,
+                None => return,
+            },
+        };
+        // A program that was built for CPUs need not say so at every start.
+        if cfg!(feature = "cuda") {
+            match (&plan.settings.gpu, &plan.no_gpu) {
+                (Some(gpu), _) => tracing::info!(gpu = gpu.name, "computing on the GPU"),
+                (None, Some(reason)) => {
+                    tracing::warn!(reason, "DEVICE=auto: computing on the CPU");
+                }
+                (None, None) => {}
+            }
+        }
+        let engine = move || Engine::load(&plan.path, plan.settings, warm_up, started);
+        load(loaded, engine).await;
     }
-    let load = load(service.clone(), move || {
-        Engine::load(&plan.path, plan.settings, warm_up, started)
-    })
     .instrument(tracing::info_span!("load model"));
     tokio::runtime::Builder::new_multi_thread()
         // The runtime only moves bytes; the cores belong to the compute threads.
@@ -96,7 +142,7 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
                     on_lambda(config, service, router, loading, started, traces).await
                 }
                 HostKind::Azure | HostKind::Http => {
-                    let ended = on_socket(config, kind, service, router).await;
+                    let ended = on_socket(config, kind, service, router, metrics).await;
                     traces.shutdown(TRACES_GRACE);
                     ended
                 }
@@ -150,6 +196,7 @@ fn settings(config: &Config, kind: HostKind, telemetry: Telemetry) -> anyhow::Re
     Ok(Settings {
         limits: setup::limits(config),
         body_bytes: config.max_body_bytes,
+        body_bytes_in_flight: config.max_body_bytes_in_flight,
         timeout: config.request_timeout,
         cors_origins: config.cors_origins.clone(),
         base_paths: config.base_path.iter().cloned().chain(azure).collect(),
@@ -160,6 +207,50 @@ fn settings(config: &Config, kind: HostKind, telemetry: Telemetry) -> anyhow::Re
         resident_bytes: process::resident_bytes,
         telemetry,
     })
+}
+
+/// The model as it will be loaded, where this process has the memory for it.
+fn fitting(config: &Config) -> anyhow::Result<ModelPlan> {
+    let plan = setup::model(config)?;
+    memory::check(&plan)?;
+    Ok(plan)
+}
+
+/// Brings the model from S3. What may mend by itself is tried again and again, where `patient`; meanwhile requests are told why there
+/// is no model.
+async fn brought(service: &Service, config: Config, patient: bool) -> Option<ModelPlan> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let config = config.clone();
+        // Fails only when the runtime ends.
+        let plan = tokio::task::spawn_blocking(move || fitting(&config))
+            .await
+            .ok()?;
+        let error = match plan {
+            Ok(plan) => {
+                if let Some(download) = plan.settings.download {
+                    tracing::info!(
+                        bytes = download.bytes,
+                        downloaded_bytes = download.downloaded,
+                        mb_per_s = download.mb_per_s(),
+                        ms = download.time.as_secs_f64() * 1e3,
+                        check_ms = download.check.as_secs_f64() * 1e3,
+                        "model downloaded"
+                    );
+                }
+                return Some(plan);
+            }
+            Err(error) => error,
+        };
+        let passing = matches!(error.downcast_ref(), Some(ModelError::Unreachable(_)));
+        let again = (patient && passing).then_some(pause.as_secs());
+        let reason = format!("{error:#}");
+        tracing::error!(error = reason, again_in_s = again, "model not downloaded");
+        service.failed(reason);
+        again?;
+        tokio::time::sleep(pause).await;
+        pause = LONGEST_PAUSE.min(pause * 2);
+    }
 }
 
 /// Loads, and says in the log what came of it: this is where an operator looks first.
@@ -175,6 +266,7 @@ async fn load(
                 revision = info.revision.as_deref().unwrap_or_default(),
                 note = info.note.as_deref().unwrap_or_default(),
                 precision = info.precision,
+                device = info.gpu.as_ref().map_or("cpu", |gpu| gpu.name.as_str()),
                 stored_dtype = info.stored_dtype,
                 max_length = info.max_length,
                 process_ms = info.load.process.time.as_secs_f64() * 1e3,
@@ -217,10 +309,18 @@ async fn on_lambda(
         service.engine()?;
     }
     let restored = service.clone();
-    lambda::serve(router, traces, move || restored.restored())
-        .await
-        .map_err(|error| anyhow::anyhow!("the Lambda runtime ended: {error}"))?;
-    Ok(ExitCode::SUCCESS)
+    tokio::select! {
+        ended = lambda::serve(router, traces, move || restored.restored()) => {
+            ended.map_err(|error| anyhow::anyhow!("the Lambda runtime ended: {error}"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        // Lambda starts another process. What was asked is answered first.
+        () = async {
+            service.broken().await;
+            tracing::error!("nothing can be computed any more: ending with code {BROKEN}");
+            tokio::time::sleep(BROKEN_GRACE).await;
+        } => Ok(ExitCode::from(BROKEN)),
+    }
 }
 
 async fn on_socket(
@@ -228,6 +328,7 @@ async fn on_socket(
     kind: HostKind,
     service: Service,
     router: Router,
+    metrics: Metrics,
 ) -> anyhow::Result<ExitCode> {
     let address = socket(kind, config);
     let listener = server::bind(address)
@@ -237,16 +338,32 @@ async fn on_socket(
         .local_addr()
         .context("the listener has no address")?;
     tracing::info!(%address, "listening");
-    let timeouts = server::Timeouts {
+    let connections = process::room_for_connections(config.max_connections);
+    if connections < config.max_connections {
+        tracing::warn!(
+            connections,
+            "MAX_CONNECTIONS={} exceeds what the limit of open files allows",
+            config.max_connections
+        );
+    }
+    let limits = server::Limits {
+        connections,
         header: config.header_timeout,
+        idle: config.idle_timeout,
         grace: config.shutdown_grace,
     };
-    let all_answered = server::serve(listener, router, timeouts, || service.drain())
-        .await
-        .context("the server failed")?;
-    Ok(if all_answered {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+    let broken = async {
+        service.broken().await;
+        tracing::error!("nothing can be computed any more: ending with code {BROKEN}");
+    };
+    let end = server::serve(listener, router, limits, metrics, broken, || {
+        service.drain();
+    })
+    .await
+    .context("the server failed")?;
+    Ok(match end {
+        End::AllAnswered => ExitCode::SUCCESS,
+        End::GraceOver => ExitCode::FAILURE,
+        End::Broken => ExitCode::from(BROKEN),
     })
 }

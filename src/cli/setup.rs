@@ -6,24 +6,31 @@ use std::time::Instant;
 use anyhow::Context;
 use kernels::{Isa, Kernels};
 
-use super::Usage;
-use crate::config::Config;
+use super::{Usage, fetch};
+use crate::config::{Choice, Config};
 use crate::error::ModelError;
-use crate::model::choose;
-use crate::rerank::Limits;
+use crate::model::{Gpu, choose};
+use crate::rerank::{Device, Limits, Precision};
 use crate::service::{Engine, EngineSettings};
-use crate::weights::{LocatedModel, locate};
+use crate::weights::{LocatedModel, S3Model, S3Settings, is_packed_only, locate};
 
 /// Everything that loading a model takes, decided before it starts.
 pub struct ModelPlan {
     /// A model folder or a packed file.
     pub path: PathBuf,
     pub settings: EngineSettings,
+    /// Why the CPU computes, where a GPU was not ruled out.
+    pub no_gpu: Option<String>,
 }
 
-/// The configuration with another model: a path, or a hub id in the local Hugging Face cache.
+/// Tokens of one pass where nobody says how many.
+const CPU_BATCH_TOKENS: usize = 4096;
+/// More, because a GPU is idle between passes and for small ones. Their activations take about 1 GB for a model of 24 layers of 1024.
+const GPU_BATCH_TOKENS: usize = 16_384;
+
+/// The configuration with another model: a path, an address in S3, or a hub id in the local Hugging Face cache.
 pub fn with_model(config: &Config, model: &str) -> Config {
-    let is_path = Path::new(model).exists();
+    let is_path = Path::new(model).exists() || S3Model::parse(model).is_some();
     Config {
         model_dir: is_path.then(|| model.into()),
         model_name: (!is_path).then(|| model.to_owned()),
@@ -62,7 +69,65 @@ pub fn limits(config: &Config) -> Limits {
     }
 }
 
+/// The configured model's address, where it is in S3.
+pub fn s3_model(config: &Config) -> Result<Option<S3Model>, ModelError> {
+    let address = config.model_dir.as_deref().and_then(Path::to_str);
+    Ok(address.and_then(S3Model::parse).transpose()?)
+}
+
+/// Brings a model from S3, and tells on the terminal how far that has come.
+pub fn bring(config: &Config, model: &S3Model) -> Result<LocatedModel, ModelError> {
+    let settings = S3Settings {
+        cache: config.model_cache.clone(),
+        path_style: match config.s3_path_style {
+            Choice::Yes => true,
+            Choice::No => false,
+            Choice::Auto => config.platform.s3_endpoint,
+        },
+        anonymous: config.s3_anonymous,
+        own_endpoint: config.platform.s3_endpoint,
+        durable: !config.platform.lambda,
+        packed: wants_packed(config),
+    };
+    let bar = fetch::bar();
+    let fetched = model.fetch(&settings, &|progress| {
+        bar.set_length(progress.total);
+        bar.set_position(progress.done);
+    });
+    bar.finish_and_clear();
+    let fetched = fetched?;
+    Ok(LocatedModel {
+        folder: fetched.path,
+        name: config
+            .model_name
+            .clone()
+            .unwrap_or_else(|| model.name().to_owned()),
+        revision: config.model_revision.clone(),
+        download: Some(fetched.download),
+    })
+}
+
+/// Whether a packed form would be computed, which a GPU cannot, and whoever asks for floats does not want.
+fn wants_packed(config: &Config) -> bool {
+    config.device != Device::Cuda && matches!(config.precision, Precision::Auto | Precision::Int8)
+}
+
+/// Tokens of one pass, where the model is not here yet.
+pub fn batch_tokens(config: &Config) -> usize {
+    config
+        .batch_tokens
+        .unwrap_or(if config.device == Device::Cuda {
+            GPU_BATCH_TOKENS
+        } else {
+            CPU_BATCH_TOKENS
+        })
+}
+
+/// Finds the model, and brings it where it is in S3.
 pub fn find_model(config: &Config) -> Result<LocatedModel, ModelError> {
+    if let Some(model) = s3_model(config)? {
+        return bring(config, &model);
+    }
     locate(
         config.model_name.as_deref(),
         config.model_dir.as_deref(),
@@ -71,21 +136,65 @@ pub fn find_model(config: &Config) -> Result<LocatedModel, ModelError> {
     )
 }
 
+/// What a GPU would compute the configured model in, or why it cannot.
+fn gpu_precision(config: &Config, model: &Path) -> Result<Precision, String> {
+    if is_packed_only(model) {
+        return Err(format!(
+            "{} is a packed model, which computes on CPUs: a GPU needs the folder that it was packed from",
+            model.display()
+        ));
+    }
+    match config.precision {
+        Precision::Int8 => Err("PRECISION=int8 is computed on CPUs".into()),
+        Precision::Auto if config.use_fp16 == Some(false) => Ok(Precision::F32),
+        Precision::Auto => Ok(Precision::F16),
+        precision => Ok(precision),
+    }
+}
+
+/// The GPU to compute on, or why it is the CPU. An error where that is not what was asked for.
+fn gpu(config: &Config, model: &Path) -> Result<Result<Gpu, String>, Usage> {
+    let found = match config.device {
+        Device::Cpu => Err("DEVICE=cpu rules it out".to_owned()),
+        Device::Auto | Device::Cuda => gpu_precision(config, model).and_then(Gpu::find),
+    };
+    let asked = match (config.device, config.precision) {
+        (Device::Cuda, _) => "DEVICE=cuda".to_owned(),
+        (_, precision @ (Precision::Bf16 | Precision::F16)) => {
+            format!("PRECISION={} needs a GPU", precision.name())
+        }
+        _ => return Ok(found),
+    };
+    match found {
+        Ok(gpu) => Ok(Ok(gpu)),
+        Err(reason) => Err(Usage(format!("{asked}: {reason}"))),
+    }
+}
+
 /// Finds the model and fixes how it is computed. `named` says whether the name is the operator's own.
 pub fn model(config: &Config) -> anyhow::Result<ModelPlan> {
     let found = find_model(config)?;
+    let gpu = gpu(config, &found.folder)?;
+    let (default_tokens, path) = match gpu {
+        Ok(_) => (GPU_BATCH_TOKENS, found.folder),
+        Err(_) => (CPU_BATCH_TOKENS, choose(&found.folder, config.precision)?),
+    };
+    let no_gpu = gpu.as_ref().err().filter(|_| config.device == Device::Auto);
     Ok(ModelPlan {
-        path: choose(&found.folder, config.precision)?,
+        path,
+        no_gpu: no_gpu.cloned(),
         settings: EngineSettings {
             name: found.name,
             named: config.model_name.is_some(),
             revision: found.revision,
             max_length: config.max_length,
             truncation: config.truncation,
-            batch_tokens: config.batch_tokens,
+            batch_tokens: config.batch_tokens.unwrap_or(default_tokens),
             max_tokens: config.max_tokens,
             precision: config.precision,
             kernels: kernels(config)?,
+            download: found.download,
+            gpu: gpu.ok(),
         },
     })
 }

@@ -73,7 +73,8 @@ impl<F: Fn() + Send + Sync> SnapStartResource for Snapshot<F> {
     }
 }
 
-async fn answer(router: Router, event: Request) -> Response<Full<Bytes>> {
+/// The answer to one event, which is an HTTP request to the router.
+pub async fn answer(router: Router, event: Request) -> Response<Full<Bytes>> {
     let context = event.lambda_context_ref().cloned();
     let path = own_path(&event);
     let length = event.body().len();

@@ -1,30 +1,80 @@
 //! HTTP on a socket: bound before the model loads, drained on SIGTERM or Ctrl-C.
+//!
+//! Every limit that a client could lean on is set here and not left to a library's default: how many connections there are, how long
+//! one may take for a head or stay without a request, how large a head may be, and what HTTP/2 may make us keep.
 
+mod watched;
+
+use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
-use hyper::service::{Service, service_fn};
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use http::header::{CONNECTION, TRANSFER_ENCODING};
+use http::{HeaderValue, Version};
+use hyper::body::{Body as _, Incoming};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, watch};
+use tower::ServiceExt;
+
+use crate::telemetry::Metrics;
+use watched::{Phase, Watched};
 
 /// After a failed accept (no file descriptors left, say) trying again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Headers of one request over HTTP/1, and bytes of its head.
+const MAX_HEADERS: usize = 100;
+const MAX_HEAD_BYTES: usize = 64 << 10;
+/// Bytes of the headers of one request over HTTP/2, unpacked.
+const MAX_HEADER_LIST_BYTES: u32 = 64 << 10;
+/// Requests at a time on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 100;
+/// Requests that a client has cancelled and we have not seen yet; more end the connection, and so do more of our own resets.
+const MAX_RESET_STREAMS: usize = 20;
+const MAX_OWN_RESETS: usize = 100;
+/// What a client may send ahead of our reading, on one request and on the whole connection, and how much of an answer waits for it.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 512 << 10;
+const SEND_BUFFER_BYTES: usize = 64 << 10;
+const MAX_FRAME_BYTES: u32 = 16 << 10;
+/// An HTTP/2 connection whose other end has vanished is found out by asking.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections over the limit that are being told so at a time; those beyond are closed without a word.
+const REFUSALS: usize = 64;
+const REFUSAL_TIME: Duration = Duration::from_secs(1);
 
-/// How long clients are waited for.
+/// How long clients are waited for, and how many of them.
 #[derive(Debug, Clone, Copy)]
-pub struct Timeouts {
+pub struct Limits {
+    pub connections: usize,
     /// For the head of a request.
     pub header: Duration,
+    /// For the next request on a connection that has been answered, and for an answer to get on.
+    pub idle: Duration,
     /// For accepted requests to be answered once the server is told to stop.
     pub grace: Duration,
+}
+
+/// What ended the serving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Told to stop; every request that was accepted is answered.
+    AllAnswered,
+    /// Told to stop; the grace ran out before all were.
+    GraceOver,
+    /// Not told: what the requests need has failed for good.
+    Broken,
 }
 
 /// Takes the address at once, so that a platform that polls the port finds it.
@@ -32,23 +82,30 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
-/// Serves until SIGTERM or SIGINT, then lets accepted requests finish for at most the grace. `on_drain` is called in between.
-///
-/// Returns whether all connections ended within the grace.
+/// Serves until SIGTERM or SIGINT, or until `broken` ends, then lets accepted requests finish for at most the grace. `on_drain` is
+/// called in between.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
-    timeouts: Timeouts,
+    limits: Limits,
+    metrics: Metrics,
+    broken: impl Future<Output = ()>,
     on_drain: impl FnOnce(),
-) -> std::io::Result<bool> {
+) -> std::io::Result<End> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut http = auto::Builder::new(TokioExecutor::new());
-    http.http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(timeouts.header);
-    http.http2().timer(TokioTimer::new());
-    let connections = GracefulShutdown::new();
+    let mut broken = pin!(broken);
+    let mut is_broken = false;
+    let acceptor = Acceptor {
+        http: Arc::new(http()),
+        router,
+        limits,
+        metrics,
+        places: Arc::new(Semaphore::new(limits.connections)),
+        refusals: Arc::new(Semaphore::new(REFUSALS)),
+    };
+    // Each connection holds a receiver until it has ended.
+    let (drain, draining) = watch::channel(false);
     loop {
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -61,55 +118,190 @@ pub async fn serve(
             },
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            () = &mut broken => {
+                is_broken = true;
+                break;
+            }
         };
-        connect(stream, &http, &router, &connections, timeouts.header);
+        acceptor.take(stream, draining.clone());
     }
-    drop(listener);
+    drop((listener, draining));
     on_drain();
-    tracing::info!(grace_s = timeouts.grace.as_secs_f64(), "draining");
+    tracing::info!(grace_s = limits.grace.as_secs_f64(), "draining");
+    // With nobody left to tell, all have ended already.
+    let _ = drain.send(true);
     let ended = tokio::select! {
-        () = connections.shutdown() => true,
-        () = tokio::time::sleep(timeouts.grace) => false,
+        () = drain.closed() => true,
+        () = tokio::time::sleep(limits.grace) => false,
         // Asked a second time, it is meant.
         _ = terminate.recv() => false,
         _ = interrupt.recv() => false,
     };
     tracing::info!(all_answered = ended, "stopped");
-    Ok(ended)
+    Ok(match (is_broken, ended) {
+        (true, _) => End::Broken,
+        (false, true) => End::AllAnswered,
+        (false, false) => End::GraceOver,
+    })
 }
 
-fn connect(
+/// How both versions are spoken.
+fn http() -> auto::Builder<TokioExecutor> {
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1()
+        .timer(TokioTimer::new())
+        // One timer for heads and for idle connections would be too long for the one or too short for the other: `Watched` has two.
+        .header_read_timeout(None)
+        .keep_alive(true)
+        // Half a connection is no client that waits for an answer.
+        .half_close(false)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEAD_BYTES);
+    http.http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
+        .max_local_error_reset_streams(MAX_OWN_RESETS)
+        .max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(MAX_FRAME_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
+    http
+}
+
+struct Acceptor {
+    http: Arc<auto::Builder<TokioExecutor>>,
+    router: Router,
+    limits: Limits,
+    metrics: Metrics,
+    places: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
+}
+
+impl Acceptor {
+    /// Serves a connection in the background, or tells it that there are too many.
+    fn take(&self, stream: TcpStream, draining: watch::Receiver<bool>) {
+        // Answers are small and complete: waiting to fill a packet only delays them.
+        let _ = stream.set_nodelay(true);
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            self.metrics.connection_refused();
+            if let Ok(turn) = Arc::clone(&self.refusals).try_acquire_owned() {
+                let most = self.limits.connections;
+                tokio::spawn(async move {
+                    let _turn = turn;
+                    let _ = tokio::time::timeout(REFUSAL_TIME, refuse(stream, most)).await;
+                });
+            }
+            return;
+        };
+        let (router, limits, http) = (self.router.clone(), self.limits, Arc::clone(&self.http));
+        let open = self.metrics.connection_opened();
+        tokio::spawn(async move {
+            serve_one(stream, &http, router, limits, draining).await;
+            drop((place, open));
+        });
+    }
+}
+
+/// Says why, and reads a little of what is on its way: closing on unread bytes would take the answer back.
+async fn refuse(mut stream: TcpStream, most: usize) -> std::io::Result<()> {
+    let message = format!("all {most} connections are in use: try again in 1 s");
+    let body = format!(
+        r#"{{"error":{{"code":"busy","message":"{message}","limit":{most}}},"detail":"{message}"}}"#
+    );
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: {}\r\nretry-after: 1\r\n\
+         retry-after-ms: 1000\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await?;
+    let mut unread = [0; 4096];
+    while stream.read(&mut unread).await? > 0 {}
+    Ok(())
+}
+
+/// One connection from its first byte to its last.
+async fn serve_one(
     stream: TcpStream,
     http: &auto::Builder<TokioExecutor>,
-    router: &Router,
-    connections: &GracefulShutdown,
-    header_timeout: Duration,
+    router: Router,
+    limits: Limits,
+    mut draining: watch::Receiver<bool>,
 ) {
-    // Answers are small and complete: waiting to fill a packet only delays them.
-    let _ = stream.set_nodelay(true);
-    let asked = Arc::new(AtomicBool::new(false));
+    let watched = Watched::new();
     let service = {
-        let (asked, router) = (Arc::clone(&asked), TowerToHyperService::new(router.clone()));
-        service_fn(move |request| {
-            asked.store(true, Ordering::Relaxed);
-            router.call(request)
+        let watched = watched.clone();
+        service_fn(move |request: hyper::Request<Incoming>| {
+            let busy = watched.busy(request.version() == Version::HTTP_2);
+            let (router, watched) = (router.clone(), watched.clone());
+            async move {
+                let has_body = !request.body().is_end_stream();
+                let answer = answer(router, request.map(Body::new)).await;
+                if has_body && answer.as_ref().is_ok_and(|a| !a.status().is_success()) {
+                    watched.linger();
+                }
+                drop(busy);
+                answer
+            }
         })
     };
-    let connection = http
-        .serve_connection_with_upgrades(TokioIo::new(stream), service)
-        .into_owned();
-    let watched = connections.watch(connection);
-    tokio::spawn(async move {
-        let mut watched = pin!(watched);
-        // hyper's own timeout begins once it knows the protocol, so a client that does not even tell that is timed here.
-        let ended = match tokio::time::timeout(header_timeout, watched.as_mut()).await {
-            Ok(ended) => ended,
-            Err(_) if asked.load(Ordering::Relaxed) => watched.await,
-            Err(_) => return tracing::debug!("a connection brought no request"),
+    let stream = TokioIo::new(watched.over(stream));
+    let mut connection = pin!(http.serve_connection(stream, service));
+    // When the connection was told that it has been idle for too long.
+    let mut told = None;
+    loop {
+        let changed = watched.changed();
+        let due = match (watched.phase(), told) {
+            (Phase::Head(since), _) => Some(since + limits.header),
+            (Phase::Idle(_), Some(told)) => Some(told + limits.header),
+            (Phase::Idle(since), None) => Some(since + limits.idle),
+            // The request's own deadline holds.
+            (Phase::Busy, _) => None,
+        };
+        let too_long = async {
+            match due {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = changed => continue,
+            () = too_long => {
+                if told.is_some() || matches!(watched.phase(), Phase::Head(_)) {
+                    return tracing::debug!("a connection took too long for its next request");
+                }
+                // Says goodbye where the version has a word for it; what is not over some time later is cut.
+                connection.as_mut().graceful_shutdown();
+                told = Some(Instant::now());
+                continue;
+            }
+            _ = draining.changed() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         };
         // A connection that breaks is its client's affair; what it asked for has its own line in the log.
         if let Err(error) = ended {
             tracing::debug!(%error, "connection ended");
         }
-    });
+        return;
+    }
+}
+
+/// The router's answer. After a body in chunks the connection is closed: where a length was announced besides, hyper has dropped it, and
+/// whoever stands in front may have believed it.
+async fn answer(router: Router, request: Request) -> Result<Response, std::convert::Infallible> {
+    let in_chunks =
+        request.version() < Version::HTTP_2 && request.headers().contains_key(TRANSFER_ENCODING);
+    let mut response = router.oneshot(request).await?;
+    if in_chunks {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
+    Ok(response)
 }

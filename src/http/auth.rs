@@ -8,6 +8,7 @@ mod sigv4;
 
 use std::fmt;
 
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -127,7 +128,7 @@ pub async fn guard(State(app): State<App>, request: Request, next: Next) -> Resp
         return let_in(request, next).await;
     }
     if is_signed(request.headers()) {
-        return match signed(request, keys, app.settings.body_bytes).await {
+        return match signed(&app, request).await {
             Ok(request) => let_in(request, next).await,
             Err(refusal) => {
                 let mut response = refusal.into_response();
@@ -159,23 +160,26 @@ fn is_signed(headers: &HeaderMap) -> bool {
 }
 
 /// The request, where it is signed with a key. The signature covers the body, so that is read here.
-async fn signed(request: Request, keys: &Keys, limit: usize) -> Result<Request, Refusal> {
+async fn signed(app: &App, request: Request) -> Result<Request, Refusal> {
+    let (keys, limit) = (&app.settings.keys, app.settings.body_bytes);
     // Nothing is read for those who cannot be let in whatever it is.
     if keys.plain.is_empty() || !sigv4::is_plausible(request.headers(), now()) {
         return Err(Refusal::Unauthorized { given: true });
     }
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let deadline = head.extensions.get::<Deadline>().map(|deadline| deadline.0);
-    let bytes = body::read(Request::from_parts(head.clone(), body), limit, deadline).await?;
+    let request = Request::from_parts(head.clone(), body);
+    let whole = body::read(request, limit, &app.room, deadline).await?;
     let sent = head.extensions.get::<SentUri>().map(|sent| &sent.0);
     let signed = keys.signed(&SignedRequest {
         method: &head.method,
         uri: sent.unwrap_or(&head.uri),
         headers: &head.headers,
-        body: &bytes,
+        body: &whole.bytes,
     });
     if signed {
-        Ok(Request::from_parts(head, bytes.into()))
+        head.extensions.insert(whole);
+        Ok(Request::from_parts(head, Body::empty()))
     } else {
         Err(Refusal::Unauthorized { given: true })
     }

@@ -1,11 +1,14 @@
-//! Request bodies: bounded in size and time, JSON, and errors that name the field instead of quoting the text.
+//! Request bodies: bounded in size and time, and all together in memory; JSON, and errors that name the field instead of quoting the
+//! text.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use axum::extract::Request;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
 use super::Deadline;
@@ -13,15 +16,98 @@ use super::error::Refusal;
 use crate::dialect::Object;
 use crate::error::Invalid;
 
+/// Room in memory for the bodies of all requests that are being read or worked on.
+///
+/// Taken as bytes arrive, not as they are announced: who announces much and sends little keeps nobody out. Where there is none, the
+/// body that needs it is refused and gives back what it has, so that others get on. An eighth is kept for small bodies, which large ones
+/// so cannot keep out.
+#[derive(Debug)]
+pub struct Room {
+    limit: usize,
+    taken: AtomicUsize,
+}
+
+/// A body up to this size is small.
+const SMALL: usize = 64 << 10;
+
+impl Room {
+    pub fn new(limit: usize) -> Arc<Self> {
+        let taken = AtomicUsize::new(0);
+        Arc::new(Self { limit, taken })
+    }
+
+    pub fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// What all together may take when a body has come to be of `size`.
+    fn limit_for(&self, size: usize) -> usize {
+        if size <= SMALL {
+            self.limit
+        } else {
+            self.limit - self.limit / 8
+        }
+    }
+}
+
+/// A body's part of the room, given back when it is dropped.
+#[derive(Debug)]
+pub struct Taken {
+    room: Arc<Room>,
+    bytes: usize,
+}
+
+impl Taken {
+    fn none(room: &Arc<Room>) -> Self {
+        let room = Arc::clone(room);
+        Self { room, bytes: 0 }
+    }
+
+    /// Takes room for `more` bytes; false where there is none.
+    fn take(&mut self, more: usize) -> bool {
+        let size = self.bytes.saturating_add(more);
+        let limit = self.room.limit_for(size);
+        let taken = self
+            .room
+            .taken
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+                let all = taken.checked_add(more)?;
+                (all <= limit).then_some(all)
+            });
+        if taken.is_ok() {
+            self.bytes = size;
+        }
+        taken.is_ok()
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.room.taken.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A whole body, and the room that it takes for as long as anything is made of it.
+#[derive(Debug, Clone)]
+pub struct Whole {
+    pub bytes: Bytes,
+    _taken: Arc<Taken>,
+}
+
 /// The body of a request that is declared to be JSON.
-pub async fn bytes(request: Request, limit: usize) -> Result<Bytes, Refusal> {
+pub async fn json(request: Request, limit: usize, room: &Arc<Room>) -> Result<Whole, Refusal> {
     check_media_type(&request)?;
     let deadline = request.extensions().get::<Deadline>().copied();
-    read(request, limit, deadline.map(|Deadline(at)| at)).await
+    read(request, limit, room, deadline.map(|Deadline(at)| at)).await
 }
 
 /// JSON by any of its names; a request that names no type is taken at its word too.
 fn check_media_type(request: &Request) -> Result<(), Refusal> {
+    // Nothing is unpacked here, so nothing can unpack to more than it was.
+    let mut encodings = request.headers().get_all(CONTENT_ENCODING).iter();
+    if encodings.any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Err(Refusal::Encoded);
+    }
     let Some(declared) = request.headers().get(CONTENT_TYPE) else {
         return Ok(());
     };
@@ -38,16 +124,20 @@ fn check_media_type(request: &Request) -> Result<(), Refusal> {
     if is_json {
         Ok(())
     } else {
-        // Long enough for any real type; a header may hold kilobytes.
-        Err(Refusal::MediaType(essence.chars().take(80).collect()))
+        Err(Refusal::MediaType)
     }
 }
 
+/// All of a body, unless it has been read already.
 pub async fn read(
     request: Request,
     limit: usize,
+    room: &Arc<Room>,
     deadline: Option<Instant>,
-) -> Result<Bytes, Refusal> {
+) -> Result<Whole, Refusal> {
+    if let Some(whole) = request.extensions().get::<Whole>() {
+        return Ok(whole.clone());
+    }
     let announced = request
         .headers()
         .get(CONTENT_LENGTH)
@@ -60,20 +150,53 @@ pub async fn read(
             limit,
         });
     }
-    let collect = Limited::new(request.into_body(), limit).collect();
-    let collected = match deadline {
+    // At most the limit, which is a usize.
+    let announced = announced.and_then(|length| usize::try_from(length).ok());
+    let collect = collect(request.into_body(), announced, limit, room);
+    match deadline {
         Some(at) => tokio::time::timeout_at(at.into(), collect)
             .await
             .map_err(|_| Refusal::BodyTooSlow)?,
         None => collect.await,
-    };
-    match collected {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            Err(Refusal::BodyTooLarge { got: None, limit })
-        }
-        Err(_) => Err(Refusal::BodyUnreadable),
     }
+}
+
+async fn collect(
+    mut body: axum::body::Body,
+    announced: Option<usize>,
+    limit: usize,
+    room: &Arc<Room>,
+) -> Result<Whole, Refusal> {
+    let no_room = || Refusal::NoRoom { limit: room.limit };
+    // What does not fit now is not even begun.
+    if let Some(length) = announced
+        && room.taken().saturating_add(length) > room.limit_for(length)
+    {
+        return Err(no_room());
+    }
+    let mut taken = Taken::none(room);
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| Refusal::BodyUnreadable)?.into_data() else {
+            // Trailers say nothing to us.
+            continue;
+        };
+        if data.len() > limit - whole.len() {
+            return Err(Refusal::BodyTooLarge { got: None, limit });
+        }
+        if !taken.take(data.len()) {
+            return Err(no_room());
+        }
+        if whole.is_empty() {
+            // The pages are the kernel's until they are written to, so announcing alone takes no memory.
+            whole.reserve_exact(announced.unwrap_or_default().max(data.len()));
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(Whole {
+        bytes: whole.into(),
+        _taken: Arc::new(taken),
+    })
 }
 
 /// A JSON object; the error names the field at fault.
@@ -301,23 +424,74 @@ mod tests {
     async fn a_body_is_refused_by_its_announced_or_its_true_length() {
         let announced = request(&[(CONTENT_LENGTH, "2000")], "x");
         assert!(matches!(
-            read(announced, 1000, None).await,
+            read(announced, 1000, &Room::new(1 << 20), None).await,
             Err(Refusal::BodyTooLarge {
                 got: Some(2000),
                 limit: 1000
             })
         ));
         assert!(matches!(
-            read(request(&[], vec![b' '; 1001]), 1000, None).await,
+            read(
+                request(&[], vec![b' '; 1001]),
+                1000,
+                &Room::new(1 << 20),
+                None
+            )
+            .await,
             Err(Refusal::BodyTooLarge { got: None, .. })
         ));
-        assert_eq!(
-            read(request(&[], vec![b' '; 1000]), 1000, None)
-                .await
-                .expect("fits")
-                .len(),
-            1000
-        );
+        let room = Room::new(1 << 20);
+        let fits = read(request(&[], vec![b' '; 1000]), 1000, &room, None).await;
+        let fits = fits.expect("fits");
+        assert_eq!((fits.bytes.len(), room.taken()), (1000, 1000));
+        drop(fits);
+        assert_eq!(room.taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn bodies_that_do_not_fit_together_are_refused_and_small_ones_have_a_part_of_their_own() {
+        const KIB: usize = 1 << 10;
+        let room = Room::new(800 * KIB);
+        let body = |kib: usize| request(&[], vec![b' '; kib * KIB]);
+        let first = read(body(400), 1 << 20, &room, None).await.expect("fits");
+        // Only 700 are for large ones.
+        let length = format!("{}", 301 * KIB);
+        let announced = request(&[(CONTENT_LENGTH, &length)], "");
+        for refused in [body(301), announced] {
+            assert!(matches!(
+                read(refused, 1 << 20, &room, None).await,
+                Err(Refusal::NoRoom { limit }) if limit == 800 * KIB
+            ));
+            assert_eq!(room.taken(), 400 * KIB);
+        }
+        let second = read(body(300), 1 << 20, &room, None).await.expect("fits");
+        let small = read(body(64), 1 << 20, &room, None).await.expect("fits");
+        let none = read(body(64), 1 << 20, &room, None).await;
+        assert!(matches!(none, Err(Refusal::NoRoom { .. })));
+        drop((first, second, small));
+        assert_eq!(room.taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_was_read_for_its_signature_is_not_read_again() {
+        let room = Room::new(1 << 20);
+        let whole = read(request(&[], "text"), 1000, &room, None).await;
+        let mut again = request(&[], "");
+        again.extensions_mut().insert(whole.expect("fits"));
+        let whole = read(again, 1000, &room, None).await.expect("there already");
+        assert_eq!((&whole.bytes[..], room.taken()), (&b"text"[..], 4));
+    }
+
+    #[test]
+    fn what_is_packed_is_refused() {
+        for (encoding, fits) in [("identity", true), ("gzip", false), ("identity, br", false)] {
+            let headers = [
+                (CONTENT_TYPE, "application/json"),
+                (CONTENT_ENCODING, encoding),
+            ];
+            let refused = check_media_type(&request(&headers, ""));
+            assert_eq!(refused.is_ok(), fits, "{encoding}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -327,7 +501,7 @@ mod tests {
         >()));
         let deadline = Some(Instant::now() + std::time::Duration::from_secs(5));
         assert!(matches!(
-            read(request(&[], endless), 1000, deadline).await,
+            read(request(&[], endless), 1000, &Room::new(1 << 20), deadline).await,
             Err(Refusal::BodyTooSlow)
         ));
     }

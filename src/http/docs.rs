@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Path;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::response::{Html, IntoResponse, Response};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::{Method, Uri};
 use utoipa::openapi::OpenApi;
 
 use super::App;
 use super::error::Refusal;
+use super::page::part;
 
 /// All addresses are relative, so that the page works below any stage or prefix.
 const PAGE: &str = include_str!("docs/page.html");
@@ -19,8 +19,8 @@ const SCRIPT: &str = include_str!("docs/page.js");
 
 /// An interactive page with every route.
 #[utoipa::path(get, path = "/docs", operation_id = "docs", tag = "docs", responses((status = 200, description = "The page", content_type = "text/html", body = String)))]
-pub async fn page() -> Html<&'static str> {
-    Html(PAGE)
+pub async fn page() -> Response {
+    part("text/html; charset=utf-8", false, PAGE)
 }
 
 pub fn router(api: &OpenApi) -> Router<App> {
@@ -38,10 +38,9 @@ pub fn router(api: &OpenApi) -> Router<App> {
 }
 
 /// The page's own script, or a file of Swagger UI.
-async fn asset(Path(file): Path<String>, method: Method, uri: Uri) -> Response {
-    const CACHED: (http::HeaderName, &str) = (CACHE_CONTROL, "public, max-age=86400");
+async fn asset(Path(file): Path<String>) -> Response {
     if file == "page.js" {
-        return ([(CONTENT_TYPE, "text/javascript"), CACHED], SCRIPT).into_response();
+        return part("text/javascript; charset=utf-8", true, SCRIPT);
     }
     // Only what the page loads: the rest of the distribution, such as its sample page, points to another document.
     if ![
@@ -51,17 +50,10 @@ async fn asset(Path(file): Path<String>, method: Method, uri: Uri) -> Response {
     ]
     .contains(&file.as_str())
     {
-        return Refusal::no_such_file(method, &uri).into_response();
+        return Refusal::no_such_file().into_response();
     }
     match utoipa_swagger_ui::serve(&file, Arc::default()) {
-        Ok(Some(found)) => (
-            [
-                (CONTENT_TYPE, found.content_type.as_str()),
-                (CACHED.0, CACHED.1),
-            ],
-            found.bytes.into_owned(),
-        )
-            .into_response(),
-        _ => Refusal::no_such_file(method, &uri).into_response(),
+        Ok(Some(found)) => part(&found.content_type, true, found.bytes.into_owned()),
+        _ => Refusal::no_such_file().into_response(),
     }
 }

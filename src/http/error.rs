@@ -1,9 +1,11 @@
 //! Errors as responses: the one place that knows which error has which status. Their bodies are written last, when it is known in
 //! whose words: see `voice`.
 
+use std::time::Duration;
+
 use axum::response::{IntoResponse, Response};
-use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
+use http::header::{ACCEPT_ENCODING, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::dialect::Failure;
 use crate::error::{Error, Invalid};
@@ -49,19 +51,22 @@ pub const ERROR_CODES: [&str; 30] = [
 #[derive(Debug)]
 pub enum Refusal {
     UnknownRoute {
-        method: Method,
-        path: String,
+        /// A route that the path ends in.
+        inner: Option<String>,
         routes: Vec<String>,
     },
-    WrongMethod {
-        method: Method,
-        path: String,
-    },
+    WrongMethod,
     /// The body is not declared to be JSON.
-    MediaType(String),
+    MediaType,
+    /// The body is declared to be packed.
+    Encoded,
     BodyTooLarge {
         /// Where the client told its length.
         got: Option<u64>,
+        limit: usize,
+    },
+    /// The bodies of all requests together would exceed the limit.
+    NoRoom {
         limit: usize,
     },
     /// The body did not arrive in time.
@@ -80,32 +85,57 @@ pub enum Refusal {
 
 impl Refusal {
     /// A part of a page that there is not.
-    pub fn no_such_file(method: Method, uri: &Uri) -> Self {
+    pub fn no_such_file() -> Self {
         Self::UnknownRoute {
-            method,
-            path: uri.path().to_owned(),
+            inner: None,
             routes: Vec::new(),
         }
     }
 }
 
+/// Bodies are read or refused within moments: there is room again soon.
+const ROOM_RETRY: Duration = Duration::from_secs(1);
+
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (status, code, message) = match &self {
-            Self::UnknownRoute { method, path, .. } => (
+            // A path or a header may hold a key or a text that came to the wrong place, so neither is quoted.
+            Self::UnknownRoute { inner: None, .. } => (
                 StatusCode::NOT_FOUND,
                 "not_found",
-                format!("there is no {method} {path}"),
+                "there is no such route".into(),
             ),
-            Self::WrongMethod { method, path } => (
+            Self::UnknownRoute {
+                inner: Some(route), ..
+            } => (
+                StatusCode::NOT_FOUND,
+                "not_found",
+                format!(
+                    "there is no such route, but {route} is one: BASE_PATH takes off what stands in front of it"
+                ),
+            ),
+            Self::WrongMethod => (
                 StatusCode::METHOD_NOT_ALLOWED,
                 "method_not_allowed",
-                format!("{path} does not take {method}; the Allow header says what it takes"),
+                "this route takes other methods: the Allow header names them".into(),
             ),
-            Self::MediaType(found) => (
+            Self::MediaType => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported_media_type",
-                format!("the content type is {found:?}, expected application/json"),
+                "the content type is not JSON, expected application/json".into(),
+            ),
+            Self::Encoded => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "the body has a content encoding, expected none: send it unpacked".into(),
+            ),
+            Self::NoRoom { limit } => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "busy",
+                format!(
+                    "the bodies of all requests here exceed {limit} bytes together: try again in {} s",
+                    ROOM_RETRY.as_secs()
+                ),
             ),
             Self::BodyTooLarge { limit, .. } => (
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -144,8 +174,15 @@ impl IntoResponse for Refusal {
         };
         let mut failure = Failure::new(code, message);
         let mut challenge = false;
+        let mut retry_after = None;
+        let mut accepted = None;
         match self {
             Self::UnknownRoute { routes, .. } => failure.routes = routes,
+            Self::NoRoom { limit } => {
+                failure.limit = Some(limit as u64);
+                retry_after = Some(ROOM_RETRY);
+            }
+            Self::Encoded => accepted = Some(HeaderValue::from_static("identity")),
             Self::BodyTooLarge { got, limit } => {
                 failure.field = Some("body".into());
                 failure.got = got;
@@ -160,8 +197,22 @@ impl IntoResponse for Refusal {
             let bearer = HeaderValue::from_static("Bearer");
             response.headers_mut().insert(WWW_AUTHENTICATE, bearer);
         }
+        if let Some(time) = retry_after {
+            come_back(&mut response, time);
+        }
+        if let Some(encoding) = accepted {
+            response.headers_mut().insert(ACCEPT_ENCODING, encoding);
+        }
         response
     }
+}
+
+/// Says when to return, to the second and to the millisecond.
+fn come_back(response: &mut Response, after: Duration) {
+    let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+    let headers = response.headers_mut();
+    headers.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000).max(1)));
+    headers.insert(RETRY_AFTER_MS, HeaderValue::from(ms.max(1)));
 }
 
 impl IntoResponse for Error {
@@ -188,10 +239,7 @@ impl IntoResponse for Error {
             ..
         } = self
         {
-            let ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
-            let headers = response.headers_mut();
-            headers.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000).max(1)));
-            headers.insert(RETRY_AFTER_MS, HeaderValue::from(ms.max(1)));
+            come_back(&mut response, retry_after);
         }
         response
     }

@@ -35,6 +35,8 @@ pub struct Health {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "f32")]
     precision: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<ServedDevice>,
     /// Since the process began, or was restored from a snapshot.
     uptime_s: f64,
     version: &'static str,
@@ -48,6 +50,9 @@ pub struct Health {
 pub struct ColdStart {
     /// From the start of the process until loading began.
     process_ms: f64,
+    /// Bringing the model from elsewhere; absent where it was on a local disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    download: Option<Download>,
     /// Reading the tokenizer; at the same time as the weights.
     tokenizer_ms: f64,
     /// Mapping and checking the weights.
@@ -63,6 +68,20 @@ pub struct ColdStart {
     /// From the start of the process until the first forward pass had its scores.
     #[serde(skip_serializing_if = "Option::is_none")]
     first_score_ms: Option<f64>,
+}
+
+/// Bringing the model from S3.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Download {
+    /// Of the model's files.
+    bytes: u64,
+    /// Those that came over the network; the others had come before.
+    downloaded_bytes: u64,
+    ms: f64,
+    /// 10⁶ bytes a second, of those that came over the network.
+    mb_per_s: f64,
+    /// Checking what came, after that.
+    check_ms: f64,
 }
 
 /// Reading the weights into memory before they are needed, beside everything else.
@@ -108,6 +127,7 @@ pub struct Served {
     #[schema(example = "longest_first")]
     truncation: &'static str,
     instruction_set: &'static str,
+    device: ServedDevice,
     threads: usize,
     /// Requests that wait for the compute thread.
     queued: usize,
@@ -122,6 +142,38 @@ pub struct Served {
     cold_start: ColdStart,
     #[serde(flatten)]
     tei: TeiInfo,
+}
+
+/// What the model is computed on.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ServedDevice {
+    /// `cpu` or `cuda`.
+    #[schema(example = "cpu")]
+    kind: &'static str,
+    #[serde(flatten)]
+    gpu: Option<ServedGpu>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ServedGpu {
+    name: String,
+    /// Its compute capability.
+    #[schema(example = "sm_80")]
+    chip: String,
+    memory_bytes: u64,
+}
+
+impl ServedDevice {
+    fn new(info: &Info) -> Self {
+        Self {
+            kind: if info.gpu.is_some() { "cuda" } else { "cpu" },
+            gpu: info.gpu.as_ref().map(|gpu| ServedGpu {
+                name: gpu.name.clone(),
+                chip: gpu.chip.to_string(),
+                memory_bytes: gpu.memory_bytes,
+            }),
+        }
+    }
 }
 
 /// Differences between int8 and f32 on the packer's own pairs.
@@ -163,6 +215,13 @@ impl From<Receipt> for ColdStart {
         } = receipt;
         Self {
             process_ms: millis(load.process.time),
+            download: load.download.map(|download| Download {
+                bytes: download.bytes,
+                downloaded_bytes: download.downloaded_bytes,
+                ms: millis(download.span.time),
+                mb_per_s: (download.mb_per_s * 10.0).round() / 10.0,
+                check_ms: millis(download.check),
+            }),
             tokenizer_ms: millis(load.tokenizer.time),
             weights_ms: millis(load.weights.time),
             prefetch: Prefetch {
@@ -207,6 +266,7 @@ pub async fn health(State(app): State<App>) -> Response {
         revision: info.and_then(|info| info.revision.clone()),
         note: info.and_then(|info| info.note.clone()),
         precision: info.map(|info| info.precision),
+        device: info.map(ServedDevice::new),
         uptime_s: millis(app.service.uptime()) / 1e3,
         version: VERSION,
         cold_start: engine.map(|engine| engine.receipt().into()),
@@ -250,6 +310,7 @@ pub async fn ready(State(app): State<App>) -> Response {
 ))]
 pub async fn info(State(app): State<App>) -> Result<Json<Served>, crate::error::Error> {
     let engine = app.service.engine()?;
+    let device = ServedDevice::new(engine.info());
     let Info {
         name,
         revision,
@@ -267,6 +328,7 @@ pub async fn info(State(app): State<App>) -> Result<Json<Served>, crate::error::
         fidelity,
         weight_bytes,
         instruction_set,
+        gpu: _,
         load: _,
     } = engine.info().clone();
     let settings = &app.settings;
@@ -309,6 +371,7 @@ pub async fn info(State(app): State<App>) -> Result<Json<Served>, crate::error::
         model_max_length,
         truncation: truncation.name(),
         instruction_set,
+        device,
         threads: app.service.threads(),
         queued: app.service.queued(),
         pending_tokens: app.service.pending_tokens(),

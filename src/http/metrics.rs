@@ -15,8 +15,12 @@ use crate::telemetry::{Gauges, METRICS_CONTENT_TYPE, ServedModel};
 pub async fn metrics(State(app): State<App>) -> Response {
     let engine = app.service.engine().ok();
     let telemetry = &app.settings.telemetry;
+    let (passes, computed_tokens) = app.service.computed();
     let gauges = Gauges {
         queued: app.service.queued(),
+        passes,
+        computed_tokens,
+        body_bytes: app.room.taken(),
         resident_bytes: Some((app.settings.resident_bytes)()).filter(|&bytes| bytes > 0),
         process_start: telemetry.process_start,
         cold_start: engine

@@ -49,6 +49,7 @@ pub fn without_prefix(uri: &Uri, prefix: &str) -> Option<Uri> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn only_whole_segments_are_taken_off() {
@@ -67,5 +68,24 @@ mod tests {
         assert_eq!(strip("/apis/rerank", "/api"), None);
         assert_eq!(strip("/rerank", "/api"), None);
         assert_eq!(strip("/api//rerank", "/api").as_deref(), Some("//rerank"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_prefix_is_taken_off_at_a_slash_or_not_at_all(path in "(/[a-c%.]{0,3}){1,5}", query in "(\\?[a-c=&]{0,5})?", prefix in "/[a-c]{1,2}") {
+            let sent: Uri = format!("{path}{query}").parse().expect("a path");
+            match without_prefix(&sent, &prefix) {
+                Some(uri) => {
+                    let rest = if uri.path() == "/" && path == prefix { "" } else { uri.path() };
+                    prop_assert_eq!(format!("{prefix}{rest}"), path);
+                    prop_assert!(uri.path().starts_with('/'));
+                    prop_assert_eq!(uri.query(), sent.query());
+                }
+                None => {
+                    let below = format!("{prefix}/");
+                    prop_assert!(path != prefix && !path.starts_with(&below));
+                }
+            }
+        }
     }
 }

@@ -4,18 +4,14 @@
 //! path outside the stage, but a relative query stays on the page's own address.
 
 use axum::response::{IntoResponse, Response};
-use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
-use http::{HeaderName, Method, Uri};
+use http::Uri;
 
 use super::error::Refusal;
+use super::page;
 
 const PAGE: &str = include_str!("playground/page.html");
 const STYLE: &str = include_str!("playground/page.css");
 const SCRIPT: &str = include_str!("playground/page.js");
-
-/// Nothing from elsewhere, nothing inline, no frame around it.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
-                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// A page to try out rankings.
 #[utoipa::path(get, path = "/", operation_id = "playground", tag = "docs",
@@ -26,19 +22,13 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
         (status = 404, description = "No such part", body = crate::dialect::native::ErrorBody),
     )
 )]
-pub async fn page(method: Method, uri: Uri) -> Response {
-    // The page and its script must be of one version.
-    const COMMON: [(HeaderName, &str); 3] = [
-        (CACHE_CONTROL, "no-cache"),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (CONTENT_SECURITY_POLICY, POLICY),
-    ];
+pub async fn page(uri: Uri) -> Response {
     let mut parameters = uri.query().unwrap_or_default().split('&');
-    let (media_type, text) = match parameters.find_map(|one| one.strip_prefix("file=")) {
-        None => ("text/html; charset=utf-8", PAGE),
-        Some("page.css") => ("text/css; charset=utf-8", STYLE),
-        Some("page.js") => ("text/javascript; charset=utf-8", SCRIPT),
-        Some(_) => return Refusal::no_such_file(method, &uri).into_response(),
-    };
-    (COMMON, [(CONTENT_TYPE, media_type)], text).into_response()
+    // The page and its script must be of one version, so neither is cached.
+    match parameters.find_map(|one| one.strip_prefix("file=")) {
+        None => page::part("text/html; charset=utf-8", false, PAGE),
+        Some("page.css") => page::part("text/css; charset=utf-8", false, STYLE),
+        Some("page.js") => page::part("text/javascript; charset=utf-8", false, SCRIPT),
+        Some(_) => Refusal::no_such_file().into_response(),
+    }
 }

@@ -3,13 +3,12 @@
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use serde::Serialize;
 use tracing::Instrument;
 use utoipa::ToSchema;
 
-use super::body;
+use super::body::{self, Whole};
 use super::observe::{Accepted, RequestId, Work, millis, unix_seconds};
 use super::voice::Voice;
 use super::{App, Deadline};
@@ -17,6 +16,7 @@ use crate::dialect::{
     About, Dialect, Fields, Shape, bedrock, common, mixedbread, native, pinecone, tei, vllm,
 };
 use crate::error::{Error, Invalid};
+use crate::fault::{self, Place};
 use crate::rerank::{Estimate, Ranking, Selection};
 use crate::service::Receipt;
 use crate::telemetry::Reranked;
@@ -32,7 +32,7 @@ struct Opened {
     deadline: Deadline,
     id: RequestId,
     of_pinecone: bool,
-    bytes: Bytes,
+    body: Whole,
 }
 
 impl Opened {
@@ -44,19 +44,19 @@ impl Opened {
             deadline: *extensions.get().ok_or_else(missing)?,
             id: extensions.get().cloned().ok_or_else(missing)?,
             of_pinecone: request.headers().contains_key(PINECONE_VERSION),
-            bytes: body::bytes(request, app.settings.body_bytes)
+            body: body::json(request, app.settings.body_bytes, &app.room)
                 .await
                 .map_err(IntoResponse::into_response)?,
         })
     }
 
     fn shape(&self) -> Result<Shape, Invalid> {
-        body::parse::<Fields>(&self.bytes)?.shape(self.of_pinecone)
+        body::parse::<Fields>(&self.body.bytes)?.shape(self.of_pinecone)
     }
 
     /// The domain's request of a body in dialect `D`.
     fn request<D: Dialect>(&self, app: &App) -> Result<(crate::rerank::Request, D::Kept), Invalid> {
-        let body: D::Body = body::parse(&self.bytes)?;
+        let body: D::Body = body::parse(&self.body.bytes)?;
         let (mut request, kept) = D::read(body, &app.settings.limits)?;
         request.deadline = Some(self.deadline.0);
         Ok((request, kept))
@@ -165,6 +165,8 @@ async fn rank<D: Dialect>(app: &App, opened: &Opened) -> Result<(D::Answer, Work
                 .map(|ranked| (ranked.index, ranked.score.logit)),
         },
     );
+    let text = asked.first().map_or("", |pair| &pair.document);
+    fault::point(Place::Answer, [ranking.tokens()], text);
     let answer = D::answer(kept, &ranking, &about);
     Ok((answer, work(&ranking)))
 }
@@ -270,6 +272,10 @@ fn log_start(receipt: &Receipt) {
     } = receipt;
     tracing::info!(
         process_ms = millis(load.process.time),
+        download_ms = load.download.map(|it| millis(it.span.time)),
+        download_bytes = load.download.map(|it| it.downloaded_bytes),
+        download_mb_per_s = load.download.map(|it| it.mb_per_s),
+        download_check_ms = load.download.map(|it| millis(it.check)),
         tokenizer_ms = millis(load.tokenizer.time),
         weights_ms = millis(load.weights.time),
         prefetch_ms = millis(prefetch.span.time),
@@ -291,8 +297,16 @@ fn start_times(receipt: &Receipt) -> Vec<String> {
         prefetch,
         first_inference,
     } = receipt;
-    let mut metrics = vec![
-        format!("process;dur={}", millis(load.process.time)),
+    let mut metrics = vec![format!("process;dur={}", millis(load.process.time))];
+    metrics.extend(load.download.map(|download| {
+        format!(
+            "download;dur={};desc=\"{:.1} MB, {:.0} MB/s\"",
+            millis(download.span.time + download.check),
+            download.downloaded_bytes as f64 / 1e6,
+            download.mb_per_s
+        )
+    }));
+    metrics.extend([
         format!("tokenizer;dur={}", millis(load.tokenizer.time)),
         format!("weights;dur={}", millis(load.weights.time)),
         format!(
@@ -303,7 +317,7 @@ fn start_times(receipt: &Receipt) -> Vec<String> {
             prefetch.cached_bytes as f64 / 1e6
         ),
         format!("ready;dur={}", millis(load.total)),
-    ];
+    ]);
     metrics.extend(first_inference.map(|span| format!("inference;dur={}", millis(span.time))));
     metrics.extend(
         receipt

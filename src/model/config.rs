@@ -96,6 +96,9 @@ struct Raw {
     about: About,
 }
 
+/// Beyond any model of the family, and so small that no product of two sizes overflows.
+const LARGEST: usize = 1 << 24;
+
 fn one() -> usize {
     1
 }
@@ -181,10 +184,21 @@ impl ModelConfig {
             ("num_attention_heads", raw.num_attention_heads),
             ("intermediate_size", raw.intermediate_size),
             ("type_vocab_size", raw.type_vocab_size),
+            ("max_position_embeddings", raw.max_position_embeddings),
         ] {
-            if value == 0 {
-                return unfit(name, "0".into(), "at least 1".into());
+            if value == 0 || value > LARGEST {
+                let expected = format!("1 to {LARGEST}");
+                return unfit(name, value.to_string(), expected);
             }
+        }
+        #[allow(clippy::cast_possible_truncation)]
+        let layer_norm_eps = raw.layer_norm_eps as f32;
+        if !layer_norm_eps.is_finite() || layer_norm_eps < 0.0 {
+            return unfit(
+                "layer_norm_eps",
+                raw.layer_norm_eps.to_string(),
+                "a small number, 0 or more".into(),
+            );
         }
         if !raw.hidden_size.is_multiple_of(raw.num_attention_heads) {
             return unfit(
@@ -205,8 +219,7 @@ impl ModelConfig {
             intermediate_size: raw.intermediate_size,
             position_rows: raw.max_position_embeddings,
             type_vocab_size: raw.type_vocab_size,
-            #[allow(clippy::cast_possible_truncation)]
-            layer_norm_eps: raw.layer_norm_eps as f32,
+            layer_norm_eps,
             // Hugging Face's defaults of each family.
             pad_token_id: raw
                 .pad_token_id
@@ -317,6 +330,18 @@ mod tests {
                 "num_attention_heads",
             ),
             ("8194", "3", "max_position_embeddings"),
+            ("8194", "99999999999", "max_position_embeddings"),
+            ("1024", "9223372036854775807", "hidden_size"),
+            (
+                "\"layer_norm_eps\":1e-05",
+                "\"layer_norm_eps\":1e99",
+                "layer_norm_eps",
+            ),
+            (
+                "\"layer_norm_eps\":1e-05",
+                "\"layer_norm_eps\":-1",
+                "layer_norm_eps",
+            ),
             ("\"hidden_size\":1024,", "", "hidden_size"),
             ("1024", "\"wide\"", "configuration"),
         ] {

@@ -4,11 +4,13 @@ use candle_core::{Device, Tensor};
 use kernels::Kernels;
 use rayon::prelude::*;
 
-use super::Packed;
 use super::config::{Family, ModelConfig};
+#[cfg(any(test, feature = "cuda"))]
+use super::device;
 use super::int8;
 use super::ops::{AddNorm, After, Attention, Norm, Projection};
 use super::quantize::Site;
+use super::{Gpu, Packed};
 use crate::error::ModelError;
 use crate::weights::{Table, Weights};
 
@@ -20,6 +22,9 @@ pub struct Encoder {
 enum Layers {
     F32(F32Layers),
     Int8(int8::Layers),
+    /// All of the encoder, its embeddings included.
+    #[cfg(any(test, feature = "cuda"))]
+    Device(device::Encoder),
 }
 
 pub struct F32Layers {
@@ -43,23 +48,30 @@ pub trait Observer {
 }
 
 impl Encoder {
-    /// Layers of the packed form where `weights` are packed, else of f32.
+    /// Layers on `gpu` where there is one, of the packed form where `weights` are packed, else of f32.
     pub fn load(
         config: &ModelConfig,
         weights: &Weights,
         kernels: Kernels,
+        gpu: Option<&Gpu>,
     ) -> Result<Self, ModelError> {
-        let layers = if weights.manifest().is_some() {
-            Layers::Int8(int8::Layers::load(config, weights, kernels)?)
-        } else {
-            Layers::F32(F32Layers {
+        let layers = match gpu {
+            #[cfg(any(test, feature = "cuda"))]
+            Some(gpu) => {
+                let (device, dtype) = (&gpu.device, gpu.dtype());
+                Layers::Device(device::Encoder::load(config, weights, device, dtype)?)
+            }
+            _ if weights.manifest().is_some() => {
+                Layers::Int8(int8::Layers::load(config, weights, kernels)?)
+            }
+            _ => Layers::F32(F32Layers {
                 layers: (0..config.layers)
                     .map(|index| Layer::load(config, weights, kernels, index))
                     .collect::<Result<_, _>>()?,
                 kernels,
                 heads: config.heads,
                 head_dim: config.head_dim(),
-            })
+            }),
         };
         Ok(Self {
             embeddings: Embeddings::load(config, weights, kernels)?,
@@ -69,14 +81,16 @@ impl Encoder {
 
     /// The last layer's output at each sequence's first token: `[sequences, hidden]`.
     pub fn forward(&self, packed: &Packed) -> Result<Tensor, ModelError> {
-        let hidden = self.embeddings.forward(packed)?;
+        let positions = self.embeddings.positions(packed)?;
         let shape = |rows| (rows, self.embeddings.hidden);
         match &self.layers {
             Layers::F32(layers) => {
+                let hidden = self.embeddings.forward(packed, &positions);
                 let hidden = Tensor::from_vec(hidden, shape(packed.tokens()), &Device::Cpu)?;
                 layers.forward(hidden, packed)
             }
             Layers::Int8(layers) => {
+                let hidden = self.embeddings.forward(packed, &positions);
                 let first = layers.forward(hidden, &packed.starts);
                 Ok(Tensor::from_vec(
                     first,
@@ -84,10 +98,12 @@ impl Encoder {
                     &Device::Cpu,
                 )?)
             }
+            #[cfg(any(test, feature = "cuda"))]
+            Layers::Device(encoder) => encoder.forward(packed, &positions),
         }
     }
 
-    /// [`Self::forward`] of f32 layers, all tokens to the end, told to `observer`. Fails on a packed model.
+    /// [`Self::forward`] of f32 layers, all tokens to the end, told to `observer`. Fails on others.
     pub fn forward_observed(
         &self,
         packed: &Packed,
@@ -96,7 +112,8 @@ impl Encoder {
         let Layers::F32(layers) = &self.layers else {
             return Err(ModelError::Compute("the model is packed already".into()));
         };
-        let hidden = self.embeddings.forward(packed)?;
+        let positions = self.embeddings.positions(packed)?;
+        let hidden = self.embeddings.forward(packed, &positions);
         let shape = (packed.tokens(), self.embeddings.hidden);
         let mut hidden = Tensor::from_vec(hidden, shape, &Device::Cpu)?;
         let attention = layers.attention(packed);
@@ -187,26 +204,12 @@ impl Embeddings {
         })
     }
 
-    /// `[tokens, hidden]`, row-major.
-    fn forward(&self, packed: &Packed) -> Result<Vec<f32>, ModelError> {
-        let positions = self.positions(packed)?;
+    /// `[tokens, hidden]`, row-major; `positions` are those of [`Self::positions`].
+    fn forward(&self, packed: &Packed, positions: &[usize]) -> Vec<f32> {
         let row = |&id: &u32| id as usize..id as usize + 1;
         self.words.expect(packed.ids.iter().map(row));
         let last = positions.iter().max().copied().unwrap_or_default();
         self.positions.expect(std::iter::once(0..last + 1));
-        let beyond = |what: &str, id: u32, rows: usize| {
-            Err(ModelError::Compute(format!(
-                "{what} {id} is beyond the embedding's {rows} rows"
-            )))
-        };
-        for (&id, &segment) in packed.ids.iter().zip(&packed.type_ids) {
-            if id as usize >= self.words.rows() {
-                return beyond("token id", id, self.words.rows());
-            }
-            if segment as usize >= self.segments.rows() {
-                return beyond("segment", segment, self.segments.rows());
-            }
-        }
         let mut hidden = vec![0.0f32; packed.tokens() * self.hidden];
         hidden
             .par_chunks_mut(self.hidden)
@@ -230,12 +233,25 @@ impl Embeddings {
             eps,
         } = &self.norm;
         kernels.layer_norm(&mut hidden, gamma, beta, *eps);
-        Ok(hidden)
+        hidden
     }
 
-    /// Position of every token. RoBERTa counts from `pad + 1`, gives a padding token (which a text can contain literally) the
+    /// Position of every token, once all ids and segments are found to have an embedding. RoBERTa counts from `pad + 1`, gives a padding token (which a text can contain literally) the
     /// position `pad`, and does not count it.
     fn positions(&self, packed: &Packed) -> Result<Vec<usize>, ModelError> {
+        let beyond = |what: &str, id: u32, rows: usize| {
+            Err(ModelError::Compute(format!(
+                "{what} {id} is beyond the embedding's {rows} rows"
+            )))
+        };
+        for (&id, &segment) in packed.ids.iter().zip(&packed.type_ids) {
+            if id as usize >= self.words.rows() {
+                return beyond("token id", id, self.words.rows());
+            }
+            if segment as usize >= self.segments.rows() {
+                return beyond("segment", segment, self.segments.rows());
+            }
+        }
         let mut positions = Vec::with_capacity(packed.tokens());
         for bounds in packed.starts.windows(2) {
             let mut next = self.pad.map_or(0, |pad| pad as usize + 1);

@@ -61,6 +61,7 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn key(id: u32) -> Key {
         Cache::key(&Sequence {
@@ -92,5 +93,30 @@ mod tests {
         };
         assert_ne!(sequence(&[1, 2], &[0, 1]), sequence(&[1, 2], &[0, 0]));
         assert_ne!(sequence(&[1, 2], &[0, 1]), sequence(&[2, 1], &[0, 1]));
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_list_by_last_use_that_is_cut_at_its_end(
+            most in 1usize..6, uses in prop::collection::vec((any::<bool>(), 0u32..9), 0..80),
+        ) {
+            let cache = Cache::new(most).expect("a cache");
+            // The most recently used first.
+            let mut list: Vec<(u32, f32)> = Vec::new();
+            for (time, (writes, id)) in uses.into_iter().enumerate() {
+                let place = list.iter().position(|(known, _)| *known == id);
+                if writes {
+                    place.map(|place| list.remove(place));
+                    list.insert(0, (id, time as f32));
+                    list.truncate(most);
+                    cache.put([(key(id), time as f32)]);
+                } else {
+                    let found = place.map(|place| list.remove(place));
+                    prop_assert_eq!(cache.get(&[key(id)]), [found.map(|(_, score)| score)]);
+                    found.map(|found| list.insert(0, found));
+                }
+            }
+            prop_assert_eq!(cache.kept().len(), list.len());
+        }
     }
 }

@@ -346,3 +346,48 @@ impl Distinct {
         numbered.into_iter().map(|(sequence, _)| sequence).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn equal_sequences_have_one_number_and_numbers_follow_first_appearance(
+            ids in prop::collection::vec(prop::collection::vec(0u32..3, 1..4), 0..40), most in 0usize..60,
+        ) {
+            let mut distinct = Distinct::new(most);
+            let mut seen: Vec<&Vec<u32>> = Vec::new();
+            for ids in &ids {
+                let sequence = Sequence { ids: ids.clone(), type_ids: vec![0; ids.len()] };
+                let known = seen.iter().position(|known| *known == ids);
+                let tokens: usize = seen.iter().map(|ids| ids.len()).sum();
+                match distinct.add(sequence) {
+                    Ok(number) => {
+                        prop_assert_eq!(number, known.unwrap_or(seen.len()));
+                        if known.is_none() {
+                            seen.push(ids);
+                            prop_assert!(most == 0 || tokens + ids.len() <= most);
+                        }
+                    }
+                    // Only what is new can be too much, and then the request ends.
+                    Err(_) => {
+                        prop_assert!(known.is_none() && most > 0 && tokens + ids.len() > most);
+                        return Ok(());
+                    }
+                }
+            }
+            let in_order: Vec<Vec<u32>> = distinct.in_order().into_iter().map(|s| s.ids).collect();
+            prop_assert!(in_order.iter().eq(seen));
+        }
+
+        #[test]
+        fn what_is_cut_from_either_side_is_the_rest(ids in prop::collection::vec(any::<u32>(), 0..30), kept in 0usize..40) {
+            let (left, right) = (Side::Left.cut(&ids, kept), Side::Right.cut(&ids, kept));
+            prop_assert_eq!(left.len(), kept.min(ids.len()));
+            prop_assert_eq!(right.len(), left.len());
+            prop_assert!(ids.starts_with(right) && ids.ends_with(left));
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::model::PrefetchReport;
+use crate::model::{Download, PrefetchReport};
 
 /// When something began, from the start of the process, and how long it took.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -30,6 +30,8 @@ impl Span {
 pub struct LoadTimes {
     /// From the start of the process until loading began: linking, arguments, settings, threads.
     pub process: Span,
+    /// Bringing the model from elsewhere; nothing where it is on a local disk.
+    pub download: Option<Downloaded>,
     pub tokenizer: Span,
     /// Mapping and checking the weights, and widening them where the files do not hold what is computed in.
     pub weights: Span,
@@ -37,6 +39,34 @@ pub struct LoadTimes {
     pub warm_up: Duration,
     /// From the start of the process until the model was ready to answer.
     pub total: Duration,
+}
+
+/// Bringing the model from elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub struct Downloaded {
+    /// Asking for it and bringing it.
+    pub span: Span,
+    /// Checking what came, after that.
+    pub check: Duration,
+    /// Of the model's files, and how many of them came over the network; the others had come before.
+    pub bytes: u64,
+    pub downloaded_bytes: u64,
+    pub mb_per_s: f64,
+}
+
+impl Downloaded {
+    pub fn new(download: Download, started: Instant) -> Self {
+        Self {
+            span: Span {
+                start: download.began.saturating_duration_since(started),
+                time: download.time,
+            },
+            check: download.check,
+            bytes: download.bytes,
+            downloaded_bytes: download.downloaded,
+            mb_per_s: download.mb_per_s(),
+        }
+    }
 }
 
 /// The receipt of a start. What has not come to its end yet is told as far as it has come.

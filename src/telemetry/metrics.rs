@@ -10,7 +10,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
@@ -45,6 +45,17 @@ struct Counted {
     queued: Histogram,
     tokenized: Histogram,
     inferred: Histogram,
+    connections: Gauge,
+    connections_refused: Counter,
+}
+
+/// A connection, for as long as it is open.
+pub struct OpenConnection(Gauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -75,6 +86,11 @@ struct DialectLabels {
 pub struct Gauges {
     /// Requests that wait for the compute thread.
     pub queued: usize,
+    /// What the compute thread has done: forward passes, and the tokens in them, also for those whose client had gone.
+    pub passes: u64,
+    pub computed_tokens: u64,
+    /// Of bodies that are being read or worked on.
+    pub body_bytes: usize,
     pub resident_bytes: Option<u64>,
     pub process_start: Option<SystemTime>,
     /// From the start of the process to a model that answers.
@@ -114,6 +130,8 @@ impl Metrics {
             queued: histogram(),
             tokenized: histogram(),
             inferred: histogram(),
+            connections: Gauge::default(),
+            connections_refused: Counter::default(),
         };
         let all = &mut counted.registry;
         all.register("requests", "Requests answered", counted.requests.clone());
@@ -156,6 +174,16 @@ impl Metrics {
             "deadline_refusals",
             "Requests refused or given up because their deadline could not be met",
             counted.past_deadline.clone(),
+        );
+        all.register(
+            "connections",
+            "Connections that are open",
+            counted.connections.clone(),
+        );
+        all.register(
+            "connections_refused",
+            "Connections over the limit",
+            counted.connections_refused.clone(),
         );
         let mut timed = |name, help, histogram| {
             all.register_with_unit(name, help, Unit::Seconds, histogram);
@@ -224,6 +252,15 @@ impl Metrics {
         }
     }
 
+    pub fn connection_opened(&self) -> OpenConnection {
+        self.0.connections.inc();
+        OpenConnection(self.0.connections.clone())
+    }
+
+    pub fn connection_refused(&self) {
+        self.0.connections_refused.inc();
+    }
+
     /// All of it as OpenMetrics text, to be sent as [`METRICS_CONTENT_TYPE`].
     pub fn render(&self, gauges: &Gauges) -> String {
         let mut text = String::new();
@@ -257,6 +294,13 @@ impl Gauges {
             "Requests that wait for the compute thread",
             queued,
         );
+        let bytes = ConstGauge::new(self.body_bytes as u64);
+        ours.register("body_bytes", "Bytes of the bodies in memory", bytes);
+        let passes = ConstCounter::new(self.passes);
+        ours.register("passes", "Forward passes", passes);
+        let tokens = ConstCounter::new(self.computed_tokens);
+        let help = "Tokens of all forward passes, those for clients that had gone included";
+        ours.register("computed_tokens", help, tokens);
         let panics = ConstCounter::new(PANICS.load(Ordering::Relaxed));
         ours.register("panics", "Panics since the process began", panics);
         if let Some(time) = self.cold_start {
@@ -358,6 +402,9 @@ mod tests {
         };
         let gauges = Gauges {
             queued: 4,
+            passes: 5,
+            computed_tokens: 600,
+            body_bytes: 700,
             resident_bytes: Some(5_000_000_000),
             process_start: Some(UNIX_EPOCH + Duration::from_millis(1_700_000_000_500)),
             cold_start: Some(Duration::from_millis(250)),
@@ -366,6 +413,9 @@ mod tests {
         let text = metrics.render(&gauges);
         for line in [
             "reranker_queue_depth 4",
+            "reranker_passes_total 5",
+            "reranker_computed_tokens_total 600",
+            "reranker_body_bytes 700",
             "process_resident_memory_bytes 5000000000",
             "process_start_time_seconds 1700000000.5",
             "reranker_cold_start_seconds 0.25",
@@ -376,6 +426,21 @@ mod tests {
         let text = metrics.render(&Gauges::default());
         has(&text, "reranker_queue_depth 0");
         assert!(!text.contains("reranker_model_info"));
+    }
+
+    #[test]
+    fn connections_are_counted_while_they_are_open() {
+        let metrics = Metrics::new();
+        let open = [metrics.connection_opened(), metrics.connection_opened()];
+        metrics.connection_refused();
+        let text = metrics.render(&Gauges::default());
+        has(&text, "reranker_connections 2");
+        has(&text, "reranker_connections_refused_total 1");
+        drop(open);
+        has(
+            &metrics.render(&Gauges::default()),
+            "reranker_connections 0",
+        );
     }
 
     #[test]

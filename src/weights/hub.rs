@@ -6,26 +6,24 @@
 //!
 //! <https://huggingface.co/docs/huggingface_hub/guides/manage-cache>
 
-use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rustix::fs::{FallocateFlags, fallocate};
-use rustix::io::Errno;
 use serde::Deserialize;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use super::locate::{is_hub_id, is_plain, repository_folder};
 use super::packed::hex;
+use super::pins::{Pin, PinError};
+use super::ranges::{
+    DiskError, Progress, Sink, Tally, Unfinished, create_folder, discard, lock, room_for,
+};
 
-/// Bytes of one ranged request.
-const RANGE: u64 = 16 << 20;
 /// How often a request is tried before it counts as failed, and the pause after the first failure, which doubles each time.
 const TRIES: u32 = 6;
 const PAUSE: Duration = Duration::from_millis(200);
@@ -63,8 +61,10 @@ pub enum FetchError {
         found: String,
         expected: String,
     },
-    #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Pinned(#[from] PinError),
+    #[error(transparent)]
+    Disk(#[from] DiskError),
 }
 
 fn hint(status: u16) -> &'static str {
@@ -90,15 +90,10 @@ pub struct Hub {
 pub struct Fetched {
     pub folder: PathBuf,
     pub commit: String,
+    /// SHA-256 of each file, by its name.
+    pub digests: BTreeMap<String, String>,
     /// Bytes that came over the network for it.
     pub downloaded: u64,
-}
-
-/// Bytes of all files, and how many of them are there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    pub done: u64,
-    pub total: u64,
 }
 
 /// `GET /api/models/{name}/revision/{revision}`.
@@ -137,11 +132,14 @@ impl Entry {
 }
 
 impl Hub {
-    /// Sees to it that the model is in the cache, and tells where. `revision` is a branch, a tag or a commit.
+    /// Sees to it that the model is in the cache, and tells where. `revision` is a branch, a tag or a commit. Of a pinned commit
+    /// every file must be the pinned one; another commit than the pinned is refused where it `must_be` that.
     pub fn fetch(
         &self,
         name: &str,
         revision: &str,
+        pin: Option<&Pin>,
+        must_be: bool,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Fetched, FetchError> {
         if !is_hub_id(name) {
@@ -159,18 +157,33 @@ impl Hub {
             let reason = format!("the commit {:?}", info.sha);
             return Err(FetchError::Protocol { url: api, reason });
         }
+        let pin = pin.filter(|pin| must_be || pin.revision == info.sha);
+        if let Some(pin) = pin
+            && pin.revision != info.sha
+        {
+            return Err(PinError::Commit {
+                what: format!("{name}: {revision} is"),
+                found: info.sha,
+                expected: pin.revision.clone(),
+            }
+            .into());
+        }
         let entries: Vec<Entry> = self.json(&agent, &tree)?;
         let wanted = self.wanted(&agent, name, revision, &info.sha, entries)?;
 
+        if let Some(pin) = pin {
+            pinned(pin, &wanted)?;
+        }
         let repository = repository_folder(&self.cache, name);
         let blobs = repository.join("blobs");
         create_folder(&blobs)?;
-        let tally = Tally {
-            done: AtomicU64::new(0),
-            total: wanted.iter().map(Entry::size).sum(),
-            downloaded: AtomicU64::new(0),
-            report: progress,
-        };
+        let absent = wanted.iter().filter(|entry| {
+            let blob = blobs.join(entry.digest());
+            !blob.exists() && !blob.with_extension("incomplete").exists()
+        });
+        room_for(&blobs, absent.map(Entry::size).sum())?;
+        let tally = Tally::new(wanted.iter().map(Entry::size).sum(), progress);
+        let mut digests = BTreeMap::new();
         for entry in &wanted {
             let from = format!("{endpoint}/{name}/resolve/{}/{}", info.sha, entry.path);
             let download = Download {
@@ -182,6 +195,14 @@ impl Hub {
                 tally: &tally,
             };
             download.run()?;
+            let digest = match &entry.lfs {
+                Some(large) => large.oid.clone(),
+                None => sha256(&blobs.join(entry.digest()))?,
+            };
+            if let Some(pin) = pin {
+                pin.check(&entry.path, &digest)?;
+            }
+            digests.insert(entry.path.clone(), digest);
         }
         let folder = snapshot(&repository, &info.sha, &wanted)?;
         if revision != info.sha {
@@ -192,7 +213,8 @@ impl Hub {
         Ok(Fetched {
             folder,
             commit: info.sha,
-            downloaded: tally.downloaded.into_inner(),
+            digests,
+            downloaded: tally.downloaded(),
         })
     }
 
@@ -375,23 +397,6 @@ fn tried<T>(mut work: impl FnMut() -> Result<T, FetchError>) -> Result<T, FetchE
     work()
 }
 
-struct Tally<'a> {
-    done: AtomicU64,
-    total: u64,
-    downloaded: AtomicU64,
-    report: &'a (dyn Fn(Progress) + Sync),
-}
-
-impl Tally<'_> {
-    fn add(&self, bytes: u64) {
-        let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        (self.report)(Progress {
-            done,
-            total: self.total,
-        });
-    }
-}
-
 /// One file on its way into the cache.
 struct Download<'a> {
     hub: &'a Hub,
@@ -406,121 +411,37 @@ impl Download<'_> {
     fn run(&self) -> Result<(), FetchError> {
         let size = self.entry.size();
         let path = self.blobs.join(self.entry.digest());
-        let _lock = self.lock()?;
+        // Held to the end of this function.
+        let _lock = lock(&path.with_extension("lock"))?;
         // Another process may have brought it meanwhile.
         if fs::metadata(&path).is_ok_and(|found| found.len() == size) {
-            self.tally.add(size);
+            self.tally.found(size);
             return Ok(());
         }
         let unfinished = path.with_extension("incomplete");
-        let notes = path.with_extension("incomplete.ranges");
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&unfinished)
-            .map_err(io_error(&unfinished))?;
-        reserve(&file, size).map_err(io_error(&unfinished))?;
-        self.ranges(&file, &unfinished, &notes)?;
-        file.sync_all().map_err(io_error(&unfinished))?;
-        let found = self.digest_of(&unfinished)?;
+        let unfinished = Unfinished::open(&unfinished, size, true, self.tally)?;
+        unfinished.fill(self.hub.connections, &|sink| self.range(sink))?;
+        unfinished.settle()?;
+        let found = self.digest_of(unfinished.path())?;
         if found != self.entry.digest() {
-            remove(&unfinished)?;
-            remove(&notes)?;
+            unfinished.discard()?;
             return Err(FetchError::Digest {
                 file: self.entry.path.clone(),
                 found,
                 expected: self.entry.digest().to_owned(),
             });
         }
-        fs::rename(&unfinished, &path).map_err(io_error(&path))?;
-        remove(&notes)
+        Ok(unfinished.finish(&path)?)
     }
 
-    /// Held while this file is written: two processes at once would write over each other's notes.
-    fn lock(&self) -> Result<File, FetchError> {
-        let path = self.blobs.join(self.entry.digest()).with_extension("lock");
-        let file = File::create(&path).map_err(io_error(&path))?;
-        file.lock().map_err(io_error(&path))?;
-        Ok(file)
-    }
-
-    /// Every range that the notes do not have, over several connections.
-    fn ranges(&self, file: &File, path: &Path, notes: &Path) -> Result<(), FetchError> {
-        let size = self.entry.size();
-        let count = size.div_ceil(RANGE) as usize;
-        let range = |number: usize| {
-            let start = number as u64 * RANGE;
-            (start, size.min(start + RANGE))
-        };
-        let done = noted(notes)?;
-        for &number in done.iter().filter(|&&number| number < count) {
-            let (start, end) = range(number);
-            self.tally.add(end - start);
-        }
-        let log = OpenOptions::new().create(true).append(true).open(notes);
-        let log = Mutex::new(log.map_err(io_error(notes))?);
-        let missing: Vec<usize> = (0..count).filter(|number| !done.contains(number)).collect();
-        let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let work = || -> Result<(), FetchError> {
-            while !failed.load(Ordering::Relaxed) {
-                let Some(&number) = missing.get(next.fetch_add(1, Ordering::Relaxed)) else {
-                    return Ok(());
-                };
-                let (start, end) = range(number);
-                self.range(file, path, start, end)?;
-                // The bytes first: a note of what is not on the disk would be a lie after a crash.
-                file.sync_data().map_err(io_error(path))?;
-                let mut log = log
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner);
-                // In one piece: half a line counts for nothing.
-                log.write_all(
-                    format!(
-                        "{number}
-"
-                    )
-                    .as_bytes(),
-                )
-                .map_err(io_error(notes))?;
-            }
-            Ok(())
-        };
-        std::thread::scope(|scope| {
-            let connections = self.hub.connections.clamp(1, missing.len().max(1));
-            let workers: Vec<_> = (0..connections)
-                .map(|_| {
-                    scope.spawn(|| {
-                        let ended = work();
-                        if ended.is_err() {
-                            failed.store(true, Ordering::Relaxed);
-                        }
-                        ended
-                    })
-                })
-                .collect();
-            let ended = workers.into_iter().map(|worker| {
-                let lost = |_| FetchError::Lost {
-                    url: self.url.clone(),
-                    reason: "a download thread panicked".into(),
-                };
-                worker.join().map_err(lost)?
-            });
-            // All are joined before the first error is looked at.
-            ended.collect::<Vec<_>>().into_iter().collect()
-        })
-    }
-
-    /// Bytes from `start` to before `end`; where the connection breaks, what is missing of them is asked for again.
-    fn range(&self, file: &File, path: &Path, start: u64, end: u64) -> Result<(), FetchError> {
-        let mut at = start;
-        while at < end {
+    /// Where the connection breaks, what is missing of the range is asked for again.
+    fn range(&self, sink: &mut Sink) -> Result<(), FetchError> {
+        while sink.missing().0 < sink.missing().1 {
             tried(|| {
-                let before = at;
-                match self.some_of_range(file, path, &mut at, end) {
+                let before = sink.missing();
+                match self.some_of_range(sink) {
                     // Something came: the connection is bad, but not hopeless.
-                    Err(FetchError::Lost { .. }) if at > before => Ok(()),
+                    Err(FetchError::Lost { .. }) if sink.missing() != before => Ok(()),
                     ended => ended,
                 }
             })?;
@@ -528,18 +449,13 @@ impl Download<'_> {
         Ok(())
     }
 
-    /// One request for what is missing; `at` moves on with each byte that is written.
-    fn some_of_range(
-        &self,
-        file: &File,
-        path: &Path,
-        at: &mut u64,
-        end: u64,
-    ) -> Result<(), FetchError> {
-        let response = self.hub.get(self.agent, &self.url, Some((*at, end)))?;
-        let whole = *at == 0 && end == self.entry.size();
+    /// One request for what is missing.
+    fn some_of_range(&self, sink: &mut Sink) -> Result<(), FetchError> {
+        let (at, end) = sink.missing();
+        let response = self.hub.get(self.agent, &self.url, Some((at, end)))?;
+        let whole = at == 0 && end == self.entry.size();
         let is_range = response.status() == http::StatusCode::PARTIAL_CONTENT
-            && begins_at(&response) == Some(*at);
+            && begins_at(&response) == Some(at);
         if !(is_range || whole) {
             return Err(FetchError::Protocol {
                 url: self.url.clone(),
@@ -548,48 +464,55 @@ impl Download<'_> {
         }
         let mut body = response.into_body().into_reader();
         let mut buffer = vec![0; 256 << 10];
-        while *at < end {
-            let room = buffer.len().min((end - *at) as usize);
+        loop {
+            let (at, end) = sink.missing();
+            // At most a buffer's length.
+            let room = buffer
+                .len()
+                .min(usize::try_from(end - at).unwrap_or(usize::MAX));
+            if room == 0 {
+                return Ok(());
+            }
             let read = body
                 .read(&mut buffer[..room])
                 .map_err(|error| lost(&self.url, &error))?;
             if read == 0 {
                 return Err(lost(&self.url, &"the connection ended early"));
             }
-            file.write_all_at(&buffer[..read], *at)
-                .map_err(io_error(path))?;
-            *at += read as u64;
-            self.tally
-                .downloaded
-                .fetch_add(read as u64, Ordering::Relaxed);
-            self.tally.add(read as u64);
+            sink.write(&buffer[..read])?;
         }
-        Ok(())
     }
 
     /// As the hub writes it: SHA-256, or Git's SHA-1 of a blob.
     fn digest_of(&self, path: &Path) -> Result<String, FetchError> {
-        let file = File::open(path).map_err(io_error(path))?;
+        let file = File::open(path).map_err(DiskError::at(path))?;
         let digest = if self.entry.lfs.is_some() {
             hashed(file, Sha256::new())
         } else {
             let head = format!("blob {}\0", self.entry.size());
             hashed(file, Sha1::new_with_prefix(head))
         };
-        digest.map_err(io_error(path))
+        Ok(digest.map_err(DiskError::at(path))?)
     }
 }
 
-/// Takes the room on the disk, so that one that is too small says so before anything is downloaded.
-fn reserve(file: &File, size: u64) -> io::Result<()> {
-    if size > 0 {
-        match fallocate(file, FallocateFlags::empty(), 0, size) {
-            // Some file systems cannot promise it: those fail when they are full.
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) | Ok(()) => {}
-            Err(error) => return Err(error.into()),
+/// Refuses what is known to be another file before any of it is downloaded.
+fn pinned(pin: &Pin, wanted: &[Entry]) -> Result<(), PinError> {
+    for file in pin.files.keys() {
+        if !wanted.iter().any(|entry| entry.path == *file) {
+            return Err(PinError::Absent { file: file.clone() });
         }
     }
-    file.set_len(size)
+    let large = wanted.iter().filter_map(|entry| {
+        let large = entry.lfs.as_ref()?;
+        Some(pin.check(&entry.path, &large.oid))
+    });
+    large.collect()
+}
+
+fn sha256(path: &Path) -> Result<String, DiskError> {
+    let file = File::open(path).map_err(DiskError::at(path))?;
+    hashed(file, Sha256::new()).map_err(DiskError::at(path))
 }
 
 /// Where a partial answer begins, by its `Content-Range`.
@@ -608,17 +531,6 @@ fn hashed(mut file: File, mut digest: impl Digest + Write) -> io::Result<String>
     Ok(hex(&digest.finalize()))
 }
 
-/// Numbers of the ranges that are there already. A last line that was cut off counts for nothing.
-fn noted(notes: &Path) -> Result<BTreeSet<usize>, FetchError> {
-    let text = match fs::read_to_string(notes) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(io_error(notes)(error)),
-    };
-    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-    Ok(whole.lines().filter_map(|line| line.parse().ok()).collect())
-}
-
 /// The snapshot's folder, made of links to the files in `blobs`. It gets its name once it is whole.
 fn snapshot(repository: &Path, commit: &str, entries: &[Entry]) -> Result<PathBuf, FetchError> {
     let snapshots = repository.join("snapshots");
@@ -627,44 +539,25 @@ fn snapshot(repository: &Path, commit: &str, entries: &[Entry]) -> Result<PathBu
     create_folder(&new)?;
     for entry in entries {
         let link = new.join(&entry.path);
-        remove(&link)?;
+        discard(&link)?;
         let target = Path::new("../../blobs").join(entry.digest());
-        symlink(target, &link).map_err(io_error(&link))?;
+        symlink(target, &link).map_err(DiskError::at(&link))?;
     }
     if folder.is_dir() {
         // Some of it was there: Hugging Face's tools may have brought it, and other files beside ours.
         for entry in entries {
             let (from, to) = (new.join(&entry.path), folder.join(&entry.path));
-            fs::rename(&from, &to).map_err(io_error(&to))?;
+            fs::rename(&from, &to).map_err(DiskError::at(&to))?;
         }
-        fs::remove_dir(&new).map_err(io_error(&new))?;
+        fs::remove_dir(&new).map_err(DiskError::at(&new))?;
     } else {
-        fs::rename(&new, &folder).map_err(io_error(&folder))?;
+        fs::rename(&new, &folder).map_err(DiskError::at(&folder))?;
     }
     Ok(folder)
 }
 
 fn write_whole(path: &Path, text: &[u8]) -> Result<(), FetchError> {
     let new = path.with_extension(format!("{}.new", std::process::id()));
-    fs::write(&new, text).map_err(io_error(&new))?;
-    fs::rename(&new, path).map_err(io_error(path))
-}
-
-fn create_folder(path: &Path) -> Result<(), FetchError> {
-    fs::create_dir_all(path).map_err(io_error(path))
-}
-
-fn remove(path: &Path) -> Result<(), FetchError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(path)(error)),
-        _ => Ok(()),
-    }
-}
-
-fn io_error(path: &Path) -> impl Fn(io::Error) -> FetchError {
-    let path = path.to_owned();
-    move |source| FetchError::Io {
-        path: path.clone(),
-        source,
-    }
+    fs::write(&new, text).map_err(DiskError::at(&new))?;
+    Ok(fs::rename(&new, path).map_err(DiskError::at(path))?)
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::{Download, Pin};
 use crate::error::ModelError;
 
 /// A model's folder or packed file, and what it is called.
@@ -10,6 +11,8 @@ pub struct Located {
     pub folder: PathBuf,
     pub name: String,
     pub revision: Option<String>,
+    /// What it took to bring it here, where it was not here.
+    pub download: Option<Download>,
 }
 
 /// `folder` where it is given (then `name` is only what to call it); else `name` in `hub_cache`.
@@ -35,6 +38,7 @@ pub fn locate(
             folder: folder.to_owned(),
             name: name.map_or(own_name, str::to_owned),
             revision: revision.map(str::to_owned),
+            download: None,
         });
     }
     let Some(name) = name else {
@@ -82,7 +86,10 @@ fn in_hub_cache(
         return Err(missing("there is no Hugging Face cache to look in".into()));
     };
     let repository = repository_folder(hub_cache, name);
-    let wanted = revision.unwrap_or("main");
+    // The pinned commit, where nobody asked for another and it is there.
+    let pinned = Pin::built_in(name).map(|pin| pin.revision);
+    let pinned = pinned.filter(|commit| repository.join("snapshots").join(commit).is_dir());
+    let wanted = revision.or(pinned.as_deref()).unwrap_or("main");
     if !is_plain(wanted) {
         return Err(missing(format!("{wanted:?} is not a revision")));
     }
@@ -100,6 +107,7 @@ fn in_hub_cache(
         folder,
         name: name.to_owned(),
         revision: Some(commit),
+        download: None,
     })
 }
 
@@ -130,6 +138,23 @@ mod tests {
             let error = find(name, revision).expect_err(name).to_string();
             assert!(error.contains("set MODEL_DIR"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_pinned_commit_goes_before_the_branch_unless_it_is_asked_for() {
+        let cache = tempfile::tempdir().expect("a folder");
+        let name = "BAAI/bge-reranker-v2-m3";
+        let repository = repository_folder(cache.path(), name);
+        let pinned = Pin::built_in(name).expect("a pin").revision;
+        std::fs::create_dir_all(repository.join("refs")).expect("made");
+        std::fs::write(repository.join("refs/main"), "abc123").expect("written");
+        let find = |revision| locate(Some(name), None, revision, Some(cache.path()));
+        let commit = |revision| find(revision).expect("found").revision;
+        std::fs::create_dir_all(repository.join("snapshots/abc123")).expect("made");
+        assert_eq!(commit(None).as_deref(), Some("abc123"));
+        std::fs::create_dir_all(repository.join("snapshots").join(&pinned)).expect("made");
+        assert_eq!(commit(None), Some(pinned));
+        assert_eq!(commit(Some("main")).as_deref(), Some("abc123"));
     }
 
     #[test]

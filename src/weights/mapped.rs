@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use memmap2::{Advice, Mmap, UncheckedAdvice};
 
@@ -14,6 +15,8 @@ pub struct Mapped {
     map: Mmap,
     file: File,
     path: PathBuf,
+    /// When it had been written to last.
+    modified: SystemTime,
 }
 
 impl Mapped {
@@ -21,22 +24,34 @@ impl Mapped {
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         let io = |source| ModelError::io(path, source);
         let file = File::open(path).map_err(io)?;
-        if file.metadata().map_err(io)?.len() == 0 {
+        let metadata = file.metadata().map_err(io)?;
+        let modified = metadata.modified().map_err(io)?;
+        if metadata.len() == 0 {
             return Err(ModelError::unfit(path, "file size", "0 bytes", "a model"));
         }
         // SAFETY: the map is private and read-only, so nothing in this process writes to it. Another process that rewrites the
         // file in place could change the bytes under us, or end us with SIGBUS by cutting it; a model file is replaced by
-        // renaming a new one over it, never written in place, as the README says.
+        // renaming a new one over it, never written in place, as the README says, and `is_unchanged` finds out who did not read that.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
         Ok(Self {
             map,
             file,
             path: path.to_owned(),
+            modified,
         })
     }
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether nobody has written to the file since, or cut it. Another name or none does not matter: the map holds the file itself.
+    pub fn is_unchanged(&self) -> bool {
+        let now = self.file.metadata();
+        now.is_ok_and(|now| {
+            now.len() == self.map.len() as u64
+                && now.modified().is_ok_and(|when| when == self.modified)
+        })
     }
 
     pub fn bytes(&self) -> &[u8] {

@@ -9,7 +9,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -27,6 +27,8 @@ pub(super) const MANIFEST: &str = "reranker";
 /// The last tensor: SHA-256 of the header as it lies in the file.
 pub(super) const HEADER_DIGEST: &str = "integrity.header_sha256";
 const ALIGNMENT: usize = 64;
+/// Bytes that are read at a time to check them.
+const CHECKED: usize = 4 << 20;
 
 /// What a packed file says of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -91,7 +93,25 @@ impl PackedWriter {
         partial.push(".partial");
         let partial = PathBuf::from(partial);
         let io = |source| ModelError::io(&partial, source);
-        let mut file = BufWriter::with_capacity(1 << 20, File::create(&partial).map_err(io)?);
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&partial)
+            .map_err(io)?;
+        // Two at once would write into each other's file; the lock ends with the process, however it ends.
+        file.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => ModelError::unfit(
+                &partial,
+                "file",
+                "another process that writes it",
+                "none: wait for its end, or choose another --out",
+            ),
+            TryLockError::Error(error) => io(error),
+        })?;
+        // What a killed process left.
+        file.set_len(0).map_err(io)?;
+        let mut file = BufWriter::with_capacity(1 << 20, file);
         file.seek(SeekFrom::Start(8 + header_len as u64))
             .map_err(io)?;
         Ok(Self {
@@ -310,7 +330,14 @@ pub fn check_payload(path: &Path) -> Result<(), ModelError> {
     // The header's length fits, or opening had failed.
     #[allow(clippy::cast_possible_truncation)]
     let start = 8 + u64::from_le_bytes(*length) as usize;
-    let found = hex(&Sha256::digest(&bytes[start..digest.offset]));
+    let mut sum = Sha256::new();
+    for from in (start..digest.offset).step_by(CHECKED) {
+        let piece = from..digest.offset.min(from + CHECKED);
+        sum.update(&bytes[piece.clone()]);
+        // They stay in the page cache, but a check of a large file takes no more memory than one of a small.
+        digest.file.release(piece);
+    }
+    let found = hex(&sum.finalize());
     if found != manifest.payload_sha256 {
         return Err(ModelError::unfit(
             path,

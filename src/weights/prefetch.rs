@@ -73,6 +73,21 @@ struct Piece {
 }
 
 impl Weights {
+    /// Memory that every forward pass reads: everything but the embedding tables, in the form in which it is computed.
+    pub fn working_bytes(&self) -> u64 {
+        let packed = self.manifest().is_some();
+        let read = self
+            .tensors
+            .iter()
+            .filter(|(name, _)| Need::of(name).is_some());
+        read.map(|(_, tensor)| {
+            // A folder's matrices are widened where they are no f32.
+            let widened = 4 * tensor.shape.iter().product::<usize>();
+            (if packed { tensor.len } else { widened }) as u64
+        })
+        .sum()
+    }
+
     /// Begins to read everything but the embedding tables, layer by layer.
     pub fn prefetch(&self) -> Prefetch {
         Prefetch::start(self.plan())
@@ -279,6 +294,7 @@ mod tests {
     use std::fs::File;
 
     use super::*;
+    use proptest::prelude::*;
     use rustix::fs::{Advice, fadvise};
     use safetensors::Dtype;
     use safetensors::tensor::{TensorView, serialize_to_file};
@@ -449,5 +465,53 @@ mod tests {
         assert!(before < PART, "{before} bytes were mapped before");
         file.populate(0..5 * PART);
         assert!(mapped() >= 5 * PART, "{} bytes are mapped", mapped());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn what_is_wanted_is_read_once_and_in_the_order_of_need(
+            tensors in prop::collection::btree_map((0usize..14, 0usize..6), 1usize..200_000, 1..40),
+        ) {
+            const PARTS: [&str; 4] = ["attention.self.query", "attention.output.dense", "intermediate.dense", "output.dense"];
+            let named: Vec<(String, usize)> = tensors
+                .iter()
+                .map(|(&(layer, part), &len)| {
+                    let name = match part {
+                        4 => format!("bert.embeddings.x{layer}_embeddings.weight"),
+                        5 => format!("classifier.{layer}.weight"),
+                        part => format!("bert.encoder.layer.{layer}.{}.weight", PARTS[part]),
+                    };
+                    (name, len)
+                })
+                .collect();
+            let borrowed: Vec<(&str, usize)> = named.iter().map(|(name, len)| (&**name, *len)).collect();
+            let (_dir, weights) = weights(&borrowed);
+            let plan = weights.plan();
+            prop_assert!(plan.iter().all(|piece| !piece.bytes.is_empty() && piece.bytes.len() <= PIECE));
+            // Of each wanted tensor the first and the last piece that has bytes of it, and when it is needed.
+            let mut read: Vec<(Need, usize, usize)> = Vec::new();
+            for (name, _) in &named {
+                let Some(need) = Need::of(name) else { continue };
+                let wanted = range(&weights, name);
+                let overlaps = |piece: &Piece| piece.bytes.start < wanted.end && wanted.start < piece.bytes.end;
+                let mut pieces: Vec<usize> = (0..plan.len()).filter(|&at| overlaps(&plan[at])).collect();
+                prop_assert!(!pieces.is_empty(), "{} is not read", name);
+                read.push((need, pieces[0], pieces[pieces.len() - 1]));
+                pieces.sort_by_key(|&at| plan[at].bytes.start);
+                let mut upto = wanted.start;
+                for at in pieces {
+                    prop_assert!(plan[at].bytes.start <= upto, "a hole in {}", name);
+                    upto = upto.max(plan[at].bytes.end);
+                }
+                prop_assert!(upto >= wanted.end, "{} is not read to its end", name);
+            }
+            // Runs take small gaps with them, so that a tensor may be read twice, but never only after one that is needed later.
+            for &(need, first, _) in &read {
+                for &(other, _, last) in &read {
+                    prop_assert!(need >= other || first <= last, "{:?} after {:?}", need, other);
+                }
+            }
+        }
     }
 }

@@ -145,7 +145,7 @@ variable "create_model_bucket" {
 }
 
 variable "model_uri" {
-  description = "s3://bucket/key of a packed model to load instead of the image's. The function may read what begins with it and nothing else."
+  description = "s3://bucket/key of a packed model, or s3://bucket/folder/ of a model folder, to load instead of the image's. The function may read what begins with it and nothing else. It goes to /tmp, so ephemeral_storage_mb must be larger than it."
   type        = string
   default     = ""
   validation {

@@ -19,7 +19,7 @@ tests/image/tools.sh
 bin=$work/tools/bin
 
 step "hadolint"
-"$bin/hadolint" Dockerfile.lambda azure/Dockerfile tests/image/sam.Dockerfile
+"$bin/hadolint" Dockerfile.lambda Dockerfile.gpu azure/Dockerfile tests/image/sam.Dockerfile
 
 step "a container engine, and the toolchain's image"
 eval "$(tests/image/engine.sh "$work/engine")"

@@ -116,6 +116,12 @@ impl Collector {
         }
     }
 
+    /// All that has come, as text to be searched.
+    pub fn everything(&self) -> String {
+        let exports = self.got.lock();
+        format!("{:?} {:?}", exports.heads, exports.spans)
+    }
+
     pub fn heads(&self) -> Vec<String> {
         self.got.lock().heads.clone()
     }

@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -37,8 +37,26 @@ struct Lines {
 impl Process {
     /// Starts `reranker serve` with exactly these variables.
     pub fn serve(variables: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_reranker"))
-            .arg("serve")
+        Self::start(
+            Command::new(env!("CARGO_BIN_EXE_reranker")).arg("serve"),
+            variables,
+        )
+    }
+
+    /// The same in a control group: its processes are listed in `processes`, where this one enters itself.
+    pub fn serve_in_group(processes: &Path, variables: &[(&str, &str)]) -> Self {
+        let enter = r#"echo $$ > "$0" && exec "$@""#;
+        let program = env!("CARGO_BIN_EXE_reranker");
+        let mut shell = Command::new("/bin/sh");
+        shell
+            .args(["-c", enter])
+            .arg(processes)
+            .args([program, "serve"]);
+        Self::start(&mut shell, variables)
+    }
+
+    fn start(command: &mut Command, variables: &[(&str, &str)]) -> Self {
+        let mut child = command
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .env_clear()
             .envs(variables.iter().copied())

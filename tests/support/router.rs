@@ -27,6 +27,7 @@ pub fn settings() -> Settings {
             text_chars: 2000,
         },
         body_bytes: 64 * 1024,
+        body_bytes_in_flight: 1 << 20,
         timeout: Duration::from_secs(60),
         cors_origins: vec!["*".into()],
         base_paths: vec!["/api".into()],
@@ -68,6 +69,8 @@ pub fn engine() -> Result<Engine, ModelError> {
         max_tokens: 10_000,
         precision: Precision::Auto,
         kernels: Kernels::detect(),
+        download: None,
+        gpu: None,
     };
     let chosen = choose(&golden(), Precision::Auto)?;
     Engine::load(&chosen, settings, false, Instant::now())

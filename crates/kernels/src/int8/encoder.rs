@@ -144,7 +144,7 @@ impl Kernels {
             phases.extend([all_items.len(), all_blocks]);
         }
         phases.extend([first_items.len(), 1, first_blocks]);
-        // SAFETY of every access: an item of a phase writes rows, or heads of rows, that no other item of the phase touches,
+        // What every access rests on: an item of a phase writes rows, or heads of rows, that no other item of the phase touches,
         // and the phases follow each other.
         parallel::for_each_phase(&phases, |phase, i| {
             let attends = phase % 2 == 1 && phase <= 2 * last + 1;
@@ -378,8 +378,6 @@ impl Kernel for Stage<'_> {
         let scales = &mut [Scale::default(); 2 * BLOCK];
         // SAFETY: rows first.. of `hidden` belong to this item alone, for as long as it runs.
         let hidden = unsafe { self.hidden.write(self.first * width, rows * width) };
-        // SAFETY of every product: `out` has `rows` rows of the matrix's channels: `attended` and `wide` by their lengths,
-        // `qkv` because its rows first.. belong to this item alone.
         if let Some(layer) = self.layer {
             // SAFETY: nothing writes `context` while this item runs.
             let context = unsafe { self.context.read(self.first * near, rows * near) };
@@ -387,6 +385,7 @@ impl Kernel for Stage<'_> {
             let fine = fine_rows(matrix, rows, firsts);
             quantize_rows(s, (context, near), matrix, fine, words, scales);
             let out = Out::rows(attended, near);
+            // SAFETY: `attended` has `rows` rows of `near > width` values, and nothing else refers to it meanwhile.
             unsafe { multiply_rows(s, words, scales, matrix, fine, false, &out) };
             for (x, residual) in attended
                 .chunks_exact_mut(near)
@@ -398,10 +397,12 @@ impl Kernel for Stage<'_> {
             let fine = fine_rows(&layer.up, rows, firsts);
             quantize_rows(s, (attended, near), &layer.up, fine, words, scales);
             let out = Out::rows(wide, far);
+            // SAFETY: `wide` has `rows` rows of `far` values, more than the inner width, and nothing else refers to it meanwhile.
             unsafe { multiply_rows(s, words, scales, &layer.up, fine, true, &out) };
             let fine = fine_rows(&layer.down, rows, firsts);
             quantize_rows(s, (wide, far), &layer.down, fine, words, scales);
             let out = Out::rows(wide, near);
+            // SAFETY: as before, in rows of `near <= far` values; what they held was quantized and is no longer read.
             unsafe { multiply_rows(s, words, scales, &layer.down, fine, false, &out) };
             for ((hidden, x), residual) in hidden
                 .chunks_exact_mut(width)
@@ -415,7 +416,8 @@ impl Kernel for Stage<'_> {
         if let Some(next) = self.next {
             let fine = fine_rows(&next.qkv, rows, firsts);
             quantize_rows(s, (hidden, width), &next.qkv, fine, words, scales);
-            // SAFETY: see above; row `first` begins within `qkv`, as it does in each slab, a head of all tokens.
+            // SAFETY: rows first.. of `qkv`, of each slab (a head of all tokens) where it lies in slabs, belong to this item alone;
+            // row `first` begins within them.
             unsafe {
                 let stride = self.layout.token;
                 let in_slabs = stride == self.layout.head_dim;

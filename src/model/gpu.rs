@@ -1,0 +1,166 @@
+//! The GPU of this machine: whether there is one that this program can use, and what it is.
+//!
+//! Owns the driver's start. Where the program was built without the `cuda` feature there never is one, and the reason says so.
+
+use std::fmt;
+
+#[cfg(feature = "cuda")]
+use candle_core::cuda_backend::cudarc::driver;
+#[cfg(any(test, feature = "cuda"))]
+use candle_core::{DType, Device};
+
+use crate::rerank::Precision;
+
+/// A GPU that can be computed on, and in what.
+#[derive(Debug, Clone)]
+pub struct Gpu {
+    pub name: String,
+    pub chip: Chip,
+    pub memory_bytes: u64,
+    pub precision: Precision,
+    #[cfg(any(test, feature = "cuda"))]
+    pub(super) device: Device,
+}
+
+/// A compute capability, such as 8.0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Chip(pub u32, pub u32);
+
+impl fmt::Display for Chip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sm_{}{}", self.0, self.1)
+    }
+}
+
+/// The chip from which on bf16 is computed.
+#[cfg(any(test, feature = "cuda"))]
+const BF16: Chip = Chip(8, 0);
+
+#[cfg(any(test, feature = "cuda"))]
+impl Chip {
+    /// As the compiler of the kernels is told: `75`, `90a`.
+    fn parse(text: &str) -> Option<Self> {
+        let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+        let number: u32 = digits.parse().ok()?;
+        Some(Self(number / 10, number % 10))
+    }
+
+    /// Why it cannot run what was built for `built_for` and later, in `precision`.
+    fn lacks(self, built_for: Option<Self>, precision: Precision) -> Option<String> {
+        if let Some(built_for) = built_for.filter(|&built_for| self < built_for) {
+            return Some(format!(
+                "its chip is {self}, this program was built for {built_for} and later"
+            ));
+        }
+        let oldest = built_for.unwrap_or(self);
+        if precision == Precision::Bf16 && oldest < BF16 {
+            return Some(if self < BF16 {
+                format!("its chip is {self}, bf16 needs {BF16} or later: use f16")
+            } else {
+                format!(
+                    "this program was built for {oldest} and later, bf16 needs one that was built for {BF16} or later: use f16"
+                )
+            });
+        }
+        None
+    }
+}
+
+impl Gpu {
+    /// The first GPU, if it can compute in `precision`; else the reason.
+    #[cfg(not(feature = "cuda"))]
+    pub fn find(_precision: Precision) -> Result<Self, String> {
+        Err("this program was built without the `cuda` feature".into())
+    }
+
+    /// The first GPU, if it can compute in `precision`; else the reason.
+    #[cfg(feature = "cuda")]
+    pub fn find(precision: Precision) -> Result<Self, String> {
+        use driver::sys::CUresult;
+
+        let count = driver::CudaContext::device_count().map_err(|error| match error.0 {
+            CUresult::CUDA_ERROR_STUB_LIBRARY => "the NVIDIA driver is not installed".to_owned(),
+            CUresult::CUDA_ERROR_NO_DEVICE => "the NVIDIA driver finds no GPU".to_owned(),
+            CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH | CUresult::CUDA_ERROR_SYSTEM_NOT_READY => {
+                format!("the NVIDIA driver is not in order ({:?})", error.0)
+            }
+            code => format!("the NVIDIA driver does not start ({code:?})"),
+        })?;
+        if count == 0 {
+            return Err("the NVIDIA driver finds no GPU".into());
+        }
+        let device =
+            Device::new_cuda(0).map_err(|error| format!("the GPU cannot be used: {error}"))?;
+        let asked = |error: driver::DriverError| format!("the GPU does not answer: {error}");
+        let about = device.as_cuda_device().map_err(|error| error.to_string())?;
+        let about = about.cuda_stream().context().clone();
+        let name = about.name().map_err(asked)?;
+        let (major, minor) = about.compute_capability().map_err(asked)?;
+        let chip = Chip(major.unsigned_abs(), minor.unsigned_abs());
+        // What the kernels were built for; where it was not said, it was this machine's own.
+        let built_for = option_env!("CUDA_COMPUTE_CAP").and_then(Chip::parse);
+        if let Some(reason) = chip.lacks(built_for, precision) {
+            return Err(format!("{name}: {reason}"));
+        }
+        Ok(Self {
+            memory_bytes: about.total_mem().map_err(asked)? as u64,
+            name,
+            chip,
+            precision,
+            device,
+        })
+    }
+
+    #[cfg(any(test, feature = "cuda"))]
+    pub(super) fn dtype(&self) -> DType {
+        match self.precision {
+            Precision::F16 => DType::F16,
+            Precision::Bf16 => DType::BF16,
+            _ => DType::F32,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Gpu {
+        /// The CPU in its place: the same operations, by candle's loops for CPUs.
+        pub fn stand_in(precision: Precision) -> Self {
+            Self {
+                name: "the CPU in a GPU's place".into(),
+                chip: BF16,
+                memory_bytes: 0,
+                precision,
+                device: Device::Cpu,
+            }
+        }
+    }
+
+    #[test]
+    fn a_chip_is_refused_what_it_cannot_run() {
+        let lacks = |chip: &str, built_for: Option<&str>, precision| {
+            let parse = |text| Chip::parse(text).expect("a chip");
+            parse(chip).lacks(built_for.map(parse), precision)
+        };
+        let (t4, a100, h100) = ("75", "80", "90a");
+        for (chip, built_for, precision) in [
+            (t4, Some("75"), Precision::F16),
+            (h100, Some("75"), Precision::F16),
+            (h100, Some("80"), Precision::Bf16),
+            (a100, None, Precision::Bf16),
+        ] {
+            assert_eq!(lacks(chip, built_for, precision), None);
+        }
+        let reason = lacks("70", Some("75"), Precision::F16).expect("too old");
+        assert!(
+            reason.contains("sm_70") && reason.contains("sm_75"),
+            "{reason}"
+        );
+        let reason = lacks(t4, None, Precision::Bf16).expect("has no bf16");
+        assert!(reason.contains("its chip is sm_75"), "{reason}");
+        let reason = lacks(a100, Some("75"), Precision::Bf16).expect("was built without");
+        assert!(reason.contains("built for sm_75"), "{reason}");
+    }
+}
