@@ -322,8 +322,9 @@ def check_hub(image):
     port = free_port()
     with container(tag, [*SHUT_IN, "--publish", f"127.0.0.1:{port}:8000"]):
         answers(port)
-        revision = json.loads(request(port, "GET", "/info")[1])["revision"]
-        check("it serves the revision that was named", revision == hub.COMMIT, revision)
+        served = json.loads(request(port, "GET", "/info")[1])
+        right = (served["model"], served["revision"]) == (hub.NAME, hub.COMMIT)
+        check("it serves the model and the revision that were named", right, f"{served['model']} {served['revision']}")
         check_scores("with the same scores", port)
 
 
