@@ -462,7 +462,7 @@ fn a_flipped_bit_anywhere_is_refused_at_load_or_found_by_verify() {
     let fine = damaged.fate(&whole);
     assert!(fine.loads && fine.verifies, "{}", fine.reason);
     let mut random = Random(1);
-    let mut flip = |damaged: &mut Damaged, at: usize, mask: u8| {
+    let flip = |damaged: &mut Damaged, at: usize, mask: u8| {
         let mut bytes = whole.clone();
         bytes[at] ^= mask;
         damaged.fate(&bytes)
@@ -487,11 +487,9 @@ fn a_flipped_bit_anywhere_is_refused_at_load_or_found_by_verify() {
         if place == digest {
             continue;
         }
-        let ends = [place.start, place.end - 1];
-        for at in ends
-            .into_iter()
-            .chain((0..6).map(|_| random.within(&place)))
-        {
+        let mut places = vec![place.start, place.end - 1];
+        places.extend((0..6).map(|_| random.within(&place)));
+        for at in places {
             let fate = flip(&mut damaged, at, 1 << random.below(8));
             assert!(!fate.verifies, "{name}, byte {at} of the file");
         }

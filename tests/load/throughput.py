@@ -13,7 +13,8 @@ alone. Checked is that
 - the memory of the process stays flat, and under a stated bound.
 
 Prints a table, and appends it to OUT. Exits 1 where a check failed. Needs only the standard library. THREADS (1) are the program's
-compute threads: where all cores compute, the clients would take theirs from them.
+compute threads: where all cores compute, the clients would take theirs from them. CONNECTIONS (1,8,64,512) are tried in turn, the first of
+which is the one client.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ import wire
 from dialects import Wish
 from drive import ROOT, ready, resident_bytes
 
-CONNECTIONS = (1, 8, 64, 512)
+CONNECTIONS = [int(number) for number in os.environ.get("CONNECTIONS", "1,8,64,512").split(",")]
 # Pairs of a request, and how often: most are small.
 SIZES = [1] * 8 + [4] * 4 + [16] * 2 + [50]
 # Bodies prepared ahead, so that making them takes nothing from the measurement.
@@ -113,11 +114,12 @@ class Phase:
         self.resident = []
         self.sent = 0
         self.came_back = 0
+        self.over = False
 
-    async def client(self, number, until, patient):
+    async def client(self, number):
         connection = wire.Connection(self.port)
         order = randoms.Random(number)
-        while time.monotonic() < until:
+        while not self.over:
             request = order.choice(self.prepared.requests)
             refused = False
             while True:
@@ -125,10 +127,8 @@ class Phase:
                 if answer is None or answer.status != 429:
                     break
                 refused = True
-                if not patient:
-                    break
                 await asyncio.sleep(int(answer.headers["retry-after"]) * order.uniform(1, 1.5))
-                if time.monotonic() > until:
+                if self.over:
                     break
             if answer is not None and answer.status == 200:
                 self.came_back += refused
@@ -163,17 +163,15 @@ class Phase:
             self.resident.append(resident_bytes(self.pid))
             await asyncio.sleep(0.5)
 
-    async def run(self, patient=True):
-        before = await numbers(self.port)
+    async def run(self):
         watch = asyncio.create_task(self.watch())
-        begun = time.monotonic()
-        await asyncio.sleep(0)
-        until = begun + self.seconds
-        # The tokens are counted while all are asking, not while the last ones are waited for.
-        clients = [asyncio.create_task(self.client(n, until, patient)) for n in range(self.connections)]
-        await asyncio.sleep(max(0, until - time.monotonic()))
-        after = await numbers(self.port)
-        self.wall = time.monotonic() - begun
+        clients = [asyncio.create_task(self.client(n)) for n in range(self.connections)]
+        # Tokens count when their pass is done, so what is timed begins and ends with one; all are asking all the while.
+        before, begun = await next_pass(self.port)
+        await asyncio.sleep(self.seconds)
+        after, ended = await next_pass(self.port)
+        self.over = True
+        self.wall = ended - begun
         await asyncio.gather(*clients)
         watch.cancel()
         self.tokens = after["reranker_computed_tokens_total"] - before["reranker_computed_tokens_total"]
@@ -201,21 +199,35 @@ class Phase:
         )
 
 
-async def numbers(port):
+async def next_pass(port):
+    """The numbers when the next pass has ended, and the time."""
     connection = wire.Connection(port)
-    answer = await connection.ask("GET", "/metrics", {})
-    connection.close()
+    first = await numbers(port, connection)
+    end = time.monotonic() + 30
+    while True:
+        now = await numbers(port, connection)
+        if now["reranker_computed_tokens_total"] > first["reranker_computed_tokens_total"] or time.monotonic() > end:
+            connection.close()
+            return now, time.monotonic()
+        await asyncio.sleep(0.005)
+
+
+async def numbers(port, connection=None):
+    own = connection or wire.Connection(port)
+    answer = await own.ask("GET", "/metrics", {})
+    if connection is None:
+        own.close()
     return {name: float(value) for name, value in re.findall(r"^(\w+) (\S+)$", answer.body.decode(), re.M)}
 
 
 async def fair(port, random):
     """A request for one pair behind one for 500, again and again."""
-    documents = [f"{n} {texts.text(random, 60)}" for n in range(500)]
+    documents = [f"{n} {texts.text(random, 30)}" for n in range(500)]
     body = wire.json.dumps({"query": "a query", "texts": documents}).encode()
     headers = {"content-type": "application/json"}
     large, small = wire.Connection(port), wire.Connection(port)
     waits, wholes, passes = [], [], []
-    for n in range(5):
+    for n in range(3):
         before = await numbers(port)
         begun = time.monotonic()
         whole = asyncio.create_task(large.ask("POST", "/tei/rerank", headers, body))

@@ -15,6 +15,8 @@ parts=(
     "miri       tests/trust/miri.sh"
     "aarch64    make aarch64"
     "audit      make audit"
+    "load       make build && tests/load/run.sh target/release/reranker 180"
+    "throughput make build && { python3 tests/load/throughput.py target/release/reranker 20 | sed 's/^/record: /'; }"
     "reproducible  tests/trust/reproducible.sh"
 )
 
