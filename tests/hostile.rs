@@ -1110,7 +1110,6 @@ fn browsers_are_never_told_to_send_credentials_and_pages_are_locked_down() {
                 ("x-content-type-options", "nosniff"),
                 ("x-frame-options", "DENY"),
                 ("referrer-policy", "no-referrer"),
-                ("cross-origin-opener-policy", "same-origin"),
             ] {
                 assert_eq!(reply.header(name), Some(value), "{page}");
             }

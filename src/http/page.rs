@@ -1,17 +1,15 @@
 //! What every part of a page tells the browser: to load nothing from elsewhere, run nothing inline, and be in nobody's frame.
 
 use axum::response::{IntoResponse, Response};
+use http::HeaderValue;
 use http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
     X_FRAME_OPTIONS,
 };
-use http::{HeaderName, HeaderValue};
 
 /// Styles and images as data are what the interface of the API's page brings along.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-/// Another site's page cannot reach this one through the window that it opened.
-const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
 
 /// A part of a page. `cached` is for what the next version of the program will not change.
 pub fn part(media_type: &str, cached: bool, content: impl IntoResponse) -> Response {
@@ -31,7 +29,6 @@ pub fn part(media_type: &str, cached: bool, content: impl IntoResponse) -> Respo
         (CONTENT_SECURITY_POLICY, POLICY),
         (X_FRAME_OPTIONS, "DENY"),
         (REFERRER_POLICY, "no-referrer"),
-        (OPENER_POLICY, "same-origin"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }

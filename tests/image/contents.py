@@ -23,7 +23,8 @@ class File:
 
 def contents(image):
     """The image's files by their paths; folders and links are passed over."""
-    name = subprocess.run(["docker", "create", image], check=True, capture_output=True, text=True).stdout.strip()
+    # A command, because an image need not have one; it is never run.
+    name = subprocess.run(["docker", "create", image, "nothing"], check=True, capture_output=True, text=True).stdout.strip()
     try:
         with tempfile.TemporaryFile() as archive:
             subprocess.run(["docker", "export", name], stdout=archive, check=True)

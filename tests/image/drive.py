@@ -191,7 +191,7 @@ def check_functions_image(image):
     check("the function app has its files", wanted <= set(found), ", ".join(sorted(wanted - set(found))))
     variables = dict(pair.split("=", 1) for pair in json.loads(docker("image", "inspect", image))[0]["Config"]["Env"])
     check("it is a custom handler's", variables.get("FUNCTIONS_WORKER_RUNTIME") == "custom", json.dumps(variables))
-    name = docker("create", image)
+    name = docker("create", image, "nothing")
     try:
         with tempfile.TemporaryDirectory() as folder:
             docker("cp", f"{name}:/{wwwroot}/host.json", folder)
@@ -322,8 +322,9 @@ def check_hub(image):
     port = free_port()
     with container(tag, [*SHUT_IN, "--publish", f"127.0.0.1:{port}:8000"]):
         answers(port)
-        revision = json.loads(request(port, "GET", "/info")[1])["revision"]
-        check("it serves the revision that was named", revision == hub.COMMIT, revision)
+        served = json.loads(request(port, "GET", "/info")[1])
+        right = (served["model"], served["revision"]) == (hub.NAME, hub.COMMIT)
+        check("it serves the model and the revision that were named", right, f"{served['model']} {served['revision']}")
         check_scores("with the same scores", port)
 
 

@@ -12,7 +12,10 @@ NAME = "acme/demo"
 COMMIT = "5ca1ab1e" * 5
 TOKEN = "hf_only-the-builder-may-know"
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "models/demo"
-FILES = {name: (FOLDER / name).read_bytes() for name in ("config.json", "tokenizer.json", "model.safetensors")}
+FILES = {name: (FOLDER / name).read_bytes() for name in ("tokenizer.json", "model.safetensors")}
+# Without what the model says of itself, its name and revision are the hub's.
+CONFIG = json.loads((FOLDER / "config.json").read_text())
+FILES["config.json"] = json.dumps({key: value for key, value in CONFIG.items() if key != "reranker"}).encode()
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
