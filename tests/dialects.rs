@@ -409,12 +409,7 @@ async fn every_dialect_says_no_in_its_own_words() {
     let (head, body) = send(&router, post("/jina/v2/nothing", "{}")).await;
     assert_eq!(head.status(), StatusCode::NOT_FOUND);
     let error: Value = serde_json::from_slice(&body).expect("JSON");
-    assert!(
-        error["detail"]
-            .as_str()
-            .expect("a detail")
-            .contains("/jina/v2/nothing")
-    );
+    assert_eq!(error["detail"], "there is no such route");
 }
 
 #[tokio::test]

@@ -113,7 +113,7 @@ mod tests {
                 } else {
                     let found = place.map(|place| list.remove(place));
                     prop_assert_eq!(cache.get(&[key(id)]), [found.map(|(_, score)| score)]);
-                    found.map(|found| list.insert(0, found));
+                    list.splice(0..0, found);
                 }
             }
             prop_assert_eq!(cache.kept().len(), list.len());

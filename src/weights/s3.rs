@@ -711,7 +711,7 @@ impl Bucket<'_> {
         let region = response.headers().get("x-amz-bucket-region");
         let here = self.client.config().region().map(|region| region.as_ref());
         match status {
-            300..400 | 400 if region.is_some() && region != here => S3Error::Elsewhere {
+            300..=400 if region.is_some() && region != here => S3Error::Elsewhere {
                 object,
                 region: region.unwrap_or_default().to_owned(),
             },

@@ -149,6 +149,9 @@ fn touching_the_guard_ends_a_process() {
     }
 }
 
+/// A kernel that changes its first operand by the others.
+type Call<'a> = dyn Fn(&mut [f32], [&[f32]; 4]) + 'a;
+
 #[test]
 fn element_wise_kernels_and_norms_stay_within_their_slices() {
     let mut random = Random(1);
@@ -158,7 +161,7 @@ fn element_wise_kernels_and_norms_stay_within_their_slices() {
             let (bias, gamma, beta) = (random.vec(n), random.vec(n), random.vec(n));
             for (kernels, edge) in everywhere() {
                 let guard = |values: &[f32]| Guarded::new(values, edge);
-                let run = |what: &str, call: &dyn Fn(&mut [f32], [&[f32]; 4])| {
+                let run = |what: &str, call: &Call| {
                     let mut want = x.clone();
                     call(&mut want, [&bias, &residual, &gamma, &beta]);
                     let mut got = guard(&x);
