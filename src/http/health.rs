@@ -150,28 +150,26 @@ pub struct ServedDevice {
     /// `cpu` or `cuda`.
     #[schema(example = "cpu")]
     kind: &'static str,
-    #[serde(flatten)]
-    gpu: Option<ServedGpu>,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-pub struct ServedGpu {
-    name: String,
-    /// Its compute capability.
+    /// Of a GPU, as its driver calls it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    /// A GPU's compute capability.
     #[schema(example = "sm_80")]
-    chip: String,
-    memory_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chip: Option<String>,
+    /// A GPU's memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_bytes: Option<u64>,
 }
 
 impl ServedDevice {
     fn new(info: &Info) -> Self {
+        let gpu = info.gpu.as_ref();
         Self {
-            kind: if info.gpu.is_some() { "cuda" } else { "cpu" },
-            gpu: info.gpu.as_ref().map(|gpu| ServedGpu {
-                name: gpu.name.clone(),
-                chip: gpu.chip.to_string(),
-                memory_bytes: gpu.memory_bytes,
-            }),
+            kind: if gpu.is_some() { "cuda" } else { "cpu" },
+            name: gpu.map(|gpu| gpu.name.clone()),
+            chip: gpu.map(|gpu| gpu.chip.to_string()),
+            memory_bytes: gpu.map(|gpu| gpu.memory_bytes),
         }
     }
 }
