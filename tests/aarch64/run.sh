@@ -26,5 +26,5 @@ run_tests() { # CPU, cargo's choice of tests…
     CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -cpu $1" \
         /usr/bin/cargo test --locked -p kernels --target $target --target-dir target/aarch64 "${@:2}"
 }
-run_tests max --lib --tests
+run_tests max --lib --test oracle --test int8
 run_tests cortex-a72 --test int8
