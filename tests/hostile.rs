@@ -11,30 +11,17 @@ mod http2;
 mod process;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use client::{Reply, connect, get, post, read_reply, send, write_head};
+use client::{Reply, connect, get, metric, post, read_reply, send, write_head};
 use http2::{Frame, Http2};
-use process::{PATIENCE, Process, tiny_model};
+use process::{PATIENCE, Process, tiny};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 const PAIR: &str = r#"{"query":"when does it open?","passage":"At nine."}"#;
-
-fn start(model: &str, more: &[(&str, &str)]) -> (Process, SocketAddr) {
-    let mut variables = vec![("MODEL_DIR", model), ("HOST", "127.0.0.1"), ("PORT", "0")];
-    variables.extend(more);
-    let server = Process::serve(&variables);
-    server.wait_for_message("model ready");
-    let address = server.address();
-    (server, address)
-}
-
-fn tiny(more: &[(&str, &str)]) -> (Process, SocketAddr) {
-    start(tiny_model().to_str().expect("a UTF-8 path"), more)
-}
 
 fn code(reply: &Reply) -> String {
     let body = reply.json();
@@ -42,16 +29,6 @@ fn code(reply: &Reply) -> String {
         .as_str()
         .unwrap_or_default()
         .to_owned()
-}
-
-/// A number of /metrics.
-fn metric(address: SocketAddr, name: &str) -> f64 {
-    let text = String::from_utf8(get(address, "/metrics").body).expect("text");
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    let value = line.and_then(|rest| rest.parse().ok());
-    value.unwrap_or_else(|| panic!("no {name} in\n{text}"))
 }
 
 fn resident_bytes(server: &Process) -> u64 {

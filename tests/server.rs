@@ -19,29 +19,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use client::{Reply, connect, get, post, read_reply, send, write_head};
+use client::{Reply, connect, get, metric, post, read_reply, send, write_head};
 use group::MemoryGroup;
 use models::{GatedModel, SlowModel, broken_model};
-use process::{PATIENCE, Process, tiny_model};
+use process::{PATIENCE, Process, ready, start, tiny, tiny_model};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
-
-fn start(model: &str, more: &[(&str, &str)]) -> Process {
-    let mut variables = vec![("MODEL_DIR", model), ("HOST", "127.0.0.1"), ("PORT", "0")];
-    variables.extend(more);
-    Process::serve(&variables)
-}
-
-fn ready(model: &str, more: &[(&str, &str)]) -> (Process, SocketAddr) {
-    let server = start(model, more);
-    server.wait_for_message("model ready");
-    let address = server.address();
-    (server, address)
-}
-
-fn tiny(more: &[(&str, &str)]) -> (Process, SocketAddr) {
-    ready(tiny_model().to_str().expect("a UTF-8 path"), more)
-}
 
 fn code(reply: &Reply) -> Value {
     reply.json()["error"]["code"].clone()
@@ -49,16 +32,6 @@ fn code(reply: &Reply) -> Value {
 
 fn pair() -> Value {
     json!({"query": "when does the library open?", "passage": "The library opens at nine on weekdays."})
-}
-
-/// A number of /metrics.
-fn metric(address: SocketAddr, name: &str) -> f64 {
-    let text = String::from_utf8(get(address, "/metrics").body).expect("text");
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    let value = line.and_then(|rest| rest.parse().ok());
-    value.unwrap_or_else(|| panic!("no {name} in\n{text}"))
 }
 
 /// Posts from another thread.

@@ -117,3 +117,13 @@ fn read_line(stream: &mut impl BufRead) -> String {
     stream.read_line(&mut line).expect("a line of the head");
     line.trim_end().to_owned()
 }
+
+/// A number of /metrics.
+pub fn metric(address: SocketAddr, name: &str) -> f64 {
+    let text = String::from_utf8(get(address, "/metrics").body).expect("text");
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let value = line.and_then(|rest| rest.parse().ok());
+    value.unwrap_or_else(|| panic!("no {name} in\n{text}"))
+}

@@ -215,3 +215,23 @@ impl Log {
 pub fn tiny_model() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/xlm-roberta")
 }
+
+/// A server on a free port of this machine, with more variables than its model's.
+pub fn start(model: &str, more: &[(&str, &str)]) -> Process {
+    let mut variables = vec![("MODEL_DIR", model), ("HOST", "127.0.0.1"), ("PORT", "0")];
+    variables.extend(more);
+    Process::serve(&variables)
+}
+
+/// The same, once it scores, and where it listens.
+pub fn ready(model: &str, more: &[(&str, &str)]) -> (Process, SocketAddr) {
+    let server = start(model, more);
+    server.wait_for_message("model ready");
+    let address = server.address();
+    (server, address)
+}
+
+/// The same with the small model.
+pub fn tiny(more: &[(&str, &str)]) -> (Process, SocketAddr) {
+    ready(tiny_model().to_str().expect("a UTF-8 path"), more)
+}
