@@ -14,7 +14,7 @@ mod models;
 mod process;
 
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -23,9 +23,6 @@ use serde_json::{Value, json};
 use client::{Reply, connect, get, post, read_reply, send, write_head};
 use models::GatedModel;
 use process::{PATIENCE, Process, tiny_model};
-
-/// The interval in which the host looks for its handler.
-const POLL: Duration = Duration::from_millis(25);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Mode {
@@ -143,13 +140,10 @@ impl Host {
         self.wait_until_initialised();
     }
 
-    /// Any answer to `GET /` will do; only a refused connection means that the handler is not there yet.
+    /// The host asks for `GET /` until there is any answer. Here the first request waits until the handler says that it listens: what
+    /// answers earlier is the socket that found the port, which lives on in the processes that other tests are just starting.
     fn wait_until_initialised(&self) {
-        let start = Instant::now();
-        while TcpStream::connect(self.address).is_err() {
-            assert!(start.elapsed() < PATIENCE, "the handler does not listen");
-            std::thread::sleep(POLL);
-        }
+        assert_eq!(self.handler.address(), self.address);
         println!("GET / is answered {}", get(self.address, "/").status);
     }
 
