@@ -3,6 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
+# With BINARY=… what needs a built program takes that one, and `build` builds none.
 BINARY := target/release/reranker
 DEMO := models/demo
 # With them the tests' models serve int8.
@@ -32,7 +33,7 @@ run: build ## serve on $PORT (8000), by default with the bundled demo model
 test: ## run every test that needs nothing but this machine, the service's on f32 and on int8
 	rm -f $(TEST_PACKED)
 	cargo test --workspace --locked --no-fail-fast
-	for model in $(dir $(TEST_PACKED)); do cargo run --quiet --locked -- pack --model $$model; done
+	for model in $(dir $(TEST_PACKED)); do $${CARGO_TARGET_DIR:-target}/debug/reranker pack --model $$model; done
 	cargo test --locked --test api --test dialects --test server --test lambda --test azure; status=$$?; rm -f $(TEST_PACKED); exit $$status
 
 check: fmt lint test check-image check-aws check-azure ## format, lints, tests, and every check of what is deployed
@@ -44,7 +45,9 @@ lint: ## clippy with warnings denied
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 build: ## build the program, optimised, and pack the demo model
+ifeq ($(origin BINARY),file)
 	cargo build --release --locked
+endif
 	$(MAKE) --no-print-directory $(DEMO)/packed.safetensors
 
 $(DEMO)/packed.safetensors: $(BINARY) $(addprefix $(DEMO)/,config.json tokenizer.json model.safetensors)
@@ -137,6 +140,7 @@ audit: ## licences, sources, duplicates and known vulnerabilities of every depen
 
 reproducible: ## build the program in two folders and compare
 	tests/trust/reproducible.sh
+
 cuda: ## build target/cuda/release/reranker, which computes on NVIDIA GPUs; needs the CUDA toolkit (CUDA_COMPUTE_CAP, by default 75: any from a T4 on)
 	CUDA_COMPUTE_CAP=$${CUDA_COMPUTE_CAP:-75} cargo build --release --locked --features cuda --target-dir target/cuda
 

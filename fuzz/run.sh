@@ -12,12 +12,16 @@ shares=(
     "lambda_event 4" "trace_headers 2" "hub 2"
 )
 
+# libFuzzer is written in C++.
+root() { if [[ $(id -u) == 0 ]]; then "$@"; else sudo -n "$@"; fi; }
+command -v c++ >/dev/null || { root apt-get update -qq && root apt-get install -y -qq --no-install-recommends g++ >/dev/null; }
+
 # The program itself, for packed models to damage.
-(cd .. && cargo build --release --locked --quiet)
+(cd .. && cargo build --locked --quiet)
 # One lock file for everything: the program's, to which cargo adds what fuzzing needs.
 cp ../Cargo.lock Cargo.lock
-cargo build --release --quiet
-bin=$PWD/../target/release work=$PWD/../target/fuzz
+cargo build --quiet
+bin=$PWD/../target/debug work=$PWD/../target/fuzz
 rm -rf "$work/seeds" "$work/logs"
 mkdir -p "$work/logs"
 export FUZZ_FILES=$work/files

@@ -36,6 +36,11 @@ step "the image"
 make --no-print-directory image IMAGE=$image BUILD_ARGS="--network host --quiet"
 docker build --quiet --build-arg SERVICE=$image --build-arg HOST="$rust" --tag $functions azure
 
+# The program as it is shipped, for whatever tests it outside: `make test-clients BINARY=target/image/reranker`.
+container=$(docker create $image)
+docker cp "$container:/reranker" "$work/reranker"
+docker rm "$container" >/dev/null
+
 step "its structure"
 "$bin/container-structure-test" test --image $image --config tests/image/structure.yaml --quiet
 
