@@ -16,13 +16,12 @@ mod process;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use client::{Reply, connect, get, post, read_reply, send, write_head};
 use models::GatedModel;
-use process::{PATIENCE, Process, tiny_model};
+use process::{Process, tiny_model};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Mode {

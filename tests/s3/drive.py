@@ -8,6 +8,7 @@ MODEL is a large model's folder with its packed.safetensors; FOLDER is where eve
 import contextlib
 import hashlib
 import http.client
+import http.server
 import json
 import os
 import random
@@ -16,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -245,6 +247,31 @@ class Suite:
         self.s3.put_object_acl(Bucket="models", Key="small/packed.safetensors", ACL="public-read")
         self.run(["fetch", address], self.cache("anonymous"), **anonymous).fine()
 
+    def credentials_are_found_where_awss_sdks_find_them(self) -> None:
+        address, none = "s3://models/small/packed.safetensors", {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "HOME": str(self.folder)}
+        profiles, token = self.folder / "credentials", self.folder / "token"
+        profiles.write_text("[work]\naws_access_key_id = OFPROFILE\naws_secret_access_key = secret\n")
+        token.write_text("of-the-cluster")
+        with Platform() as platform:
+            ways = {
+                "OFPROFILE": {"AWS_SHARED_CREDENTIALS_FILE": str(profiles), "AWS_PROFILE": "work"},
+                "OFCONTAINER": {"AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{platform.url}/container", "AWS_CONTAINER_AUTHORIZATION_TOKEN": "of-the-task"},
+                "OFWEBIDENTITY": {
+                    "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/reranker",
+                    "AWS_WEB_IDENTITY_TOKEN_FILE": str(token),
+                    "AWS_ENDPOINT_URL_STS": platform.url,
+                },
+                "OFINSTANCE": {"AWS_EC2_METADATA_DISABLED": "", "AWS_EC2_METADATA_SERVICE_ENDPOINT": platform.url},
+            }
+            for key, way in ways.items():
+                self.proxy.reset()
+                self.run(["fetch", address], self.cache("ways"), **none | way).fine()
+                used = {seen.key for seen in self.proxy.seen}
+                assert used == {key}, f"{key}: {used}, {platform.asked}"
+            # The region too, where nothing else says it.
+            instance = ways["OFINSTANCE"] | {"AWS_REGION": ""}
+            self.run(["fetch", address], self.cache("ways"), **none | instance).fine()
+
     def what_is_wrong_is_said(self) -> None:
         cache = self.cache("wrong")
         self.run(["fetch", "s3://models/none.safetensors"], cache).failed("s3://models/none.safetensors: there is no such object", "NoSuchKey")
@@ -275,6 +302,7 @@ class Suite:
             "dropped at once": lambda seen: Fault(drop_after=0) if seen.range and seen.number < 3 else None,
             "too short": lambda seen: Fault(shorter=7) if seen.range and seen.number < 3 else None,
             "slow down": lambda seen: busy if seen.range and seen.number in (1, 2) else None,
+            "silent": lambda seen: Fault(silent=60) if seen.range and seen.number == 1 else None,
             "internal error": lambda seen: broken if seen.range and seen.number in (0, 3) else None,
         }
         for name, plan in plans.items():
@@ -424,6 +452,65 @@ class Suite:
             failed = [line for line in lines if line.get("fields", line).get("message") == "model not downloaded"]
             assert failed and "again_in_s" in json.dumps(failed[0]), lines
         self.proxy.reset()
+
+
+class Platform:
+    """What AWS's platforms answer to those who ask for credentials: ECS, STS for EKS, and EC2's metadata service, version 2."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        platform = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                length = int(self.headers.get("content-length") or 0)
+                status, text = platform.answer(self.command, self.path, self.headers, self.rfile.read(length).decode())
+                self.send_response(status)
+                self.send_header("content-length", str(len(text)))
+                # A session of the metadata service lasts so many seconds.
+                self.send_header("x-aws-ec2-metadata-token-ttl-seconds", "600")
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            do_PUT = do_POST = do_GET
+
+            def log_message(self, *_) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def __enter__(self) -> "Platform":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.server.shutdown()
+
+    def answer(self, method: str, path: str, headers, body: str) -> tuple[int, str]:
+        self.asked.append(f"{method} {path}")
+        later = "2099-01-01T00:00:00Z"
+        credentials = {"SecretAccessKey": "secret", "Token": "session", "Expiration": later}
+        if path == "/container" and headers.get("authorization") == "of-the-task":
+            return 200, json.dumps(credentials | {"AccessKeyId": "OFCONTAINER"})
+        if method == "POST" and "Action=AssumeRoleWithWebIdentity" in body and "WebIdentityToken=of-the-cluster" in body:
+            fields = {"AccessKeyId": "OFWEBIDENTITY", "SecretAccessKey": "secret", "SessionToken": "session", "Expiration": later}
+            inside = "".join(f"<{name}>{value}</{name}>" for name, value in fields.items())
+            result = f"<AssumeRoleWithWebIdentityResult><Credentials>{inside}</Credentials></AssumeRoleWithWebIdentityResult>"
+            space = "https://sts.amazonaws.com/doc/2011-06-15/"
+            return 200, f'<AssumeRoleWithWebIdentityResponse xmlns="{space}">{result}</AssumeRoleWithWebIdentityResponse>'
+        if method == "PUT" and path == "/latest/api/token":
+            return 200, "of-the-instance"
+        if headers.get("x-aws-ec2-metadata-token") == "of-the-instance":
+            role = "/latest/meta-data/iam/security-credentials/"
+            answers = {
+                role: "reranker",
+                role + "reranker": json.dumps(credentials | {"Code": "Success", "Type": "AWS-HMAC", "AccessKeyId": "OFINSTANCE"}),
+                "/latest/meta-data/placement/region": "us-east-1",
+            }
+            if path in answers:
+                return 200, answers[path]
+        return 404, ""
 
 
 def ask(port: int, path: str, body: dict | None = None) -> tuple[int, dict]:

@@ -1,6 +1,7 @@
 """A proxy on loopback in front of an S3 server, which passes everything on as it is, or breaks it as it is told."""
 
 import http.client
+import re
 import threading
 import time
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ class Seen:
     path: str
     range: str | None
     query: str = ""
+    # Of the signature's credentials; nothing where there is none.
+    key: str | None = None
     # How many requests with a range came before it.
     number: int = 0
 
@@ -34,6 +37,8 @@ class Fault:
     etag: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
     bytes_per_second: float | None = None
+    # Seconds without a word before the answer.
+    silent: float = 0
 
 
 class Proxy:
@@ -77,9 +82,11 @@ class Proxy:
         path, _, query = request.path.partition("?")
         with self.lock:
             number = len(self.ranges())
-            seen = Seen(request.command, path, request.headers.get("range"), query, number)
+            signature = re.search(r"Credential=([^/]+)/", request.headers.get("authorization", ""))
+            seen = Seen(request.command, path, request.headers.get("range"), query, signature and signature[1], number)
             self.seen.append(seen)
         fault = self.plan(seen) or Fault()
+        time.sleep(fault.silent)
         if fault.status:
             code, message = fault.error
             text = f"<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
