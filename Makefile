@@ -120,8 +120,8 @@ load: build ## a minute of every dialect, of mistakes, bursts and hang-ups over 
 check-azure: ## check terraform/azure without Azure: format, validate and tests against the providers' schemas, checkov
 	tests/terraform/run.sh terraform/azure
 
-trust: ## the long form of the tests: fuzzing, sanitizers, Miri, emulation, audit; keeps a record (PARTS, FUZZ_SECONDS)
-	tests/trust/run.sh $(PARTS)
+trust: build ## the long form of the tests: fuzzing, sanitizers, Miri, emulation, audit; keeps a record (PARTS, FUZZ_SECONDS)
+	tests/trust/run.sh $(BINARY) $(PARTS)
 
 fuzz-short: ## every fuzz target for a few seconds, on what it found before
 	fuzz/run.sh all 60

@@ -3,9 +3,11 @@
 # kept in target/trust/PART.log. Writes what came of them to bench/records/DATE-trust.txt.
 # A part that cannot run on this machine ends with status 77 and says why in its last line.
 #
-#     tests/trust/run.sh [PART...]
+#     tests/trust/run.sh PROGRAM [PART...]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+program=${1:?the program}
+shift
 
 # Name, and command. What a part prints in lines that begin with `record: ` goes into the record.
 parts=(
@@ -15,8 +17,8 @@ parts=(
     "miri       tests/trust/miri.sh"
     "aarch64    make aarch64"
     "audit      make audit"
-    "load       make build && tests/load/run.sh target/release/reranker 180"
-    "throughput make build && { python3 tests/load/throughput.py target/release/reranker 20 | sed 's/^/record: /'; }"
+    "load       tests/load/run.sh $program 180"
+    "throughput { python3 tests/load/throughput.py $program 20 | sed 's/^/record: /'; }"
     "reproducible  tests/trust/reproducible.sh"
 )
 
