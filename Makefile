@@ -53,10 +53,10 @@ endif
 $(DEMO)/packed.safetensors: $(BINARY) $(addprefix $(DEMO)/,config.json tokenizer.json model.safetensors)
 	$(BINARY) pack --model $(DEMO)
 
-image: ## build the service's image (IMAGE, MODEL, MODEL_REVISION, PRECISION; PLATFORM=linux/arm64; BUILD_ARGS)
+image: ## build the service's image (IMAGE, MODEL, MODEL_REVISION, PRECISION, RUST_IMAGE; PLATFORM=linux/arm64; BUILD_ARGS)
 	BUILDX_NO_DEFAULT_ATTESTATIONS=1 docker build -f Dockerfile.lambda -t $(IMAGE) \
 	    --label org.opencontainers.image.version=$(TAG) --label org.opencontainers.image.revision=$(REVISION) --build-arg SOURCE_DATE_EPOCH=$(or $(shell git log -1 --format=%ct 2>/dev/null),0) \
-	    $(foreach name,MODEL MODEL_REVISION PRECISION,$(if $($(name)),--build-arg $(name)=$($(name)))) $(if $(PLATFORM),--platform $(PLATFORM)) $(BUILD_ARGS) .
+	    $(foreach name,MODEL MODEL_REVISION PRECISION RUST_IMAGE,$(if $($(name)),--build-arg $(name)=$($(name)))) $(if $(PLATFORM),--platform $(PLATFORM)) $(BUILD_ARGS) .
 
 run-image: ## serve on $PORT (8000) from the image, shut in as in docker-compose.yml
 	@mkdir -p run

@@ -3,7 +3,7 @@
 
 As a server that is shut in, told to stop in the middle of a request; as the custom handler that the Functions host starts, from both
 images; by docker-compose.yml; in AWS's emulator and under the SAM CLI with every events/*.json, each answer compared with the server's.
-Prints one line a check; exits 1 where one failed. Needs only the standard library.
+Prints one line a check; exits 1 where one failed. Needs only the standard library, and in RUST_IMAGE the toolchain's image.
 """
 
 import contextlib
@@ -306,7 +306,7 @@ def check_hub(image):
     # Docker's own client leaves secrets to BuildKit, which podman does not have; podman's has them itself.
     builder = ["podman", "build", "--format", "docker"] if "podman" in os.environ.get("DOCKER_HOST", "") else ["docker", "build"]
     with hub.serving() as endpoint:
-        arguments = {"MODEL": hub.NAME, "MODEL_REVISION": hub.COMMIT, "HF_ENDPOINT": endpoint}
+        arguments = {"MODEL": hub.NAME, "MODEL_REVISION": hub.COMMIT, "HF_ENDPOINT": endpoint, "RUST_IMAGE": os.environ["RUST_IMAGE"]}
         for name, value in arguments.items():
             options += ["--build-arg", f"{name}={value}"]
         done = subprocess.run([*builder, *options, str(ROOT)], env={**os.environ, "HF_TOKEN": hub.TOKEN}, capture_output=True, text=True)

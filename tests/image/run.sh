@@ -26,15 +26,19 @@ eval "$(tests/image/engine.sh "$work/engine")"
 if [[ ${DOCKER_HOST:-} == "unix://$work/engine/"* ]]; then
     trap 'kill "$(cat "$work/engine/podman.pid")"' EXIT
 fi
-rust=$(sed -n 's/^ARG RUST_IMAGE=//p' Dockerfile.lambda)
-if ! docker image inspect "$rust" >/dev/null 2>&1; then
-    echo "$rust is not here: its stand-in is $(rustc --version) of this machine"
-    python3 tests/image/toolchain.py | docker import --change "ENV CARGO_HOME=/usr/local/cargo" - "$rust" >/dev/null
+RUST_IMAGE=$(sed -n 's/^ARG RUST_IMAGE=//p' Dockerfile.lambda)
+if ! docker image inspect "$RUST_IMAGE" >/dev/null 2>&1; then
+    echo "$RUST_IMAGE is not here: its stand-in is $(rustc --version) of this machine"
+    # What is made here cannot have that digest.
+    RUST_IMAGE=${RUST_IMAGE%@*}
+    docker image inspect "$RUST_IMAGE" >/dev/null 2>&1 ||
+        python3 tests/image/toolchain.py | docker import --change "ENV CARGO_HOME=/usr/local/cargo" - "$RUST_IMAGE" >/dev/null
 fi
+export RUST_IMAGE
 
 step "the image"
 make --no-print-directory image IMAGE=$image BUILD_ARGS="--network host --quiet"
-docker build --quiet --build-arg SERVICE=$image --build-arg HOST="$rust" --tag $functions azure
+docker build --quiet --build-arg SERVICE=$image --build-arg HOST="$RUST_IMAGE" --tag $functions azure
 
 # The program as it is shipped, for whatever tests it outside: `make test-clients BINARY=target/image/reranker`.
 container=$(docker create $image)
@@ -57,7 +61,8 @@ PYTHON
 
 step "sam build"
 sam=target/aws/tools/bin/sam
-$sam build --no-use-buildkit --template template.yaml --build-dir "$work/sam" >/dev/null
+sed "s|DockerBuildArgs: {|&RUST_IMAGE: '$RUST_IMAGE', |" template.yaml > "$work/template.yaml"
+$sam build --no-use-buildkit --template "$work/template.yaml" --base-dir "$PWD" --build-dir "$work/sam" >/dev/null
 rm -rf "$work/busybox"
 mkdir "$work/busybox"
 (cd "$work/busybox" && apt-get download -qq busybox-static 2>/dev/null && dpkg-deb -x ./*.deb . && mv bin/busybox .)
