@@ -5,7 +5,8 @@ import dataclasses
 import json
 
 # Longer than any answer may take under the load.
-PATIENCE = 60
+# Seconds: as long as the server itself gives a request (REQUEST_TIMEOUT_S), as large ones wait behind hundreds of small ones.
+PATIENCE = 300
 
 
 class Lost(Exception):
