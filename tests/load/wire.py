@@ -4,8 +4,7 @@ import asyncio
 import dataclasses
 import json
 
-# Longer than any answer may take under the load.
-# Seconds: as long as the server itself gives a request (REQUEST_TIMEOUT_S), as large ones wait behind hundreds of small ones.
+# Seconds that an answer may take: what the server itself gives a request (REQUEST_TIMEOUT_S), as large ones wait behind hundreds of small ones.
 PATIENCE = 300
 
 
