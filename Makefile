@@ -144,7 +144,7 @@ reproducible: ## build the program in two folders and compare
 cuda: ## build target/cuda/release/reranker, which computes on NVIDIA GPUs; needs the CUDA toolkit (CUDA_COMPUTE_CAP, by default 75: any from a T4 on)
 	CUDA_COMPUTE_CAP=$${CUDA_COMPUTE_CAP:-75} cargo build --release --locked --features cuda --target-dir target/cuda
 
-check-cuda: ## lint and link the program with CUDA on a machine without a GPU (fetches the compiler from PyPI; ten minutes)
+check-cuda: ## lint and link the program with CUDA on a machine without a GPU (fetches the compiler from PyPI; a quarter of an hour)
 	tests/cuda/run.sh
 
 bench-gpu: cuda $(SYNTHETIC)/model.safetensors ## on a machine with a GPU: parity with f32, and speed beside PyTorch; keeps a record (ARGS)
