@@ -447,9 +447,10 @@ unsafe fn multiply_tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
                     s.load(&second_products[(scale.second - 1) * PANEL + first..]),
                 );
             }
+            // Of a tile's last vectors all may lie beyond the columns, and beyond what the caller owns.
+            let out = out.wrapping_add((tile.row + i - seconds) * stride + first);
             // SAFETY: the vector's columns within `columns`, in a row of the caller's.
             unsafe {
-                let out = out.add((tile.row + i - seconds) * stride + first);
                 if first + S::LANES <= columns {
                     s.store_ptr(out, v);
                 } else if first < columns {
