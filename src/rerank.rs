@@ -153,6 +153,8 @@ pub struct Request {
     pub document_field: fn(usize) -> String,
     /// Longest sequence in tokens, special tokens included; the server's own where absent.
     pub max_length: Option<usize>,
+    /// What the caller calls it.
+    pub max_length_field: &'static str,
     pub truncation: Option<Truncation>,
     pub side: Side,
     /// Most tokens of a document that are looked at.
@@ -173,6 +175,7 @@ impl Request {
             pairs,
             document_field: |index| format!("documents[{index}]"),
             max_length: None,
+            max_length_field: "max_length",
             truncation: None,
             side: Side::Right,
             max_document_tokens: None,

@@ -632,6 +632,18 @@ async fn what_may_not_be_cut_is_refused_by_name() {
         ok(&router, "/rerank", short).await["results"][0]["tokens"],
         40
     );
+    for (field, path) in [
+        ("truncate_prompt_tokens", "/rerank"),
+        ("truncate_prompt_tokens", "/score"),
+        ("max_length", "/score"),
+    ] {
+        let body = json!({"query": QUERY, "documents": [text], "queries": QUERY, field: 100_000});
+        let (status, error) = rerank(&router, path, body).await;
+        assert_eq!(status, 422, "{path}: {error}");
+        let told = error.to_string();
+        let expected = format!("{field} is 100000, it must be from ");
+        assert!(told.contains(&expected), "{path}: {told}");
+    }
     // Their periods differ, so no chunk of one is a chunk of another: such would be computed, and counted, once.
     let different: Vec<String> = (0..30)
         .map(|i| ("water ".repeat(i + 1) + "machine learning ").repeat(1800 / (6 * i + 25)))

@@ -215,9 +215,7 @@ impl DocumentsBody {
         options.max_tokens_per_doc = options.max_tokens_per_doc.or(ways.max_tokens_per_doc);
         options.max_chunks_per_doc = options.max_chunks_per_doc.or(Some(ways.max_chunks_per_doc));
         options.side = self.truncation_side.map_or(options.side, Into::into);
-        if options.max_length.is_none() {
-            options.max_length = prompt_tokens(self.truncate_prompt_tokens)?;
-        }
+        options.or_prompt_tokens(self.truncate_prompt_tokens)?;
         let normalize = options.normalize.or(self.raw_scores.map(|Bool(raw)| !raw));
         let selection = Selection {
             top: self.top_n.or(self.top_k).filter(|&top| top > 0),
@@ -271,18 +269,6 @@ impl DocumentsBody {
             spans,
         };
         Ok((request, kept))
-    }
-}
-
-/// vLLM's `truncate_prompt_tokens` as a maximum length; -1 stands for the model's own.
-pub fn prompt_tokens(tokens: Option<i64>) -> Result<Option<usize>, Invalid> {
-    match tokens {
-        None | Some(-1) => Ok(None),
-        Some(tokens) => usize::try_from(tokens).map(Some).map_err(|_| {
-            let field = "truncate_prompt_tokens";
-            let message = format!("{field} is {tokens}, it must be -1 or a length");
-            Invalid::new("invalid_max_length", message).field(field)
-        }),
     }
 }
 

@@ -50,6 +50,7 @@ macro_rules! body {
                 $crate::dialect::options::Options {
                     normalize: self.normalize.map(|flag| flag.0),
                     max_length: self.max_length,
+                    max_length_field: "max_length",
                     truncation: self.truncation.clone(),
                     max_tokens_per_doc: self.max_tokens_per_doc,
                     max_chunks_per_doc: self.max_chunks_per_doc,
@@ -66,6 +67,8 @@ pub(super) use body;
 pub struct Options {
     pub normalize: Option<bool>,
     pub max_length: Option<usize>,
+    /// Where `max_length` was found.
+    pub max_length_field: &'static str,
     pub truncation: Option<TruncationName>,
     pub max_tokens_per_doc: Option<usize>,
     pub max_chunks_per_doc: Option<usize>,
@@ -74,6 +77,22 @@ pub struct Options {
 }
 
 impl Options {
+    /// vLLM's `truncate_prompt_tokens` as the maximum length where none is named by our own field; -1 stands for the model's own.
+    pub fn or_prompt_tokens(&mut self, tokens: Option<i64>) -> Result<(), Invalid> {
+        let field = "truncate_prompt_tokens";
+        let Some(tokens) = tokens.filter(|&tokens| tokens != -1 && self.max_length.is_none())
+        else {
+            return Ok(());
+        };
+        let length = usize::try_from(tokens).map_err(|_| {
+            let message = format!("{field} is {tokens}, it must be -1 or a length");
+            Invalid::new("invalid_max_length", message).field(field)
+        })?;
+        self.max_length = Some(length);
+        self.max_length_field = field;
+        Ok(())
+    }
+
     pub fn into_request(
         self,
         pairs: Vec<Pair>,
@@ -93,6 +112,7 @@ impl Options {
         Ok(Request {
             document_field,
             max_length: self.max_length,
+            max_length_field: self.max_length_field,
             truncation: self.truncation.map(TruncationName::parse).transpose()?,
             side: self.side,
             max_document_tokens: self.max_tokens_per_doc,

@@ -7,7 +7,6 @@ use utoipa::ToSchema;
 
 use super::documents::{
     DocumentsBody, Kept, OpenAiError, ResultItem, Returned, SideName, USUAL, Usage, Ways,
-    prompt_tokens,
 };
 use super::lenient::{Bool, Document, OneOrMany};
 use super::options::body;
@@ -175,9 +174,7 @@ impl Dialect for Score {
 
     fn read(body: ScoreBody, limits: &Limits) -> Result<(Request, bool), Invalid> {
         let mut options = body.options();
-        if options.max_length.is_none() {
-            options.max_length = prompt_tokens(body.truncate_prompt_tokens)?;
-        }
+        options.or_prompt_tokens(body.truncate_prompt_tokens)?;
         options.side = body.truncation_side.map_or(options.side, Into::into);
         let activation = body.use_activation.map(|Bool(wanted)| wanted);
         let normalize = options.normalize.or(activation).unwrap_or(true);

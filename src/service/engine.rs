@@ -255,13 +255,14 @@ impl Engine {
         let Some(got) = request.max_length else {
             return Ok(());
         };
+        let field = request.max_length_field;
         let (low, high) = (self.tokenizer.min_length(), self.info.max_length);
         let refusal = |limit: usize| {
             Invalid::new(
                 "invalid_max_length",
-                format!("max_length is {got}, it must be from {low} to {high}"),
+                format!("{field} is {got}, it must be from {low} to {high}"),
             )
-            .field("max_length")
+            .field(field)
             .got(got)
             .limit(limit)
         };
