@@ -93,10 +93,10 @@ impl Invalid {
 /// Why a model cannot be served: always the file, then what was found and what was expected in it.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {reason}", path.display())]
     Io {
         path: PathBuf,
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     #[error("{}: {what}: found {found}, expected {expected}", path.display())]
     Unfit {
@@ -120,10 +120,10 @@ pub enum ModelError {
 }
 
 impl ModelError {
-    pub fn io(path: &Path, source: std::io::Error) -> Self {
+    pub fn io(path: &Path, reason: std::io::Error) -> Self {
         Self::Io {
             path: path.to_owned(),
-            source,
+            reason,
         }
     }
 

@@ -1,5 +1,5 @@
-//! Processes that are killed anywhere, and model files that change under a running one: what is there afterwards is whole, and nothing
-//! wrong is served.
+//! Processes that are killed anywhere, files that cannot be read, and model files that change under a running server: what is there
+//! afterwards is whole, and nothing wrong is served.
 
 // Not every test file uses everything that they share.
 #[allow(dead_code)]
@@ -121,6 +121,37 @@ fn packing_that_was_killed_anywhere_leaves_the_old_file_or_the_whole_new_one() {
         "{ended:?}"
     );
     assert!(fs::read(&out).expect("packed") == expected);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named_and_nothing_is_written() {
+    // The process's own memory begins with a page that is not there: reading it fails as reading a broken disk does.
+    let broken = Path::new("/proc/self/mem");
+    let failed = |model: &Path, arguments: &[&str], file: &Path| {
+        let ended = command(arguments)
+            .env("MODEL_DIR", model)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .output()
+            .expect("runs");
+        assert_eq!(ended.status.code(), Some(1), "{arguments:?}");
+        assert!(ended.stdout.is_empty(), "{arguments:?}");
+        let told = String::from_utf8(ended.stderr).expect("text");
+        assert!(told.contains(file.to_str().expect("plain")), "{told}");
+        assert_eq!(told.matches("Input/output error").count(), 1, "{told}");
+    };
+    for name in ["config.json", "tokenizer.json"] {
+        let model = copy_of_the_model();
+        let file = model.path().join(name);
+        fs::remove_file(&file).expect("removed");
+        std::os::unix::fs::symlink(broken, &file).expect("linked");
+        failed(model.path(), &["score", "--query", "q", "p"], &file);
+        let model_dir = model.path().to_str().expect("plain");
+        failed(model.path(), &["pack", "--model", model_dir], &file);
+        assert!(!model.path().join("packed.safetensors").exists());
+    }
+    let pairs = broken.to_str().expect("plain");
+    failed(&tiny_model(), &["score", "--jsonl", pairs], broken);
 }
 
 /// A server of a copy of the model, and where that is.

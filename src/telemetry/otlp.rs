@@ -48,10 +48,10 @@ pub struct Export {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}: {reason}")]
     Unreadable {
         path: PathBuf,
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     #[error("{0} holds no certificate in PEM form")]
     NoCertificate(PathBuf),
@@ -295,9 +295,9 @@ impl Client {
     fn new(export: &Export, failing: Arc<AtomicBool>) -> Result<Self, ExportError> {
         let roots = match &export.certificate {
             Some(path) => {
-                let unreadable = |source| ExportError::Unreadable {
+                let unreadable = |reason| ExportError::Unreadable {
                     path: path.clone(),
-                    source,
+                    reason,
                 };
                 let pem = std::fs::read(path).map_err(unreadable)?;
                 let certificates: Vec<_> = parse_pem(&pem)

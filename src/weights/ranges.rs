@@ -20,8 +20,8 @@ pub const RANGE: u64 = 16 << 20;
 /// Why what came could not be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
-    #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
+    #[error("{}: {reason}", path.display())]
+    Io { path: PathBuf, reason: io::Error },
     #[error(
         "{}: there is no room for {needed} bytes, {free} are free: make room, or name another folder",
         path.display()
@@ -37,9 +37,9 @@ impl DiskError {
     /// For `map_err`: what failed, with its path.
     pub fn at(path: &Path) -> impl Fn(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io {
+        move |reason| Self::Io {
             path: path.clone(),
-            source,
+            reason,
         }
     }
 }

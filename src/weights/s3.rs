@@ -102,8 +102,8 @@ pub enum S3Error {
         found: String,
         expected: String,
     },
-    #[error("{object}: what came is deleted: {source}")]
-    Damaged { object: String, source: ModelError },
+    #[error("{object}: what came is deleted: {reason}")]
+    Damaged { object: String, reason: ModelError },
     #[error("{folder}: neither {SINGLE_FILE} nor {INDEX_FILE} is there{}", aside(.said))]
     NoWeights { folder: String, said: String },
     #[error(
@@ -641,9 +641,9 @@ impl Bucket<'_> {
     /// Reads what came: a packed file tells its own digests, of others S3 may know a checksum.
     fn check(&self, object: &Object, path: &Path, packed: bool) -> Result<(), S3Error> {
         if packed {
-            return check_payload(path).map_err(|source| S3Error::Damaged {
+            return check_payload(path).map_err(|reason| S3Error::Damaged {
                 object: self.uri(&object.key),
-                source,
+                reason,
             });
         }
         let Some((algorithm, expected)) = &object.checksum else {

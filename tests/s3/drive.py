@@ -25,12 +25,15 @@ import boto3
 import botocore.config
 from proxy import DENIED, Fault, Proxy
 
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tests/image"))
+import hub  # noqa: E402
+
 MIB = 1 << 20
 RANGE = 16 * MIB
 # What a download may take beside the file: the program itself, eight connections and their buffers.
 MEMORY_BOUND = 96 * MIB
 KILLS = 8
-ROOT = Path(__file__).resolve().parents[2]
 QUERY = ["--query", "how do I reset my password?", "Choose “Forgot password” and follow the mail.", "We are open from nine to five."]
 
 
@@ -412,6 +415,12 @@ class Suite:
         before = [*space, "sh", "-c", script, str(small)]
         full = self.run(["fetch", "s3://models/middle/packed.safetensors"], small, before)
         full.failed(f"there is no room for {size} bytes, 20", "are free", "name another folder")
+        assert str(small) not in full.said.split("\n", 1)[1], full.said
+        # From a hub the same.
+        with hub.serving() as endpoint:
+            variables = {"HF_ENDPOINT": endpoint, "HF_TOKEN": hub.TOKEN, "HF_HUB_CACHE": str(small)}
+            full = self.run(["fetch", f"{hub.NAME}@{hub.COMMIT}"], small, before, **variables)
+        full.failed(f"there is no room for {sum(map(len, hub.FILES.values()))} bytes, 20", "are free", "name another folder")
         assert str(small) not in full.said.split("\n", 1)[1], full.said
         out = small / "packed.safetensors"
         full = self.run(["pack", "--model", str(ROOT / "models/demo"), "--out", str(out)], small, before)
