@@ -21,10 +21,10 @@ REPOSITORY ?=
 TAG ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 
-.PHONY: help run test test-client test-browser check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table check-aws check-azure check-s3 check-image check-reproducible image run-image push sbom verify clean test-openapi load trust fuzz-short asan tsan miri audit reproducible cuda check-cuda bench-gpu
+.PHONY: help run test test-client test-browser check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table check-aws check-azure check-s3 check-image check-image-arm64 check-reproducible image run-image push sbom verify clean test-openapi load trust fuzz-short asan tsan miri audit reproducible cuda check-cuda check-cuda-image bench-gpu
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 run: build ## serve on $PORT (8000), by default with the bundled demo model
 	@mkdir -p run
@@ -74,6 +74,9 @@ sbom: ## write what is in the image as CycloneDX: target/image/sbom.cdx.json (fe
 
 check-image: ## build the image and drive it: as a server, in Lambda's emulator, by the SAM CLI, as Azure runs it (installs an engine where there is none)
 	tests/image/run.sh
+
+check-image-arm64: ## build the image for arm64 across, and run its program under emulation (installs what it needs from Debian; half an hour)
+	tests/image/arm64.sh
 
 check-reproducible: image ## build the image again from nothing, and compare every file
 	$(MAKE) --no-print-directory image IMAGE=$(IMAGE)-again BUILD_ARGS="--no-cache $(BUILD_ARGS)"
@@ -146,6 +149,9 @@ cuda: ## build target/cuda/release/reranker, which computes on NVIDIA GPUs; need
 
 check-cuda: ## lint and link the program with CUDA on a machine without a GPU (fetches the compiler from PyPI; a quarter of an hour)
 	tests/cuda/run.sh
+
+check-cuda-image: ## build Dockerfile.gpu's image and run it on a machine without a GPU (installs an engine where there is none; half an hour)
+	tests/cuda/image.sh
 
 bench-gpu: cuda $(SYNTHETIC)/model.safetensors ## on a machine with a GPU: parity with f32, and speed beside PyTorch; keeps a record (ARGS)
 	$(PYTHON) bench/gpu/run.py $(ARGS)

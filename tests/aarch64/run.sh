@@ -1,20 +1,17 @@
 #!/usr/bin/env bash
 # Compiles the kernels for AArch64 and runs their tests under emulation, all of them on a CPU with every extension, and those of the
-# int8 engine on one with none, where the program must find the base set by itself. What is missing is installed from Debian's
-# packages, which have a compiler with the target's libraries.
+# int8 engine on one with none, where the program must find the base set by itself. What is missing is installed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 target=aarch64-unknown-linux-gnu
 
-root() { if [[ $(id -u) == 0 ]]; then "$@"; else sudo -n "$@"; fi; }
-packages=(rustc-web cargo-web libstd-rust-web-dev:arm64 gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static)
-if ! dpkg-query --show --showformat '${db:Status-Status}\n' "${packages[@]}" 2>/dev/null | grep -cx installed | grep -qx ${#packages[@]}; then
-    if ! { root dpkg --add-architecture arm64 && root apt-get update -qq; }; then
-        echo "NOT RUN: the tests on AArch64 need Debian's packages, and this machine can't install any: ${packages[*]}" >&2
-        exit 0
-    fi
-    root apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+status=0
+tests/aarch64/install.sh || status=$?
+if [[ $status == 77 ]]; then
+    echo "NOT RUN: the tests on AArch64" >&2
+    exit 0
 fi
+[[ $status == 0 ]]
 
 # Debian's compiler, whatever else is installed; static, because a dynamic program needs the target's libraries at run time.
 export RUSTC=/usr/bin/rustc

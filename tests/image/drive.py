@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Drives the service's image by `docker`: drive.py IMAGE FUNCTIONS_IMAGE RIE SAM TEMPLATE COMPOSE…
+"""Drives the service's image by `docker`: drive.py IMAGE FUNCTIONS_IMAGE RIE SAM TEMPLATE COMPOSE…, or drive.py --emulated IMAGE ARCHITECTURE EMULATOR
 
 As a server that is shut in, told to stop in the middle of a request; as the custom handler that the Functions host starts, from both
 images; by docker-compose.yml; in AWS's emulator and under the SAM CLI with every events/*.json, each answer compared with the server's.
+An image of another architecture: what is in it, and its program outside it, under an emulator of processes.
 Prints one line a check; exits 1 where one failed. Needs only the standard library, and in RUST_IMAGE the toolchain's image.
 """
 
@@ -330,6 +331,29 @@ def check_hub(image):
         check_scores("with the same scores", port)
 
 
+def check_emulated(image, architecture, emulator):
+    """The program and the model out of an image that this machine cannot run."""
+    inspected = json.loads(docker("image", "inspect", image))[0]
+    platform = inspected["Os"], inspected["Architecture"]
+    check("the image says for whom it is", platform == ("linux", architecture), " ".join(platform))
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
+        name = docker("create", image)
+        for path in ("/reranker", "/model"):
+            docker("cp", f"{name}:{path}", folder)
+        docker("rm", name)
+        program = [emulator, f"{folder}/reranker"]
+        for command in ("doctor", "verify"):
+            done = subprocess.run([*program, command], env={"PATH": os.environ["PATH"], "MODEL_DIR": f"{folder}/model"}, capture_output=True, text=True)
+            check(f"`reranker {command}` finds nothing wrong", done.returncode == 0, done.stdout + done.stderr if done.returncode else done.stdout.splitlines()[-1])
+        port = free_port()
+        variables = {"MODEL_DIR": f"{folder}/model", "HOST": "127.0.0.1", "PORT": str(port)}
+        with emulators.process([*program, "serve"], variables, log) as server:
+            answers(port)
+            check_scores("its server gives the published scores", port)
+            server.terminate()
+            check("SIGTERM ends it", server.wait(timeout=PATIENCE) == 0)
+
+
 def main(image, functions_image, rie, sam, template, *compose):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     check_contents(image)
@@ -348,9 +372,13 @@ def main(image, functions_image, rie, sam, template, *compose):
         if emulators.failures:
             log.seek(0)
             print(log.read(), file=sys.stderr)
-    print(f"{emulators.failures} failed" if emulators.failures else "all passed")
-    return 1 if emulators.failures else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    if sys.argv[1] == "--emulated":
+        check_contents(sys.argv[2])
+        check_emulated(*sys.argv[2:])
+    else:
+        main(*sys.argv[1:])
+    print(f"{emulators.failures} failed" if emulators.failures else "all passed")
+    sys.exit(1 if emulators.failures else 0)
