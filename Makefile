@@ -90,7 +90,7 @@ invoke: build ## send EVENT=events/….json through the real Lambda runtime loop
 	cargo run --release --locked --quiet --example invoke -- $(EVENT)
 
 aarch64: ## compile the kernels for AArch64 and run their tests under emulation (installs what it needs from Debian)
-	tests/aarch64/run.sh
+	tests/aarch64/run.sh || { [ $$? = 77 ] && echo "NOT RUN: the tests on AArch64" >&2; }
 
 emulators: build ## drive AWS's own Lambda emulator with every event (fetches it from PyPI)
 	tests/emulators/run.sh $(BINARY)

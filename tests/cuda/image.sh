@@ -39,12 +39,15 @@ expect() { # PATTERN, what is searched on stdin
     grep -qF -- "$1" <<<"$text" || { printf 'expected "%s" in:\n%s\n' "$1" "$text" >&2; exit 1; }
     printf 'ok: %s\n' "$1"
 }
-shut_in=(--rm --read-only --tmpfs /tmp --cap-drop all --security-opt no-new-privileges --memory 1g)
+shut_in=(--read-only --tmpfs /tmp --cap-drop all --security-opt no-new-privileges --memory 1g)
 missing='the NVIDIA driver is not installed'
-docker run "${shut_in[@]}" $image doctor | expect "GPU: not used: $missing"
-{ docker run "${shut_in[@]}" --env DEVICE=cuda $image 2>&1 || echo "status $?"; } | expect "DEVICE=cuda: $missing"
-{ docker run "${shut_in[@]}" --env DEVICE=cuda $image 2>&1 || echo "status $?"; } | expect 'status 2'
-docker run "${shut_in[@]}" $image verify | expect 'rows pass'
+docker run --rm "${shut_in[@]}" $image doctor | expect "GPU: not used: $missing"
+# Without --rm: podman's stand-in for Docker forgets the status of a container that is gone.
+name=$(docker run --detach "${shut_in[@]}" --env DEVICE=cuda $image)
+echo "status $(docker wait "$name")" | expect 'status 2'
+docker logs "$name" 2>&1 | expect "DEVICE=cuda: $missing"
+docker rm "$name" >/dev/null
+docker run --rm "${shut_in[@]}" $image verify | expect 'rows pass'
 name=$(docker run --detach "${shut_in[@]}" --env LOG_FORMAT=text $image)
 for _ in $(seq 300); do
     if docker exec "$name" /opt/reranker/reranker health >/dev/null 2>&1; then break; fi
@@ -53,3 +56,5 @@ done
 docker exec "$name" /opt/reranker/reranker health && echo 'ok: it is healthy'
 docker logs "$name" 2>&1 | expect 'DEVICE=auto: computing on the CPU'
 docker stop --time 30 "$name" >/dev/null
+echo "status $(docker wait "$name")" | expect 'status 0'
+docker rm "$name" >/dev/null

@@ -17,9 +17,9 @@ import sys
 import tarfile
 
 # What rust:slim has that a build asks for; their dependencies come along.
-PACKAGES = "base-files bash ca-certificates coreutils dash debianutils dpkg findutils gcc grep libc6-dev mawk sed tar".split()
+PACKAGES = "base-files bash ca-certificates coreutils dash debianutils dpkg findutils gcc grep libc-bin libc6-dev mawk sed tar".split()
 # And what installing packages and compiling across asks for.
-CROSS = "apt cargo-web debian-archive-keyring debconf diffutils libc-bin libstd-rust-web-dev libstd-rust-web-dev:arm64 perl-base rustc-web".split()
+CROSS = "apt cargo-web debian-archive-keyring debconf diffutils libstd-rust-web-dev libstd-rust-web-dev:arm64 perl-base rustc-web".split()
 LEFT_OUT = re.compile(r"/usr/share/(doc|info|locale|man|lintian|bug)/|/var/lib/(?!dpkg/)|/var/cache/")
 CARGO_HOME = "/usr/local/cargo"
 

@@ -15,7 +15,7 @@ parts=(
     "asan       tests/trust/sanitize.sh address"
     "tsan       tests/trust/sanitize.sh thread"
     "miri       tests/trust/miri.sh"
-    "aarch64    make aarch64"
+    "aarch64    tests/aarch64/run.sh --guard"
     "audit      make audit"
     "load       tests/load/run.sh $program 180"
     "throughput { python3 tests/load/throughput.py $program 20 | sed 's/^/record: /'; }"
