@@ -35,6 +35,7 @@ MEMORY = "128m"
 SHUT_IN = ["--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges", "--user", "65532:65532", "--memory", MEMORY]
 # All files there are.
 FILES = {
+    "LICENSE",
     "etc/group",
     "etc/os-release",
     "etc/passwd",
