@@ -27,7 +27,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-pub use lenient::Object;
+pub use crate::json::Object;
 
 use crate::error::{Error, Invalid};
 use crate::rerank::{Limits, Ranking, Request, Score};

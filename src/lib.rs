@@ -11,6 +11,7 @@ pub mod error;
 mod fault;
 pub mod host;
 pub mod http;
+pub mod json;
 pub mod model;
 pub mod rerank;
 pub mod service;

@@ -548,16 +548,47 @@ async fn hostile_bodies_are_answered() {
         let (status, answer) = rerank(&router, "/rerank", body).await;
         assert_eq!(status, StatusCode::OK, "{text:?}: {answer}");
     }
-    let raw: [&[u8]; 5] = [
-        b"{\"query\":\"\xff\",\"passage\":\"\"}",
-        b"{\"query\":\"\\ud800\",\"passage\":\"\"}",
-        b"{\"query\":\"q\",\"passage\":\"p\",\"max_length\":1e999}",
-        b"{\"query\":\"q\",\"query\":\"q\",\"passage\":\"p\"}",
-        b"\xef\xbb\xbf{\"query\":\"q\",\"passage\":\"p\"}",
+    let raw: [(&[u8], u16); 7] = [
+        (b"{\"query\":\"\xff\",\"passage\":\"\"}", 400),
+        (b"{\"query\":\"q\",\"query\":\"q\",\"passage\":\"p\"}", 400),
+        (b"\xff\xfe{\0}\0", 400),
+        (
+            b"{\"query\":\"q\",\"passage\":\"p\",\"max_length\":1e999}",
+            422,
+        ),
+        (b"\xef\xbb\xbf{\"query\":\"q\",\"passage\":\"p\"}", 200),
+        (b"{\"query\":\"q\\ud83d\",\"passage\":\"\\ude00\"}", 200),
+        (b"{\"query\":\"q\",\"documents\":[\"a\",\"\\ud83d\"]}", 200),
     ];
-    for body in raw {
-        let (status, error) = ask(&router, post("/rerank", body.to_vec())).await;
-        assert_eq!(status, StatusCode::BAD_REQUEST, "{error}");
+    for (body, expected) in raw {
+        let (status, answer) = ask(&router, post("/rerank", body.to_vec())).await;
+        assert_eq!(status, expected, "{answer}");
+    }
+    // Half a character is the one that stands for what cannot be read, in every dialect.
+    for (path, text, list) in [
+        ("/rerank", "passage", None),
+        ("/v1/rerank", "documents", Some("results")),
+        ("/tei/rerank", "texts", Some("")),
+        ("/mixedbread/reranking", "input", Some("data")),
+    ] {
+        let mut scores = Vec::new();
+        for half in [r"\ud83d", r"\ufffd"] {
+            let text = match list {
+                None => format!(r#""{text}":"a bear {half}""#),
+                Some(_) => format!(r#""{text}":["a bear {half}"]"#),
+            };
+            let body = format!(r#"{{"query":"what? {half}",{text}}}"#);
+            let (status, mut answer) = ask(&router, post(path, body)).await;
+            assert_eq!(status, StatusCode::OK, "{path}: {answer}");
+            let item = match list {
+                None => answer,
+                Some("") => answer[0].take(),
+                Some(list) => answer[list][0].take(),
+            };
+            let score = ["score", "relevance_score"].map(|name| item[name].as_f64());
+            scores.push(score[0].or(score[1]).expect("a score"));
+        }
+        assert_eq!(scores[0], scores[1], "{path}");
     }
 }
 

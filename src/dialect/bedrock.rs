@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::lenient::Object;
+use super::Object;
 use super::options::body;
 use super::{About, Dialect, Failure, Shown, required};
 use crate::error::Invalid;

@@ -11,7 +11,8 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::lenient::{Bool, Document, Object};
+use super::Object;
+use super::lenient::{Bool, Document};
 use super::options::{Options, body};
 use super::{Shown, required};
 use crate::error::Invalid;

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::Object;
 use super::documents::{DocumentsBody, Kept, Returned, USUAL, Ways};
-use super::lenient::{Bool, Document, Object};
+use super::lenient::{Bool, Document};
 use super::options::{TruncationName, body};
 use super::{About, Dialect, Failure};
 use crate::error::Invalid;

@@ -1,5 +1,4 @@
-//! Request bodies: bounded in size and time, and all together in memory; JSON, and errors that name the field instead of quoting the
-//! text.
+//! Request bodies: bounded in size and time, and all together in memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,12 +8,9 @@ use axum::extract::Request;
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::BodyExt;
-use serde::de::DeserializeOwned;
 
 use super::Deadline;
 use super::error::Refusal;
-use crate::dialect::Object;
-use crate::error::Invalid;
 
 /// Room in memory for the bodies of all requests that are being read or worked on.
 ///
@@ -199,90 +195,6 @@ async fn collect(
     })
 }
 
-/// A JSON object; the error names the field at fault.
-pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Invalid> {
-    let mut json = serde_json::Deserializer::from_slice(bytes);
-    let parsed = serde_path_to_error::deserialize::<_, Object<T>>(&mut json).map_err(|error| {
-        let path = error.path().to_string();
-        explain(&path, &error.into_inner())
-    })?;
-    json.end().map_err(|error| explain(".", &error))?;
-    Ok(parsed.0)
-}
-
-/// Says what is wrong without repeating what the caller sent.
-fn explain(path: &str, error: &serde_json::Error) -> Invalid {
-    use serde_json::error::Category;
-    let text = error.to_string();
-    match error.classify() {
-        Category::Data
-            if text.starts_with("invalid type: ") || text.starts_with("invalid value: ") =>
-        {
-            let found = text
-                .split_once(": ")
-                .map_or("", |(_, rest)| rest)
-                .split([' ', ',', '`', '"'])
-                .next()
-                .unwrap_or_default();
-            let expected = text
-                .rsplit_once(", expected ")
-                .map_or("", |(_, rest)| rest)
-                .split(" at line ")
-                .next()
-                .unwrap_or_default();
-            let field = if path == "." { "body" } else { path };
-            Invalid::new(
-                "wrong_type",
-                format!(
-                    "{field} is {}, expected {}",
-                    in_json(found),
-                    in_json(expected)
-                ),
-            )
-            .field(field)
-        }
-        Category::Data if text.starts_with("unknown variant ") => {
-            let expected = text.rsplit_once(", expected ").map_or("", |(_, rest)| rest);
-            let expected = expected.split(" at line ").next().unwrap_or_default();
-            let message = format!("{path} is none of its values, expected {expected}");
-            Invalid::new("wrong_type", message).field(path)
-        }
-        Category::Data if text.starts_with("duplicate field ") => {
-            let name = text.split('`').nth(1).unwrap_or_default();
-            Invalid::new("malformed_json", format!("{name} is given twice")).field(name)
-        }
-        _ => Invalid::new(
-            "malformed_json",
-            format!(
-                "the body is not valid JSON: {} at line {} column {}",
-                match error.classify() {
-                    Category::Eof => "it ends early",
-                    _ => "unexpected character, escape or depth",
-                },
-                error.line(),
-                error.column()
-            ),
-        ),
-    }
-}
-
-/// serde's words for types in JSON's.
-fn in_json(serde: &str) -> &str {
-    match serde {
-        "map" => "an object",
-        "sequence" | "a sequence" => "an array",
-        "null" | "unit" => "null",
-        "string" => "a string",
-        "boolean" => "a boolean",
-        "integer" => "an integer that does not fit",
-        "floating" => "a number with a fraction",
-        "usize" => "a whole number, 0 or more",
-        "i64" => "a whole number",
-        "f64" => "a number",
-        other => other,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,102 +208,6 @@ mod tests {
                 .insert(name, value.parse().expect("a header value"));
         }
         request
-    }
-
-    use crate::dialect::native::BatchBody;
-
-    fn error(json: &str) -> Invalid {
-        parse::<BatchBody>(json.as_bytes())
-            .map(|_| ())
-            .expect_err("refused")
-    }
-
-    #[test]
-    fn a_wrong_type_is_named_by_its_path_and_never_quoted() {
-        let cases = [
-            (
-                r#"{"pairs":[{"query":"q","passage":7}]}"#,
-                "pairs[0].passage",
-                "expected a string",
-            ),
-            (
-                r#"{"pairs":[{"query":["secret"],"passage":""}]}"#,
-                "pairs[0].query",
-                "is an array",
-            ),
-            (
-                r#"{"pairs":"secret"}"#,
-                "pairs",
-                "is a string, expected an array",
-            ),
-            (r#"{"pairs":["secret"]}"#, "pairs[0]", "expected an object"),
-            (
-                r#"{"pairs":[["secret","too"]]}"#,
-                "pairs[0]",
-                "is an array, expected an object",
-            ),
-            (
-                r#"{"pairs":[],"normalize":"secret"}"#,
-                "normalize",
-                "expected a boolean",
-            ),
-            (
-                r#"{"pairs":[],"max_length":-1}"#,
-                "max_length",
-                "expected a whole number",
-            ),
-            (
-                r#"{"pairs":[],"max_length":1.5}"#,
-                "max_length",
-                "a number with a fraction",
-            ),
-            (r#"["secret"]"#, "body", "is an array, expected an object"),
-            ("null", "body", "is null, expected an object"),
-        ];
-        for (json, field, says) in cases {
-            let error = error(json);
-            assert_eq!(
-                (error.code, error.field.as_deref()),
-                ("wrong_type", Some(field)),
-                "{json}"
-            );
-            assert!(error.message.contains(says), "{json}: {}", error.message);
-            assert!(
-                !error.message.contains("secret"),
-                "{json}: {}",
-                error.message
-            );
-        }
-    }
-
-    #[test]
-    fn what_is_not_json_says_where_it_breaks() {
-        for json in [
-            "",
-            "{",
-            r#"{"pairs":[]}}"#,
-            "{'pairs':[]}",
-            r#"{"pairs":[{"query":"\ud800"}]}"#,
-            "\u{feff}{}",
-        ] {
-            assert_eq!(error(json).code, "malformed_json", "{json}");
-        }
-        // A field that nobody reads is skipped without recursion, however deep; one that is read has the wrong type at once.
-        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-        assert!(parse::<BatchBody>(format!(r#"{{"x":{deep}}}"#).as_bytes()).is_ok());
-        assert_eq!(
-            error(&format!(r#"{{"pairs":[{deep}]}}"#)).code,
-            "wrong_type"
-        );
-        assert_eq!(
-            error(r#"{"pairs":[],"pairs":[]}"#).message,
-            "pairs is given twice"
-        );
-        let invalid_utf8 = parse::<BatchBody>(b"{\"pairs\":[{\"query\":\"\xff\"}]}");
-        assert_eq!(
-            invalid_utf8.map(|_| ()).expect_err("refused").code,
-            "malformed_json"
-        );
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! The scoring routes: one handler for every dialect that has a path to itself, one that finds out whose body it is, and estimates.
 
+use std::borrow::Cow;
+
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use serde::Serialize;
 use tracing::Instrument;
@@ -17,6 +20,7 @@ use crate::dialect::{
 };
 use crate::error::{Error, Invalid};
 use crate::fault::{self, Place};
+use crate::json;
 use crate::rerank::{Estimate, Ranking, Selection};
 use crate::service::Receipt;
 use crate::telemetry::Reranked;
@@ -32,31 +36,43 @@ struct Opened {
     deadline: Deadline,
     id: RequestId,
     of_pinecone: bool,
-    body: Whole,
+    /// The body's text.
+    text: Bytes,
+    _body: Whole,
 }
 
 impl Opened {
     async fn read(app: &App, request: Request) -> Result<Self, Response> {
         let extensions = request.extensions();
         let missing = || Error::Internal("a request came past `observe`".into()).into_response();
+        let accepted = *extensions.get().ok_or_else(missing)?;
+        let deadline = *extensions.get().ok_or_else(missing)?;
+        let id = extensions.get().cloned().ok_or_else(missing)?;
+        let of_pinecone = request.headers().contains_key(PINECONE_VERSION);
+        let body = body::json(request, app.settings.body_bytes, &app.room)
+            .await
+            .map_err(IntoResponse::into_response)?;
+        let text = match json::mended(&body.bytes) {
+            Cow::Borrowed(text) => body.bytes.slice_ref(text),
+            Cow::Owned(text) => text.into(),
+        };
         Ok(Self {
-            accepted: *extensions.get().ok_or_else(missing)?,
-            deadline: *extensions.get().ok_or_else(missing)?,
-            id: extensions.get().cloned().ok_or_else(missing)?,
-            of_pinecone: request.headers().contains_key(PINECONE_VERSION),
-            body: body::json(request, app.settings.body_bytes, &app.room)
-                .await
-                .map_err(IntoResponse::into_response)?,
+            accepted,
+            deadline,
+            id,
+            of_pinecone,
+            text,
+            _body: body,
         })
     }
 
     fn shape(&self) -> Result<Shape, Invalid> {
-        body::parse::<Fields>(&self.body.bytes)?.shape(self.of_pinecone)
+        json::parse::<Fields>(&self.text)?.shape(self.of_pinecone)
     }
 
     /// The domain's request of a body in dialect `D`.
     fn request<D: Dialect>(&self, app: &App) -> Result<(crate::rerank::Request, D::Kept), Invalid> {
-        let body: D::Body = body::parse(&self.body.bytes)?;
+        let body: D::Body = json::parse(&self.text)?;
         let (mut request, kept) = D::read(body, &app.settings.limits)?;
         request.deadline = Some(self.deadline.0);
         Ok((request, kept))
