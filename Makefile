@@ -3,8 +3,10 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
+# Where cargo builds: CARGO_TARGET_DIR, or what a configuration of cargo says.
+TARGET := $(patsubst $(CURDIR)/%,%,$(or $(shell cargo metadata --no-deps --offline --format-version 1 2>/dev/null | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'),$(CARGO_TARGET_DIR),target))
 # With BINARY=… what needs a built program takes that one, and `build` builds none.
-BINARY := target/release/reranker
+BINARY := $(TARGET)/release/reranker
 DEMO := models/demo
 # With them the tests' models serve int8.
 TEST_PACKED := tests/golden/xlm-roberta/packed.safetensors $(DEMO)/packed.safetensors
@@ -21,19 +23,53 @@ REPOSITORY ?=
 TAG ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 
-.PHONY: help run test test-client test-browser check fmt lint build logs invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table check-aws check-azure check-s3 check-image check-image-arm64 check-reproducible image run-image push sbom verify clean test-openapi load trust fuzz-short asan tsan miri audit reproducible cuda check-cuda check-cuda-image bench-gpu
+.PHONY: help run test test-client test-browser check fmt format lint build logs event invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table check-aws check-azure check-s3 check-image check-image-arm64 check-reproducible image run-image push sbom verify clean test-openapi load trust fuzz-short asan tsan miri audit reproducible cuda check-cuda check-cuda-image bench-gpu
+
+## Start
 
 help: ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@sed -nE -e 's/^## (.*)/\n\1\n/p' -e 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
 
 run: build ## serve on $PORT (8000), by default with the bundled demo model
 	@mkdir -p run
-	LOG_FORMAT=$${LOG_FORMAT:-text} $(BINARY) serve 2>&1 | tee -i $(LOG)
+	LOG_FORMAT=$${LOG_FORMAT:-text} $(BINARY) serve 2>&1 | tee -ia $(LOG)
+
+build: ## build the program, optimised, and pack the demo model
+ifeq ($(origin BINARY),file)
+	@test -e $(BINARY) || echo "The first build compiles 440 crates: about ten minutes on two cores, and 2 GB in $(TARGET). Later ones take a minute or two."
+	cargo build --release --locked
+endif
+	$(MAKE) --no-print-directory $(DEMO)/packed.safetensors
+
+$(DEMO)/packed.safetensors: $(BINARY) $(addprefix $(DEMO)/,config.json tokenizer.json model.safetensors)
+	$(BINARY) pack --model $(DEMO)
+
+logs: ## follow the log of `make run` and `make run-image`
+	@mkdir -p run && touch $(LOG)
+	tail -n 100 -F $(LOG)
+
+event:
+	@test -f "$(EVENT)" || { echo "EVENT=$(EVENT): there is no such file. There are:" events/*.json >&2; exit 2; }
+
+invoke: event build ## send EVENT=events/….json through the real Lambda runtime loop
+	cargo run --release --locked --quiet --example invoke -- $(EVENT)
+
+verify: build ## compare the model's logits with its published ones (MODEL_DIR, MODEL_NAME)
+	$(BINARY) verify
+
+clean: ## remove what was built and run
+	cargo clean
+	rm -rf run
+
+## Change and test
+
+format: ## write the format of the code
+	cargo fmt --all
 
 test: ## run every test that needs nothing but this machine, the service's on f32 and on int8
 	rm -f $(TEST_PACKED)
 	cargo test --workspace --locked --no-fail-fast
-	for model in $(dir $(TEST_PACKED)); do $${CARGO_TARGET_DIR:-target}/debug/reranker pack --model $$model; done
+	for model in $(dir $(TEST_PACKED)); do $(TARGET)/debug/reranker pack --model $$model; done
 	cargo test --locked --test api --test dialects --test server --test lambda --test azure; status=$$?; rm -f $(TEST_PACKED); exit $$status
 
 check: fmt lint test check-image check-aws check-azure ## format, lints, tests, and every check of what is deployed
@@ -44,14 +80,7 @@ fmt: ## check the format
 lint: ## clippy with warnings denied
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
-build: ## build the program, optimised, and pack the demo model
-ifeq ($(origin BINARY),file)
-	cargo build --release --locked
-endif
-	$(MAKE) --no-print-directory $(DEMO)/packed.safetensors
-
-$(DEMO)/packed.safetensors: $(BINARY) $(addprefix $(DEMO)/,config.json tokenizer.json model.safetensors)
-	$(BINARY) pack --model $(DEMO)
+## Deploy
 
 image: ## build the service's image (IMAGE, MODEL, MODEL_REVISION, PRECISION, RUST_IMAGE; PLATFORM=linux/arm64; BUILD_ARGS)
 	BUILDX_NO_DEFAULT_ATTESTATIONS=1 docker build -f Dockerfile.lambda -t $(IMAGE) \
@@ -61,7 +90,7 @@ image: ## build the service's image (IMAGE, MODEL, MODEL_REVISION, PRECISION, RU
 run-image: ## serve on $PORT (8000) from the image, shut in as in docker-compose.yml
 	@mkdir -p run
 	docker run --rm --name reranker --publish $${PORT:-8000}:8000 --read-only --cap-drop all --security-opt no-new-privileges --memory $${MEMORY:-1g} \
-	    --env API_KEYS $(RUN_ARGS) $(IMAGE) 2>&1 | tee -i $(LOG)
+	    --env API_KEYS $(RUN_ARGS) $(IMAGE) 2>&1 | tee -ia $(LOG)
 
 push: ## push the image to REPOSITORY as TAG, and print the digest to deploy
 	@test -n "$(REPOSITORY)" || { echo "REPOSITORY: the registry's repository, as in REPOSITORY=123456789012.dkr.ecr.eu-central-1.amazonaws.com/reranker" >&2; exit 2; }
@@ -72,6 +101,8 @@ sbom: ## write what is in the image as CycloneDX: target/image/sbom.cdx.json (fe
 	tests/image/tools.sh
 	target/image/tools/bin/syft scan --quiet --output cyclonedx-json=target/image/sbom.cdx.json docker:$(IMAGE)
 
+## Test more: every one fetches what it needs
+
 check-image: ## build the image and drive it: as a server, in Lambda's emulator, by the SAM CLI, as Azure runs it (installs an engine where there is none)
 	tests/image/run.sh
 
@@ -81,13 +112,6 @@ check-image-arm64: ## build the image for arm64 across, and run its program unde
 check-reproducible: image ## build the image again from nothing, and compare every file
 	$(MAKE) --no-print-directory image IMAGE=$(IMAGE)-again BUILD_ARGS="--no-cache $(BUILD_ARGS)"
 	tests/image/contents.py $(IMAGE) $(IMAGE)-again
-
-logs: ## follow the log of `make run` and `make run-image`
-	@mkdir -p run && touch $(LOG)
-	tail -n 100 -F $(LOG)
-
-invoke: build ## send EVENT=events/….json through the real Lambda runtime loop
-	cargo run --release --locked --quiet --example invoke -- $(EVENT)
 
 aarch64: ## compile the kernels for AArch64 and run their tests under emulation (installs what it needs from Debian)
 	tests/aarch64/run.sh || { [ $$? = 77 ] && echo "NOT RUN: the tests on AArch64" >&2; }
@@ -104,7 +128,7 @@ check-aws: build ## check template.yaml and terraform/aws without an account, an
 test-browser: build ## drive the playground and the API's page in headless Chromium (installs it where it is missing)
 	tests/browser/run.sh $(BINARY)
 
-test-client: build ## drive the example clients in client/
+test-client: build ## drive the example clients in client/ (installs curl and jq where they are missing)
 	tests/client/run.sh $(BINARY)
 
 test-clients: build ## drive the real client packages (fetches them from PyPI and npm), and hold the README's table to what was found
@@ -144,6 +168,8 @@ audit: ## licences, sources, duplicates and known vulnerabilities of every depen
 reproducible: ## build the program in two folders and compare
 	tests/trust/reproducible.sh
 
+## GPUs
+
 cuda: ## build target/cuda/release/reranker, which computes on NVIDIA GPUs; needs the CUDA toolkit (CUDA_COMPUTE_CAP, by default 75: any from a T4 on)
 	CUDA_COMPUTE_CAP=$${CUDA_COMPUTE_CAP:-75} cargo build --release --locked --features cuda --target-dir target/cuda
 
@@ -156,8 +182,7 @@ check-cuda-image: ## build Dockerfile.gpu's image and run it on a machine withou
 bench-gpu: cuda $(SYNTHETIC)/model.safetensors ## on a machine with a GPU: parity with f32, and speed beside PyTorch; keeps a record (ARGS)
 	$(PYTHON) bench/gpu/run.py $(ARGS)
 
-verify: build ## compare the model's logits with its published ones (MODEL_DIR, MODEL_NAME)
-	$(BINARY) verify
+## Measure
 
 bench: build $(SYNTHETIC)/model.safetensors ## time a full-size model beside PyTorch, ONNX Runtime and OpenVINO, and keep a record (ARGS)
 	$(PYTHON) bench/run.py $(ARGS)
@@ -186,7 +211,3 @@ $(SYNTHETIC)/model.safetensors: | $(PYTHON)
 target/bench/venv/bin/python:
 	python3 -m venv target/bench/venv
 	target/bench/venv/bin/pip install --quiet -r bench/peers/requirements.txt || { rm -rf target/bench/venv; exit 1; }
-
-clean: ## remove what was built and run
-	cargo clean
-	rm -rf run
