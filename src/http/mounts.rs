@@ -12,6 +12,7 @@ use utoipa::openapi::schema::{AnyOfBuilder, Components, ObjectBuilder, Schema, T
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
 };
+use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{OpenApi, Ref, RefOr, Required};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -26,6 +27,19 @@ use crate::dialect::{
 /// Names of the ways to give a key.
 const BEARER: &str = "bearer";
 const API_KEY: &str = "api_key";
+
+/// Tags of what is no dialect's alone, in the order of the document.
+const NATIVE: &str = "rerank";
+const SHARED: &str = "shared paths";
+const PAGES: &str = "docs";
+const TAGS: [(&str, &str); 3] = [
+    (NATIVE, "Rank, score pairs, and ask what that would take"),
+    (
+        SHARED,
+        "Other services' paths, of which several have the same",
+    ),
+    ("health", "For probes, monitoring and people"),
+];
 
 /// What can go wrong with a scoring request, and when.
 const FAILURES: [(u16, &str); 11] = [
@@ -63,6 +77,9 @@ impl Mounts {
             voices: Voices::default(),
             api,
         };
+        for (tag, description) in TAGS {
+            mounts.tag(tag, description);
+        }
         for path in ["/rerank", "/v1/rerank", "/reranking", "/v1/reranking"] {
             mounts.shared(path);
         }
@@ -100,6 +117,7 @@ impl Mounts {
             .and_then(|path| path.get.clone());
         if let Some(mut info) = info {
             info.operation_id = Some("tei_info".into());
+            info.tags = Some(vec![<tei::Tei as Dialect>::TITLE.to_owned()]);
             let error = mounts.reference::<<tei::Tei as Dialect>::ErrorBody>();
             let own = FAILURES
                 .into_iter()
@@ -113,8 +131,23 @@ impl Mounts {
             let paths = &mut mounts.api.paths;
             paths.add_path_operation("/tei/info", vec![HttpMethod::Get], info);
         }
+        mounts.tag(PAGES, "This page, and the playground");
         mounts.common();
         mounts
+    }
+
+    /// Puts a tag behind those that there are: pages show them in this order.
+    fn tag(&mut self, name: &str, description: &str) {
+        let tags = self.api.tags.get_or_insert_default();
+        if tags.iter().all(|tag| tag.name != name) {
+            let description = (!description.is_empty()).then(|| description.to_owned());
+            tags.push(
+                TagBuilder::new()
+                    .name(name)
+                    .description(description)
+                    .build(),
+            );
+        }
     }
 
     /// Paths of one dialect.
@@ -123,7 +156,9 @@ impl Mounts {
             let body = self.reference::<D::Body>();
             let answer = self.reference::<D::Answer>();
             let error = self.reference::<D::ErrorBody>();
-            let operation = operation(path, D::TITLE, D::TITLE, &body, &answer, &error);
+            let (tag, summary) = heading::<D>(path);
+            self.tag(tag, "");
+            let operation = operation(path, tag, &summary, &body, &answer, &error);
             self.route::<D>(path, operation);
             let handler = post(score::score::<D>);
             self.router = std::mem::take(&mut self.router).route(path, handler);
@@ -133,8 +168,18 @@ impl Mounts {
     /// A path of several dialects, told apart by their bodies.
     fn shared(&mut self, path: &str) {
         let (body, answer, error) = self.all_that_share();
-        let summary = "One pair, or a query and documents in the form of any dialect that shares this path: the body shows whose it is";
-        let operation = operation(path, "rerank", summary, &body, &answer, &error);
+        let (tag, summary) = if path == "/rerank" {
+            (
+                NATIVE,
+                "Rank a query's documents, or score one pair: in the form of any dialect that shares paths, which the body shows",
+            )
+        } else {
+            (
+                SHARED,
+                "Rank a query's documents, in the form of any dialect that shares this path: the body shows whose it is",
+            )
+        };
+        let operation = operation(path, tag, summary, &body, &answer, &error);
         self.route::<native::One>(path, operation);
         self.router = std::mem::take(&mut self.router).route(path, post(score::any));
     }
@@ -144,7 +189,7 @@ impl Mounts {
         let answer = self.reference::<Estimated>();
         let error = self.reference::<native::ErrorBody>();
         let summary = "Tokens, predicted time and GB-seconds of any body that /rerank takes, without scoring it";
-        let operation = operation(path, "rerank", summary, &body, &answer, &error);
+        let operation = operation(path, NATIVE, summary, &body, &answer, &error);
         self.route::<native::One>(path, operation);
         self.router = std::mem::take(&mut self.router).route(path, post(score::estimate));
     }
@@ -221,6 +266,21 @@ impl Mounts {
         components.schemas.insert(name.to_string(), schema);
         Ref::from_schema_name(name).into()
     }
+}
+
+/// The tag and the summary of a dialect's path.
+fn heading<D: Dialect>(path: &str) -> (&'static str, String) {
+    let title = D::TITLE;
+    if title == native::Batch::TITLE {
+        let summary = "Score many pairs, answered in input order";
+        return (NATIVE, summary.to_owned());
+    }
+    let what = if path.ends_with("/score") {
+        "Score texts"
+    } else {
+        "Rank documents"
+    };
+    (title, format!("{what}, in the form of {title}"))
 }
 
 fn any_of<const N: usize>(schemas: [RefOr<Schema>; N]) -> RefOr<Schema> {

@@ -164,6 +164,10 @@ const shown = (page) =>
 
 /** What runs the code that was copied, read from its standard input. */
 const RUNNERS = { curl: ["bash"], Python: ["python3", "-"], JavaScript: [process.execPath, "--input-type=module", "-"] };
+// The packages are there once `make test-clients` has run; without them the code is only compiled.
+const PACKAGES = { cohere: "cohere", LangChain: "langchain_cohere" };
+const VENV = resolve("target/clients/venv/bin/python");
+const hasPackage = (name) => spawnSync(VENV, ["-c", `import ${name}`]).status === 0;
 
 function runCode(language, code, variables = {}) {
   const [command, ...rest] = RUNNERS[language];
@@ -203,7 +207,10 @@ const tests = {
     const wanted = ranked(answer.results);
     const items = await shown(page);
     assert.deepEqual(items.map(({ text }) => text), wanted.map(({ index }) => documents[index]));
-    assert.match(items[0].text, /password/);
+    // Whoever sees it first should agree with it.
+    assert.match(items[0].text, /^To reset your password/);
+    assert.match(items[1].text, /^If you have forgotten your password/);
+    assert.match(items.at(-1).text, /^Our offices/);
     for (const [place, { index, score, logit, tokens }] of wanted.entries()) {
       assert.equal(items[place].score, score.toFixed(4));
       assert.deepEqual(items[place].about, [`document ${index + 1}`, `logit ${logit.toFixed(3)}`, `${tokens} tokens`]);
@@ -334,7 +341,9 @@ const tests = {
       await press(page, "Rank");
       await untilRanked(page, 6);
       assert(page.seen.requests.includes(`${stage.origin}/prod/rerank/batch`));
-      assert((await copied(page)).includes(`'${stage.origin}/prod/rerank/batch'`));
+      assert((await copied(page)).includes(`'${stage.origin}/prod/rerank'`));
+      await choose(page, "cohere");
+      assert((await copied(page)).includes(`base_url="${stage.origin}/prod"`));
       await page.getByRole("link", { name: "API", exact: true }).click();
       await page.locator(".opblock").first().waitFor();
       assert.equal(page.url(), `${stage.origin}/prod/docs`);
@@ -378,15 +387,25 @@ const tests = {
         await page.getByRole("spinbutton", { name: "Max length, in tokens" }).fill("64");
       }
       const { answer } = await rerank(open.origin, { pairs: pairs(QUERY, TEXTS), ...(normalize ? {} : { normalize, max_length: 64 }) });
-      for (const language of Object.keys(RUNNERS)) {
+      const { answer: plain } = await rerank(open.origin, { pairs: pairs(QUERY, TEXTS) });
+      const best = ranked(answer.results);
+      const lines = (results) => ranked(results).map(({ index, score }) => `${score} ${TEXTS[index]}\n`).join("");
+      for (const language of [...Object.keys(RUNNERS), ...Object.keys(PACKAGES)]) {
         await choose(page, language);
         const code = await copied(page);
-        const printed = runCode(language, code);
         if (language === "curl") {
-          assert.deepEqual(JSON.parse(printed).scores, answer.scores);
+          const { results } = JSON.parse(runCode(language, code));
+          assert.deepEqual(results.map(({ index, relevance_score }) => [index, relevance_score]), best.map(({ index, score }) => [index, score]));
+          assert.match(code, /\/rerank' .*"query": .*"documents": .*"top_n": 5/s);
+        } else if (language in RUNNERS) {
+          assert.equal(runCode(language, code), lines(answer.results), language);
+        } else if (hasPackage(PACKAGES[language])) {
+          const run = spawnSync(VENV, ["-"], { input: code, encoding: "utf8", env: { PYTHONIOENCODING: "utf-8" } });
+          assert.equal(run.status, 0, run.stderr);
+          assert.equal(run.stdout, lines(language === "LangChain" ? plain.results : answer.results), language);
         } else {
-          const wanted = ranked(answer.results).map(({ index, score }) => `${score} ${TEXTS[index]}\n`).join("");
-          assert.equal(printed, wanted, language);
+          const run = spawnSync("python3", ["-c", "import sys; compile(sys.stdin.read(), 'copied', 'exec')"], { input: code, encoding: "utf8" });
+          assert.equal(run.status, 0, run.stderr);
         }
         // What cannot be seen must not be copied.
         assert.doesNotMatch(code, /[\u007f-\u009f\u2028\u2029]|\p{Cf}/u);
@@ -414,23 +433,25 @@ const tests = {
     const refusal = await rerank(locked.origin, { pairs: pairs("x", ["x"]) });
     assert.equal(refusal.status, 401);
     await until("an alert", async () => (await alert(page).textContent()).startsWith(refusal.answer.error.message));
+    assert.equal(await page.locator("#key-problem").textContent(), "The server wants a key.");
     await alert(page).getByRole("button", { name: "Enter an API key" }).click();
     assert.equal(await page.evaluate(() => document.activeElement.id), "key");
     await page.keyboard.type("wrong-key");
     await page.keyboard.press("Control+Enter");
     await until("a second refusal", async () => page.seen.complaints.length === 2 && (await alert(page).textContent()) !== "");
     assert.equal(await key(page).getAttribute("aria-invalid"), "true");
+    assert.equal(await page.locator("#key-problem").textContent(), "The server wants a key, and not this one.");
     await key(page).fill(`${KEY} `);
     await press(page, "Rank");
     await untilRanked(page, 6);
     assert.equal(await key(page).getAttribute("aria-invalid"), null);
     assert.equal(await key(page).getAttribute("type"), "password");
 
-    for (const language of Object.keys(RUNNERS)) {
+    for (const language of [...Object.keys(RUNNERS), ...Object.keys(PACKAGES)]) {
       await choose(page, language);
       const code = await copied(page);
-      assert(!code.includes(KEY), language);
-      assert.match(runCode(language, code, { API_KEY: KEY }), language === "curl" ? /"scores":\[/ : /^\d\.\d+ /, language);
+      assert(!code.includes(KEY) && code.includes("API_KEY"), language);
+      if (language in RUNNERS) assert.match(runCode(language, code, { API_KEY: KEY }), language === "curl" ? /"relevance_score":/ : /^\d\.\d+ /, language);
     }
 
     await page.reload();
@@ -498,8 +519,38 @@ const tests = {
     }
   },
 
+  async "the API's page begins with this service's own routes, and has others' folded up"() {
+    for (const colorScheme of ["light", "dark"]) {
+      const page = await visit(`${open.origin}/docs`, { colorScheme });
+      await page.locator(".opblock").first().waitFor();
+      const paths = await page.locator(".opblock-summary-path").evaluateAll((found) => found.map((path) => path.textContent.replaceAll("\u200b", "")));
+      assert.deepEqual(paths, ["/rerank", "/rerank/batch", "/estimate"]);
+      const tags = await page.locator(".opblock-tag").evaluateAll((found) => found.map((tag) => tag.dataset.tag));
+      assert.deepEqual(tags.slice(0, 3), ["rerank", "shared paths", "health"]);
+      assert(tags.length > 10 && tags.at(-1) === "docs", tags.join(", "));
+      const shade = await page.evaluate(() => getComputedStyle(document.body).backgroundColor.match(/\d+/g).reduce((sum, part) => sum + Number(part), 0));
+      assert.equal(shade < 300, colorScheme === "dark", `${colorScheme}: ${shade}`);
+      assert.equal(await page.locator(".servers select").inputValue(), open.origin);
+      await page.finish();
+    }
+  },
+
+  async "the API's page tries a route out"() {
+    const page = await visit(`${open.origin}/docs`);
+    await page.locator(".opblock-summary-path").first().click();
+    await page.getByRole("button", { name: "Execute" }).click();
+    const status = page.locator(".live-responses-table .response .response-col_status").first();
+    await until("an answer", async () => (await status.count()) > 0);
+    assert.match(await status.textContent(), /^200/);
+    await page.finish();
+  },
+
   async "the API's page shows every operation, from this server alone"() {
     const page = await visit(`${open.origin}/docs`);
+    await page.locator(".opblock").first().waitFor();
+    // Each one that is opened is no longer among those that are closed.
+    const closed = page.locator(".opblock-tag[data-is-open=false]");
+    while ((await closed.count()) > 0) await closed.first().click();
     const document = await (await fetch(`${open.origin}/openapi.json`)).json();
     const operations = Object.entries(document.paths).flatMap(([path, item]) => Object.keys(item).map((method) => `${method.toUpperCase()} ${path}`));
     await page.locator(".opblock").first().waitFor();

@@ -177,7 +177,7 @@ function showRefusal({ message, status, field, retryAfter }) {
   if (place) said.push(` (document ${Number(place[1]) + 1})`);
   if (retryAfter) said.push(` · Try again in ${retryAfter} s.`);
   if (status === 401) {
-    showProblem("key", "The server wants a key, and not this one.");
+    showProblem("key", readKey() === "" ? "The server wants a key." : "The server wants a key, and not this one.");
     const toKey = element("button", "quiet", "Enter an API key");
     toKey.type = "button";
     toKey.addEventListener("click", () => $("key").focus());
@@ -265,52 +265,73 @@ function literal(text) {
 const shellQuoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
 const list = (documents) => documents.map((document) => `    ${literal(document)},\n`).join("");
+const pythonValue = (value) => (value === false ? "False" : JSON.stringify(value));
+const pythonTexts = ({ query, documents }) => `query = ${literal(query)}\ndocuments = [\n${list(documents)}]\n`;
 
 const SNIPPETS = {
   // The body stands in a quoted here-document: the shell takes it as it is, at any length. No line of it can be its last one,
   // because JSON keeps every text within quotes.
-  curl(url, { query, documents, options }, withKey) {
-    const pairs = pairsOf({ query, documents }).map((pair) => `  {"query": ${literal(pair.query)}, "passage": ${literal(pair.passage)}}`);
+  curl({ query, documents, options }, withKey) {
     const rest = Object.entries(options).map(([name, value]) => `,\n ${literal(name)}: ${JSON.stringify(value)}`);
+    const texts = documents.map((document) => `  ${literal(document)}`).join(",\n");
     return (
-      `curl -sS ${shellQuoted(url)} -H 'content-type: application/json' \\\n` +
+      `curl -sS ${shellQuoted(`${BASE}rerank`)} -H 'content-type: application/json' \\\n` +
       (withKey ? `  -H "authorization: Bearer $API_KEY" \\\n` : "") +
-      `  --data-binary @- <<'JSON'\n{"pairs": [\n${pairs.join(",\n")}]${rest.join("")}}\nJSON\n`
+      `  --data-binary @- <<'JSON'\n{"query": ${literal(query)},\n "documents": [\n${texts}],\n "top_n": ${documents.length}${rest.join("")}}\nJSON\n`
     );
   },
 
-  python(url, { query, documents, options }, withKey) {
-    const value = (option) => (option === false ? "False" : JSON.stringify(option));
-    const rest = Object.entries(options).map(([name, option]) => `, ${literal(name)}: ${value(option)}`);
+  python({ query, documents, options }, withKey) {
+    const rest = Object.entries(options).map(([name, value]) => `, ${literal(name)}: ${pythonValue(value)}`);
     return (
-      `import json\n${withKey ? "import os\n" : ""}import urllib.request\n\n` +
-      `query = ${literal(query)}\ndocuments = [\n${list(documents)}]\n` +
-      `body = {"pairs": [{"query": query, "passage": document} for document in documents]${rest.join("")}}\n` +
+      `import json\n${withKey ? "import os\n" : ""}import urllib.request\n\n${pythonTexts({ query, documents })}` +
+      `body = {"query": query, "documents": documents, "top_n": ${documents.length}${rest.join("")}}\n` +
       `headers = {"Content-Type": "application/json"${withKey ? `, "Authorization": "Bearer " + os.environ["API_KEY"]` : ""}}\n` +
-      `request = urllib.request.Request(\n    ${literal(url)}, json.dumps(body).encode(), headers)\n` +
+      `request = urllib.request.Request(\n    ${literal(`${BASE}rerank`)}, json.dumps(body).encode(), headers)\n` +
       `with urllib.request.urlopen(request) as response:\n    results = json.load(response)["results"]\n\n` +
-      `for result in sorted(results, key=lambda result: -result["logit"]):\n` +
-      `    print(result["score"], documents[result["index"]])\n`
+      `for result in results:\n    print(result["relevance_score"], documents[result["index"]])\n`
     );
   },
 
-  javascript(url, { query, documents, options }, withKey) {
+  javascript({ query, documents, options }, withKey) {
     const rest = Object.entries(options).map(([name, value]) => `, ${name}: ${JSON.stringify(value)}`);
     return (
       `const query = ${literal(query)};\nconst documents = [\n${list(documents)}];\n\n` +
-      `const response = await fetch(${literal(url)}, {\n  method: "POST",\n` +
+      `const response = await fetch(${literal(`${BASE}rerank`)}, {\n  method: "POST",\n` +
       `  headers: { "content-type": "application/json"${withKey ? ", authorization: `Bearer ${process.env.API_KEY}`" : ""} },\n` +
-      `  body: JSON.stringify({ pairs: documents.map((passage) => ({ query, passage }))${rest.join("")} }),\n});\n` +
+      `  body: JSON.stringify({ query, documents, top_n: ${documents.length}${rest.join("")} }),\n});\n` +
       `if (!response.ok) throw new Error(await response.text());\n\n` +
-      `const { results } = await response.json();\nresults.sort((a, b) => b.logit - a.logit);\n` +
-      `for (const { score, index } of results) console.log(score, documents[index]);\n`
+      `const { results } = await response.json();\n` +
+      `for (const { relevance_score, index } of results) console.log(relevance_score, documents[index]);\n`
+    );
+  },
+
+  // The package cohere, which is given this server's address. It wants a key, whether the server does or not.
+  cohere({ query, documents, options }, withKey) {
+    const rest = Object.entries(options).map(([name, value]) => `${literal(name)}: ${pythonValue(value)}`);
+    const more = rest.length > 0 ? `,\n    request_options={"additional_body_parameters": {${rest.join(", ")}}}` : "";
+    return (
+      `${withKey ? "import os\n\n" : ""}import cohere\n\n${pythonTexts({ query, documents })}` +
+      `client = cohere.ClientV2(${withKey ? `os.environ["API_KEY"]` : `"no key"`}, base_url=${literal(BASE.slice(0, -1))})\n` +
+      `answer = client.rerank(\n    model="any", query=query, documents=documents, top_n=${documents.length}${more})\n\n` +
+      `for result in answer.results:\n    print(result.relevance_score, documents[result.index])\n`
+    );
+  },
+
+  // langchain-cohere sends no options of ours, so those of the form are left out.
+  langchain({ query, documents }, withKey) {
+    return (
+      `${withKey ? "import os\n\n" : ""}from langchain_cohere import CohereRerank\n\n${pythonTexts({ query, documents })}` +
+      `reranker = CohereRerank(\n    model="any", base_url=${literal(BASE.slice(0, -1))}, cohere_api_key=${withKey ? `os.environ["API_KEY"]` : `"no key"`})\n\n` +
+      `for result in reranker.rerank(documents, query, top_n=${documents.length}):\n` +
+      `    print(result["relevance_score"], documents[result["index"]])\n`
     );
   },
 };
 
 /** The key itself is never written: a copied command ends up in histories and chats. */
 function showSnippet() {
-  const snippet = SNIPPETS[chosen("language")](`${BASE}rerank/batch`, readForm(), readKey() !== "");
+  const snippet = SNIPPETS[chosen("language")](readForm(), readKey() !== "");
   $("snippet").firstElementChild.textContent = snippet;
 }
 
