@@ -43,24 +43,38 @@ def rerank(query, documents, url=None, key=None, normalize=True, max_length=None
     url: the service's root, by default RERANKER_URL; key: by default RERANKER_API_KEY; timeout: seconds for each try.
     """
     documents = list(documents)
-    url = url or os.environ.get("RERANKER_URL") or URL
     key = key or os.environ.get("RERANKER_API_KEY")
     body = {"pairs": [{"query": query, "passage": document} for document in documents], "normalize": normalize}
     if max_length is not None:
         body["max_length"] = max_length
+    answer = ask(request_to(root(url), "/rerank/batch", body, key), timeout, tries)
+    try:
+        # The scores are sorted by these two.
+        results = sorted(answer["results"], key=lambda result: (-result["logit"], result["index"]))
+    except (TypeError, KeyError):
+        raise RerankError(f"{root(url)} answered, but not as a reranker does") from None
+    return [{**result, "document": documents[result["index"]]} for result in results]
+
+
+def root(url=None):
+    """The service's root, by default RERANKER_URL, with a scheme and without a slash at its end."""
+    url = (url or os.environ.get("RERANKER_URL") or URL).rstrip("/")
+    return url if "://" in url else "http://" + url
+
+
+def request_to(url, path, body, key=None):
+    """A request with a JSON body and, where there is one, the key."""
     headers = {"Content-Type": "application/json"}
     if key:
         headers["Authorization"] = "Bearer " + key
     try:
-        request = urllib.request.Request(url.rstrip("/") + "/rerank/batch", json.dumps(body).encode(), headers)
+        return urllib.request.Request(url + path, json.dumps(body).encode(), headers)
     except ValueError as error:
         raise RerankError(str(error)) from error
-    results = _ask(request, timeout, tries)["results"]
-    results.sort(key=lambda result: (-result["logit"], result["index"]))
-    return [{**result, "document": documents[result["index"]]} for result in results]
 
 
-def _ask(request, timeout, tries):
+def ask(request, timeout=60.0, tries=4):
+    """The answer as a dict; comes back when a busy server says."""
     for left in range(tries - 1, -1, -1):
         try:
             with urllib.request.urlopen(request, timeout=timeout) as response:
@@ -85,12 +99,9 @@ def _ask(request, timeout, tries):
 
 def _read_answer(body, url):
     try:
-        answer = json.loads(body)
-        # The scores are sorted by these two.
-        [(result["logit"], result["index"]) for result in answer["results"]]
-    except (ValueError, TypeError, KeyError):
+        return json.loads(body)
+    except ValueError:
         raise RerankError(f"{url} answered, but not as a reranker does") from None
-    return answer
 
 
 def _read_refusal(refusal):
@@ -156,8 +167,11 @@ def main():
         ranking = rerank(
             arguments.query, documents, arguments.url, normalize=not arguments.raw, max_length=arguments.max_length, timeout=arguments.timeout
         )
-    except (RerankError, OSError, UnicodeDecodeError) as error:
+    except (RerankError, UnicodeDecodeError) as error:
         print(f"rerank: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"rerank: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
     if arguments.top is not None:
         ranking = ranking[: max(0, arguments.top)]

@@ -94,6 +94,11 @@ def run(client, port, query, documents, key=None, stdin=None, options=()):
     return subprocess.run(CLIENTS[client] + texts, env=environment, input=stdin or "", capture_output=True, encoding="utf-8", timeout=PATIENCE)
 
 
+def test_client(url, key=None, arguments=()):
+    environment = {"PATH": os.environ["PATH"], "RERANKER_URL": url, **({"RERANKER_API_KEY": key} if key else {})}
+    return subprocess.run([sys.executable, str(ROOT / "client/test_client.py"), *arguments], env=environment, capture_output=True, encoding="utf-8", timeout=PATIENCE)
+
+
 def ranked_by_server(port, query, documents):
     body = json.dumps({"pairs": [{"query": query, "passage": document} for document in documents]}).encode()
     request = urllib.request.Request(f"http://127.0.0.1:{port}/rerank/batch", body, {"Content-Type": "application/json"})
@@ -147,6 +152,19 @@ def main():
                 done = run(client, front, QUERY, DOCUMENTS)
                 check(f"{client}: knows an answer that is none", done.returncode == 1 and "not as a reranker does" in done.stderr, done)
 
+        for url in (f"http://127.0.0.1:{port}", f"127.0.0.1:{port}/"):
+            done = test_client(url)
+            check(f"test_client: {url.split(':')[0]}", done.returncode == 0 and [line.split()[0] for line in done.stdout.splitlines()] == ["health", "pair", "batch", "ok"], done)
+        done = test_client("http://elsewhere.invalid", arguments=[f"http://127.0.0.1:{port}"])
+        check("test_client: an address by its argument", done.stdout.endswith("ok\n"), done)
+        done = test_client("127.0.0.1:1")
+        check("test_client: says that nobody answers", done.returncode == 1 and "127.0.0.1:1/health" in done.stderr and "Traceback" not in done.stderr, done)
+        environment_url = f"127.0.0.1:{port}"
+        done = subprocess.run(CLIENTS["python"] + ["--url", environment_url, "-q", QUERY, *DOCUMENTS[4:]], capture_output=True, encoding="utf-8", timeout=PATIENCE)
+        check("python: an address without a scheme", done.returncode == 0, done)
+        done = subprocess.run(CLIENTS["python"] + ["-q", QUERY, "--file", "/no/such/file"], capture_output=True, encoding="utf-8", timeout=PATIENCE)
+        check("python: names a file that is not there", done.returncode == 1 and done.stderr == "rerank: /no/such/file: No such file or directory\n", done)
+
         done = run("python", port, QUERY, DOCUMENTS, options=["--json", "--top=2", "--raw", "--max-length=8"])
         best = json.loads(done.stdout or "[]")
         check("python: prints JSON, raw scores, and the best only", len(best) == 2 and all(r["score"] == r["logit"] and r["tokens"] <= 8 for r in best), done)
@@ -161,8 +179,12 @@ def main():
         for client in CLIENTS:
             done = run(client, port, QUERY, DOCUMENTS, key=KEY)
             check(f"{client}: sends its key", done.returncode == 0 and same(ranking(client, done.stdout), wanted), done)
+            done = test_client(f"127.0.0.1:{port}", KEY)
+            check("test_client: sends its key", done.stdout.endswith("ok\n"), done)
             for key in (None, "wrong"):
                 done = run(client, port, QUERY, DOCUMENTS, key=key)
+                done_too = test_client(f"127.0.0.1:{port}", key)
+                check(f"test_client: names the variable where the key is {key or 'missing'}", done_too.returncode == 1 and "RERANKER_API_KEY" in done_too.stderr, done_too)
                 check(f"{client}: names the variable where the key is {key or 'missing'}", done.returncode == 1 and "RERANKER_API_KEY" in done.stderr, done)
     sys.exit(1 if failures else 0)
 

@@ -7,9 +7,11 @@ client has decided by itself, and a client that asks twice is noticed.
 """
 
 import importlib.metadata
+import inspect
 import json
 import os
 import pathlib
+import re
 import time
 import traceback
 
@@ -37,6 +39,12 @@ def client(package, called, *, refuses, unauthorized, silent=False, keyless=Fals
         return rank
 
     return register
+
+
+def base(rank):
+    """What a client is given behind the server's address, as the function that calls it has it."""
+    behind = re.search(r'f"\{url\}(/[^"]*)"', inspect.getsource(rank))
+    return behind[1] if behind else ""
 
 
 def requests_since(log, offset):
@@ -94,7 +102,7 @@ def check(package, called, refuses, unauthorized, silent, keyless, rank):
     server, log = ("open_url", "open_log") if keyless else ("url", "log")
     limit_named = None if silent else f"limit is {SETUP['limit']}"
     result = {"registry": "PyPI", "package": package, "version": importlib.metadata.version(package), "called": called}
-    result |= {"route": None, "silent": silent, "keyless": keyless, "failures": {}}
+    result |= {"base": base(rank), "route": None, "silent": silent, "keyless": keyless, "failures": {}}
 
     def passed(name, server, log, key, documents, judge):
         try:

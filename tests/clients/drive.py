@@ -110,6 +110,27 @@ def run(name, command, setup, work, **variables):
     return found
 
 
+def readme_code(python, older, url, key, work):
+    """Runs each of the README's examples as a user would paste it, with this server's address and key; gives the names of those that fail."""
+    _, block = (ROOT / "README.md").read_text().split("```python\n", 1)
+    first, *examples = block.split("```", 1)[0].split("\n\n")
+    failed = []
+    for example in examples:
+        name = example.splitlines()[0].lstrip("# ")
+        code = f"{first}\n{example}".replace("http://localhost:8000", url).replace('"KEY"', repr(key))
+        # langchain-cohere wants an older cohere.
+        path = {"PYTHONPATH": str(older)} if "langchain" in example else {}
+        environment = {"PATH": os.environ["PATH"], "HOME": str(work), "NO_PROXY": "127.0.0.1", "HF_HUB_OFFLINE": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True", **path}
+        done = subprocess.run([python, "-c", code], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE)
+        passed = done.returncode == 0 and DOCUMENTS[1] in done.stdout
+        print(f"{'pass' if passed else 'FAIL'}  README: {name}", flush=True)
+        if not passed:
+            print(done.stdout + done.stderr)
+            failed.append(name)
+    assert len(examples) >= 4, examples
+    return failed
+
+
 def main(program, installed, result):
     # An interruption unwinds through the context managers, which end the servers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -137,7 +158,8 @@ def main(program, installed, result):
             *run("older.py", [python, HERE / "older.py"], setup, work, PYTHONPATH=str(installed / "older")),
             *run("npm.mjs", ["sh", "-c", 'cd "$0" && exec node npm.mjs', installed / "node"], setup, work),
         ]
-    checks = [client[check] for client in found for check in CHECKS]
+        failed = readme_code(python, installed / "older", url, key, work)
+    checks = [client[check] for client in found for check in CHECKS] + [False] * len(failed)
     pathlib.Path(result).write_text(json.dumps(found, indent=1) + "\n")
     print(f"{sum(checks)} passed, {len(checks) - sum(checks)} failed")
     return 0 if all(checks) else 1

@@ -191,9 +191,12 @@ function checkThrown(outcome, status, expectedStatus, name, message) {
   if (message !== undefined) assert.ok(outcome.message.includes(message), `no '${message}' in '${outcome.message}'`);
 }
 
+/** What a client is given behind the server's address, as the function that calls it has it. */
+const base = (rank) => /\$\{url\}(\/[^`]*)`/.exec(rank.toString())?.[1] ?? "";
+
 async function check({ package: name, called, refuses, unauthorized, silent = false, rank }) {
   const { version } = JSON.parse(readFileSync(`node_modules/${name}/package.json`));
-  const result = { registry: "npm", package: name, version, called, route: null, silent, keyless: false, failures: {} };
+  const result = { registry: "npm", package: name, version, called, base: base(rank), route: null, silent, keyless: false, failures: {} };
   const passed = async (part, key, documents, judge) => {
     try {
       const offset = statSync(SETUP.log).size;

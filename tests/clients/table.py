@@ -18,6 +18,7 @@ def cells(client):
     return [
         f"`{client['package']}` {client['version']} ({client['registry']})",
         client["called"],
+        f"`HOST{client['base']}`",
         f"`{client['route']}`",
         "yes" if client["success"] else "no",
         error if client["error"] else "no",
@@ -26,7 +27,7 @@ def cells(client):
 
 
 def table(clients):
-    rows = [["Client", "Called", "Route", "Ranks", "Raises our errors", "Key"], ["---"] * 6, *map(cells, clients)]
+    rows = [["Client", "Called", "Base URL", "Route", "Ranks", "Raises our errors", "Key"], ["---"] * 7, *map(cells, clients)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
