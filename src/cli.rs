@@ -7,6 +7,8 @@ mod eval;
 mod fetch;
 mod health;
 mod memory;
+mod origin;
+mod output;
 mod pack;
 mod process;
 mod score;
@@ -14,10 +16,13 @@ mod serve;
 mod setup;
 mod verify;
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Parser, Subcommand};
+
+use self::output::{note, say};
 
 use crate::config::Config;
 use crate::telemetry;
@@ -42,20 +47,42 @@ enum Command {
     Score(score::Args),
     /// Measure how well models rank the candidates of retrieval test sets, and how far apart their scores are.
     Eval(eval::Args),
+    #[command(visible_alias = "download")]
     /// Download a model from the Hugging Face hub into its local cache; a later run goes on where one was interrupted.
     Fetch(fetch::Args),
+    #[command(visible_aliases = ["quantize", "convert"])]
     /// Turn a model folder into one int8 file, and compare it with its source.
     Pack(pack::Args),
     /// Compare the loaded model's logits with its published ones; exits 1 where one is off.
     Verify(verify::Args),
+    #[command(visible_alias = "check")]
     /// Tell what this machine, this configuration and this model amount to, and what is wrong with them.
-    Doctor,
+    Doctor(ModelArg),
     /// Ask the server that runs here with the same settings whether it is ready; exits 1 where it is not.
     Health,
     /// Measure tokens per second and latency on fixed workloads, or cold starts.
     Bench(bench::Args),
     /// Print the table of environment variables, as Markdown.
     Variables,
+}
+
+/// Which model a command is about, the same for every command.
+#[derive(clap::Args, Default)]
+struct ModelArg {
+    /// The model's folder or packed file, its address in S3, or its hub id in the local Hugging Face cache; the configured model
+    /// where it is not given.
+    #[arg(long, value_name = "DIR|ID")]
+    model: Option<String>,
+}
+
+impl ModelArg {
+    /// The configuration with the model that was named.
+    fn config(&self, config: &Config) -> Config {
+        match &self.model {
+            Some(model) => setup::with_model(config, model),
+            None => config.clone(),
+        }
+    }
 }
 
 /// A failure that the user can mend by calling or configuring differently.
@@ -66,24 +93,21 @@ struct Usage(String);
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let started = process::began();
-    let command = Cli::parse()
-        .command
-        .unwrap_or(Command::Serve(serve::Args::default()));
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli
+            .command
+            .unwrap_or(Command::Serve(serve::Args::default())),
+        Err(answer) => return answered(&answer),
+    };
     let serving = matches!(command, Command::Serve(_));
     let result = match Config::from_env() {
         Ok(config) => run(command, &config, started),
         // Listing the variables is how one finds out what is wrong with them.
-        Err(_) if matches!(command, Command::Variables) => {
-            print!("{}", crate::config::markdown_table());
-            Ok(ExitCode::SUCCESS)
-        }
+        Err(_) if matches!(command, Command::Variables) => variables(),
         Err(errors) => Err(Usage(format!("wrong configuration:\n{errors}")).into()),
     };
     result.unwrap_or_else(|error| {
-        // One writer may have gone (`reranker score | head`): that is its right.
-        if let Some(io) = error.downcast_ref::<std::io::Error>()
-            && io.kind() == std::io::ErrorKind::BrokenPipe
-        {
+        if output::is_reader_gone(&error) {
             return ExitCode::SUCCESS;
         }
         // What collects a service's log reads lines of JSON, also of one that never came to serve.
@@ -91,7 +115,7 @@ pub fn main() -> ExitCode {
             telemetry::install_default();
             tracing::error!(error = format!("{error:#}"), "failed");
         } else {
-            eprintln!("reranker: {error:#}");
+            note!("reranker: {error:#}");
         }
         if error.is::<Usage>() {
             ExitCode::from(2)
@@ -99,6 +123,24 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     })
+}
+
+/// Prints the help or version that was asked for, or what is wrong with the arguments.
+fn answered(answer: &clap::Error) -> ExitCode {
+    let printed = answer.print().and_then(|()| std::io::stdout().flush());
+    match (printed, answer.exit_code()) {
+        (Err(error), 0) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            note!("reranker: standard output: {error}");
+            ExitCode::FAILURE
+        }
+        (_, 0) => ExitCode::SUCCESS,
+        _ => ExitCode::from(2),
+    }
+}
+
+fn variables() -> anyhow::Result<ExitCode> {
+    say!("{}", crate::config::markdown_table().trim_end())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn run(command: Command, config: &Config, started: Instant) -> anyhow::Result<ExitCode> {
@@ -109,12 +151,9 @@ fn run(command: Command, config: &Config, started: Instant) -> anyhow::Result<Ex
         Command::Fetch(args) => fetch::run(&args, config),
         Command::Pack(args) => pack::run(&args, config),
         Command::Verify(args) => verify::run(&args, config),
-        Command::Doctor => doctor::run(config),
+        Command::Doctor(model) => doctor::run(&model.config(config)),
         Command::Health => health::run(config),
         Command::Bench(args) => bench::run(&args, config, started),
-        Command::Variables => {
-            print!("{}", crate::config::markdown_table());
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Variables => variables(),
     }
 }

@@ -180,6 +180,11 @@ impl Model {
         self.tokenizer.as_ref()
     }
 
+    /// The files that hold the weights.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|file| file.path())
+    }
+
     /// What a packed model says of itself.
     pub fn manifest(&self) -> Option<&Manifest> {
         self.manifest.as_ref()

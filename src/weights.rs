@@ -28,7 +28,9 @@ use crate::error::ModelError;
 pub use hub::{FetchError, Fetched, Hub};
 pub use locate::{Located as LocatedModel, locate};
 pub use mapped::Mapped;
-pub use packed::{FORMAT, Fidelity, Manifest, PackedWriter, check_payload, sha256_of};
+pub use packed::{
+    FORMAT, Fidelity, Manifest, PackedWriter, check_payload, hex, is_packed, sha256_of,
+};
 pub use pins::{Pin, PinError, is_sha256};
 pub use prefetch::{Prefetch, PrefetchReport};
 pub use ranges::Progress;

@@ -150,21 +150,671 @@ fn an_interrupted_run_is_continued_to_the_same_bytes() {
     }
 }
 
+/// A folder with the pairs of a bulk run, and where its output goes.
+struct Bulk {
+    folder: tempfile::TempDir,
+}
+
+impl Bulk {
+    fn new(input: impl AsRef<[u8]>) -> Self {
+        let bulk = Self {
+            folder: tempfile::tempdir().expect("a folder"),
+        };
+        std::fs::write(bulk.path("in.jsonl"), input).expect("written");
+        bulk
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self, out: &str, more: &[&str]) -> Command {
+        let (input, out) = (self.path("in.jsonl"), self.path(out));
+        let mut command = reranker(&["score", "--jsonl"]);
+        command.arg(input).arg("--out").arg(out).args(more);
+        command
+    }
+
+    fn score(&self, more: &[&str]) -> Output {
+        run(self.command("out.jsonl", more))
+    }
+
+    fn bytes(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.path(name)).expect("read")
+    }
+
+    fn rows(&self) -> Vec<Value> {
+        lines(&String::from_utf8(self.bytes("out.jsonl")).expect("text"))
+    }
+}
+
+/// What cannot be scored, the code of its reason, and what the reason names.
+const BAD_LINES: [(&[u8], &str, &str); 13] = [
+    (br#"{"query": "q"}"#, "missing_field", "passage is missing"),
+    (
+        br#"{"query": "q", "passage": null}"#,
+        "missing_field",
+        "passage is missing",
+    ),
+    (
+        br#"{"query": 2024, "passage": "p"}"#,
+        "wrong_type",
+        "query is a number, expected a string",
+    ),
+    (
+        br#"{"query": "q", "passage": ["secret"]}"#,
+        "wrong_type",
+        "passage is an array, expected a string",
+    ),
+    (
+        br#"{"query": " ", "passage": "p"}"#,
+        "empty_query",
+        "query is empty",
+    ),
+    (
+        br#"["7", "secret", "p"]"#,
+        "wrong_type",
+        "the line is an array, expected an object",
+    ),
+    (br#""secret""#, "wrong_type", "the line is a string"),
+    (b"secret text", "malformed_json", "not JSON (column 1)"),
+    (b"\"secret", "malformed_json", "the line ends"),
+    (
+        br#"{"query": "q", "passage": "secret"#,
+        "malformed_json",
+        "the line ends",
+    ),
+    (
+        br#"{"query": "q", "query": "secret", "passage": "p"}"#,
+        "malformed_json",
+        "given twice",
+    ),
+    (
+        b"{\"query\": \"q\", \"passage\": \"\xff\"}",
+        "malformed_json",
+        "byte 28 of the line, expected UTF-8",
+    ),
+    (
+        b"\xff\xfe{\0",
+        "malformed_json",
+        "the file is UTF-16, expected UTF-8",
+    ),
+];
+
 #[test]
-fn a_bad_line_is_named_and_the_lines_before_it_are_scored() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let input = folder.path().join("in.jsonl");
-    for (line, says) in [
-        (r#"{"query": "q"}"#, "line 2"),
-        ("secret text", "line 2"),
-        (r#"{"query": " ", "passage": "p"}"#, "query is empty"),
-    ] {
-        std::fs::write(&input, format!("{}{line}\n", pairs(1))).expect("written");
-        let output = run(reranker(&["score", "--jsonl", &input.to_string_lossy()]));
+fn a_bad_line_becomes_a_row_with_its_reason_and_costs_no_other_line() {
+    let mut input = Vec::new();
+    for (number, (line, ..)) in BAD_LINES.iter().enumerate() {
+        // Blank lines have no row, but count as lines.
+        input.extend(format!("{}\r\n \n", pairs(number + 1).lines().last().expect("one")).bytes());
+        input.extend_from_slice(line);
+        input.push(b'\n');
+    }
+    let bulk = Bulk::new(&input);
+    let to_file = bulk.score(&[]);
+    let to_stdout = run({
+        let mut command = reranker(&["score", "--jsonl"]);
+        command.arg(bulk.path("in.jsonl"));
+        command
+    });
+    assert_eq!(to_stdout.stdout, bulk.bytes("out.jsonl"));
+    for output in [to_file, to_stdout] {
         assert_eq!(output.status.code(), Some(1));
-        assert_eq!(lines(&String::from_utf8_lossy(&output.stdout)).len(), 1);
+        let told = stderr(&output);
+        for says in [
+            "13 of ",
+            "malformed_json 6",
+            "missing_field 2",
+            "13 pairs, ",
+        ] {
+            assert!(told.contains(says), "{told}");
+        }
+        assert!(!told.contains("secret"), "{told}");
+    }
+    let rows = bulk.rows();
+    assert_eq!(rows.len(), 2 * BAD_LINES.len());
+    for (number, (line, code, message)) in BAD_LINES.iter().enumerate() {
+        let (good, bad) = (&rows[2 * number], &rows[2 * number + 1]);
+        assert_eq!(
+            (&good["id"], &good["truncated"]),
+            (&json!(number), &json!(false))
+        );
+        assert_eq!(
+            (&bad["line"], &bad["error"]["code"]),
+            (&json!(3 * number + 3), &json!(code))
+        );
+        let said = bad["error"]["message"].as_str().expect("a message");
+        assert!(
+            said.contains(message),
+            "{}: {said}",
+            String::from_utf8_lossy(line)
+        );
+        assert!(
+            bad.get("score").is_none() && !bad.to_string().contains("secret"),
+            "{bad}"
+        );
+    }
+}
+
+#[test]
+fn what_is_too_long_becomes_a_row_with_its_reason() {
+    let long = |words: usize| "word ".repeat(words);
+    let line = |id: usize, passage: &str| {
+        format!("{}\n", json!({"id": id, "query": "q", "passage": passage}))
+    };
+    let input = [
+        line(0, "short"),
+        line(1, &long(30)),
+        line(2, "short"),
+        line(3, &long(200)),
+        line(4, &long(20_000)),
+        line(5, "short"),
+    ];
+    let bulk = Bulk::new(input.concat());
+    let mut command = bulk.command("out.jsonl", &["--truncation", "none", "--max-length", "16"]);
+    command
+        .env("MAX_TEXT_CHARS", "500")
+        .env("MAX_BODY_BYTES", "65536");
+    let output = run(command);
+    assert_eq!(output.status.code(), Some(1));
+    let rows = bulk.rows();
+    let codes: Vec<Option<&str>> = rows
+        .iter()
+        .map(|row| row["error"]["code"].as_str())
+        .collect();
+    assert_eq!(
+        codes,
+        [
+            None,
+            Some("pair_too_long"),
+            None,
+            Some("text_too_long"),
+            Some("line_too_long"),
+            None
+        ]
+    );
+    let passage = rows[1]["error"]["message"].as_str().expect("a message");
+    assert!(passage.starts_with("passage"), "{passage}");
+    assert!(
+        rows[4]["error"]["message"]
+            .to_string()
+            .contains("the limit is 65536 (MAX_BODY_BYTES)")
+    );
+    assert_eq!(rows[0]["logit"], rows[5]["logit"]);
+    // The ids of lines that could be read are there.
+    assert_eq!((&rows[3]["id"], &rows[4]["id"]), (&json!(3), &Value::Null));
+}
+
+#[test]
+fn rows_without_a_score_are_tried_again_and_end_as_if_their_lines_had_always_been_right() {
+    let good = pairs(40);
+    let good: Vec<&str> = good.lines().collect();
+    let mut broken = good.clone();
+    for index in [0, 17, 39] {
+        broken[index] = r#"{"id": 5, "query": "q"}"#;
+    }
+    let unbroken = Bulk::new(good.join("\n"));
+    stdout(&unbroken.score(&[]));
+    let bulk = Bulk::new(broken.join("\n"));
+    let first = bulk.score(&[]);
+    assert_eq!(first.status.code(), Some(1));
+    assert!(stderr(&first).contains("3 of "), "{}", stderr(&first));
+    // Nothing was mended: the same again.
+    let before = bulk.bytes("out.jsonl");
+    let again = bulk.score(&[]);
+    assert_eq!(again.status.code(), Some(1), "{}", stderr(&again));
+    assert_eq!(bulk.bytes("out.jsonl"), before);
+    // One is mended, then the others, while lines come to the end.
+    broken[17] = good[17];
+    std::fs::write(bulk.path("in.jsonl"), broken.join("\n")).expect("written");
+    let output = bulk.score(&[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("2 of "), "{}", stderr(&output));
+    let more = format!(
+        "{}\n{}",
+        good.join("\n"),
+        pairs(50).lines().skip(40).collect::<Vec<_>>().join("\n")
+    );
+    std::fs::write(bulk.path("in.jsonl"), &more).expect("written");
+    std::fs::write(unbroken.path("in.jsonl"), &more).expect("written");
+    for bulk in [&bulk, &unbroken] {
+        let told = bulk.score(&[]);
+        stdout(&told);
+        assert!(
+            stderr(&told).contains("40 pairs are scored already"),
+            "{}",
+            stderr(&told)
+        );
+    }
+    assert_eq!(bulk.bytes("out.jsonl"), unbroken.bytes("out.jsonl"));
+    assert_eq!(
+        bulk.bytes("out.jsonl.about"),
+        unbroken.bytes("out.jsonl.about")
+    );
+    let complete = bulk.score(&[]);
+    stdout(&complete);
+    assert!(
+        stderr(&complete).contains("is complete already: 50 rows"),
+        "{}",
+        stderr(&complete)
+    );
+}
+
+#[test]
+fn ids_come_back_as_they_were_sent() {
+    let ids = [
+        "12345678901234567890123",
+        "-0.10",
+        "1e400",
+        r#""\u00fc \/""#,
+        r#"{"b": [1,  2], "a": null}"#,
+        "true",
+    ];
+    let input: String = ids
+        .iter()
+        .map(|id| format!("{{\"id\": {id}, \"query\": \"q\", \"passage\": \"p\"}}\n"))
+        .collect();
+    let bulk = Bulk::new(input);
+    stdout(&bulk.score(&[]));
+    let text = String::from_utf8(bulk.bytes("out.jsonl")).expect("text");
+    for (line, id) in text.lines().zip(ids) {
+        assert!(
+            line.starts_with(&format!("{{\"id\":{id},\"score\":")),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn half_characters_and_byte_order_marks_are_mended() {
+    let pair = |passage: &str| format!("{{\"query\": \"a panda?\", \"passage\": \"{passage}\"}}\n");
+    let mark = "\u{feff}";
+    let bulk = Bulk::new(
+        [
+            mark,
+            &pair(r"bear \ud83d"),
+            &pair(r"bear \ufffd"),
+            // Two files with marks, one after the other.
+            mark,
+            &pair("bear \u{fffd}"),
+        ]
+        .concat(),
+    );
+    stdout(&bulk.score(&[]));
+    let rows = bulk.rows();
+    assert_eq!(rows.len(), 3);
+    assert_eq!((&rows[0], &rows[1]), (&rows[1], &rows[2]));
+    assert!(rows[0]["score"].is_number());
+}
+
+/// How a later run may differ from the one that began a file, and what it is told.
+#[test]
+fn a_file_of_other_scores_is_never_added_to() {
+    let bulk = Bulk::new(pairs(12));
+    stdout(&bulk.score(&["--max-length", "32"]));
+    let whole = bulk.bytes("out.jsonl");
+    let half = whole.len() / 2;
+    let (bert, packed) = (golden().with_file_name("bert"), bulk.path("packed"));
+    let mut pack = reranker(&["pack", "--out"]);
+    stdout(&run({
+        pack.arg(&packed);
+        pack
+    }));
+    let other_input = pairs(12).replacen("panda", "bear", 1);
+    let shorter: String = pairs(12).lines().take(3).collect::<Vec<_>>().join("\n");
+    let same = || ["--max-length", "32"].map(str::to_owned).to_vec();
+    let with = |more: &[&str]| [same(), more.iter().map(|it| (*it).to_owned()).collect()].concat();
+    let path = |path: &Path| path.to_str().expect("plain").to_owned();
+    let isas = kernels::Isa::available();
+    let mut rows: Vec<(&str, Vec<String>, Vec<(&str, String)>, Option<&str>)> = vec![
+        ("raw was false and is true", with(&["--raw"]), vec![], None),
+        (
+            "max_length was 32 and is 48",
+            vec!["--max-length".into(), "48".into()],
+            vec![],
+            None,
+        ),
+        (
+            "max_length was 32 and is 64",
+            vec![],
+            vec![("MAX_LENGTH", "64".into())],
+            None,
+        ),
+        (
+            "truncation was longest_first and is flag",
+            with(&["--truncation", "flag"]),
+            vec![],
+            None,
+        ),
+        (
+            "truncation was longest_first and is flag",
+            same(),
+            vec![("TRUNCATION", "flag".into())],
+            None,
+        ),
+        (
+            "model was xlm-roberta and is bert",
+            with(&["--model", &path(&bert)]),
+            vec![],
+            None,
+        ),
+        (
+            "model was xlm-roberta and is bert",
+            same(),
+            vec![("MODEL_DIR", path(&bert))],
+            None,
+        ),
+        (
+            "precision was f32 and is int8",
+            with(&["--model", &path(&packed)]),
+            vec![],
+            None,
+        ),
+        ("line 1 of", same(), vec![], Some(&other_input)),
+        ("has only 3 lines", same(), vec![], Some(&shorter)),
+    ];
+    if let [first, .., last] = &isas[..] {
+        assert_ne!(first.name(), last.name());
+        rows.push((
+            "computed_on was",
+            same(),
+            vec![("INSTRUCTION_SET", first.name().into())],
+            None,
+        ));
+    }
+    for (says, arguments, settings, input) in rows {
+        // A file that was finished, and one that was not.
+        for length in [whole.len(), half] {
+            std::fs::write(bulk.path("out.jsonl"), &whole[..length]).expect("written");
+            std::fs::write(bulk.path("in.jsonl"), input.unwrap_or(&pairs(12))).expect("written");
+            let about = bulk.bytes("out.jsonl.about");
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            let mut command = bulk.command("out.jsonl", &arguments);
+            command.envs(settings.iter().map(|(name, value)| (name, value)));
+            let output = run(command);
+            assert_eq!(output.status.code(), Some(2), "{says}: {}", stderr(&output));
+            assert!(
+                stderr(&output).contains(says),
+                "{}\nlacks {says}",
+                stderr(&output)
+            );
+            let kept = bulk.bytes("out.jsonl");
+            // At most the half row of a run that was interrupted is gone.
+            assert!(
+                whole.starts_with(&kept) && kept.len() + 200 > length,
+                "{says}"
+            );
+            assert!(about.starts_with(&bulk.bytes("out.jsonl.about")), "{says}");
+            std::fs::write(bulk.path("out.jsonl.about"), about).expect("written");
+        }
+    }
+    // With the same settings, however they are given, it goes on.
+    std::fs::write(bulk.path("in.jsonl"), pairs(12)).expect("written");
+    let mut command = bulk.command("out.jsonl", &["--truncation", "longest_first"]);
+    command
+        .env("MAX_LENGTH", "32")
+        .env("MODEL_NAME", "by/another-name")
+        .env("THREADS", "1");
+    stdout(&run(command));
+    assert_eq!(bulk.bytes("out.jsonl"), whole);
+}
+
+#[test]
+fn a_file_that_score_did_not_write_is_left_as_it_is() {
+    let bulk = Bulk::new(pairs(3).trim_end());
+    let input = bulk.bytes("in.jsonl");
+    std::fs::write(bulk.path("notes.txt"), "a line\nwithout its end").expect("written");
+    std::fs::hard_link(bulk.path("in.jsonl"), bulk.path("hard.jsonl")).expect("linked");
+    std::os::unix::fs::symlink(bulk.path("in.jsonl"), bulk.path("soft.jsonl")).expect("linked");
+    std::fs::create_dir(bulk.path("folder")).expect("made");
+    let fifo = Command::new("mkfifo").arg(bulk.path("fifo")).status();
+    assert!(fifo.expect("mkfifo").success());
+    std::fs::write(bulk.path("new.jsonl.about"), "mine").expect("written");
+    for (out, says) in [
+        ("in.jsonl", "that is the file to read"),
+        ("hard.jsonl", "that is the file to read"),
+        ("soft.jsonl", "that is the file to read"),
+        ("notes.txt", "not written by `score`"),
+        ("new.jsonl", "not written by `score`"),
+        ("folder", "not a plain file"),
+        ("fifo", "not a plain file"),
+        ("/dev/null", "not a plain file"),
+        ("/dev/full", "not a plain file"),
+        ("/dev/zero", "not a plain file"),
+    ] {
+        let output = run(bulk.command(out, &[]));
+        assert_eq!(output.status.code(), Some(2), "{out}: {}", stderr(&output));
+        assert!(stderr(&output).contains(says), "{out}: {}", stderr(&output));
+    }
+    assert_eq!(bulk.bytes("in.jsonl"), input);
+    assert_eq!(bulk.bytes("notes.txt"), b"a line\nwithout its end");
+    assert_eq!(bulk.bytes("new.jsonl.about"), b"mine");
+
+    // The same by redirection: from it, and to it.
+    let mut from = reranker(&["score", "--jsonl", "-", "--out"]);
+    from.arg(bulk.path("in.jsonl"))
+        .stdin(std::fs::File::open(bulk.path("in.jsonl")).expect("opened"));
+    let mut to = reranker(&["score", "--jsonl"]);
+    let appended = std::fs::OpenOptions::new()
+        .append(true)
+        .open(bulk.path("in.jsonl"));
+    to.arg(bulk.path("in.jsonl"))
+        .stdout(appended.expect("opened"));
+    for command in [from, to] {
+        let output = run(command);
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        assert!(
+            stderr(&output).contains("the file to read"),
+            "{}",
+            stderr(&output)
+        );
+    }
+    assert_eq!(bulk.bytes("in.jsonl"), input);
+
+    // Rows that somebody changed, added, or began to add.
+    stdout(&bulk.score(&[]));
+    let rows = String::from_utf8(bulk.bytes("out.jsonl")).expect("text");
+    for (changed, says) in [
+        (rows.replacen("0.", "1.", 1), "line 1 was changed"),
+        (
+            format!("{rows}{{\"score\":1}}\n"),
+            "line 4 was not written by `score`",
+        ),
+        (
+            format!("{rows}half a li"),
+            "line 4 was not written by `score`",
+        ),
+        (format!("a title\n{rows}"), "line 1 was changed"),
+    ] {
+        std::fs::write(bulk.path("out.jsonl"), &changed).expect("written");
+        let output = bulk.score(&[]);
+        assert_eq!(output.status.code(), Some(2), "{says}");
         assert!(stderr(&output).contains(says), "{}", stderr(&output));
-        assert!(!stderr(&output).contains("secret"), "{}", stderr(&output));
+        assert_eq!(bulk.bytes("out.jsonl"), changed.as_bytes(), "{says}");
+    }
+    // A file that is there and empty is nobody's.
+    std::fs::write(bulk.path("empty.jsonl"), "").expect("written");
+    stdout(&run(bulk.command("empty.jsonl", &[])));
+    assert_eq!(bulk.bytes("empty.jsonl"), rows.as_bytes());
+}
+
+#[test]
+fn of_two_that_write_the_same_file_one_is_refused() {
+    let bulk = Bulk::new(pairs(3));
+    stdout(&bulk.score(&[]));
+    let rows = bulk.bytes("out.jsonl");
+    let other = std::fs::File::open(bulk.path("out.jsonl")).expect("opened");
+    other.try_lock().expect("nobody else writes it");
+    let refused = bulk.score(&[]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(
+        stderr(&refused).contains("another process is writing it"),
+        "{}",
+        stderr(&refused)
+    );
+    drop(other);
+    stdout(&bulk.score(&[]));
+    assert_eq!(bulk.bytes("out.jsonl"), rows);
+}
+
+#[test]
+fn an_output_that_cannot_be_written_ends_with_1_and_one_that_nobody_reads_is_no_error() {
+    let bulk = Bulk::new(pairs(600));
+    let input = bulk.path("in.jsonl").to_str().expect("plain").to_owned();
+    let commands: [&[&str]; 12] = [
+        &["score", "--query", "q", "p"],
+        &["score", "--jsonl", &input],
+        &["doctor"],
+        &["verify", "--model", "models/demo"],
+        &["variables"],
+        &["eval", "--data", "tests/sets", "--model", "models/demo"],
+        &[
+            "eval",
+            "--data",
+            "tests/sets",
+            "--model",
+            "models/demo",
+            "--json",
+            "-",
+        ],
+        &["bench", "--rounds", "1", "--workload", "1x128"],
+        &["bench", "peak", "--time", "1"],
+        &["bench", "cold", "--runs", "1", "--tokens", "16"],
+        &["--help"],
+        &["--version"],
+    ];
+    for arguments in commands {
+        let command = || {
+            let mut command = reranker(arguments);
+            command.current_dir(env!("CARGO_MANIFEST_DIR"));
+            command
+        };
+        let mut full = command();
+        let device = std::fs::OpenOptions::new().write(true).open("/dev/full");
+        full.stdout(device.expect("opened")).stderr(Stdio::piped());
+        let full = run(full);
+        assert_eq!(
+            full.status.code(),
+            Some(1),
+            "{arguments:?}: {}",
+            stderr(&full)
+        );
+        assert!(
+            stderr(&full).contains("No space left on device"),
+            "{arguments:?}: {}",
+            stderr(&full)
+        );
+
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut closed = command();
+        closed.stdout(writer).stderr(Stdio::piped());
+        let closed = run(closed);
+        assert_eq!(
+            closed.status.code(),
+            Some(0),
+            "{arguments:?}: {}",
+            stderr(&closed)
+        );
+        assert!(!stderr(&closed).contains("panicked"), "{}", stderr(&closed));
+
+        // Nobody reads stderr either: the exit code is what it would have been.
+        let mut both = command();
+        let device = std::fs::OpenOptions::new().write(true).open("/dev/full");
+        both.stdout(Stdio::null()).stderr(device.expect("opened"));
+        assert_eq!(
+            both.status().expect("runs").code(),
+            Some(0),
+            "{arguments:?}"
+        );
+    }
+}
+
+#[test]
+fn pack_writes_over_nothing_but_packed_models() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    std::fs::create_dir(path("model")).expect("made");
+    let files = ["config.json", "tokenizer.json", "model.safetensors"];
+    for file in files {
+        std::fs::copy(golden().join(file), path("model").join(file)).expect("copied");
+    }
+    std::fs::write(path("victim"), "precious").expect("written");
+    std::os::unix::fs::symlink(path("victim"), path("linked.partial")).expect("linked");
+    std::fs::hard_link(path("victim"), path("named.partial")).expect("linked");
+    std::os::unix::fs::symlink("/dev/null", path("to-null")).expect("linked");
+    let fifo = Command::new("mkfifo").arg(path("fifo")).status();
+    assert!(fifo.expect("mkfifo").success());
+    let pack = |out: &Path| {
+        let mut command = reranker(&["pack", "--fine", "none", "--model"]);
+        command.arg(path("model")).arg("--out").arg(out);
+        run(command)
+    };
+    for (out, says) in [
+        (path("model/model.safetensors"), "is no packed model"),
+        (path("model/tokenizer.json"), "is no packed model"),
+        (path("model/config.json"), "is no packed model"),
+        (path("victim"), "is no packed model"),
+        (path("fifo"), "not a plain file"),
+        (path("to-null"), "not a plain file"),
+        (PathBuf::from("/dev/full"), "not a plain file"),
+        (path("model"), "not a plain file"),
+        (path("linked"), "linked.partial"),
+        (path("named"), "named.partial"),
+    ] {
+        let output = pack(&out);
+        assert!(
+            matches!(output.status.code(), Some(1 | 2)),
+            "{}",
+            out.display()
+        );
+        assert!(
+            stderr(&output).contains(says),
+            "{}: {}",
+            out.display(),
+            stderr(&output)
+        );
+    }
+    for file in files {
+        let same = std::fs::read(golden().join(file)).expect("read");
+        assert!(
+            std::fs::read(path("model").join(file)).expect("read") == same,
+            "{file}"
+        );
+    }
+    assert_eq!(std::fs::read(path("victim")).expect("read"), b"precious");
+    use std::os::unix::fs::FileTypeExt;
+    let kind = std::fs::metadata("/dev/full").expect("there").file_type();
+    assert!(kind.is_char_device());
+    // A new one, the same again, and over an older version's.
+    let out = path("packed.safetensors");
+    stdout(&pack(&out));
+    let packed = std::fs::read(&out).expect("packed");
+    stdout(&pack(&out));
+    assert!(std::fs::read(&out).expect("packed") == packed);
+}
+
+#[test]
+fn every_command_takes_the_model_by_the_same_option() {
+    let model = golden().to_str().expect("plain").to_owned();
+    for arguments in [
+        &["score", "--query", "q", "p"][..],
+        &["doctor"],
+        &["check"],
+        &["bench", "--rounds", "1", "--workload", "1x128"],
+    ] {
+        let mut command = reranker(arguments);
+        command
+            .env("MODEL_DIR", "/no/such/folder")
+            .args(["--model", &model]);
+        stdout(&run(command));
+    }
+    let mut verify = reranker(&["verify", "--model", "models/demo"]);
+    verify.current_dir(env!("CARGO_MANIFEST_DIR"));
+    assert!(stdout(&run(verify)).contains("serverless-reranker-demo"));
+    for alias in ["quantize", "convert", "download"] {
+        let help = stdout(&run(reranker(&[alias, "--help"])));
+        assert!(help.contains("Usage: reranker"), "{help}");
     }
 }
 
@@ -406,6 +1056,7 @@ fn eval(args: &[&str]) -> Command {
     command
         .args(args)
         .env("MODEL_DIR", "models/demo")
+        .env("PRECISION", "f32")
         .current_dir(env!("CARGO_MANIFEST_DIR"));
     command
 }
@@ -654,7 +1305,7 @@ fn an_interrupted_eval_goes_on_from_the_scores_it_kept() {
         (
             "\"precision\":\"".into(),
             "\"precision\":\"i".into(),
-            "holds scores of",
+            "holds other scores: precision was if32 and is f32",
         ),
         (
             "{\"set\"".into(),
@@ -667,6 +1318,67 @@ fn an_interrupted_eval_goes_on_from_the_scores_it_kept() {
         let output = run(eval(&["--sets", "kitchen", "--keep", &keep]));
         assert_eq!(output.status.code(), Some(1));
         assert!(stderr(&output).contains(says), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn kept_scores_of_int8_are_this_models_on_every_instruction_set() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let packed = folder.path().join("packed.safetensors");
+    let mut pack = reranker(&["pack", "--out"]);
+    pack.arg(&packed);
+    stdout(&run(pack));
+    let keep = folder.path().join("kept").to_string_lossy().into_owned();
+    let model = packed.to_string_lossy();
+    for isa in kernels::Isa::available() {
+        let mut command = eval(&[
+            "--sets", "kitchen", "--keep", &keep, "--json", "-", "--model", &model,
+        ]);
+        command
+            .env("INSTRUCTION_SET", isa.name())
+            .env("PRECISION", "int8");
+        let figures = lines(&stdout(&run(command)));
+        assert_eq!(figures[0]["precision"], "int8");
+        // The first of three queries stays.
+        for entry in std::fs::read_dir(&keep).expect("kept") {
+            let path = entry.expect("an entry").path();
+            let text = std::fs::read_to_string(&path).expect("text");
+            let first: Vec<&str> = text.lines().take(2).collect();
+            std::fs::write(path, first.join("\n") + "\n").expect("written");
+        }
+    }
+}
+
+#[test]
+fn eval_writes_its_figures_over_nothing_but_figures() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("figures.jsonl");
+    let write = || {
+        run(eval(&[
+            "--sets",
+            "kitchen",
+            "--json",
+            &file.to_string_lossy(),
+        ]))
+    };
+    stdout(&write());
+    let first = std::fs::read_to_string(&file).expect("figures");
+    stdout(&write());
+    assert_eq!(
+        lines(&std::fs::read_to_string(&file).expect("figures")).len(),
+        1
+    );
+    assert_eq!(lines(&first).len(), 1);
+    for other in ["{\"_id\":\"d1\",\"text\":\"a\"}\n", "notes"] {
+        std::fs::write(&file, other).expect("written");
+        let refused = write();
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(
+            stderr(&refused).contains("holds no figures"),
+            "{}",
+            stderr(&refused)
+        );
+        assert_eq!(std::fs::read_to_string(&file).expect("text"), other);
     }
 }
 

@@ -100,6 +100,51 @@ fn scoring_that_was_killed_anywhere_goes_on_to_the_same_bytes() {
 }
 
 #[test]
+fn trying_rows_again_that_was_killed_anywhere_leaves_each_row_old_or_new() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("plain").to_owned();
+    let write = |name: &str, broken: bool| {
+        let mut file = File::create(path(name)).expect("made");
+        for number in 0..2_000 {
+            let words = "panda bear ".repeat(1 + number % 20);
+            let field = match broken && number % 3 == 0 {
+                true => "text",
+                false => "passage",
+            };
+            writeln!(
+                file,
+                r#"{{"id": {number}, "query": "what?", "{field}": "{words}"}}"#
+            )
+            .expect("written");
+        }
+    };
+    write("right.jsonl", false);
+    write("pairs.jsonl", true);
+    let (pairs, unbroken, broken) = (
+        path("pairs.jsonl"),
+        path("unbroken.jsonl"),
+        path("broken.jsonl"),
+    );
+    whole(&["score", "--jsonl", &path("right.jsonl"), "--out", &unbroken]);
+    let run = ["score", "--jsonl", &pairs, "--out", &broken];
+    let begun = Instant::now();
+    assert_eq!(command(&run).status().expect("runs").code(), Some(1));
+    let time = begun.elapsed();
+    let expected = fs::read_to_string(&unbroken).expect("scores");
+    let failed = fs::read_to_string(&broken).expect("scores");
+    write("pairs.jsonl", false);
+    killed(&run, time, || {
+        let found = fs::read_to_string(&broken).expect("scores");
+        assert_eq!(found.lines().count(), 2_000);
+        let each = found.lines().zip(failed.lines()).zip(expected.lines());
+        for ((found, old), new) in each {
+            assert!(found == old || found == new, "{found}");
+        }
+    });
+    assert!(fs::read_to_string(&broken).expect("scores") == expected);
+}
+
+#[test]
 fn packing_that_was_killed_anywhere_leaves_the_old_file_or_the_whole_new_one() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name).to_str().expect("plain").to_owned();

@@ -190,6 +190,19 @@ fn foreign_crates_stay_at_home() {
 }
 
 #[test]
+fn nothing_panics_where_an_output_cannot_be_written() {
+    for (_, path, code) in sources() {
+        for name in ["print!(", "println!(", "dbg!("] {
+            assert!(
+                !code.contains(name),
+                "{}: {name}…) panics on a closed pipe or a full disk: `say!` and `note!` do not",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
 fn only_the_command_line_reads_the_configuration_and_only_the_configuration_the_environment() {
     for (module, path, code) in sources() {
         assert!(

@@ -17,7 +17,7 @@ use rayon::ThreadPool;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Usage, setup};
+use super::{ModelArg, Usage, output, setup};
 use crate::batch::plan;
 use crate::config::Config;
 use crate::model::{Model, Packed};
@@ -27,6 +27,8 @@ use crate::model::{Model, Packed};
 pub struct Args {
     #[command(subcommand)]
     what: Option<What>,
+    #[command(flatten)]
+    model: ModelArg,
     /// Which workloads; all of them where none is named.
     #[arg(long = "workload", value_name = "NAME")]
     workloads: Vec<String>,
@@ -91,6 +93,7 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         Some(What::Peak(args)) => return peak::run(args, config),
         None => {}
     }
+    let config = &args.model.config(config);
     let plan = setup::model(config)?;
     let kernels = plan.settings.kernels;
     let threads = setup::threads(config);
@@ -116,7 +119,7 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         serving::serve(&bench)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut out = std::io::stdout().lock();
+    let mut out = output::stdout();
     if args.json {
         let about = json!({
             "model": plan.settings.name, "threads": threads, "cpu": cpu_name(), "version": env!("CARGO_PKG_VERSION"),
@@ -145,8 +148,7 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         }
         let measured = bench.measured(workload, &times);
         if args.json {
-            serde_json::to_writer(&mut out, &measured)?;
-            writeln!(out)?;
+            writeln!(out, "{}", serde_json::to_string(&measured)?)?;
         } else {
             let Measured {
                 workload,

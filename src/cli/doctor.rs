@@ -6,6 +6,7 @@ use std::time::Instant;
 use kernels::Isa;
 
 use super::memory::{self, size};
+use super::output::say;
 use super::{Usage, setup};
 use crate::config::Config;
 use crate::model::{Gpu, Model};
@@ -29,11 +30,11 @@ pub fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let mut wrong = 0;
     for finding in &findings {
         match finding {
-            Fine(what) => println!("ok    {what}"),
-            Better(what, advice) => println!("note  {what}\n      {advice}"),
+            Fine(what) => say!("ok    {what}")?,
+            Better(what, advice) => say!("note  {what}\n      {advice}")?,
             Wrong(what, advice) => {
                 wrong += 1;
-                println!("WRONG {what}\n      {advice}");
+                say!("WRONG {what}\n      {advice}")?;
             }
         }
     }

@@ -10,27 +10,32 @@ mod report;
 mod testset;
 
 use std::fs::File;
-use std::io::{IsTerminal, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
+use serde_json::{Map, Value};
 
 use self::kept::{About, Kept, QueryScores};
 use self::report::{Figures, Table};
 use self::testset::{Selection, TestQuery, TestSet};
-use super::setup;
+use super::origin::Origin;
+use super::output::note;
+use super::pack::MAX_SCORE_BOUND;
+use super::{Usage, output, setup};
 use crate::config::Config;
-use crate::rerank::{Pair, Request};
+use crate::rerank::{Pair, Request, sigmoid};
 use crate::service::Engine;
 
 #[derive(clap::Args)]
+#[command(after_help = LEGEND)]
 pub struct Args {
-    /// A test set in BEIR's layout (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv, candidates.SPLIT.jsonl), or a folder of such
-    /// sets. May be given several times.
+    /// A test set's folder (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv, candidates.SPLIT.jsonl: see below), or a folder of such
+    /// folders. May be given several times.
     #[arg(long, value_name = "DIR", required = true)]
     data: Vec<PathBuf>,
     /// Only these sets, by the names of their folders; all that have the split where it is not given.
@@ -39,14 +44,18 @@ pub struct Args {
     /// Which judgements and candidates.
     #[arg(long, default_value = "test")]
     split: String,
-    /// The candidate file, relative to each set's folder, instead of candidates.SPLIT.jsonl. A set without one is ranked whole.
+    /// The judgements, relative to each set's folder, instead of qrels/SPLIT.tsv: BEIR's form or TREC's.
+    #[arg(long, value_name = "FILE")]
+    qrels: Option<PathBuf>,
+    /// The candidate file, relative to each set's folder, instead of candidates.SPLIT.jsonl: JSON lines or a TREC run. A set without
+    /// one is ranked whole.
     #[arg(long, value_name = "FILE")]
     candidates: Option<PathBuf>,
     /// Only the first N queries of each set.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     queries: Option<u32>,
-    /// A model's folder, or its hub id in the local Hugging Face cache; the configured model where none is given. With several,
-    /// all are compared with the first.
+    /// A model's folder or packed file, its address in S3, or its hub id in the local Hugging Face cache; the configured model where
+    /// none is given. With several, all are compared with the first.
     #[arg(long = "model", value_name = "DIR|ID")]
     models: Vec<String>,
     /// Write a JSON line for each set and model to this file, as they are finished; "-" for stdout instead of the table.
@@ -59,14 +68,36 @@ pub struct Args {
 
 /// Queries are scored together until they have this many pairs: enough to fill a forward pass, few enough that an interruption loses little.
 const CHUNK: usize = 256;
-/// Kept scores are trusted where one query, scored again, differs by no more; instruction sets differ by less than 1e-4.
+/// Kept scores are trusted where one query, scored again, differs by no more; in f32 instruction sets differ by less than 1e-4.
 const SAME_LOGIT: f32 = 1e-3;
+/// The same below f32, in scores: instruction sets, and batches on a GPU, differ by no more than the precision does from f32.
+const SAME_SCORE: f64 = MAX_SCORE_BOUND;
+
+/// What goes in and what comes out; docs/commands.md says the same at more length.
+const LEGEND: &str = r#"What a set's folder holds:
+  corpus.jsonl            {"_id": "d1", "title": "…", "text": "…"} a line; a title is put before its text
+  queries.jsonl           {"_id": "q1", "text": "…"} a line
+  qrels/SPLIT.tsv         query-id, corpus-id and score with tabs between, below a line that says so; or TREC qrels: q1 0 d1 2
+  candidates.SPLIT.jsonl  {"query_id": "q1", "candidates": ["d7", "d1"]} a line, best first; or a TREC run, as candidates.SPLIT.trec
+                          or any file that --candidates names: q1 Q0 d7 1 14.9 bm25
+
+Columns of the table:
+  ranked by        "as given" is the order of the candidates, each other row a model
+  queries, pairs   queries that have something relevant to find, and their candidates
+  nDCG@10, MRR@10  means over the queries, 1 is best; what is relevant and no candidate counts as missed
+  rel>0.5 oth>0.5  share of the relevant candidates, and of the others, with a score above 0.5
+  pairs/s          speed; "kept" where --keep had all scores
+  tau-b            Kendall's rank correlation with the first model, mean over the queries
+  dscore max       difference of scores from the first model's, on average and at most
+  dlogit max       the same of logits
+  dnDCG@10         nDCG@10 less the first model's"#;
 
 /// A model at a precision.
 struct Run {
     engine: Engine,
     /// Tells the runs apart in tables and file names.
     label: String,
+    origin: Origin,
 }
 
 /// What a run made of a set.
@@ -81,10 +112,11 @@ struct Scored {
 pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
     let selection = Selection {
         split: &args.split,
+        qrels: args.qrels.as_deref(),
         candidates: args.candidates.as_deref(),
         queries: args.queries.map(|count| count as usize),
     };
-    let sets = testset::find(&args.data, &args.sets, &args.split)?
+    let sets = testset::find(&args.data, &args.sets, &selection)?
         .iter()
         .map(|folder| testset::read(folder, &selection))
         .collect::<anyhow::Result<Vec<TestSet>>>()?;
@@ -141,20 +173,21 @@ fn load(models: &[String], config: &Config, pool: &rayon::ThreadPool) -> anyhow:
             0 => label,
             before => format!("{label} ({})", before + 1),
         };
-        runs.push(Run { engine, label });
+        let origin = Origin::of(&engine)?;
+        runs.push(Run {
+            engine,
+            label,
+            origin,
+        });
     }
     Ok(runs)
 }
 
 fn open_kept(folder: &Path, split: &str, set: &TestSet, run: &Run) -> anyhow::Result<Kept> {
-    let info = run.engine.info();
     let about = About {
         set: set.name.clone(),
         split: split.to_owned(),
-        model: info.name.clone(),
-        precision: info.precision.to_string(),
-        max_length: info.max_length,
-        truncation: info.truncation.to_string(),
+        origin: run.origin.clone(),
     };
     let name: String = format!("{} {split} {}", set.name, run.label)
         .chars()
@@ -197,6 +230,18 @@ fn score(
         let start = Instant::now();
         let scores = scores(&run.engine, chunk)?;
         scored.seconds += start.elapsed().as_secs_f64();
+        if scored.fresh_pairs == 0 {
+            let left = scored.seconds / pairs(chunk) as f64 * pairs(later) as f64;
+            if left >= WORTH_TELLING_S {
+                note!(
+                    "{}, {}: {} pairs are left, about {}",
+                    set.name,
+                    run.label,
+                    pairs(later),
+                    time(left)
+                );
+            }
+        }
         scored.fresh_pairs += pairs(chunk);
         scored.fresh_tokens += scores.iter().map(|scores| scores.tokens).sum::<usize>();
         if let Some(kept) = &mut kept {
@@ -209,6 +254,17 @@ fn score(
     Ok(scored)
 }
 
+/// From so many seconds on it is said before how long a set will take.
+const WORTH_TELLING_S: f64 = 60.0;
+
+fn time(seconds: f64) -> String {
+    match seconds {
+        ..600.0 => format!("{seconds:.0} s"),
+        ..7200.0 => format!("{:.0} min", seconds / 60.0),
+        _ => format!("{:.1} h", seconds / 3600.0),
+    }
+}
+
 /// A file may have the right name and come from other weights: its first query must score as it says.
 fn check(
     path: &Path,
@@ -217,11 +273,12 @@ fn check(
     engine: &Engine,
 ) -> anyhow::Result<()> {
     let now = scores(engine, query)?;
-    let differs = now[0]
-        .logits
-        .iter()
-        .zip(&earlier.logits)
-        .any(|(a, b)| (a - b).abs() > SAME_LOGIT);
+    let same = |a: f32, b: f32| match engine.info().precision {
+        "f32" => (a - b).abs() <= SAME_LOGIT,
+        _ => (sigmoid(a) - sigmoid(b)).abs() <= SAME_SCORE,
+    };
+    let mut pairs = now[0].logits.iter().zip(&earlier.logits);
+    let differs = pairs.any(|(now, earlier)| !same(*now, *earlier));
     ensure!(
         !differs,
         "{}: its scores are not this model's: remove it or keep scores elsewhere",
@@ -266,8 +323,15 @@ impl Output {
     fn open(args: &Args, sets: &[TestSet], runs: &[Run]) -> anyhow::Result<Self> {
         let to_stdout = args.json.as_deref() == Some(Path::new("-"));
         let json: Option<Box<dyn Write>> = match &args.json {
-            Some(_) if to_stdout => Some(Box::new(std::io::stdout())),
+            Some(_) if to_stdout => Some(Box::new(output::stdout())),
             Some(path) => {
+                if !may_be_written(path) {
+                    let what = format!(
+                        "--json {}: it is there and holds no figures of `eval`: choose another file, or remove it",
+                        path.display()
+                    );
+                    return Err(Usage(what).into());
+                }
                 let file = File::create(path).with_context(|| format!("{}", path.display()))?;
                 Some(Box::new(file))
             }
@@ -276,7 +340,7 @@ impl Output {
         let table =
             (!to_stdout).then(|| Table::new(sets.iter().map(|set| set.name.as_str()), runs));
         if let Some(table) = &table {
-            table.head(&mut std::io::stdout())?;
+            table.head(&mut output::stdout())?;
         }
         Ok(Self { table, json })
     }
@@ -289,25 +353,40 @@ impl Output {
             json.flush()?;
         }
         if let Some(table) = &mut self.table {
-            table.add(&mut std::io::stdout(), figures, label)?;
+            table.add(&mut output::stdout(), figures, label)?;
         }
         Ok(())
     }
 
     fn finish(&self) -> anyhow::Result<()> {
         if let Some(table) = &self.table {
-            table.foot(&mut std::io::stdout())?;
+            table.foot(&mut output::stdout())?;
         }
         Ok(())
     }
 }
 
+/// Whether nothing is lost where the file is written anew: it is not there, no plain file, empty, or has figures of an earlier call.
+fn may_be_written(path: &Path) -> bool {
+    let length = match std::fs::metadata(path) {
+        Ok(meta) if meta.is_file() => meta.len(),
+        _ => return true,
+    };
+    let Ok(file) = File::open(path) else {
+        return false;
+    };
+    let mut line = Vec::new();
+    let read = BufReader::new(file.take(FIGURES_BYTES)).read_until(b'\n', &mut line);
+    let figures: Option<Map<String, Value>> = serde_json::from_slice(&line).ok();
+    length == 0 || (read.is_ok() && figures.is_some_and(|it| it.contains_key("ndcg_at_10")))
+}
+
+/// Much more than a line of figures has.
+const FIGURES_BYTES: u64 = 1 << 16;
+
 fn bar(pairs: usize) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = "{bar:30} {percent:>3}% {pos}/{len} pairs {elapsed} eta {eta} {msg}";
-    ProgressBar::new(pairs as u64).with_style(
-        ProgressStyle::with_template(style).expect("a fixed template with known placeholders"),
+    output::bar(
+        pairs as u64,
+        "{bar:30} {percent:>3}% {pos}/{len} pairs {elapsed} eta {eta} {msg}",
     )
 }

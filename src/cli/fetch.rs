@@ -2,13 +2,13 @@
 //! from S3 into `MODEL_CACHE`.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
+use super::output::{self, note, say};
 use super::{Usage, setup};
 use crate::config::Config;
 use crate::weights::{Hub, Pin, S3Model, is_sha256, locate};
@@ -59,7 +59,7 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
             }
         },
     };
-    writeln!(std::io::stdout(), "{}", folder.display())?;
+    say!("{}", folder.display())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -76,7 +76,7 @@ fn from_s3(args: &Args, config: &Config, model: &S3Model) -> anyhow::Result<Path
     };
     asked(args).check_folder(folder)?;
     if let Some(download) = found.download {
-        eprintln!(
+        note!(
             "{model}: {} of {} bytes came, {:.0} MB/s",
             download.downloaded,
             download.bytes,
@@ -154,9 +154,10 @@ fn from_hub(args: &Args, config: &Config, name: &str) -> anyhow::Result<PathBuf>
     bar.finish_and_clear();
     let fetched = fetched.context("the model was not fetched")?;
     asked(args).check_folder(&fetched.folder)?;
-    eprintln!(
+    note!(
         "{name} at {}: {} bytes came",
-        fetched.commit, fetched.downloaded
+        fetched.commit,
+        fetched.downloaded
     );
     if let Some(path) = &args.write_pins {
         let pin = Pin {
@@ -171,11 +172,8 @@ fn from_hub(args: &Args, config: &Config, name: &str) -> anyhow::Result<PathBuf>
 
 /// For the bytes of a download; shown on a terminal.
 pub(super) fn bar() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = "{bar:30} {percent:>3}% {bytes}/{total_bytes} {bytes_per_sec} eta {eta}";
-    ProgressBar::new(0).with_style(
-        ProgressStyle::with_template(style).expect("a fixed template with known placeholders"),
+    output::bar(
+        0,
+        "{bar:30} {percent:>3}% {bytes}/{total_bytes} {bytes_per_sec} eta {eta}",
     )
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use super::output::say;
 use super::serve;
 use crate::config::Config;
 
@@ -19,7 +20,7 @@ const LINE_BYTES: u64 = 256;
 pub fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let address = reachable(serve::address(config));
     let status = ask(address).with_context(|| format!("http://{address}/ready"))?;
-    println!("{status}");
+    say!("{status}")?;
     Ok(if status.starts_with("200") {
         ExitCode::SUCCESS
     } else {

@@ -1,17 +1,18 @@
 //! `reranker pack`: a Hugging Face folder becomes one int8 file, measured against its source before it is let out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{ErrorKind, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use indicatif::{ProgressBar, ProgressStyle};
 use kernels::INT8_LAYOUT;
 use serde::Deserialize;
 
 use super::eval::metrics::{Differences, kendall_tau_b, mean};
-use super::{Usage, setup};
+use super::output::{self, note, say};
+use super::{ModelArg, Usage, setup};
 use crate::config::Config;
 use crate::model::{
     CONFIG_FILE, Fidelity, Manifest, MatrixReport, Model, Packed, PackedTokenizer,
@@ -19,13 +20,14 @@ use crate::model::{
 };
 use crate::rerank::{Precision, Truncation, sigmoid};
 use crate::tokenizer::{Compilation, PairTokenizer, compile};
-use crate::weights::{Dtype, FORMAT, PACKED_FILE, PackedWriter, Prefetch, Weights, sha256_of};
+use crate::weights::{
+    Dtype, FORMAT, PACKED_FILE, PackedWriter, Prefetch, Weights, is_packed, sha256_of,
+};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// The model's folder, or its hub id in the local Hugging Face cache; the configured model where it is not given.
-    #[arg(long, value_name = "DIR|ID")]
-    model: Option<String>,
+    #[command(flatten)]
+    model: ModelArg,
     /// The packed file to write; packed.safetensors in the model's folder where it is not given, which then serves int8.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -63,14 +65,11 @@ struct Text {
 
 pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
-    let config = match &args.model {
-        Some(model) => &setup::with_model(config, model),
-        None => config,
-    };
+    let config = args.model.config(config);
     // Of a folder in S3 what was packed before is not wanted.
     let config = &Config {
         precision: Precision::F32,
-        ..config.clone()
+        ..config
     };
     let remote = setup::s3_model(config)?.is_some();
     if remote && args.out.is_none() {
@@ -82,6 +81,7 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
         return Err(Usage(format!("{}: not a model folder", folder.display())).into());
     }
     let out = args.out.clone().unwrap_or_else(|| folder.join(PACKED_FILE));
+    check_out(&out)?;
     let kernels = setup::kernels(config)?;
     let pool = setup::pool(config)?;
 
@@ -107,6 +107,14 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
         fidelity: None,
     };
     let layers = model.config().layers;
+    if !std::io::stderr().is_terminal() {
+        // Where no bar tells that it goes on.
+        note!(
+            "packing {}: {layers} layers of {}; a full-size model takes minutes",
+            folder.display(),
+            model.config().hidden_size
+        );
+    }
     let manifest_bytes = serde_json::to_string(&manifest)?.len();
     let mut writer = PackedWriter::create(&out, packed_tensors(layers), manifest_bytes)?;
     let result = pool.install(|| {
@@ -118,7 +126,7 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
             let matrices = writer.matrices().len();
             writer.finish()?;
             let bytes = std::fs::metadata(&out)?.len();
-            println!(
+            say!(
                 "{}: {:.1} MB in {:.1} s, {} of {} matrices with inputs of 16 bits; on {} pairs of {} tokens score differs from f32 by {:.5} on average, {:.5} at most; logit by {:.4}, {:.4}; Kendall's tau {}",
                 out.display(),
                 bytes as f64 / 1e6,
@@ -134,7 +142,7 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
                 fidelity
                     .kendall_tau
                     .map_or_else(|| "none".into(), |tau| format!("{tau:.4}")),
-            );
+            )?;
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {
@@ -142,6 +150,24 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
             Err(error)
         }
     }
+}
+
+/// Refuses to write over anything but an earlier packed model: a source, a device or another program's file would be lost.
+fn check_out(out: &Path) -> anyhow::Result<()> {
+    let meta = match std::fs::metadata(out) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("{}", out.display())),
+    };
+    let ours = || is_packed(out).with_context(|| format!("{}", out.display()));
+    let what = if !meta.is_file() {
+        "not a plain file"
+    } else if meta.len() > 0 && !ours()? {
+        "it is there and is no packed model: choose another file, or remove it"
+    } else {
+        return Ok(());
+    };
+    Err(Usage(format!("--out {}: {what}", out.display())).into())
 }
 
 /// SHA-256 of each file of the source that the packed model was made from.
@@ -181,17 +207,19 @@ fn write(
     writer: &mut PackedWriter,
 ) -> anyhow::Result<Vec<f32>> {
     let layers = model.config().layers as u64;
-    let bar = ProgressBar::new(layers + 1).with_style(
-        ProgressStyle::with_template("packing {wide_bar} {pos}/{len} layers, {eta} left")
-            .context("the progress bar's template")?,
+    let bar = output::bar(
+        layers + 1,
+        "packing {wide_bar} {pos}/{len} layers, {eta} left",
     );
     let mut report = |matrices: Vec<MatrixReport>| {
         bar.inc(1);
         for matrix in matrices.iter().filter(|_| args.verbose) {
             bar.suspend(|| {
-                eprintln!(
+                note!(
                     "{}: error {:.4}, inputs as they are {:.4}",
-                    matrix.name, matrix.error, matrix.plain_error
+                    matrix.name,
+                    matrix.error,
+                    matrix.plain_error
                 );
             });
         }
@@ -207,7 +235,7 @@ fn write(
             )?;
         }
         Compilation::Refused(reason) => {
-            bar.suspend(|| eprintln!("the tokenizer stays as JSON, which loads slowly: {reason}"));
+            bar.suspend(|| note!("the tokenizer stays as JSON, which loads slowly: {reason}"));
             let len = tokenizer.len();
             writer.tensor(PackedTokenizer::JSON, Dtype::U8, &[len], [tokenizer])?;
         }
@@ -239,7 +267,7 @@ fn measure(
     if args.fine == Fine::Auto && rms_difference(exact, &got) > NOISE {
         let fine = fine_matrices(exact, matrices, &all, &mut logits_with)?;
         for name in fine.iter().filter(|_| args.verbose) {
-            eprintln!("{name}: inputs of 16 bits");
+            note!("{name}: inputs of 16 bits");
         }
         got = logits_with(fine)?;
     }
@@ -277,9 +305,9 @@ fn fine_matrices(
     all: &BTreeSet<String>,
     logits_with: &mut dyn FnMut(BTreeSet<String>) -> anyhow::Result<Vec<f32>>,
 ) -> anyhow::Result<BTreeSet<String>> {
-    let bar = ProgressBar::new(matrices.len() as u64).with_style(
-        ProgressStyle::with_template("measuring {wide_bar} {pos}/{len} matrices, {eta} left")
-            .context("the progress bar's template")?,
+    let bar = output::bar(
+        matrices.len() as u64,
+        "measuring {wide_bar} {pos}/{len} matrices, {eta} left",
     );
     let finest = logits_with(all.clone())?;
     // What one matrix's coarse inputs do to the logits is independent of what another's do, so the squares add up.

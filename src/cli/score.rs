@@ -1,35 +1,50 @@
 //! `reranker score`: scores from the command line, for one query or for a JSONL file of pairs.
 
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, BufWriter, IsTerminal, Seek, SeekFrom, Write};
+mod input;
+mod kept;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, IsTerminal, Seek, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
-use indicatif::{ProgressBar, ProgressStyle};
-use serde::{Deserialize, Serialize};
+use anyhow::Context;
+use indicatif::ProgressBar;
+use serde::Serialize;
+use serde_json::value::RawValue;
 
-use super::{Usage, setup};
+use self::input::{Line, Lines};
+use self::kept::{About, Kept, identity};
+use super::origin::Origin;
+use super::output::{self, note};
+use super::{ModelArg, Usage, setup};
 use crate::config::Config;
-use crate::error::Invalid;
+use crate::error::{Error, Invalid};
 use crate::rerank::{Limits, Pair, Request, Score, Selection, Truncation};
 use crate::service::Engine;
 
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["query", "jsonl"]))]
 pub struct Args {
+    #[command(flatten)]
+    model: ModelArg,
     /// The query; prints each passage's score, best first.
     #[arg(long, requires = "passages")]
     query: Option<String>,
     /// The passages for --query.
     passages: Vec<String>,
-    /// Read pairs from this file ("-" for stdin), one JSON object a line: {"query": …, "passage": …}, and "id" if you like.
+    /// Read pairs from this file ("-" for stdin), one JSON object a line: {"query": …, "passage": …}, and "id" if you like. A line
+    /// that cannot be scored gets a row with "error" instead of "score", and the exit code is 1 in the end.
     #[arg(long, value_name = "FILE", conflicts_with = "passages")]
     jsonl: Option<PathBuf>,
     /// Write one JSON line a pair, in the same order, to this file instead of stdout. A file that an interrupted run left is
-    /// continued where it ends.
+    /// continued where it ends, and rows with "error" are tried again. FILE.about beside it has the model and the settings, and a
+    /// file of others is refused.
     #[arg(long, value_name = "FILE", requires = "jsonl")]
     out: Option<PathBuf>,
     /// Print logits instead of their sigmoids.
@@ -38,33 +53,46 @@ pub struct Args {
     /// Longest sequence in tokens; MAX_LENGTH where it is not given.
     #[arg(long)]
     max_length: Option<usize>,
-    /// How longer pairs are cut: longest_first or flag; TRUNCATION where it is not given.
+    /// How longer pairs are cut: longest_first, flag or none; TRUNCATION where it is not given.
     #[arg(long, value_parser = Truncation::from_str)]
     truncation: Option<Truncation>,
 }
 
-/// Pairs that are scored together: enough to fill a forward pass, few enough that an interruption loses little.
-const CHUNK: usize = 256;
+/// Most pairs that are scored together: enough to fill forward passes.
+const MOST: usize = 256;
+/// The first ones, by which the speed is measured.
+const FIRST: usize = 16;
+/// So long may it take until scores are written: an interruption loses little, and whoever looks on sees that it goes on.
+const CHUNK_TIME: Duration = Duration::from_secs(1);
 
-#[derive(Deserialize)]
-struct Line {
-    #[serde(default)]
-    id: Option<serde_json::Value>,
-    query: String,
-    passage: String,
-}
-
+/// A row of the output.
 #[derive(Serialize)]
-struct Scored {
+struct Scored<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<serde_json::Value>,
+    id: Option<&'a RawValue>,
     score: f64,
     logit: f32,
     tokens: usize,
     truncated: bool,
 }
 
+/// A row of what could not be scored. It has no `score`, so nothing takes it for one.
+#[derive(Serialize)]
+struct Failed<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a RawValue>,
+    line: usize,
+    error: Reason<'a>,
+}
+
+#[derive(Serialize)]
+struct Reason<'a> {
+    code: &'a str,
+    message: &'a str,
+}
+
 pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
+    let config = &args.model.config(config);
     let (engine, pool) = setup::engine(config)?;
     let scorer = Scorer {
         args,
@@ -73,10 +101,9 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
     };
     pool.install(|| match (&args.query, &args.jsonl) {
         (Some(query), _) => scorer.passages(query),
-        (None, Some(input)) => scorer.lines(input),
+        (None, Some(input)) => Bulk::new(&scorer, input, config.max_body_bytes)?.run(),
         (None, None) => Err(Usage("give --query or --jsonl".into()).into()),
-    })?;
-    Ok(ExitCode::SUCCESS)
+    })
 }
 
 struct Scorer<'a> {
@@ -86,19 +113,16 @@ struct Scorer<'a> {
 }
 
 impl Scorer<'_> {
-    fn score(&self, pairs: Vec<Pair>) -> anyhow::Result<Vec<Score>> {
-        let request = Request {
+    fn request(&self, pairs: Vec<Pair>) -> Request {
+        Request {
             max_length: self.args.max_length,
             truncation: self.args.truncation,
+            document_field: |_| "passage".into(),
             ..Request::new(pairs)
-        };
-        self.engine
-            .check(&request)
-            .map_err(|invalid| Usage(invalid.to_string()))?;
-        Ok(self.engine.score(&request)?)
+        }
     }
 
-    fn passages(&self, query: &str) -> anyhow::Result<()> {
+    fn passages(&self, query: &str) -> anyhow::Result<ExitCode> {
         let usage = |invalid: Invalid| Usage(invalid.to_string());
         self.limits
             .check_query(|| "--query".into(), query)
@@ -115,13 +139,18 @@ impl Scorer<'_> {
                 document: passage.as_str().into(),
             });
         }
-        let scores = self.score(pairs)?;
+        let request = Request {
+            document_field: |index| format!("passage {}", index + 1),
+            ..self.request(pairs)
+        };
+        self.engine.check(&request).map_err(usage)?;
+        let scores = self.engine.score(&request)?;
         let all = Selection {
             top: None,
             min_score: None,
             normalize: !self.args.raw,
         };
-        let mut out = std::io::stdout().lock();
+        let mut out = output::stdout();
         for ranked in all.best_first(&scores) {
             let cut = if ranked.score.truncated() {
                 " (cut)"
@@ -131,145 +160,345 @@ impl Scorer<'_> {
             let passage = &passages[ranked.index];
             writeln!(out, "{:>9.5}  {passage}{cut}", ranked.value)?;
         }
-        Ok(())
+        Ok(ExitCode::SUCCESS)
     }
 
-    fn lines(&self, input: &Path) -> anyhow::Result<()> {
-        let (mut out, done): (Box<dyn Write>, usize) = match &self.args.out {
-            Some(path) => {
-                let (file, done) = resume(path)?;
-                (Box::new(BufWriter::new(file)), done)
+    /// The scores of pairs that were checked, or what is wrong with each. One that the model refuses spoils no other.
+    fn each(&self, pairs: &[Pair]) -> anyhow::Result<Vec<Result<Score, Invalid>>> {
+        match self.engine.score(&self.request(pairs.to_vec())) {
+            Ok(scores) => Ok(scores.into_iter().map(Ok).collect()),
+            Err(Error::Invalid(invalid)) if pairs.len() == 1 => Ok(vec![Err(invalid)]),
+            Err(Error::Invalid(_)) => {
+                let (first, second) = pairs.split_at(pairs.len() / 2);
+                let mut scores = self.each(first)?;
+                scores.extend(self.each(second)?);
+                Ok(scores)
             }
-            None => (Box::new(BufWriter::new(std::io::stdout().lock())), 0),
-        };
-        let (reader, progress): (Box<dyn BufRead>, ProgressBar) = if input == Path::new("-") {
-            (Box::new(std::io::stdin().lock()), spinner())
-        } else {
-            let file = File::open(input).with_context(|| format!("{}", input.display()))?;
-            let size = file
-                .metadata()
-                .with_context(|| format!("{}", input.display()))?
-                .len();
-            let progress = bar(size);
-            let reader = progress.wrap_read(file);
-            (Box::new(BufReader::new(reader)), progress)
-        };
-        if done > 0 {
-            progress.println(format!("{done} pairs are scored already"));
+            Err(error) => Err(error.into()),
         }
-        let mut chunk = Vec::new();
-        let mut scored = 0;
-        for (index, line) in reader.lines().enumerate() {
-            let number = index + 1;
-            let line = line.with_context(|| format!("{}, line {number}", input.display()))?;
-            if line.trim().is_empty() {
-                continue;
-            }
-            scored += 1;
-            if scored <= done {
-                continue;
-            }
-            match self.parse(&line) {
-                Ok(line) => chunk.push(line),
-                Err(error) => {
-                    // What came before it is scored and written, so that a mended file can be continued.
-                    self.write(&mut out, chunk)?;
-                    return Err(error.context(format!("{}, line {number}", input.display())));
-                }
-            }
-            if chunk.len() == CHUNK {
-                self.write(&mut out, std::mem::take(&mut chunk))?;
-            }
-        }
-        self.write(&mut out, chunk)?;
-        progress.finish_and_clear();
-        Ok(())
-    }
-
-    fn parse(&self, line: &str) -> anyhow::Result<Line> {
-        let line: Line = match serde_json::from_str(line) {
-            Ok(line) => line,
-            Err(error) => bail!(
-                "not an object with the texts \"query\" and \"passage\" (column {})",
-                error.column()
-            ),
-        };
-        self.limits
-            .check_query(|| "query".into(), &line.query)
-            .and_then(|()| self.limits.check_text(|| "passage".into(), &line.passage))?;
-        Ok(line)
-    }
-
-    fn write(&self, out: &mut dyn Write, lines: Vec<Line>) -> anyhow::Result<()> {
-        let mut ids = Vec::with_capacity(lines.len());
-        let mut pairs = Vec::with_capacity(lines.len());
-        for line in lines {
-            ids.push(line.id);
-            pairs.push(Pair {
-                query: line.query.into(),
-                document: line.passage.into(),
-            });
-        }
-        for (id, score) in ids.into_iter().zip(self.score(pairs)?) {
-            let scored = Scored {
-                id,
-                score: score.value(!self.args.raw),
-                logit: score.logit,
-                tokens: score.tokens,
-                truncated: score.truncated(),
-            };
-            serde_json::to_writer(&mut *out, &scored)?;
-            out.write_all(b"\n")?;
-        }
-        out.flush()?;
-        Ok(())
     }
 }
 
-/// Opens the output for appending after its last whole line, and counts the lines that are there.
-fn resume(path: &Path) -> anyhow::Result<(File, usize)> {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .with_context(|| format!("{}", path.display()))?;
-    let (mut lines, mut whole) = (0, 0u64);
-    let mut reader = BufReader::new(&file);
-    let mut line = Vec::new();
+/// Scores the pairs of a file, chunk by chunk.
+struct Bulk<'a> {
+    scorer: &'a Scorer<'a>,
+    /// What the input is called.
+    name: String,
+    lines: Lines<Box<dyn BufRead>>,
+    longest_line: usize,
+    kept: Option<Kept>,
+    progress: ProgressBar,
+    /// Pairs to score together, by the speed so far.
+    chunk: usize,
+    seconds: f64,
+    scored: usize,
+    cut: usize,
+    failed: BTreeMap<&'static str, usize>,
+}
+
+/// Beyond the longest line, for the other fields of a row and the reason of one that failed.
+const ROW_BYTES: usize = 4096;
+
+impl<'a> Bulk<'a> {
+    fn new(scorer: &'a Scorer, input: &Path, longest_line: usize) -> anyhow::Result<Self> {
+        // Asked for once, because no pair changes it.
+        scorer
+            .engine
+            .check(&scorer.request(Vec::new()))
+            .map_err(|invalid| Usage(invalid.to_string()))?;
+        let out = scorer.args.out.as_deref();
+        let name = match input.to_str() {
+            Some("-") => "stdin".to_owned(),
+            _ => input.display().to_string(),
+        };
+        let (file, total) = open(input).with_context(|| name.clone())?;
+        let read = identity(&file).with_context(|| name.clone())?;
+        let kept = match out {
+            Some(path) => {
+                let about = scorer.about()?;
+                Some(Kept::open(
+                    path,
+                    &about,
+                    Some(read),
+                    longest_line + ROW_BYTES,
+                )?)
+            }
+            None => {
+                let written = std::io::stdout().as_fd().try_clone_to_owned();
+                if file.metadata().is_ok_and(|meta| meta.is_file())
+                    && written
+                        .and_then(|fd| identity(&fd.into()))
+                        .is_ok_and(|it| it == read)
+                {
+                    let what = format!("stdout is {name}, the file to read: choose another");
+                    return Err(Usage(what).into());
+                }
+                None
+            }
+        };
+        let progress = match total {
+            Some(total) => output::bar(
+                total,
+                "{bar:30} {percent:>3}% {pos}/{len} pairs, {per_sec} {elapsed} eta {eta}",
+            ),
+            None => output::bar(0, "{spinner} {pos} pairs, {per_sec} {elapsed}"),
+        };
+        Ok(Self {
+            scorer,
+            name,
+            lines: Lines::new(Box::new(BufReader::new(file)), longest_line),
+            longest_line,
+            kept,
+            progress,
+            chunk: FIRST,
+            seconds: 0.0,
+            scored: 0,
+            cut: 0,
+            failed: BTreeMap::new(),
+        })
+    }
+
+    fn run(mut self) -> anyhow::Result<ExitCode> {
+        let before = self.again()?;
+        let mut chunk = Vec::new();
+        let mut more = false;
+        while let Some(line) = self.next()? {
+            if !more && before > 0 {
+                note!("{before} pairs are scored already, going on with the next");
+            }
+            more = true;
+            chunk.push(line);
+            if chunk.len() == self.chunk {
+                let rows = self.rows(std::mem::take(&mut chunk))?;
+                self.write(rows)?;
+            }
+        }
+        let rows = self.rows(chunk)?;
+        self.write(rows)?;
+        self.progress.finish_and_clear();
+        self.tell(before, more);
+        let failed: usize = self.failed.values().sum();
+        if failed == 0 {
+            return Ok(ExitCode::SUCCESS);
+        }
+        let reasons: Vec<String> = (self.failed.iter())
+            .map(|(code, count)| format!("{code} {count}"))
+            .collect();
+        let rerun = if self.kept.is_some() {
+            ": mend them and run this again, which scores only them"
+        } else {
+            ""
+        };
+        note!(
+            "reranker: {failed} of {}'s lines could not be scored ({}), each row's \"error\" says why{rerun}",
+            self.name,
+            reasons.join(", ")
+        );
+        Ok(ExitCode::FAILURE)
+    }
+
+    fn next(&mut self) -> anyhow::Result<Option<Line>> {
+        self.lines.next().with_context(|| self.name.clone())
+    }
+
+    /// Passes over the lines that have their rows, and tries those again that failed. How many rows there are.
+    fn again(&mut self) -> anyhow::Result<usize> {
+        let Some(kept) = &mut self.kept else {
+            return Ok(0);
+        };
+        let (inputs, failed) = (
+            std::mem::take(&mut kept.inputs),
+            std::mem::take(&mut kept.failed),
+        );
+        let out = kept.named().display().to_string();
+        let mut retried = Vec::new();
+        let mut places = failed.iter().copied();
+        let mut rows = Vec::new();
+        for (index, digest) in inputs.iter().enumerate() {
+            let Some(line) = self.next()? else {
+                let what = format!(
+                    "--out {out}: it has {} rows, but {} has only {index} lines: choose another file",
+                    inputs.len(),
+                    self.name
+                );
+                return Err(Usage(what).into());
+            };
+            if failed.contains(&index) {
+                retried.push(line);
+                if retried.len() == self.chunk {
+                    rows.extend(self.rows(std::mem::take(&mut retried))?);
+                }
+            } else if line.digest != *digest {
+                let what = format!(
+                    "--out {out}: row {} was scored from another text than line {} of {} has now: choose another file",
+                    index + 1,
+                    line.number,
+                    self.name
+                );
+                return Err(Usage(what).into());
+            } else {
+                self.progress.inc(1);
+            }
+        }
+        rows.extend(self.rows(retried)?);
+        let rows: BTreeMap<usize, (u64, String)> = places.by_ref().zip(rows).collect();
+        self.progress.reset_eta();
+        let before = inputs.len();
+        let kept = self.kept.as_mut().expect("it was there above");
+        kept.inputs = inputs;
+        if !rows.is_empty() {
+            note!(
+                "{} rows of {out} had no score, and were tried again",
+                rows.len()
+            );
+            kept.replace(&rows)?;
+        }
+        Ok(before)
+    }
+
+    /// Scores lines, and makes a row of each.
+    fn rows(&mut self, lines: Vec<Line>) -> anyhow::Result<Vec<(u64, String)>> {
+        let begun = Instant::now();
+        let count = lines.len();
+        let mut asked = Vec::with_capacity(count);
+        let mut pairs = Vec::with_capacity(count);
+        for line in lines {
+            let (number, digest) = (line.number, line.digest);
+            let line = line.parse(&self.scorer.limits, self.longest_line);
+            pairs.extend(line.pair.as_ref().ok().cloned());
+            asked.push((number, digest, line));
+        }
+        let mut scores = match pairs.is_empty() {
+            true => Vec::new(),
+            false => self.scorer.each(&pairs)?,
+        }
+        .into_iter();
+        let mut rows = Vec::with_capacity(count);
+        for (number, digest, line) in asked {
+            let score = match line.pair {
+                Ok(_) => scores.next().expect("a score for each pair"),
+                Err(invalid) => Err(invalid),
+            };
+            let id = line.id.as_deref();
+            let mut row = match score {
+                Ok(score) => {
+                    self.scored += 1;
+                    self.cut += usize::from(score.truncated());
+                    serde_json::to_string(&Scored {
+                        id,
+                        score: score.value(!self.scorer.args.raw),
+                        logit: score.logit,
+                        tokens: score.tokens,
+                        truncated: score.truncated(),
+                    })?
+                }
+                Err(invalid) => {
+                    *self.failed.entry(invalid.code).or_default() += 1;
+                    serde_json::to_string(&Failed {
+                        id,
+                        line: number,
+                        error: Reason {
+                            code: invalid.code,
+                            message: &invalid.message,
+                        },
+                    })?
+                }
+            };
+            row.push('\n');
+            rows.push((digest, row));
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        self.seconds += seconds;
+        self.progress.inc(count as u64);
+        // A chunk that took longer than it should makes the next one smaller, a faster one lets it grow.
+        let fitting = CHUNK_TIME.as_secs_f64() / (seconds / count.max(1) as f64).max(1e-6);
+        // A count between the two bounds.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let fitting = fitting.clamp(1.0, MOST as f64) as usize;
+        self.chunk = fitting.min(self.chunk * 4);
+        Ok(rows)
+    }
+
+    fn write(&mut self, rows: Vec<(u64, String)>) -> anyhow::Result<()> {
+        if let Some(kept) = &mut self.kept {
+            return kept.add(&rows);
+        }
+        let mut out = output::stdout();
+        for (_, row) in rows {
+            out.write_all(row.as_bytes())?;
+        }
+        Ok(out.flush()?)
+    }
+
+    /// The last line, on a terminal or not: what was done, how fast, and where it is.
+    fn tell(&self, before: usize, more: bool) {
+        let out = match &self.kept {
+            Some(kept) => kept.named().display().to_string(),
+            None => "stdout".to_owned(),
+        };
+        if before > 0 && !more && self.scored == 0 {
+            note!("{out} is complete already: {before} rows, nothing was left to score");
+            return;
+        }
+        let speed = self.scored as f64 / self.seconds.max(1e-9);
+        note!(
+            "{} pairs, {:.1} s, {speed:.1}/s, {} cut -> {out}",
+            self.scored,
+            self.seconds,
+            self.cut
+        );
+    }
+}
+
+impl Scorer<'_> {
+    fn about(&self) -> anyhow::Result<About> {
+        let info = self.engine.info();
+        let mut origin = Origin::of(&self.engine)?;
+        if let Some(length) = self.args.max_length {
+            origin.max_length = length;
+        }
+        if let Some(truncation) = self.args.truncation {
+            origin.truncation = truncation.to_string();
+        }
+        let gpu = info.gpu.as_ref().map(|gpu| gpu.name.clone());
+        Ok(About {
+            reranker: About::SCORES.to_owned(),
+            origin,
+            computed_on: gpu.unwrap_or_else(|| info.instruction_set.to_owned()),
+            raw: self.args.raw,
+        })
+    }
+}
+
+/// Opens the input; on a terminal, and of a plain file, also says how many pairs there are.
+fn open(input: &Path) -> std::io::Result<(File, Option<u64>)> {
+    if input == Path::new("-") {
+        let stdin = std::io::stdin().as_fd().try_clone_to_owned()?;
+        return Ok((stdin.into(), None));
+    }
+    let mut file = File::open(input)?;
+    if !file.metadata()?.is_file() || !std::io::stderr().is_terminal() {
+        return Ok((file, None));
+    }
+    let mut count = 0;
+    let mut blank = true;
+    let mut reader = BufReader::with_capacity(1 << 20, &file);
     loop {
-        line.clear();
-        let read = reader
-            .read_until(b'\n', &mut line)
-            .with_context(|| format!("{}", path.display()))?;
-        if read == 0 || line.last() != Some(&b'\n') {
+        let bytes = reader.fill_buf()?;
+        if bytes.is_empty() {
             break;
         }
-        lines += 1;
-        whole += read as u64;
+        for byte in bytes {
+            if *byte == b'\n' {
+                count += u64::from(!blank);
+                blank = true;
+            } else {
+                blank &= byte.is_ascii_whitespace();
+            }
+        }
+        let read = bytes.len();
+        reader.consume(read);
     }
-    // What a killed run wrote half is written again.
-    file.set_len(whole)
-        .and_then(|()| file.seek(SeekFrom::Start(whole)))
-        .with_context(|| format!("{}", path.display()))?;
-    Ok((file, lines))
-}
-
-fn bar(bytes: u64) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = "{bar:30} {percent:>3}% {bytes}/{total_bytes} {elapsed} eta {eta}";
-    ProgressBar::new(bytes).with_style(
-        ProgressStyle::with_template(style).expect("a fixed template with known placeholders"),
-    )
-}
-
-fn spinner() -> ProgressBar {
-    if std::io::stderr().is_terminal() {
-        ProgressBar::new_spinner()
-    } else {
-        ProgressBar::hidden()
-    }
+    file.rewind()?;
+    Ok((file, Some(count + u64::from(!blank))))
 }

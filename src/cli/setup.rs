@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::Context;
 use kernels::{Isa, Kernels};
 
+use super::output::note;
 use super::{Usage, fetch};
 use crate::config::{Choice, Config};
 use crate::error::ModelError;
@@ -30,7 +31,10 @@ const GPU_BATCH_TOKENS: usize = 16_384;
 
 /// The configuration with another model: a path, an address in S3, or a hub id in the local Hugging Face cache.
 pub fn with_model(config: &Config, model: &str) -> Config {
-    let is_path = Path::new(model).exists() || S3Model::parse(model).is_some();
+    let path = Path::new(model);
+    // No hub id looks like these, so a folder that is not there is told as one.
+    let looks_like_one = path.is_absolute() || model.starts_with('.') || model.ends_with('/');
+    let is_path = looks_like_one || path.exists() || S3Model::parse(model).is_some();
     Config {
         model_dir: is_path.then(|| model.into()),
         model_name: (!is_path).then(|| model.to_owned()),
@@ -220,7 +224,7 @@ pub fn load(config: &Config, pool: &rayon::ThreadPool) -> anyhow::Result<Engine>
         .install(|| Engine::load(&plan.path, plan.settings, false, Instant::now()))
         .context("cannot load the model")?;
     if let Some(note) = &engine.info().note {
-        eprintln!("note: {note}");
+        note!("note: {note}");
     }
     Ok(engine)
 }

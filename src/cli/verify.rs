@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use serde::Deserialize;
 
+use super::output::say;
 use super::pack::MAX_SCORE_BOUND;
-use super::{Usage, setup};
+use super::{ModelArg, Usage, setup};
 use crate::config::Config;
 use crate::model::choose;
 use crate::rerank::{Pair, Request, sigmoid};
@@ -15,6 +16,8 @@ use crate::weights::check_payload;
 
 #[derive(clap::Args)]
 pub struct Args {
+    #[command(flatten)]
+    model: ModelArg,
     /// Compare with the scores in this file instead of the model's own `scores.json` or the built-in ones.
     #[arg(long, value_name = "FILE")]
     scores: Option<PathBuf>,
@@ -45,6 +48,7 @@ struct Row {
 }
 
 pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
+    let config = &args.model.config(config);
     let (engine, pool) = setup::engine(config)?;
     let info = engine.info();
     let folder = setup::find_model(config)?.folder;
@@ -52,7 +56,7 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
     if int8 {
         let file = choose(&folder, config.precision)?;
         check_payload(&file)?;
-        println!("{}: every tensor is as it was packed", file.display());
+        say!("{}: every tensor is as it was packed", file.display())?;
     }
     let expected = expected(args.scores.as_deref(), &folder, &info.name)?;
     let pair = |row: &Row| Pair {
@@ -67,7 +71,7 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
     } else {
         format!("{} of the logit", expected.tolerance)
     };
-    println!("{} ({}), tolerance {tolerance}", info.name, info.precision);
+    say!("{} ({}), tolerance {tolerance}", info.name, info.precision)?;
     let mut failed = 0;
     for (row, score) in expected.rows.iter().zip(&scores) {
         let tolerance = row.tolerance.unwrap_or(expected.tolerance);
@@ -81,15 +85,15 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
             difference <= tolerance
         };
         failed += usize::from(!pass);
-        println!(
+        say!(
             "{}  logit {found:>10.6}  expected {wanted:>10.6} ({published})  difference {difference:.2e}  score {:.6}  {:?} / {:?}",
             if pass { "pass" } else { "FAIL" },
             sigmoid(score.logit),
             shortened(&row.query),
             shortened(&row.passage),
-        );
+        )?;
     }
-    println!("{} of {} rows pass", scores.len() - failed, scores.len());
+    say!("{} of {} rows pass", scores.len() - failed, scores.len())?;
     Ok(if failed == 0 {
         ExitCode::SUCCESS
     } else {

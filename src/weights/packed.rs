@@ -10,9 +10,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -29,6 +31,8 @@ pub(super) const HEADER_DIGEST: &str = "integrity.header_sha256";
 const ALIGNMENT: usize = 64;
 /// Bytes that are read at a time to check them.
 const CHECKED: usize = 4 << 20;
+/// No packed file's header is longer; safetensors itself takes no more.
+const LONGEST_HEADER: u64 = 100_000_000;
 
 /// What a packed file says of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -93,12 +97,25 @@ impl PackedWriter {
         partial.push(".partial");
         let partial = PathBuf::from(partial);
         let io = |source| ModelError::io(&partial, source);
+        // What lies there may be of a killed process, but a link or a device is nobody's half-written model: it is not written through.
+        let foreign = |found: &str| {
+            let expected = "a plain file of its own, or none: remove it";
+            ModelError::unfit(&partial, "file", found, expected)
+        };
+        let is_other = std::fs::symlink_metadata(&partial).is_ok_and(|meta| !meta.is_file());
+        if is_other {
+            return Err(foreign("no plain file"));
+        }
         let file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(&partial)
             .map_err(io)?;
+        if file.metadata().map_err(io)?.nlink() > 1 {
+            return Err(foreign("another name of a file"));
+        }
         // Two at once would write into each other's file; the lock ends with the process, however it ends.
         file.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => ModelError::unfit(
@@ -253,6 +270,28 @@ fn json(value: &impl Serialize) -> Result<String, ModelError> {
 
 fn to_value(value: &impl Serialize) -> Result<serde_json::Value, ModelError> {
     serde_json::to_value(value).map_err(|error| ModelError::Compute(error.to_string()))
+}
+
+/// Whether a file begins as those do that [`PackedWriter`] writes, of whatever version: what may be replaced by another packed model.
+pub fn is_packed(path: &Path) -> std::io::Result<bool> {
+    #[derive(Deserialize)]
+    struct Header {
+        #[serde(rename = "__metadata__", default)]
+        metadata: BTreeMap<String, String>,
+    }
+    let mut file = File::open(path)?;
+    let mut length = [0; 8];
+    if file.read_exact(&mut length).is_err() {
+        return Ok(false);
+    }
+    let length = u64::from_le_bytes(length);
+    if length > LONGEST_HEADER {
+        return Ok(false);
+    }
+    let mut header = Vec::new();
+    file.take(length).read_to_end(&mut header)?;
+    let header: Option<Header> = serde_json::from_slice(&header).ok();
+    Ok(header.is_some_and(|header| header.metadata.contains_key(MANIFEST)))
 }
 
 /// SHA-256 of a file, in hexadecimal.

@@ -14,6 +14,7 @@ use rustix::fs::{Advice, fadvise};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::super::output::{self, note};
 use super::super::process::Usage;
 use super::super::setup;
 use super::cpu_name;
@@ -23,9 +24,10 @@ use crate::service::{Engine, Span};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// A model to start with, as MODEL_DIR names it; several are started in turn. The configured one where none is given.
-    #[arg(long = "model", value_name = "DIR")]
-    models: Vec<PathBuf>,
+    /// A model to start with: its folder or packed file, its address in S3, or its hub id in the local Hugging Face cache. Several are
+    /// started in turn; the configured one where none is given.
+    #[arg(long = "model", value_name = "DIR|ID")]
+    models: Vec<String>,
     /// Length of the pair to score, in tokens; 16 and 128 where none is given.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(8..=8192))]
     tokens: Vec<u32>,
@@ -128,10 +130,12 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
     let models = if args.models.is_empty() {
         vec![setup::model(config)?.path]
     } else {
-        args.models.clone()
+        let find = |model| setup::find_model(&setup::with_model(config, model));
+        let found = args.models.iter().map(|model| Ok(find(model)?.folder));
+        found.collect::<anyhow::Result<Vec<PathBuf>>>()?
     };
     let programs = Programs::new(args)?;
-    let mut out = std::io::stdout().lock();
+    let mut out = output::stdout();
     if args.json {
         let about = json!({
             "bench": "cold", "threads": setup::threads(config), "cpu": cpu_name(), "version": env!("CARGO_PKG_VERSION"),
@@ -174,8 +178,7 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         for kind in kinds {
             let measured = kind.measured();
             if args.json {
-                serde_json::to_writer(&mut out, &measured)?;
-                writeln!(out)?;
+                writeln!(out, "{}", serde_json::to_string(&measured)?)?;
             } else {
                 measured.write_row(&mut out)?;
             }
@@ -348,7 +351,7 @@ impl<'a> Programs<'a> {
         let start: Start =
             serde_json::from_str(&receipt).with_context(|| format!("not a receipt: {receipt}"))?;
         if kind.cache == Cache::Dropped && start.usage.read_bytes < start.needed_bytes / 2 {
-            eprintln!(
+            note!(
                 "note: {} was not dropped from the page cache (does another process use it?): {} of {} bytes were read",
                 kind.model.display(),
                 start.usage.read_bytes,
@@ -395,7 +398,7 @@ fn once(tokens: usize, config: &Config, started: Instant) -> anyhow::Result<Exit
         let score = scores.into_iter().next().context("no score")?;
         anyhow::Ok((engine, Span::since(begun, started), score))
     })?;
-    let mut out = std::io::stdout().lock();
+    let mut out = output::stdout();
     writeln!(out, "{}", score.logit)?;
     out.flush()?;
     let (receipt, usage) = (engine.receipt(), Usage::now());
@@ -422,8 +425,7 @@ fn once(tokens: usize, config: &Config, started: Instant) -> anyhow::Result<Exit
         usage,
         spans,
     };
-    serde_json::to_writer(&mut out, &start)?;
-    writeln!(out)?;
+    writeln!(out, "{}", serde_json::to_string(&start)?)?;
     Ok(ExitCode::SUCCESS)
 }
 

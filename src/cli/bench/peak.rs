@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::super::output::say;
 use super::super::setup;
 use super::cpu_name;
 use crate::config::Config;
@@ -31,14 +32,14 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
     let (isa, gops) = (kernels.isa().name(), peak / 1e9);
     if args.json {
         let line = json!({
-            "cpu": cpu_name(), "instruction_set": isa, "threads": threads, "int8_gops": (gops * 10.0).round() / 10.0,
+            "cpu": cpu_name(), "instruction_set": isa, "threads": threads, "int8_gops": (gops * 1e3).round() / 1e3,
         });
-        println!("{line}");
+        say!("{line}")?;
     } else {
-        println!(
+        say!(
             "{}, {isa}, {threads} threads: {gops:.0} int8 operations a nanosecond",
             cpu_name()
-        );
+        )?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -6,10 +6,11 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::super::output;
 use super::{Bench, Workload};
 
 pub fn serve(bench: &Bench) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
+    let mut out = output::stdout();
     let mut say = |answer: Value| -> std::io::Result<()> {
         writeln!(out, "{answer}")?;
         out.flush()

@@ -7,20 +7,19 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::testset::TestQuery;
+use crate::cli::origin::{Origin, differences};
 
 /// What the scores in a file belong to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct About {
     pub set: String,
     pub split: String,
-    pub model: String,
-    pub precision: String,
-    pub max_length: usize,
-    pub truncation: String,
+    #[serde(flatten)]
+    pub origin: Origin,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,6 +43,8 @@ impl Kept {
     /// Opens the file for what comes after its last whole line, or begins it.
     pub fn open(path: PathBuf, about: &About, queries: &[TestQuery]) -> anyhow::Result<Self> {
         let place = || format!("{}", path.display());
+        let is_other = std::fs::metadata(&path).is_ok_and(|meta| !meta.is_file());
+        ensure!(!is_other, "{}: not a plain file", path.display());
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -106,11 +107,15 @@ fn parse(bytes: &[u8], about: &About, queries: &[TestQuery]) -> anyhow::Result<V
     let Some(first) = lines.next() else {
         return Ok(Vec::new());
     };
-    let found: About =
-        serde_json::from_str(first).context("line 1 does not say whose scores these are")?;
-    if found != *about {
-        bail!("holds scores of {found:?}, expected {about:?}: remove it or keep scores elsewhere");
-    }
+    let found: About = serde_json::from_str(first).context(
+        "line 1 does not say whose scores these are: remove it or keep scores elsewhere",
+    )?;
+    let different = differences(&found, about);
+    ensure!(
+        different.is_empty(),
+        "holds other scores: {}; remove it or keep scores elsewhere",
+        different.join("; ")
+    );
     lines
         .zip(queries)
         .enumerate()

@@ -21,6 +21,8 @@ pub struct Figures {
     /// Queries that were measured, and those left out because nothing relevant is known for them.
     pub queries: usize,
     pub queries_left_out: usize,
+    /// Relevant documents that the corpus does not have, which no model can find.
+    pub relevant_not_in_corpus: usize,
     pub pairs: usize,
     pub truncated_pairs: usize,
     pub tokens: usize,
@@ -119,6 +121,7 @@ impl Figures {
             threads,
             queries: set.queries.len(),
             queries_left_out: set.left_out,
+            relevant_not_in_corpus: set.lost,
             pairs: set.pairs(),
             truncated_pairs: scored.queries.iter().map(|q| q.truncated).sum(),
             tokens: scored.queries.iter().map(|q| q.tokens).sum(),

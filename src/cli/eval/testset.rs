@@ -1,10 +1,11 @@
 //! A retrieval test set in BEIR's layout, read for reranking: queries with their candidates' texts and judged gains.
 //!
-//! Reads `corpus.jsonl` (`_id`, `title`, `text`), `queries.jsonl` (`_id`, `text`), `qrels/<split>.tsv` (query, document, grade) and
-//! a candidate file (`query_id`, `candidates`: document ids, best first). Keeps only the texts that some candidate list needs. Every
-//! fault is told with file, line and field; ids may be quoted, texts never are.
+//! Reads `corpus.jsonl` (`_id`, `title`, `text`), `queries.jsonl` (`_id`, `text`), `qrels/<split>.tsv` (query, document, grade; or
+//! TREC's four columns) and a candidate file (`query_id`, `candidates`: document ids, best first; or a TREC run). Keeps only the
+//! texts that some candidate list needs or somebody judged. Every fault is told with file, line and field; ids may be quoted, texts
+//! never are.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -14,15 +15,20 @@ use anyhow::{Context, bail, ensure};
 use serde_json::{Map, Value};
 
 use crate::cli::Usage;
+use crate::cli::output::note;
+use crate::json::mended;
 
 const CORPUS: &str = "corpus.jsonl";
 const QUERIES: &str = "queries.jsonl";
+const QRELS: &str = "qrels";
 /// Where no candidate file says which documents to rank, all are; beyond this that is no longer meant.
 const MOST_WITHOUT_CANDIDATES: usize = 2_000;
 
 /// What of a set is read.
 pub struct Selection<'a> {
     pub split: &'a str,
+    /// The judgements, relative to the set's folder, where they are not `qrels/<split>.tsv`.
+    pub qrels: Option<&'a Path>,
     /// The candidate file, relative to the set's folder, where it is not `candidates.<split>.jsonl`.
     pub candidates: Option<&'a Path>,
     /// Only the first queries of the candidate file.
@@ -35,6 +41,8 @@ pub struct TestSet {
     /// Only queries with a relevant document: for the others no order is better than another.
     pub queries: Vec<TestQuery>,
     pub left_out: usize,
+    /// Relevant documents that the corpus does not have.
+    pub lost: usize,
     /// Whether the candidates came in an order that means something, and not as the corpus happens to lie.
     pub ordered: bool,
 }
@@ -56,8 +64,33 @@ impl TestSet {
     }
 }
 
-/// The folders of the sets called `wanted` below `roots`, or of all that have `split` where none is wanted. A root may be a set itself.
-pub fn find(roots: &[PathBuf], wanted: &[String], split: &str) -> anyhow::Result<Vec<PathBuf>> {
+impl Selection<'_> {
+    fn judgements_of(&self, folder: &Path) -> PathBuf {
+        match self.qrels {
+            Some(file) => folder.join(file),
+            None => folder.join(QRELS).join(format!("{}.tsv", self.split)),
+        }
+    }
+
+    /// The candidate file that is named, or one that is there by its usual name.
+    fn candidates_of(&self, folder: &Path) -> Option<PathBuf> {
+        if let Some(file) = self.candidates {
+            return Some(folder.join(file));
+        }
+        ["jsonl", "trec"]
+            .map(|ending| folder.join(format!("candidates.{}.{ending}", self.split)))
+            .into_iter()
+            .find(|path| path.is_file())
+    }
+}
+
+/// The folders of the sets called `wanted` below `roots`, or of all that have the split where none is wanted. A root may be a set
+/// itself.
+pub fn find(
+    roots: &[PathBuf],
+    wanted: &[String],
+    selection: &Selection,
+) -> anyhow::Result<Vec<PathBuf>> {
     let mut found: Vec<(String, PathBuf)> = Vec::new();
     for root in roots {
         let mut folders = Vec::new();
@@ -93,11 +126,30 @@ pub fn find(roots: &[PathBuf], wanted: &[String], split: &str) -> anyhow::Result
     if wanted.is_empty() {
         let (with, without): (Vec<_>, Vec<_>) = found
             .into_iter()
-            .partition(|(_, folder)| judgements_of(folder, split).is_file());
-        for (name, _) in without {
-            eprintln!("note: {name} has no split {split:?} and is not measured");
+            .partition(|(_, folder)| selection.judgements_of(folder).is_file());
+        let split = selection.split;
+        let splits = |folders: &[(String, PathBuf)]| {
+            let there: BTreeSet<String> =
+                folders.iter().flat_map(|(_, it)| splits_of(it)).collect();
+            match there.is_empty() {
+                true => "there is none".to_owned(),
+                false => format!("there is: {}", Vec::from_iter(there).join(", ")),
+            }
+        };
+        if let (Some(file), true) = (selection.qrels, with.is_empty()) {
+            return Err(Usage(format!("no set has the file {}", file.display())).into());
         }
-        ensure!(!with.is_empty(), "no set has the split {split:?}");
+        if with.is_empty() {
+            let there = splits(&without);
+            return Err(Usage(format!("no set has the split {split:?}; {there}")).into());
+        }
+        for set in without {
+            let there = splits(std::slice::from_ref(&set));
+            note!(
+                "note: {} has no split {split:?} and is not measured; {there}",
+                set.0
+            );
+        }
         return Ok(with.into_iter().map(|(_, folder)| folder).collect());
     }
     wanted
@@ -124,11 +176,21 @@ fn name_of(folder: &Path) -> String {
         .unwrap_or_else(|| folder.display().to_string())
 }
 
-fn judgements_of(folder: &Path, split: &str) -> PathBuf {
-    folder.join("qrels").join(format!("{split}.tsv"))
+/// The splits that a set has judgements of.
+fn splits_of(folder: &Path) -> Vec<String> {
+    let entries = folder
+        .join(QRELS)
+        .read_dir()
+        .into_iter()
+        .flatten()
+        .flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names
+        .filter_map(|name| name.strip_suffix(".tsv").map(str::to_owned))
+        .collect()
 }
 
-/// A query with the ids of its candidates, and the line it comes from.
+/// A query with the ids of its candidates, and the line it comes from: of the candidate file, or of the judgements where there is none.
 struct Listed {
     line: usize,
     query: String,
@@ -136,22 +198,27 @@ struct Listed {
 }
 
 pub fn read(folder: &Path, selection: &Selection) -> anyhow::Result<TestSet> {
-    let judged = Judgements::read(&judgements_of(folder, selection.split))?;
-    let named = selection.candidates.map_or_else(
-        || format!("candidates.{}.jsonl", selection.split).into(),
-        Path::to_path_buf,
-    );
-    let path = folder.join(named);
-    let ordered = selection.candidates.is_some() || path.is_file();
-    let (listed, path) = if ordered {
-        (listed_candidates(&path, selection.queries)?, path)
-    } else {
-        (
-            whole_corpus(folder, &judged, selection.queries)?,
-            folder.join(CORPUS),
-        )
+    let qrels = selection.judgements_of(folder);
+    let judged = Judgements::read(&qrels)?;
+    let candidates = selection.candidates_of(folder);
+    let ordered = candidates.is_some();
+    // `path` is where a list's line is.
+    let (listed, path) = match candidates {
+        Some(path) => (listed_candidates(&path, selection.queries)?, path),
+        None => (whole_corpus(folder, &judged, selection)?, qrels.clone()),
     };
     let all = listed.len();
+    if selection.queries.is_none() {
+        let has: HashSet<&str> = listed.iter().map(|row| row.query.as_str()).collect();
+        let judged = judged.queries.iter().map(|(query, _)| query);
+        let without = judged.filter(|query| !has.contains(query.as_str())).count();
+        if without > 0 {
+            note!(
+                "note: {}: {without} judged queries have no candidates and are not measured",
+                path.display()
+            );
+        }
+    }
     let listed: Vec<Listed> = listed
         .into_iter()
         .filter(|row| judged.relevant(&row.query))
@@ -172,6 +239,7 @@ pub fn read(folder: &Path, selection: &Selection) -> anyhow::Result<TestSet> {
         &listed
             .iter()
             .flat_map(|row| &row.candidates)
+            .chain(listed.iter().flat_map(|row| judged.relevant_to(&row.query)))
             .map(String::as_str)
             .collect(),
         document_text,
@@ -180,6 +248,9 @@ pub fn read(folder: &Path, selection: &Selection) -> anyhow::Result<TestSet> {
         let place = Place { path: &path, line };
         place.wrong(&field, &format!("{id:?} is not in {file}"))
     };
+    let relevant = listed.iter().flat_map(|row| judged.relevant_to(&row.query));
+    let (there, lost): (Vec<String>, Vec<String>) =
+        relevant.cloned().partition(|id| documents.contains_key(id));
     let left_out = all - listed.len();
     let queries = listed
         .into_iter()
@@ -208,15 +279,37 @@ pub fn read(folder: &Path, selection: &Selection) -> anyhow::Result<TestSet> {
             })
         })
         .collect::<anyhow::Result<_>>()?;
+    if let Some(first) = lost.first() {
+        let what = format!(
+            "{}: {} of {} relevant documents are not in {CORPUS}, the first is {first:?}",
+            qrels.display(),
+            lost.len(),
+            lost.len() + there.len()
+        );
+        ensure!(
+            !there.is_empty(),
+            "{what}: are these judgements of another corpus?"
+        );
+        note!("note: {what}; no model can find them, so nDCG@10 stays below 1");
+    }
     Ok(TestSet {
         name: name_of(folder),
         queries,
         left_out,
+        lost: lost.len(),
         ordered,
     })
 }
 
 fn listed_candidates(path: &Path, most: Option<usize>) -> anyhow::Result<Vec<Listed>> {
+    let mut is_run = None;
+    each_line(path, |_, line| {
+        is_run.get_or_insert(!line.trim_start().starts_with('{'));
+        Ok(())
+    })?;
+    if is_run == Some(true) {
+        return trec_run(path, most);
+    }
     let mut rows: Vec<Listed> = Vec::new();
     let mut seen = HashSet::new();
     each_line(path, |place, line| {
@@ -253,11 +346,57 @@ fn listed_candidates(path: &Path, most: Option<usize>) -> anyhow::Result<Vec<Lis
     Ok(rows)
 }
 
+/// The candidates of a TREC run (`q1 Q0 d7 1 14.9 bm25` a line), of which trec_eval too takes the score and not the rank.
+fn trec_run(path: &Path, most: Option<usize>) -> anyhow::Result<Vec<Listed>> {
+    let mut rows: Vec<(Listed, Vec<(String, f64)>)> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut seen = HashSet::new();
+    each_line(path, |place, line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let &[query, _, document, _, score, _] = fields.as_slice() else {
+            return Err(place.fault(&format!(
+                "{} fields, expected a TREC run's six (query Q0 document rank score tag), or JSON lines",
+                fields.len()
+            )));
+        };
+        let score: f64 = match score.parse() {
+            Ok(score) if f64::is_finite(score) => score,
+            _ => return Err(place.wrong("score", "is not a number")),
+        };
+        if !seen.insert((query.to_owned(), document.to_owned())) {
+            let what = format!("{document:?} was listed before");
+            return Err(place.wrong("document", &what));
+        }
+        let at = *places.entry(query.to_owned()).or_insert_with(|| {
+            let listed = Listed {
+                line: place.line,
+                query: query.to_owned(),
+                candidates: Vec::new(),
+            };
+            rows.push((listed, Vec::new()));
+            rows.len() - 1
+        });
+        rows[at].1.push((document.to_owned(), score));
+        Ok(())
+    })?;
+    rows.truncate(most.unwrap_or(usize::MAX));
+    let listed = rows.into_iter().map(|(mut listed, mut documents)| {
+        // Equal scores stay in the order of the file.
+        documents.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+        listed.candidates = documents
+            .into_iter()
+            .map(|(document, _)| document)
+            .collect();
+        listed
+    });
+    Ok(listed.collect())
+}
+
 /// Every document for every judged query: what ranking means where nobody chose candidates.
 fn whole_corpus(
     folder: &Path,
     judged: &Judgements,
-    most: Option<usize>,
+    selection: &Selection,
 ) -> anyhow::Result<Vec<Listed>> {
     let path = folder.join(CORPUS);
     let mut documents = Vec::new();
@@ -268,12 +407,22 @@ fn whole_corpus(
     })?;
     if documents.len() > MOST_WITHOUT_CANDIDATES {
         bail!(
-            "{}: {} documents and no candidate file; without one every query is scored with every document, of which there may be {MOST_WITHOUT_CANDIDATES}",
+            "{}: {} documents and no candidate file: every query would be scored with every document, of which there may be {MOST_WITHOUT_CANDIDATES}; give candidates.{}.jsonl, or a TREC run by --candidates",
             folder.display(),
-            documents.len()
+            documents.len(),
+            selection.split
         );
     }
-    let most = most.unwrap_or(judged.queries.len());
+    let most = selection
+        .queries
+        .unwrap_or(usize::MAX)
+        .min(judged.queries.len());
+    note!(
+        "note: {} has no candidate file: {most} queries are scored with each of {} documents, {} pairs",
+        folder.display(),
+        documents.len(),
+        most * documents.len()
+    );
     Ok(judged
         .queries
         .iter()
@@ -297,22 +446,32 @@ impl Judgements {
     fn read(path: &Path) -> anyhow::Result<Self> {
         let mut queries = Vec::new();
         let mut grades: HashMap<String, HashMap<String, u32>> = HashMap::new();
+        let mut first = true;
         each_line(path, |place, line| {
-            let fields: Vec<&str> = line.split('\t').collect();
-            let &[query, document, grade] = fields.as_slice() else {
-                return Err(place.fault(&format!(
-                    "{} fields, expected query-id, corpus-id and score with tabs between",
-                    fields.len()
-                )));
+            let tabbed: Vec<&str> = line.split('\t').collect();
+            let spaced: Vec<&str> = line.split_whitespace().collect();
+            let (query, document, grade) = match (tabbed.as_slice(), spaced.as_slice()) {
+                (&[query, document, grade], _) => {
+                    if std::mem::take(&mut first) {
+                        // Without this a file without header would silently lose its first judgement.
+                        return if grade.trim() == "score" {
+                            Ok(())
+                        } else {
+                            Err(place.fault("expected the header query-id, corpus-id, score"))
+                        };
+                    }
+                    (query, document, grade)
+                }
+                // TREC's form has no header.
+                (_, &[query, _, document, grade]) => (query, document, grade),
+                _ => {
+                    return Err(place.fault(&format!(
+                        "{} fields, expected query-id, corpus-id and score with tabs between, or TREC's four (query 0 document grade)",
+                        tabbed.len().max(spaced.len())
+                    )));
+                }
             };
-            if place.line == 1 {
-                // Without this a file without header would silently lose its first judgement.
-                return if grade == "score" {
-                    Ok(())
-                } else {
-                    Err(place.fault("expected the header query-id, corpus-id, score"))
-                };
-            }
+            first = false;
             let grade: i32 = grade
                 .trim()
                 .parse()
@@ -335,9 +494,13 @@ impl Judgements {
     }
 
     fn relevant(&self, query: &str) -> bool {
-        self.grades
-            .get(query)
-            .is_some_and(|grades| grades.values().any(|&gain| gain > 0))
+        self.relevant_to(query).next().is_some()
+    }
+
+    /// The documents that are relevant to a query.
+    fn relevant_to(&self, query: &str) -> impl Iterator<Item = &String> {
+        let grades = self.grades.get(query).into_iter().flatten();
+        grades.filter(|(_, gain)| **gain > 0).map(|(id, _)| id)
     }
 }
 
@@ -397,7 +560,7 @@ impl Place<'_> {
     }
 
     fn object(&self, line: &str) -> anyhow::Result<Map<String, Value>> {
-        serde_json::from_str(line)
+        serde_json::from_slice(&mended(line.as_bytes()))
             .map_err(|error| self.fault(&format!("not a JSON object (column {})", error.column())))
     }
 
@@ -422,8 +585,13 @@ fn each_line(
             line: index + 1,
         };
         let line = line.map_err(|error| place.fault(&error.to_string()))?;
+        // Editors of one system put a byte order mark before the first line.
+        let line = match index {
+            0 => line.strip_prefix('\u{feff}').unwrap_or(&line),
+            _ => &line,
+        };
         if !line.trim().is_empty() {
-            each(&place, &line)?;
+            each(&place, line)?;
         }
     }
     Ok(())
@@ -473,6 +641,7 @@ mod tests {
     fn test(queries: Option<usize>) -> Selection<'static> {
         Selection {
             split: "test",
+            qrels: None,
             candidates: None,
             queries,
         }
@@ -564,7 +733,7 @@ mod tests {
             (
                 "qrels/test.tsv",
                 "query-id\tcorpus-id\tscore\nq1 d1 1\n",
-                "test.tsv, line 2: 1 fields",
+                "test.tsv, line 2: 3 fields",
             ),
             (
                 "qrels/test.tsv",
@@ -597,7 +766,34 @@ mod tests {
                 "candidates.test.jsonl, line 2: query_id: \"q1\" was listed before",
             ),
         ];
-        for (file, text, says) in rows {
+        let of_runs = [
+            (
+                "candidates.test.jsonl",
+                "q1 Q0 d1 1 2.5\n",
+                "candidates.test.jsonl, line 1: 5 fields, expected a TREC run's six",
+            ),
+            (
+                "candidates.test.jsonl",
+                "q1 Q0 d1 1 2.5 a\nq1 Q0 d2 2 NaN a\n",
+                "candidates.test.jsonl, line 2: score: is not a number",
+            ),
+            (
+                "candidates.test.jsonl",
+                "q1 Q0 d1 1 2.5 a\nq1 Q0 d1 2 2 a\n",
+                "candidates.test.jsonl, line 2: document: \"d1\" was listed before",
+            ),
+            (
+                "qrels/test.tsv",
+                "q1 0 d1 two\n",
+                "test.tsv, line 1: score: is not a whole number",
+            ),
+            (
+                "qrels/test.tsv",
+                "query-id\tcorpus-id\tscore\nq1\td8\t1\nq1\td9\t1\n",
+                "test.tsv: 2 of 2 relevant documents are not in corpus.jsonl, the first is",
+            ),
+        ];
+        for (file, text, says) in rows.into_iter().chain(of_runs) {
             let folder = set(Some((file, Some(text))));
             let error = read(folder.path(), &test(None)).expect_err(says);
             let error = format!("{error:#}");
@@ -612,6 +808,53 @@ mod tests {
     }
 
     #[test]
+    fn a_query_that_is_only_judged_is_blamed_on_the_judgements() {
+        let qrels = "query-id\tcorpus-id\tscore\nq1\td1\t1\nq9\td1\t1\n";
+        let folder = set(Some(("qrels/test.tsv", Some(qrels))));
+        std::fs::remove_file(folder.path().join("candidates.test.jsonl")).expect("removed");
+        let error = read(folder.path(), &test(None)).expect_err("q9 is unknown");
+        let says = "qrels/test.tsv, line 3: query_id: \"q9\" is not in queries.jsonl";
+        assert!(error.to_string().ends_with(says), "{error}");
+    }
+
+    #[test]
+    fn relevant_documents_that_are_nowhere_are_counted() {
+        let qrels = "query-id\tcorpus-id\tscore\nq1\td1\t1\nq1\td9\t1\nq1\td8\t0\n";
+        let folder = set(Some(("qrels/test.tsv", Some(qrels))));
+        let found = read(folder.path(), &test(None)).expect("one is there");
+        assert_eq!(found.lost, 1);
+        assert_eq!(read(set(None).path(), &test(None)).expect("good").lost, 0);
+    }
+
+    #[test]
+    fn trec_files_say_the_same_as_beirs() {
+        let beir = read(set(None).path(), &test(None)).expect("a good set");
+        let qrels = "q2 0 d2 0\nq1 0 d1 2\nq1\t0\td3\t1\nq1 0 d2 -1\n";
+        // By score, whatever the rank says; equal ones in the order of the file.
+        let run = "\u{feff}q2 Q0 d2 1 9 bm25\nq1 Q0 d1 1 1.5 bm25\nq2 Q0 d1 2 9 bm25\nq1 Q0 d2 2 2e3 bm25\n";
+        let folder = set(Some(("qrels/test.tsv", Some(qrels))));
+        let named = folder.path().join("candidates.test.jsonl");
+        for name in ["candidates.test.jsonl", "candidates.test.trec", "bm25.run"] {
+            let _ = std::fs::remove_file(&named);
+            std::fs::write(folder.path().join(name), run).expect("written");
+            let selection = Selection {
+                candidates: (name == "bm25.run").then_some(Path::new(name)),
+                ..test(None)
+            };
+            let trec = read(folder.path(), &selection).expect(name);
+            let texts = |set: &TestSet| -> Vec<Vec<String>> {
+                let lists = set.queries.iter().map(|query| &query.candidates);
+                lists
+                    .map(|list| list.iter().map(|text| text.to_string()).collect())
+                    .collect()
+            };
+            assert_eq!(texts(&trec), texts(&beir), "{name}");
+            assert!(trec.ordered);
+            assert_eq!(trec.queries[0].gains, beir.queries[0].gains);
+        }
+    }
+
+    #[test]
     fn sets_are_found_by_name_or_all_that_have_the_split() {
         let root = tempfile::tempdir().expect("a folder");
         for name in ["b", "a", "c"] {
@@ -619,26 +862,33 @@ mod tests {
             std::fs::create_dir_all(folder.join("qrels")).expect("a folder");
             std::fs::write(folder.join(CORPUS), "").expect("written");
             if name != "c" {
-                std::fs::write(judgements_of(&folder, "test"), "").expect("written");
+                std::fs::write(test(None).judgements_of(&folder), "").expect("written");
             }
         }
         std::fs::create_dir(root.path().join("notes")).expect("a folder");
         let roots = [root.path().to_owned()];
         let names = |wanted: &[&str]| -> anyhow::Result<Vec<String>> {
             let wanted: Vec<String> = wanted.iter().map(|name| name.to_string()).collect();
-            let found = find(&roots, &wanted, "test")?;
+            let found = find(&roots, &wanted, &test(None))?;
             Ok(found.iter().map(|folder| name_of(folder)).collect())
         };
         assert_eq!(names(&[]).expect("some"), ["a", "b"]);
         assert_eq!(names(&["c", "a"]).expect("some"), ["c", "a"]);
         let error = names(&["d"]).expect_err("no such set").to_string();
         assert_eq!(error, "there is no set \"d\", only a, b, c");
-        let alone = find(&[root.path().join("a")], &[], "test").expect("a set itself");
+        let alone = find(&[root.path().join("a")], &[], &test(None)).expect("a set itself");
         assert_eq!(alone, [root.path().join("a")]);
-        let twice = find(&[roots[0].clone(), root.path().join("a")], &[], "test");
+        let twice = find(&[roots[0].clone(), root.path().join("a")], &[], &test(None));
         assert!(twice.expect_err("twice").to_string().contains("second set"));
-        let none = find(&[root.path().join("notes")], &[], "test");
+        let none = find(&[root.path().join("notes")], &[], &test(None));
         assert!(none.expect_err("none").to_string().contains(CORPUS));
-        assert!(find(&roots, &[], "dev").is_err());
+        let dev = Selection {
+            split: "dev",
+            ..test(None)
+        };
+        let error = find(&roots, &[], &dev)
+            .expect_err("no such split")
+            .to_string();
+        assert_eq!(error, "no set has the split \"dev\"; there is: test");
     }
 }

@@ -1,0 +1,86 @@
+//! The two streams that every command writes to: data to stdout, notes to stderr. Nothing here panics.
+//!
+//! A reader that has gone (`reranker score … | head`) is no error: a stream of data ends there, and a command that prints a few
+//! lines goes on to its exit code. Whatever else stdout refuses, a full disk for one, ends the command with 1.
+
+use std::fmt;
+use std::io::{self, ErrorKind, IsTerminal, Write};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Prints a line on stdout. Fails where it cannot be written, but not where nobody reads any more.
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::cli::output::line(format_args!($($text)*))
+    };
+}
+
+/// Prints a line on stderr, where that can be written.
+macro_rules! note {
+    ($($text:tt)*) => {
+        $crate::cli::output::aside(format_args!($($text)*))
+    };
+}
+
+pub(super) use {note, say};
+
+/// Standard output, for data that comes piece by piece.
+pub struct Out(io::Stdout);
+
+pub fn stdout() -> Out {
+    Out(io::stdout())
+}
+
+/// Nobody reads what the command writes any more.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody reads the standard output any more")]
+struct ReaderGone;
+
+fn told(error: io::Error) -> io::Error {
+    match error.kind() {
+        ErrorKind::BrokenPipe => io::Error::new(ErrorKind::BrokenPipe, ReaderGone),
+        kind => io::Error::new(kind, format!("standard output: {error}")),
+    }
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).map_err(told)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().map_err(told)
+    }
+}
+
+/// Whether a command ended because its reader has gone.
+pub fn is_reader_gone(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let inner = cause
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        inner.is_some_and(|inner| inner.is::<ReaderGone>())
+    })
+}
+
+pub fn line(text: fmt::Arguments) -> io::Result<()> {
+    let mut out = stdout();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
+pub fn aside(text: fmt::Arguments) {
+    // Whoever closed stderr, or let its disk fill up, has no need of it.
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// A progress bar on stderr; hidden where that is no terminal. `total` is what 100 % is.
+pub fn bar(total: u64, template: &str) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(template);
+    ProgressBar::new(total).with_style(style.expect("a fixed template with known placeholders"))
+}
