@@ -1,6 +1,16 @@
-//! What the README says of variables and error codes is what the program has, and images are what their digests say.
+//! What the README says of variables, error codes and answers is what the program has, and images are what their digests say.
+
+// Not every test file uses everything that they share.
+#[allow(dead_code)]
+#[path = "support/client.rs"]
+mod client;
+#[allow(dead_code)]
+#[path = "support/process.rs"]
+mod process;
 
 use std::path::Path;
+
+use serde_json::Value;
 
 fn text(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
@@ -27,6 +37,64 @@ fn the_readme_lists_every_error_code() {
         assert!(
             readme.contains(&format!("`{code}`")),
             "{code} is not in README.md"
+        );
+    }
+}
+
+/// Requests and answers as documents show them: a call of curl, then JSON, both indented.
+fn samples(text: &str) -> Vec<(String, Value, Value)> {
+    let mut samples = Vec::new();
+    for call in text.split("\n    curl -s localhost:8000/").skip(1) {
+        let (path, rest) = call.split_once(" -H").expect("a path, then options");
+        let (_, rest) = rest.split_once("-d '").expect("a body");
+        let (body, rest) = rest.split_once("}'\n\n").expect("a body's end");
+        let answer: Vec<&str> = rest
+            .lines()
+            .take_while(|line| line.starts_with("    "))
+            .collect();
+        let json = |text: String| {
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+        };
+        // What depends on machine and time is left out of documents.
+        let answer = json(answer.join("\n").replace('…', "\"…\""));
+        samples.push((format!("/{path}"), json(format!("{body}}}")), answer));
+    }
+    samples
+}
+
+/// What an answer has otherwise than the sample, of which `…` stands for any number or string.
+fn differs(sample: &Value, answer: &Value) -> Option<String> {
+    match (sample, answer) {
+        (Value::String(any), Value::Number(_) | Value::String(_)) if any == "…" => None,
+        (Value::Object(a), Value::Object(b)) if a.keys().eq(b.keys()) => {
+            a.keys().find_map(|name| differs(&a[name], &b[name]))
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            a.iter().zip(b).find_map(|(a, b)| differs(a, b))
+        }
+        (a, b) => (a != b).then(|| format!("{a} is {b}")),
+    }
+}
+
+#[test]
+fn the_readmes_sample_answers_are_the_programs() {
+    let server = process::Process::serve(&[
+        ("HOST", "127.0.0.1"),
+        ("PORT", "0"),
+        ("LOG_FORMAT", "json"),
+        ("MODEL_DIR", "models/demo"),
+    ]);
+    server.wait_for_message("model ready");
+    let samples = samples(&readme());
+    assert!(samples.len() >= 4, "{samples:?}");
+    for (path, body, sample) in samples {
+        let reply = client::post(server.address(), &path, &body);
+        assert_eq!(reply.status, 200, "{path} {body}");
+        let differs = differs(&sample, &reply.json());
+        assert!(
+            differs.is_none(),
+            "README.md, {path}: {differs:?}\n{}",
+            reply.json()
         );
     }
 }
