@@ -93,7 +93,7 @@ resource "aws_lambda_function_url" "live" {
 
 # A Function URL asks of its callers for both actions: of this account's by a policy, of other accounts' by the function's as well.
 resource "aws_iam_policy" "caller" {
-  name        = "${var.name}-caller"
+  name        = "${local.iam_name}-caller"
   description = "Lets whom it is attached to call the reranker through its Function URL"
   policy = jsonencode({
     Version = "2012-10-17"

@@ -12,7 +12,8 @@ resource "aws_s3_bucket" "this" {
   #checkov:skip=CKV2_AWS_62:The bulk bucket tells EventBridge; nobody waits for models.
   for_each = local.buckets
 
-  bucket = "${var.name}-${each.key}-${local.account}-${local.region}"
+  bucket        = "${var.name}-${each.key}-${local.account}-${local.region}"
+  force_destroy = var.force_destroy
 }
 
 resource "aws_s3_bucket_public_access_block" "this" {

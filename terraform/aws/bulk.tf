@@ -17,7 +17,7 @@ resource "aws_cloudwatch_log_group" "bulk" {
 resource "aws_iam_role" "bulk_function" {
   count = local.bulk
 
-  name               = "${local.bulk_name}-function"
+  name               = "${local.iam_name}-bulk-function"
   assume_role_policy = local.assume_lambda
 }
 
@@ -97,7 +97,7 @@ resource "aws_lambda_alias" "bulk" {
 resource "aws_iam_role" "bulk" {
   count = local.bulk
 
-  name = local.bulk_name
+  name = "${local.iam_name}-bulk"
   assume_role_policy = jsonencode({
     Version = "2012-10-17"
     Statement = [{
@@ -175,7 +175,7 @@ resource "aws_sfn_state_machine" "bulk" {
   }
 
   tracing_configuration {
-    enabled = true
+    enabled = var.tracing == "Active"
   }
 
   depends_on = [aws_iam_role_policy.bulk]
@@ -218,7 +218,7 @@ resource "aws_cloudwatch_event_target" "bulk" {
 resource "aws_iam_role" "bulk_start" {
   count = local.bulk
 
-  name = "${local.bulk_name}-start"
+  name = "${local.iam_name}-bulk-start"
   assume_role_policy = jsonencode({
     Version = "2012-10-17"
     Statement = [{

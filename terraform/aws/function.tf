@@ -1,4 +1,6 @@
 locals {
+  # IAM knows no regions: without one in the name, a second region would find the name taken.
+  iam_name   = "${var.name}-${local.region}"
   image_uri  = "${aws_ecr_repository.this.repository_url}@${var.image_digest}"
   model_path = trimprefix(var.model_uri, "s3://")
 
@@ -63,7 +65,7 @@ resource "aws_cloudwatch_log_group" "function" {
 }
 
 resource "aws_iam_role" "function" {
-  name               = "${var.name}-function"
+  name               = "${local.iam_name}-function"
   assume_role_policy = local.assume_lambda
 }
 

@@ -1,11 +1,18 @@
 variable "name" {
-  description = "Names everything; two deployments in one account and region need two names."
+  description = "Names everything. Two deployments in one account and region need two names; one deployment in each of two regions does not."
   type        = string
   default     = "reranker"
   validation {
-    condition     = can(regex("^[a-z][a-z0-9-]{1,30}[a-z0-9]$", var.name))
-    error_message = "name: 3 to 32 small letters, digits and hyphens, beginning with a letter."
+    condition = can(regex("^[a-z][a-z0-9-]{1,22}[a-z0-9]$", var.name))
+    # The longest name made of it, a bucket's with account and region, then has at most the 63 characters that S3 takes.
+    error_message = "name: 3 to 24 small letters, digits and hyphens, beginning with a letter."
   }
+}
+
+variable "force_destroy" {
+  description = "Whether `terraform destroy` may remove the registry with its images and the buckets with their objects. Apply it once before destroying."
+  type        = bool
+  default     = false
 }
 
 variable "tags" {

@@ -75,6 +75,17 @@ resource "azurerm_storage_account" "functions" {
   }
 }
 
+# Azure makes this group unasked where Application Insights finds none of the name. Nobody would then remove it, and a resource group with something
+# left in it is not destroyed.
+resource "azurerm_monitor_action_group" "smart_detection" {
+  count = local.functions_enabled ? 1 : 0
+
+  name                = "Application Insights Smart Detection"
+  resource_group_name = azurerm_resource_group.this.name
+  short_name          = "SmartDetect"
+  tags                = local.tags
+}
+
 resource "azurerm_application_insights" "functions" {
   count = local.functions_enabled ? 1 : 0
 
@@ -86,6 +97,8 @@ resource "azurerm_application_insights" "functions" {
   # Only identities with the role above may send.
   local_authentication_enabled = false
   tags                         = local.tags
+
+  depends_on = [azurerm_monitor_action_group.smart_detection]
 }
 
 resource "azurerm_service_plan" "functions" {

@@ -213,8 +213,8 @@ variable "scale" {
   default = {}
 
   validation {
-    condition     = var.scale.min_replicas >= 0 && var.scale.max_replicas >= 1 && var.scale.max_replicas <= 1000 && var.scale.min_replicas <= var.scale.max_replicas
-    error_message = "Replicas: 0 <= min_replicas <= max_replicas <= 1000, and max_replicas is at least 1."
+    condition     = var.scale.min_replicas >= 0 && var.scale.max_replicas >= 1 && var.scale.max_replicas <= 300 && var.scale.min_replicas <= var.scale.max_replicas
+    error_message = "Replicas: 0 <= min_replicas <= max_replicas <= 300, and max_replicas is at least 1."
   }
 
   validation {
@@ -223,8 +223,8 @@ variable "scale" {
   }
 
   validation {
-    condition     = var.scale.cooldown_seconds >= 0 && var.scale.cooldown_seconds <= 3600
-    error_message = "The cool-down is 0 to 3600 seconds."
+    condition     = var.scale.cooldown_seconds >= 1 && var.scale.cooldown_seconds <= 3600
+    error_message = "The cool-down is 1 to 3600 seconds."
   }
 }
 
@@ -275,8 +275,8 @@ variable "gpu" {
   }
 
   validation {
-    condition     = var.gpu.min_replicas >= 0 && var.gpu.max_replicas >= 1 && var.gpu.min_replicas <= var.gpu.max_replicas
-    error_message = "Replicas: 0 <= min_replicas <= max_replicas, and max_replicas is at least 1."
+    condition     = var.gpu.min_replicas >= 0 && var.gpu.max_replicas >= 1 && var.gpu.max_replicas <= 300 && var.gpu.min_replicas <= var.gpu.max_replicas
+    error_message = "Replicas: 0 <= min_replicas <= max_replicas <= 300, and max_replicas is at least 1."
   }
 
   validation {
@@ -285,8 +285,8 @@ variable "gpu" {
   }
 
   validation {
-    condition     = var.gpu.cooldown_seconds >= 0 && var.gpu.cooldown_seconds <= 3600
-    error_message = "The cool-down is 0 to 3600 seconds."
+    condition     = var.gpu.cooldown_seconds >= 1 && var.gpu.cooldown_seconds <= 3600
+    error_message = "The cool-down is 1 to 3600 seconds."
   }
 }
 

@@ -34,6 +34,10 @@ provider "azurerm" {
   ]
 
   features {
+    application_insights {
+      # Azure would make an alert rule of its own, which no `terraform destroy` knows of.
+      disable_generated_rule = true
+    }
     resource_group {
       # What somebody else put into the group is not ours to delete.
       prevent_deletion_if_contains_resources = true

@@ -147,6 +147,10 @@ def check(name, translated, values):
     by_hand = {"ApiKeysSecretArn", "ModelUri", "OtlpEndpoint", "KmsKeyArn"}
     forgotten = (kept & values.keys()) - by_hand - references({"Fn::Sub": description})
     assert not forgotten, f"{name}: a change of {forgotten} would publish no version"
+    # CloudFormation replaces the version where its description changes, and Lambda refuses to publish one of a function that did not change.
+    whole = next(resource["Properties"] for resource in translated["Resources"].values() if resource["Type"] == "AWS::Lambda::Function")
+    unchanged = references({"Fn::Sub": description}) - references(whole)
+    assert not unchanged, f"{name}: a change of {unchanged} alone would fail, as the function stays the same"
 
     variables = function["Environment"]["Variables"]
     written = {key for key, value in variables.items() if not isinstance(value, dict)}

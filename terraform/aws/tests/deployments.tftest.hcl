@@ -256,6 +256,60 @@ run "everything_around" {
   }
 }
 
+run "the_longest_name_fits_everywhere" {
+  variables {
+    name                = "a-name-of-24-characters1"
+    create_model_bucket = true
+    bulk                = true
+  }
+  assert {
+    # ap-southeast-1 is as long as a region's name gets.
+    condition     = alltrue([for bucket in aws_s3_bucket.this : length(bucket.bucket) + length("ap-southeast-1") - length("eu-central-1") <= 63])
+    error_message = "S3 takes 63 characters"
+  }
+  assert {
+    condition     = length(aws_iam_role.bulk_function[0].name) + length("ap-southeast-1") - length("eu-central-1") <= 64
+    error_message = "IAM takes 64 characters for a role"
+  }
+}
+
+run "a_second_region_finds_no_name_taken" {
+  variables {
+    bulk = true
+  }
+  assert {
+    condition = alltrue([
+      for name in concat(
+        [aws_iam_role.function.name, aws_iam_policy.caller.name],
+        [aws_iam_role.bulk[0].name, aws_iam_role.bulk_function[0].name, aws_iam_role.bulk_start[0].name],
+      ) : strcontains(name, "eu-central-1")
+    ])
+    error_message = "IAM's names are the account's, so each has its region in it"
+  }
+}
+
+run "nothing_with_contents_is_destroyed_unasked" {
+  variables {
+    create_model_bucket = true
+  }
+  assert {
+    condition     = !aws_ecr_repository.this.force_delete && !aws_s3_bucket.this["models"].force_destroy
+    error_message = "images and objects stay"
+  }
+}
+
+run "destroying_everything_can_be_asked_for" {
+  variables {
+    create_model_bucket = true
+    bulk                = true
+    force_destroy       = true
+  }
+  assert {
+    condition     = aws_ecr_repository.this.force_delete && alltrue([for bucket in aws_s3_bucket.this : bucket.force_destroy])
+    error_message = "else `terraform destroy` stops at the first image or object"
+  }
+}
+
 run "bulk" {
   variables {
     bulk             = true
@@ -274,6 +328,10 @@ run "bulk" {
   assert {
     condition     = !contains(keys(aws_lambda_function.bulk[0].environment[0].variables), "API_KEYS") && aws_lambda_function.bulk[0].timeout < 300
     error_message = "the bulk function needs no key, and ends before its express workflow does"
+  }
+  assert {
+    condition     = !aws_sfn_state_machine.bulk[0].tracing_configuration[0].enabled
+    error_message = "traces are paid for, so the state machine sends none unless `tracing` is Active"
   }
   assert {
     condition     = !aws_sfn_state_machine.bulk[0].logging_configuration[0].include_execution_data

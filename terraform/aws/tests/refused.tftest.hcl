@@ -23,6 +23,14 @@ run "a_name_is_small_letters" {
   expect_failures = [var.name]
 }
 
+run "a_name_that_makes_a_bucket_too_long_for_s3" {
+  command = plan
+  variables {
+    name = "a-name-of-more-than-24-ch"
+  }
+  expect_failures = [var.name]
+}
+
 run "less_than_a_core" {
   command = plan
   variables {

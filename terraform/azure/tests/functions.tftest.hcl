@@ -54,6 +54,15 @@ run "the_function_app_stands_alone" {
   }
 }
 
+run "what_azure_would_make_by_itself_is_ours_to_destroy" {
+  command = plan
+
+  assert {
+    condition     = one(azurerm_monitor_action_group.smart_detection[*].name) == "Application Insights Smart Detection"
+    error_message = "Application Insights makes a group of this name where it finds none, and the resource group then can't be destroyed."
+  }
+}
+
 run "the_image_is_the_registrys_and_pulled_by_the_identity" {
   command = plan
 

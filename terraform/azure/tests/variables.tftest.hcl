@@ -180,7 +180,7 @@ run "memory_that_does_not_go_with_the_vcpus" {
 
   variables {
     cpu       = { vcpus = 2, memory_gib = 8 }
-    scale     = { max_replicas = 1001 }
+    scale     = { max_replicas = 301 }
     gpu       = { max_replicas = 0 }
     functions = { min_instances = 0 }
   }
@@ -206,7 +206,7 @@ run "replicas_that_never_cool_down" {
 
   variables {
     scale = { cooldown_seconds = 86400 }
-    gpu   = { cooldown_seconds = -1 }
+    gpu   = { cooldown_seconds = 0 }
   }
 
   expect_failures = [var.scale, var.gpu]
