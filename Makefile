@@ -23,7 +23,7 @@ REPOSITORY ?=
 TAG ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 
-.PHONY: help run test test-client test-browser check fmt format lint build logs event invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table check-aws check-azure check-s3 check-image check-image-arm64 check-reproducible image run-image push sbom verify clean test-openapi load trust fuzz-short asan tsan miri audit reproducible cuda check-cuda check-cuda-image bench-gpu
+.PHONY: help run test test-client test-browser check fmt format lint build logs event invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table check-aws check-azure check-s3 check-image check-image-arm64 check-reproducible image run-image push sbom verify clean test-openapi load trust fuzz-short asan tsan miri audit reproducible cuda check-cuda check-cuda-image bench-gpu check-bench-gpu
 
 ## Start
 
@@ -179,8 +179,11 @@ check-cuda: ## lint and link the program with CUDA on a machine without a GPU (f
 check-cuda-image: ## build Dockerfile.gpu's image and run it on a machine without a GPU (installs an engine where there is none; half an hour)
 	tests/cuda/image.sh
 
-bench-gpu: cuda $(SYNTHETIC)/model.safetensors ## on a machine with a GPU: parity with f32, and speed beside PyTorch; keeps a record (ARGS)
-	$(PYTHON) bench/gpu/run.py $(ARGS)
+bench-gpu: cuda | $(PYTHON) ## on a machine with a GPU: parity with f32, what does not fit, and speed beside PyTorch; keeps a record (ARGS)
+	PYTHON=$(PYTHON) bench/gpu/device.sh target/cuda/release/reranker $(ARGS)
+
+check-bench-gpu: build ## the same script on the CPU, with small workloads, to see that it works
+	DEVICE=cpu bench/gpu/device.sh $(BINARY) --rounds 2
 
 ## Measure
 

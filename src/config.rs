@@ -41,6 +41,7 @@ variables! {
 DEVICE = "auto", "where the model computes: `cpu`; `cuda` (an NVIDIA GPU; without one, or built without the `cuda` feature, nothing is served); or `auto`: on a GPU where there is one and the model and `PRECISION` allow it, else on the CPU";
     PRECISION = "auto", "what the model computes in: `int8` (needs a packed model: `reranker pack`, and a CPU), `f32` (needs a model folder), `bf16` or `f16` (need a GPU and a model folder), or `auto`: `f16` on a GPU, else `int8` where the model is packed, else `f32`";
     USE_FP16 = "", "what `PRECISION=auto` means on a GPU: `true` or not set `f16`, `false` `f32`; on CPUs it changes nothing";
+    GPU_KERNELS = "fused", "what computes on a GPU in 16 bits: `fused` (this program's own kernels, for the models and chips that they are made for, else as `plain`) or `plain` (candle's operations)";
     CORS_ORIGINS = "*", "origins allowed to call from a browser, separated by commas; empty for none";
     MAX_LENGTH = "512", "longest sequence in tokens, special tokens included; the model's own limit where that is lower";
     TRUNCATION = "longest_first", "how longer pairs are cut: `longest_first`, `flag`, or `none` (they are refused)";
@@ -160,6 +161,8 @@ pub struct Config {
     pub device: Device,
     pub precision: Precision,
     pub use_fp16: Option<bool>,
+    /// Whether a GPU computes by our own kernels.
+    pub gpu_fused: bool,
     pub cors_origins: Vec<String>,
     pub max_length: usize,
     pub truncation: Truncation,
@@ -362,6 +365,11 @@ impl Config {
             Some(_) => read.parsed(&USE_FP16, "true or false", boolean).map(Some),
             None => Some(None),
         };
+        let gpu_fused = read.parsed(&GPU_KERNELS, "fused or plain", |text| match text {
+            "fused" => Some(true),
+            "plain" => Some(false),
+            _ => None,
+        });
         let cors_origins = Self::origins(read);
         let max_length = read.number(&MAX_LENGTH, 8, 1 << 20);
         let truncation = read.parsed(&TRUNCATION, &Truncation::NAMES.join(", "), |text| {
@@ -447,6 +455,7 @@ impl Config {
             device: device?,
             precision: precision?,
             use_fp16: use_fp16?,
+            gpu_fused: gpu_fused?,
             cors_origins: cors_origins?,
             max_length: max_length?,
             truncation: truncation?,
@@ -664,6 +673,7 @@ mod tests {
             ("PORT", "70000"),
             ("DEVICE", "gpu"),
             ("USE_FP16", "maybe"),
+            ("GPU_KERNELS", "fast"),
             ("CORS_ORIGINS", "example.org"),
             ("MAX_LENGTH", "7"),
             ("TRUNCATION", "middle"),

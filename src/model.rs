@@ -10,6 +10,8 @@ mod config;
 #[cfg(any(test, feature = "cuda"))]
 mod device;
 mod encoder;
+#[cfg(feature = "cuda")]
+mod fused;
 mod gpu;
 mod head;
 mod int8;
@@ -212,8 +214,7 @@ impl Model {
     pub fn forward(&self, packed: &Packed) -> Result<Vec<f32>, ModelError> {
         // Before, because touching what was cut off would end the process; after, because nothing of it may be believed.
         self.unchanged()?;
-        let hidden = self.encoder.forward(packed)?;
-        let logits = self.head.forward(&hidden)?;
+        let logits = self.encoder.logits(packed, &self.head)?;
         self.unchanged()?;
         if let Some(index) = logits.iter().position(|logit| !logit.is_finite()) {
             return Err(ModelError::Compute(format!(

@@ -234,7 +234,7 @@ fn all_sources() -> Vec<(String, String)> {
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
-    for folder in ["src", "crates/kernels/src"] {
+    for folder in ["src", "crates/cuda/src", "crates/kernels/src"] {
         walk(root, &root.join(folder), &mut found);
     }
     found.sort();

@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""Holds the GPU to f32 on the CPU, times it beside PyTorch, and keeps what came out as a record with the chip's name.
+"""Holds the GPU to f32 on the CPU, in every precision; sees what it does with what does not fit; times it beside PyTorch; keeps a record.
 
-usage: run.py [--binary PATH] [--model FOLDER] [--rounds 20] [--try]
+usage: run.py --binary PATH --model FOLDER [--out FOLDER] [--rounds 10] [--only PART,…]
 
-Every system has the same ids (bench/workloads.py), is warm, and batches in its own fastest way; they take turns within each round.
-Fails where a score differs from the CPU's f32 by more than 0.002, or 0.02 in bf16, which has eight bits: those of the workloads, and those
-of bench/pairs.jsonl with the bundled model, whose scores mean something.
+Parts: doctor, precision, full, parity, times, memory, start. `parity` has the workloads below with the full-size model, alone and together,
+up to 8192 tokens, and bench/pairs.jsonl with the bundled model, whose scores mean something. A score may differ from that of the CPU in f32
+by 0.0002 in f32, 0.002 in f16 and 0.02 in bf16, which has eight bits. Anything else that is not as it should be fails too, once all is
+recorded; a peer that is missing is named.
 
---try runs the same on the CPU, with a model that is given and small, to see that all this works. It records nothing.
+Every system has the same ids, is warm, and batches in its own fastest way; they take turns within each round.
+
+With DEVICE=cpu the same is done on the CPU and with small workloads, to see that all this works; only an --out is written to then.
 """
 
 from __future__ import annotations
@@ -18,21 +21,49 @@ import json
 import math
 import os
 import pathlib
+import random
 import re
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.error
+import urllib.request
 
-BENCH = pathlib.Path(__file__).resolve().parent.parent
+GPU = pathlib.Path(__file__).resolve().parent
+BENCH = GPU.parent
 ROOT = BENCH.parent
+DEMO = ROOT / "models/demo"
 sys.path.insert(0, str(BENCH))
 
 import workloads
 
-NAMES = ["8x512", "mixed"]
-MOST = {"f32": 0.002, "f16": 0.002, "bf16": 0.02}
-DTYPES = {"f16": "float16", "bf16": "bfloat16"}
+DEVICE = os.environ.get("DEVICE", "cuda")
+DRY = DEVICE == "cpu"
+MOST = {"f32": 0.0002, "f16": 0.002, "bf16": 0.02, "f16-plain": 0.002}
+DTYPES = {"f16": "float16", "bf16": "bfloat16", "f32": "float32"}
+ALONE = 8
+PORT = int(os.environ.get("PORT", "24010"))
+
+
+def mixed(pairs: int) -> list[int]:
+    return [workloads.MIXED[i % len(workloads.MIXED)] for i in range(pairs)]
+
+
+TIMED = {
+    "1x128": [128],
+    "1x512": [512],
+    **({"2x512": [512] * 2, "8-mixed": mixed(8)} if DRY else {"8x512": [512] * 8, "64x512": [512] * 64, "128-mixed": mixed(128), "512-mixed": mixed(512)}),
+}  # fmt: skip
+# Held to the CPU: small enough for it, and of every kind.
+HELD = ["1x128", "2x512", "8-mixed", "long"] if DRY else ["mixed", "8x512", "long"]
+MEMORY = list(TIMED)[-1]
+
+
+class Failed(Exception):
+    pass
 
 
 class Process:
@@ -40,150 +71,390 @@ class Process:
 
     def __init__(self, name: str, command: list, env: dict[str, str]):
         self.name = name
-        command = [str(word) for word in command]
+        self.log = tempfile.TemporaryFile("w+")
         self.child = subprocess.Popen(
-            command, env={**os.environ, **env}, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [str(word) for word in command],
+            env={**os.environ, **env},
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
         )
-        self.about = self.answer()
+        self.about: dict = {}
+
+    def ready(self) -> Process:
+        self.about = self.about or self.answer()
+        return self
 
     def answer(self) -> dict:
         line = self.child.stdout.readline()
-        answer = json.loads(line) if line else {"error": "it ended"}
+        if not line:
+            self.log.seek(0)
+            raise Failed(f"{self.name} ended: {self.log.read()[-1500:]}")
+        answer = json.loads(line)
         if "error" in answer:
-            sys.exit(f"{self.name}: {answer['error']}")
+            raise Failed(f"{self.name}: {answer['error']}")
         return answer
 
-    def ask(self, *words: str) -> dict:
+    def say(self, *words: str) -> None:
         self.child.stdin.write(" ".join(words) + "\n")
         self.child.stdin.flush()
+
+    def ask(self, *words: str) -> dict:
+        self.say(*words)
         return self.answer()
+
+    def end(self) -> None:
+        self.child.kill()
+        self.child.wait()
+
+
+def smi(*names: str) -> list[str]:
+    query = ["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader,nounits", "--id=0"]
+    return [part.strip() for part in subprocess.run(query, check=True, capture_output=True, text=True).stdout.split(",")]
 
 
 def gpu() -> dict:
-    query = ["nvidia-smi", "--query-gpu=name,compute_cap,driver_version,memory.total", "--format=csv,noheader", "--id=0"]
-    try:
-        out = subprocess.run(query, check=True, capture_output=True, text=True).stdout
-    except (OSError, subprocess.CalledProcessError) as why:
-        sys.exit(f"no GPU to measure on: {why}")
-    return dict(zip(["gpu", "compute_capability", "driver", "gpu_memory"], [part.strip() for part in out.split(",")]))
+    if DRY:
+        return {"gpu": None}
+    names = ["name", "compute_cap", "driver_version", "memory.total"]
+    return dict(zip(["gpu", "compute_capability", "driver", "gpu_memory_mib"], smi(*names)))
+
+
+def used_mib() -> int:
+    return 0 if DRY else int(smi("memory.used")[0])
 
 
 def score(logit: float) -> float:
     return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
 
 
-def apart(found: list[float], wanted: list[float]) -> float:
-    assert len(found) == len(wanted), (len(found), len(wanted))
-    return max(abs(score(a) - score(b)) for a, b in zip(found, wanted))
+def apart(found: list[float], wanted: list[float]) -> dict:
+    if len(found) != len(wanted):
+        raise Failed(f"{len(found)} logits instead of {len(wanted)}")
+    return {
+        "max_logit_difference": max(abs(a - b) for a, b in zip(found, wanted)),
+        "max_score_difference": max(abs(score(a) - score(b)) for a, b in zip(found, wanted)),
+    }
 
 
-def of_pairs(binary: pathlib.Path, env: dict[str, str]) -> list[float]:
-    """Logits of bench/pairs.jsonl with the bundled model."""
-    done = subprocess.run(
-        [binary, "score", "--raw", "--jsonl", BENCH / "pairs.jsonl"],
-        env={**os.environ, "MODEL_DIR": str(ROOT / "models/demo"), **env},
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    return [json.loads(line)["logit"] for line in done.stdout.splitlines()]
+class Run:
+    def __init__(self, args: argparse.Namespace, work: pathlib.Path):
+        self.binary, self.model, self.rounds = args.binary.resolve(), args.model.resolve(), args.rounds
+        self.lines: list[dict] = []
+        self.wrong: list[str] = []
+        self.config = json.loads((self.model / "config.json").read_text(encoding="utf-8"))
+        self.about = gpu()
+        self.precisions = ["f32"] if DRY else ["f16", "bf16", "f32", "f16-plain"]
+        self.ids = work / "ids.jsonl"
+        self.lengths = self.draw()
+        self.reference: Process | None = None
+
+    def draw(self) -> dict[str, list[int]]:
+        """Writes the ids of all workloads; their lengths."""
+        longest = min(8192, self.config["max_position_embeddings"] - 2)
+        lengths = {**TIMED, "mixed": workloads.MIXED, "long": [longest, longest // 4 + 1, longest // 16 + 1]}
+        with open(self.ids, "w", encoding="utf-8") as out:
+            for name, each in lengths.items():
+                draw = random.Random(name)
+                for at, length in enumerate(each):
+                    middle = [draw.randrange(workloads.FIRST_ORDINARY, self.config["vocab_size"] - 1) for _ in range(length - 2)]
+                    ids = [workloads.BEGIN, *middle, workloads.END]
+                    out.write(json.dumps({"workload": name, "ids": ids}) + "\n")
+                    if name == "mixed" and at < ALONE:
+                        out.write(json.dumps({"workload": f"alone-{at}", "ids": ids}) + "\n")
+        return lengths
+
+    def flop(self, name: str) -> float:
+        hidden, inner, layers = (self.config[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+        per_token = 2 * (4 * hidden * hidden + 2 * hidden * inner)
+        return layers * sum(n * per_token + 4 * n * n * hidden for n in self.lengths[name])
+
+    def write(self, kind: str, **line) -> None:
+        self.lines.append({"kind": kind, **line})
+        shown = {key: value for key, value in line.items() if key != "seconds"}
+        print(f"  {kind}: {json.dumps(shown)}", flush=True)
+
+    def check(self, right: bool, what: str) -> None:
+        if not right:
+            self.wrong.append(what)
+            print(f"  WRONG: {what}", flush=True)
+
+    def command(self, env: dict[str, str], *words, model: pathlib.Path | None = None) -> subprocess.CompletedProcess:
+        env = {**os.environ, "MODEL_DIR": str(model or self.model), **env}
+        return subprocess.run([self.binary, *map(str, words)], env=env, capture_output=True, text=True, timeout=300)
+
+    def ours(self, name: str, env: dict[str, str], model: pathlib.Path | None = None) -> Process:
+        ids = [] if model else ["--ids", self.ids]
+        env = {"MODEL_DIR": str(model or self.model), **env}
+        return Process(name, [self.binary, "bench", "--serve", *ids], env)
+
+    def on(self, precision: str) -> dict[str, str]:
+        """The settings of a precision; `f16-plain` is computed by candle's operations, as f32 always is."""
+        precision, _, kernels = precision.partition("-")
+        return {"DEVICE": DEVICE, "PRECISION": precision, "GPU_KERNELS": kernels or "fused"}
+
+    def doctor(self) -> None:
+        done = self.command({"DEVICE": DEVICE}, "doctor")
+        print(done.stdout + done.stderr)
+        self.check(done.returncode == 0, f"doctor ended with status {done.returncode}")
+        named = self.about["gpu"] or "GPU: not used"
+        self.check(named in done.stdout, f"doctor does not say {named!r}")
+        found = re.search(r"GPU memory: about ([\d.]+ \w+) needed", done.stdout)
+        self.write("doctor", lines=done.stdout.splitlines(), gpu_memory_needed=found and found[1])
+
+    def precision(self) -> None:
+        """What each setting computes in, as the program names it."""
+        wanted = [({}, "f16"), ({"USE_FP16": "true"}, "f16"), ({"USE_FP16": "false"}, "f32"), ({"PRECISION": "f32"}, "f32"), ({"PRECISION": "bf16"}, "bf16"),
+                  ({"PRECISION": "f32", "USE_FP16": "true"}, "f32")]  # fmt: skip
+        systems = [self.ours(f"{env}", {"DEVICE": DEVICE, **env}, DEMO) for env, _ in wanted if not DRY or "PRECISION" not in env]
+        for system, (env, name) in zip(systems, wanted):
+            said = system.ready().about["system"]
+            system.end()
+            name = "f32" if DRY else name
+            self.check(f" {name} " in said, f"{env or 'no setting'} computes as {said!r}, not in {name}")
+            self.write("precision", settings=env, system=said)
+
+    def of_pairs(self, env: dict[str, str]) -> list[float]:
+        """Logits of bench/pairs.jsonl with the bundled model."""
+        done = self.command(env, "score", "--raw", "--jsonl", BENCH / "pairs.jsonl", model=DEMO)
+        if done.returncode != 0:
+            raise Failed(f"score with {env}: {done.stderr}")
+        return [json.loads(line)["logit"] for line in done.stdout.splitlines()]
+
+    def begin(self) -> None:
+        """The CPU takes its time: what is held to it is computed while other parts run."""
+        self.reference = self.ours("reranker f32 on the CPU", {"DEVICE": "cpu", "PRECISION": "f32"})
+        for name in HELD:
+            self.reference.say("prepare", name)
+
+    def parity(self) -> None:
+        reference = self.reference
+        systems = [self.ours(f"reranker {precision}", self.on(precision)) for precision in self.precisions]
+        pairs = self.of_pairs({"DEVICE": "cpu", "PRECISION": "f32"})
+        for precision in self.precisions:
+            self.held(precision, "bench/pairs.jsonl", self.of_pairs(self.on(precision)), pairs)
+        reference.ready()
+        wanted = {name: reference.answer()["logits"] for name in HELD}
+        reference.end()
+        for system, precision in zip(systems, self.precisions):
+            system.ready()
+            for name in HELD:
+                self.held(precision, name, system.ask("prepare", name)["logits"], wanted[name])
+            together = system.ask("prepare", "mixed")["logits"][:ALONE]
+            alone = [system.ask("prepare", f"alone-{at}")["logits"][0] for at in range(ALONE)]
+            self.held(precision, "mixed, alone against together", alone, together)
+            system.end()
+
+    def held(self, precision: str, name: str, found: list[float], wanted: list[float]) -> None:
+        off = apart(found, wanted)
+        self.write("parity", precision=precision, workload=name, sequences=len(wanted), most=MOST[precision], **off)
+        off = off["max_score_difference"]
+        self.check(off <= MOST[precision], f"{precision}, {name}: a score differs by {off:.5f}")
+
+    def memory(self) -> None:
+        for precision in ["f32"] if DRY else ["f16", "f32"]:
+            before = used_mib()
+            system = self.ours(f"reranker {precision}", self.on(precision)).ready()
+            loaded = used_mib()
+            system.ask("prepare", MEMORY)
+            after = used_mib()
+            system.end()
+            self.write("memory", precision=precision, used_mib_loaded=loaded - before, used_mib_after_full_passes=after - before)
+
+    def full(self) -> None:
+        """A pass that does not fit fails; what fits is served, before it and after."""
+        hog = None
+        env = {**os.environ, "DEVICE": DEVICE, "MODEL_DIR": str(self.model), "PORT": str(PORT), "HOST": "127.0.0.1", "LOG_FORMAT": "text", "MAX_LENGTH": "512",
+               **({} if DRY else {"BATCH_TOKENS": "262144"})}  # fmt: skip
+        log = tempfile.TemporaryFile("w+")
+        server = subprocess.Popen([self.binary, "serve"], env=env, stdout=log, stderr=log)
+
+        def ask(documents: list[str]) -> tuple[int, dict]:
+            body = json.dumps({"query": "what is a panda?", "documents": documents}).encode()
+            request = urllib.request.Request(f"http://127.0.0.1:{PORT}/rerank", body, {"content-type": "application/json"})
+            try:
+                with urllib.request.urlopen(request, timeout=120) as answer:
+                    return answer.status, json.load(answer)
+            except urllib.error.HTTPError as error:
+                return error.code, json.load(error)
+            except OSError as error:
+                return 0, {"error": str(error)}
+
+        small, large = ["a bear of China"], ["a bear of China, " * 40] * (4 if DRY else 256)
+        try:
+            for _ in range(600):
+                if ask(small)[0] == 200:
+                    break
+                time.sleep(0.1)
+            if not DRY:
+                hog = Process("hog", [sys.executable, GPU / "hog.py", "768"], {}).ready()
+            wanted = 200 if DRY else 500
+            for what, documents, status in [("small", small, 200), ("large", large, wanted), ("small", small, 200)]:
+                got, body = ask(documents)
+                self.check(got == status, f"a {what} request, the memory taken, is answered {got}, not {status}: {body}")
+                self.write("full", request=what, memory="taken", status=got, answer=body if got != 200 else None)
+            if hog:
+                hog.end()
+                hog = None
+                time.sleep(0.5)
+            got, body = ask(large)
+            self.check(got == 200, f"a large request, the memory free, is answered {got}: {body}")
+            self.write("full", request="large", memory="free", status=got)
+        finally:
+            if hog:
+                hog.end()
+            server.send_signal(signal.SIGTERM)
+            ended = server.wait(60)
+            log.seek(0)
+            text = log.read()
+            self.check(ended == 0, f"the server ended with status {ended}")
+            if not DRY:
+                self.check("lower BATCH_TOKENS" in text, f"the log does not say what to do: {text[-2000:]}")
+
+    def way(self, system: str, name: str) -> list[str]:
+        """How PyTorch batches what is so large that trying every way would take minutes."""
+        if system.startswith("reranker") or len(self.lengths[name]) <= 8:
+            return []
+        return ["batched" if "varlen" in system else "grouped"]
+
+    def times(self) -> None:
+        names = list(TIMED)
+        fast = ["f32"] if DRY else ["f16", "bf16"]
+        systems = [self.ours(f"reranker {precision}", self.on(precision)) for precision in fast]
+        if not DRY:
+            systems.append(self.ours("reranker plain f16", self.on("f16-plain")))
+        # PyTorch cannot read the bundled model's int8 weights.
+        for script in [] if self.model == DEMO else ["pytorch_sdpa.py", "pytorch_varlen.py"]:
+            peer = [sys.executable, GPU / script, "--model", self.model, "--ids", self.ids, "--serve"]
+            name = script.removesuffix(".py").replace("_", " ")
+            systems += [Process(f"{name} {precision}", peer, {"DEVICE": DEVICE, "DTYPE": DTYPES[precision]}) for precision in fast]
+        times: dict[tuple[str, str], dict] = {}
+        here, logits = [], {}
+        for system in systems:
+            try:
+                system.ready()
+                for name in names:
+                    prepared = system.ask("prepare", name, *self.way(system.name, name))
+                    logits.setdefault(name, prepared["logits"])
+                    times[system.name, name] = {
+                        "system": system.name,
+                        "engine": system.about["system"],
+                        "version": system.about["version"],
+                        "workload": name,
+                        "way": prepared["way"],
+                        "pairs": len(self.lengths[name]),
+                        "tokens": sum(self.lengths[name]),
+                        # From the first system.
+                        **apart(prepared["logits"], logits[name]),
+                        "seconds": [],
+                    }
+                here.append(system)
+            except Failed as why:
+                system.end()
+                self.write("left out", system=system.name, why=str(why))
+                self.check(not system.name.startswith("reranker"), str(why))
+        for turn in range(self.rounds):
+            for system in here[turn % len(here) :] + here[: turn % len(here)]:
+                for name in names:
+                    times[system.name, name]["seconds"].append(system.ask("run", name)["seconds"])
+        for system in here:
+            system.end()
+        peaks = self.peaks()
+        for (system, name), line in times.items():
+            if not line["seconds"]:
+                continue
+            median = line["median"] = statistics.median(line["seconds"])
+            flops = line["tflops"] = self.flop(name) / median / 1e12
+            peak = peaks.get(system.split()[-1])
+            line["share_of_peak"] = flops / peak if peak else None
+            line["pairs_per_s"] = line["pairs"] / median
+            self.lines.append({"kind": "time", **line})
+
+    def peaks(self) -> dict[str, float]:
+        """What the chip does with one large product of matrices, in TFLOP/s, by PyTorch."""
+        found = {}
+        done = subprocess.run([sys.executable, GPU / "peak.py"], capture_output=True, text=True, env={**os.environ, "DEVICE": DEVICE}, timeout=120)
+        for line in done.stdout.splitlines():
+            line = json.loads(line)
+            found[line["precision"]] = line["tflops"]
+            self.write("peak", **line)
+        if done.returncode != 0:
+            self.write("left out", system="peak", why=done.stderr[-500:])
+        return found
+
+    def start(self) -> None:
+        """From the start of a process to its first score; the first one of a machine waits for the driver's compiler, too."""
+        done = self.command({"DEVICE": DEVICE}, "bench", "cold", "--runs", "2", "--tokens", "128", "--json")
+        self.check(done.returncode == 0, f"bench cold: {done.stderr}")
+        for line in done.stdout.splitlines()[1:]:
+            line = json.loads(line)
+            self.write("start", **{key: line[key] for key in ("engine", "cache", "tokens", "seconds_median", "seconds", "spans")})
+
+    def table(self) -> None:
+        print(f"{'system':28}{'workload':12}{'median ms':>10}{'pairs/s':>9}{'tokens/s':>10}{'TFLOP/s':>9}{'of peak':>9}{'score apart':>13}")
+        for line in self.lines:
+            if line["kind"] == "time":
+                share = f"{line['share_of_peak']:.1%}" if line["share_of_peak"] else ""
+                print(
+                    f"{line['system']:28}{line['workload']:12}{line['median'] * 1e3:10.2f}{line['pairs_per_s']:9.0f}"
+                    f"{line['tokens'] / line['median']:10.0f}{line['tflops']:9.1f}{share:>9}{line['max_score_difference']:13.1e}"
+                )
+
+    def head(self) -> dict:
+        def git(*words: str) -> str:
+            return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True).stdout.strip()
+
+        shape = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
+        return {
+            "kind": "run",
+            "run": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            **self.about,
+            "cpus": os.cpu_count(),
+            "commit": os.environ.get("COMMIT") or git("rev-parse", "--short", "HEAD"),
+            "model": {key: self.config[key] for key in shape},
+            "rounds": self.rounds,
+            "wrong": self.wrong,
+        }
+
+
+PARTS = ["doctor", "precision", "full", "parity", "times", "memory", "start"]
 
 
 def main() -> None:
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parse.add_argument("--binary", type=pathlib.Path, default=ROOT / "target/cuda/release/reranker")
-    parse.add_argument("--model", type=pathlib.Path, default=ROOT / "target/bench/synthetic")
-    parse.add_argument("--rounds", type=int, default=20)
-    parse.add_argument("--try", dest="dry", action="store_true")
+    parse.add_argument("--binary", type=pathlib.Path, required=True)
+    parse.add_argument("--model", type=pathlib.Path, required=True)
+    parse.add_argument("--out", type=pathlib.Path)
+    parse.add_argument("--rounds", type=int, default=10)
+    parse.add_argument("--only", type=lambda text: text.split(","), default=PARTS)
     args = parse.parse_args()
-    os.environ.pop("MODEL_NAME", None)
-    config = json.loads((args.model / "config.json").read_text(encoding="utf-8"))
-    about = {} if args.dry else gpu()
-    on = {"DEVICE": "cpu" if args.dry else "cuda"}
-
+    if unknown := set(args.only) - set(PARTS):
+        sys.exit(f"--only: there is no part {', '.join(sorted(unknown))}, only {', '.join(PARTS)}")
+    for name in ("MODEL_NAME", "MODEL_DIR", "PRECISION", "USE_FP16"):
+        os.environ.pop(name, None)
+    began = time.monotonic()
     with tempfile.TemporaryDirectory() as work:
-        ids = pathlib.Path(work) / "ids.jsonl"
-        workloads.write(str(ids), NAMES, config["vocab_size"])
-
-        def ours(name: str, env: dict[str, str]) -> Process:
-            return Process(name, [args.binary, "bench", "--serve", "--ids", ids], {"MODEL_DIR": str(args.model), **env})
-
-        reference = ours("reranker f32 on the CPU", {"DEVICE": "cpu", "PRECISION": "f32"})
-        wanted = {name: reference.ask("prepare", name)["logits"] for name in NAMES}
-        reference.child.kill()
-        pairs = of_pairs(args.binary, {"DEVICE": "cpu", "PRECISION": "f32"})
-
-        systems, wrong = [], []
-        precisions = ["f32"] if args.dry else ["f16", "bf16", "f32"]
-        # What the chip or the build cannot do is named in the record.
-        if about and (float(about["compute_capability"]) < 8 or int(os.environ.get("CUDA_COMPUTE_CAP", "75")) < 80):
-            precisions.remove("bf16")
-        for precision in precisions:
-            env = {**on, "PRECISION": precision}
-            systems.append((ours(f"reranker {precision}", env), apart(of_pairs(args.binary, env), pairs)))
-        peer = [sys.executable, BENCH / "gpu/pytorch_sdpa.py", "--model", args.model, "--ids", ids, "--serve"]
-        for precision in precisions:
-            dtype = DTYPES.get(precision, "float32")
-            systems.append((Process(f"pytorch {precision}", peer, {**on, "DTYPE": dtype}), None))
-
-        times: dict[tuple[str, str], dict] = {}
-        for system, off in systems:
-            for name in NAMES:
-                prepared = system.ask("prepare", name)
-                difference = apart(prepared["logits"], wanted[name])
-                worst = max(difference, off or 0.0)
-                engine, precision = system.name.split()
-                if engine == "reranker" and worst > MOST[precision]:
-                    wrong.append(f"{system.name}, {name}: a score differs by {worst:.4f}")
-                times[system.name, name] = {
-                    "kind": "time",
-                    "system": system.name,
-                    "engine": system.about["system"],
-                    "version": system.about["version"],
-                    "workload": name,
-                    "way": prepared["way"],
-                    "tokens": sum(workloads.LENGTHS[name]),
-                    "max_score_difference": difference,
-                    **({"max_score_difference_pairs": off} if off is not None else {}),
-                    "seconds": [],
-                }
-        for turn in range(args.rounds):
-            for system, _ in systems[turn % len(systems) :] + systems[: turn % len(systems)]:
-                for name in NAMES:
-                    times[system.name, name]["seconds"].append(system.ask("run", name)["seconds"])
-        for system, _ in systems:
-            system.child.kill()
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True).stdout.strip()
-
-    now = datetime.datetime.now(datetime.timezone.utc)
-    shape = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
-    run = {
-        "kind": "run",
-        "run": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        **about,
-        "commit": git("rev-parse", "--short", "HEAD"),
-        "model": {key: config[key] for key in shape},
-        "rounds": args.rounds,
-    }
-    lines = [run]
-    print(f"{'':14}{'workload':10}{'median ms':>10}{'tokens/s':>10}{'score apart':>13}")
-    for line in times.values():
-        line["median"] = statistics.median(line["seconds"])
-        line["run"] = run["run"]
-        lines.append(line)
-        print(
-            f"{line['system']:14}{line['workload']:10}{line['median'] * 1e3:10.2f}"
-            f"{line['tokens'] / line['median']:10.0f}{line['max_score_difference']:13.1e}"
-        )
-    if not args.dry:
-        chip = re.sub(r"[^a-z0-9]+", "-", about["gpu"].lower()).strip("-")
-        record = BENCH / "records" / f"{now:%Y-%m-%d}-gpu-{chip}.jsonl"
-        record.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        print(f"recorded in {record.relative_to(ROOT)}")
-    if wrong:
-        sys.exit("\n".join(wrong))
+        run = Run(args, pathlib.Path(work))
+        if "parity" in args.only:
+            run.begin()
+        for part in PARTS:
+            if part in args.only:
+                print(f"-- {part} ({time.monotonic() - began:.0f} s)", flush=True)
+                try:
+                    getattr(run, part)()
+                except (Failed, subprocess.SubprocessError, OSError) as why:
+                    run.check(False, f"{part}: {why}")
+    print(f"-- done ({time.monotonic() - began:.0f} s)")
+    run.table()
+    out = args.out if DRY else args.out or BENCH / "records"
+    if out:
+        chip = re.sub(r"[^a-z0-9]+", "-", (run.about["gpu"] or "cpu").lower()).strip("-")
+        record = out / f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}-gpu-{chip}.jsonl"
+        record.write_text("".join(json.dumps(line) + "\n" for line in [run.head(), *run.lines]), encoding="utf-8")
+        print(f"recorded in {record}")
+    if run.wrong:
+        sys.exit("WRONG:\n" + "\n".join(run.wrong))
 
 
 if __name__ == "__main__":

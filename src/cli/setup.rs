@@ -160,7 +160,8 @@ fn gpu_precision(config: &Config, model: &Path) -> Result<Precision, String> {
 fn gpu(config: &Config, model: &Path) -> Result<Result<Gpu, String>, Usage> {
     let found = match config.device {
         Device::Cpu => Err("DEVICE=cpu rules it out".to_owned()),
-        Device::Auto | Device::Cuda => gpu_precision(config, model).and_then(Gpu::find),
+        Device::Auto | Device::Cuda => gpu_precision(config, model)
+            .and_then(|precision| Gpu::find(precision, config.gpu_fused)),
     };
     let asked = match (config.device, config.precision) {
         (Device::Cuda, _) => "DEVICE=cuda".to_owned(),

@@ -179,18 +179,8 @@ impl Encoder {
 
     /// `[sequences, hidden]` in f32 on the CPU. `positions` has one for each token; ids, segments and positions are within the tables.
     pub fn forward(&self, packed: &Packed, positions: &[usize]) -> Result<Tensor, ModelError> {
-        self.layers(packed, positions).map_err(|error| {
-            let reason = error.to_string();
-            let full = ["OUT_OF_MEMORY", "ALLOC_FAILED"];
-            if full.iter().any(|name| reason.contains(name)) {
-                let tokens = packed.tokens();
-                ModelError::Compute(format!(
-                    "the GPU's memory does not suffice for a pass of {tokens} tokens: lower BATCH_TOKENS ({reason})"
-                ))
-            } else {
-                error
-            }
-        })
+        self.layers(packed, positions)
+            .map_err(|error| explained(error, packed.tokens()))
     }
 
     fn layers(&self, packed: &Packed, positions: &[usize]) -> Result<Tensor, ModelError> {
@@ -251,6 +241,19 @@ impl Encoder {
             contexts.push(context.reshape((count * length, hidden))?);
         }
         Ok(Tensor::cat(&contexts, 0)?.index_select(&placed.places, 0)?)
+    }
+}
+
+/// The error of a pass of so many tokens, with what the operator can do where the memory was too small for it.
+pub fn explained(error: ModelError, tokens: usize) -> ModelError {
+    let reason = error.to_string();
+    let full = ["OUT_OF_MEMORY", "ALLOC_FAILED"];
+    if full.iter().any(|name| reason.contains(name)) {
+        ModelError::Compute(format!(
+            "the GPU's memory does not suffice for a pass of {tokens} tokens: lower BATCH_TOKENS ({reason})"
+        ))
+    } else {
+        error
     }
 }
 

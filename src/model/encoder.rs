@@ -7,6 +7,9 @@ use rayon::prelude::*;
 use super::config::{Family, ModelConfig};
 #[cfg(any(test, feature = "cuda"))]
 use super::device;
+#[cfg(feature = "cuda")]
+use super::fused;
+use super::head::Head;
 use super::int8;
 use super::ops::{AddNorm, After, Attention, Norm, Projection};
 use super::quantize::Site;
@@ -25,6 +28,9 @@ enum Layers {
     /// All of the encoder, its embeddings included.
     #[cfg(any(test, feature = "cuda"))]
     Device(device::Encoder),
+    /// The head too.
+    #[cfg(feature = "cuda")]
+    Fused(fused::Encoder),
 }
 
 pub struct F32Layers {
@@ -56,8 +62,15 @@ impl Encoder {
         gpu: Option<&Gpu>,
     ) -> Result<Self, ModelError> {
         let layers = match gpu {
+            #[cfg(feature = "cuda")]
+            Some(gpu) if gpu.lacks_kernels(config).is_none() => {
+                Layers::Fused(fused::Encoder::load(config, weights, gpu.precision)?)
+            }
             #[cfg(any(test, feature = "cuda"))]
             Some(gpu) => {
+                if let Some(reason) = gpu.lacks_plain() {
+                    return Err(ModelError::Compute(reason));
+                }
                 let (device, dtype) = (&gpu.device, gpu.dtype());
                 Layers::Device(device::Encoder::load(config, weights, device, dtype)?)
             }
@@ -79,8 +92,17 @@ impl Encoder {
         })
     }
 
+    /// One logit for each sequence, by `head` where the layers have none of their own.
+    pub fn logits(&self, packed: &Packed, head: &Head) -> Result<Vec<f32>, ModelError> {
+        #[cfg(feature = "cuda")]
+        if let Layers::Fused(encoder) = &self.layers {
+            return encoder.logits(packed, &self.embeddings.positions(packed)?);
+        }
+        head.forward(&self.forward(packed)?)
+    }
+
     /// The last layer's output at each sequence's first token: `[sequences, hidden]`.
-    pub fn forward(&self, packed: &Packed) -> Result<Tensor, ModelError> {
+    fn forward(&self, packed: &Packed) -> Result<Tensor, ModelError> {
         let positions = self.embeddings.positions(packed)?;
         let shape = |rows| (rows, self.embeddings.hidden);
         match &self.layers {
@@ -100,6 +122,8 @@ impl Encoder {
             }
             #[cfg(any(test, feature = "cuda"))]
             Layers::Device(encoder) => encoder.forward(packed, &positions),
+            #[cfg(feature = "cuda")]
+            Layers::Fused(_) => Err(ModelError::Compute("the head is on the GPU".into())),
         }
     }
 

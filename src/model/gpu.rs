@@ -9,6 +9,8 @@ use candle_core::cuda_backend::cudarc::driver;
 #[cfg(any(test, feature = "cuda"))]
 use candle_core::{DType, Device};
 
+#[cfg(feature = "cuda")]
+use super::{config::ModelConfig, fused};
 use crate::rerank::Precision;
 
 /// A GPU that can be computed on, and in what.
@@ -18,6 +20,8 @@ pub struct Gpu {
     pub chip: Chip,
     pub memory_bytes: u64,
     pub precision: Precision,
+    /// Whether to compute by our own kernels, where there are some for the model and the chip; else by candle's.
+    pub fused: bool,
     #[cfg(any(test, feature = "cuda"))]
     pub(super) device: Device,
 }
@@ -52,30 +56,37 @@ impl Chip {
                 "its chip is {self}, this program was built for {built_for} and later"
             ));
         }
-        let oldest = built_for.unwrap_or(self);
-        if precision == Precision::Bf16 && oldest < BF16 {
-            return Some(if self < BF16 {
-                format!("its chip is {self}, bf16 needs {BF16} or later: use f16")
-            } else {
-                format!(
-                    "this program was built for {oldest} and later, bf16 needs one that was built for {BF16} or later: use f16"
-                )
-            });
-        }
-        None
+        (precision == Precision::Bf16 && self < BF16)
+            .then(|| format!("its chip is {self}, bf16 needs {BF16} or later: use f16"))
     }
+
+    /// Why candle's kernels, which were built for `built_for` and later, cannot compute in `precision` on it.
+    fn lacks_plain(self, built_for: Option<Self>, precision: Precision) -> Option<String> {
+        let oldest = built_for.unwrap_or(self);
+        (precision == Precision::Bf16 && oldest < BF16).then(|| {
+            format!(
+                "candle's kernels in this program were built for {oldest} and later, bf16 needs them for {BF16} or later: use f16"
+            )
+        })
+    }
+}
+
+/// What candle's kernels were built for; where it was not said, it was this machine's own.
+#[cfg(any(test, feature = "cuda"))]
+fn built_for() -> Option<Chip> {
+    option_env!("CUDA_COMPUTE_CAP").and_then(Chip::parse)
 }
 
 impl Gpu {
     /// The first GPU, if it can compute in `precision`; else the reason.
     #[cfg(not(feature = "cuda"))]
-    pub fn find(_precision: Precision) -> Result<Self, String> {
+    pub fn find(_precision: Precision, _fused: bool) -> Result<Self, String> {
         Err("this program was built without the `cuda` feature".into())
     }
 
     /// The first GPU, if it can compute in `precision`; else the reason.
     #[cfg(feature = "cuda")]
-    pub fn find(precision: Precision) -> Result<Self, String> {
+    pub fn find(precision: Precision, fused: bool) -> Result<Self, String> {
         use driver::sys::CUresult;
 
         let count = driver::CudaContext::device_count().map_err(|error| match error.0 {
@@ -97,9 +108,7 @@ impl Gpu {
         let name = about.name().map_err(asked)?;
         let (major, minor) = about.compute_capability().map_err(asked)?;
         let chip = Chip(major.unsigned_abs(), minor.unsigned_abs());
-        // What the kernels were built for; where it was not said, it was this machine's own.
-        let built_for = option_env!("CUDA_COMPUTE_CAP").and_then(Chip::parse);
-        if let Some(reason) = chip.lacks(built_for, precision) {
+        if let Some(reason) = chip.lacks(built_for(), precision) {
             return Err(format!("{name}: {reason}"));
         }
         Ok(Self {
@@ -107,8 +116,27 @@ impl Gpu {
             name,
             chip,
             precision,
+            fused,
             device,
         })
+    }
+
+    /// Why our own kernels do not compute this model.
+    #[cfg(feature = "cuda")]
+    pub fn lacks_kernels(&self, config: &ModelConfig) -> Option<String> {
+        if !self.fused {
+            return Some("GPU_KERNELS=plain".into());
+        }
+        if self.precision == Precision::F32 {
+            return Some("they compute in 16 bits, not in f32".into());
+        }
+        fused::shape(config).lacks((self.chip.0, self.chip.1))
+    }
+
+    /// Why candle's kernels do not compute in its precision.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(super) fn lacks_plain(&self) -> Option<String> {
+        self.chip.lacks_plain(built_for(), self.precision)
     }
 
     #[cfg(any(test, feature = "cuda"))]
@@ -133,6 +161,7 @@ mod tests {
                 chip: BF16,
                 memory_bytes: 0,
                 precision,
+                fused: false,
                 device: Device::Cpu,
             }
         }
@@ -148,6 +177,7 @@ mod tests {
         for (chip, built_for, precision) in [
             (t4, Some("75"), Precision::F16),
             (h100, Some("75"), Precision::F16),
+            (h100, Some("75"), Precision::Bf16),
             (h100, Some("80"), Precision::Bf16),
             (a100, None, Precision::Bf16),
         ] {
@@ -160,7 +190,12 @@ mod tests {
         );
         let reason = lacks(t4, None, Precision::Bf16).expect("has no bf16");
         assert!(reason.contains("its chip is sm_75"), "{reason}");
-        let reason = lacks(a100, Some("75"), Precision::Bf16).expect("was built without");
+        let plain = |built_for: &str| {
+            let (chip, built_for) = (Chip(8, 0), Chip::parse(built_for));
+            chip.lacks_plain(built_for, Precision::Bf16)
+        };
+        let reason = plain("75").expect("was built without");
         assert!(reason.contains("built for sm_75"), "{reason}");
+        assert_eq!(plain("80"), None);
     }
 }

@@ -18,15 +18,20 @@ pub struct Head {
 }
 
 impl Head {
+    /// Of its two layers, without `.weight` and `.bias`.
+    pub fn names(family: Family) -> (&'static str, &'static str) {
+        match family {
+            Family::Bert => ("bert.pooler.dense", "classifier"),
+            Family::Roberta | Family::XlmRoberta => ("classifier.dense", "classifier.out_proj"),
+        }
+    }
+
     pub fn load(
         config: &ModelConfig,
         weights: &Weights,
         kernels: Kernels,
     ) -> Result<Self, ModelError> {
-        let (dense, out) = match config.family {
-            Family::Bert => ("bert.pooler.dense", "classifier"),
-            Family::Roberta | Family::XlmRoberta => ("classifier.dense", "classifier.out_proj"),
-        };
+        let (dense, out) = Self::names(config.family);
         let hidden = config.hidden_size;
         Ok(Self {
             names: [dense, out],
