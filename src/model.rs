@@ -177,6 +177,11 @@ impl Model {
         self.gpu.as_ref()
     }
 
+    /// Whether our own CUDA kernels compute.
+    pub fn fused(&self) -> bool {
+        self.encoder.fused()
+    }
+
     /// The tokenizer that a packed model brings; nothing for a folder, where it is a file of its own.
     pub fn tokenizer(&self) -> Option<&PackedTokenizer> {
         self.tokenizer.as_ref()

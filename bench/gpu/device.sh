@@ -19,7 +19,7 @@ if [[ ${DEVICE:-cuda} != cpu ]]; then
     folders+=:$("$python" -c '
 import glob, sysconfig
 print(":".join(sorted(glob.glob(sysconfig.get_paths()["purelib"] + "/nvidia/*/lib"))))')
-    export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$folders:/usr/local/cuda/lib64
+    export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$folders:/usr/local/cuda/lib64:/usr/local/nvidia/lib64
     if missing=$(ldd "$program" | grep 'not found'); then
         printf '%s: libraries are missing; looked in %s\n%s\n' "$program" "$LD_LIBRARY_PATH" "$missing" >&2
         exit 2

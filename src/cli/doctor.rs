@@ -168,11 +168,16 @@ fn model(config: &Config) -> Vec<Finding> {
         )));
     }
     findings.push(Fine(format!(
-        "precision: {}{}; tokenizer {:.0} ms, weights {:.0} ms, first forward pass {:.0} ms",
+        "precision: {}{}{}; tokenizer {:.0} ms, weights {:.0} ms, first forward pass {:.0} ms",
         info.precision,
         match (config.use_fp16, &info.gpu) {
             (Some(_), None) => " (USE_FP16 changes nothing on a CPU)",
             _ => "",
+        },
+        match &info.gpu {
+            Some(_) if info.fused => ", by our own kernels",
+            Some(_) => ", by candle's kernels",
+            None => "",
         },
         info.load.tokenizer.time.as_secs_f64() * 1e3,
         info.load.weights.time.as_secs_f64() * 1e3,
@@ -220,7 +225,8 @@ fn gpu(plan: &setup::ModelPlan) -> Finding {
 fn gpu_memory(model: &Model, gpu: &Gpu, batch_tokens: usize) -> Finding {
     let width = |dtype: &str| if dtype == "f32" { 4 } else { 2 };
     let weights = model.weight_bytes() / width(model.stored_dtype()) * width(gpu.precision.name());
-    let activations = 60 * model.config().hidden_size * batch_tokens + (512 << 20);
+    // CUDA itself takes about half a GiB, and loading leaves as much behind.
+    let activations = 60 * model.config().hidden_size * batch_tokens + (3 << 29);
     let needs = weights + activations as u64;
     let of = size(gpu.memory_bytes);
     let what = format!("GPU memory: about {} needed of {of}", size(needs));

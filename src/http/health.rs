@@ -160,6 +160,13 @@ pub struct ServedDevice {
     /// A GPU's memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     memory_bytes: Option<u64>,
+    /// What of it is taken now, by this process and others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_used_bytes: Option<u64>,
+    /// What computes on a GPU: `fused`, our own kernels, or `plain`, candle's operations.
+    #[schema(example = "fused")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernels: Option<&'static str>,
 }
 
 impl ServedDevice {
@@ -170,6 +177,8 @@ impl ServedDevice {
             name: gpu.map(|gpu| gpu.name.clone()),
             chip: gpu.map(|gpu| gpu.chip.to_string()),
             memory_bytes: gpu.map(|gpu| gpu.memory_bytes),
+            memory_used_bytes: gpu.and_then(|gpu| gpu.memory_used()),
+            kernels: gpu.map(|_| if info.fused { "fused" } else { "plain" }),
         }
     }
 }
@@ -327,6 +336,7 @@ pub async fn info(State(app): State<App>) -> Result<Json<Served>, crate::error::
         weight_bytes,
         instruction_set,
         gpu: _,
+        fused: _,
         load: _,
     } = engine.info().clone();
     let settings = &app.settings;

@@ -22,6 +22,10 @@ pub async fn metrics(State(app): State<App>) -> Response {
         computed_tokens,
         body_bytes: app.room.taken(),
         resident_bytes: Some((app.settings.resident_bytes)()).filter(|&bytes| bytes > 0),
+        device_memory: engine.as_ref().and_then(|engine| {
+            let gpu = engine.info().gpu.as_ref()?;
+            Some((gpu.memory_used()?, gpu.memory_bytes))
+        }),
         process_start: telemetry.process_start,
         cold_start: engine
             .as_ref()

@@ -92,6 +92,14 @@ impl Encoder {
         })
     }
 
+    /// Whether our own CUDA kernels compute.
+    pub fn fused(&self) -> bool {
+        #[cfg(feature = "cuda")]
+        return matches!(self.layers, Layers::Fused(_));
+        #[cfg(not(feature = "cuda"))]
+        false
+    }
+
     /// One logit for each sequence, by `head` where the layers have none of their own.
     pub fn logits(&self, packed: &Packed, head: &Head) -> Result<Vec<f32>, ModelError> {
         #[cfg(feature = "cuda")]

@@ -133,6 +133,18 @@ impl Gpu {
         fused::shape(config).lacks((self.chip.0, self.chip.1))
     }
 
+    /// Bytes of its memory that are taken, by this process and others; nothing where the driver does not say.
+    pub fn memory_used(&self) -> Option<u64> {
+        #[cfg(feature = "cuda")]
+        {
+            let device = self.device.as_cuda_device().ok()?;
+            let (free, all) = device.cuda_stream().context().mem_get_info().ok()?;
+            Some(all.saturating_sub(free) as u64)
+        }
+        #[cfg(not(feature = "cuda"))]
+        None
+    }
+
     /// Why candle's kernels do not compute in its precision.
     #[cfg(any(test, feature = "cuda"))]
     pub(super) fn lacks_plain(&self) -> Option<String> {

@@ -72,6 +72,8 @@ pub struct Info {
     pub fidelity: Option<Fidelity>,
     pub weight_bytes: u64,
     pub instruction_set: &'static str,
+    /// Whether a GPU computes by our own kernels.
+    pub fused: bool,
     /// What it is computed on; nothing where that is the CPU.
     pub gpu: Option<Gpu>,
     pub load: LoadTimes,
@@ -175,6 +177,7 @@ impl Engine {
             fidelity: model.manifest().and_then(|manifest| manifest.fidelity),
             weight_bytes: model.weight_bytes(),
             instruction_set: settings.kernels.isa().name(),
+            fused: model.fused(),
             gpu: model.gpu().cloned(),
             load: LoadTimes {
                 process,

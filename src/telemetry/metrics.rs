@@ -92,6 +92,8 @@ pub struct Gauges {
     /// Of bodies that are being read or worked on.
     pub body_bytes: usize,
     pub resident_bytes: Option<u64>,
+    /// A GPU's memory: what is taken, by whomever, and all of it.
+    pub device_memory: Option<(u64, u64)>,
     pub process_start: Option<SystemTime>,
     /// From the start of the process to a model that answers.
     pub cold_start: Option<Duration>,
@@ -288,6 +290,15 @@ impl Gauges {
             all.register("process_start_time_seconds", help, gauge);
         }
         let ours = all.sub_registry_with_prefix("reranker");
+        if let Some((used, all)) = self.device_memory {
+            let help = "Memory of the GPU that is taken, by this process and others";
+            ours.register("device_memory_used_bytes", help, ConstGauge::new(used));
+            ours.register(
+                "device_memory_bytes",
+                "Memory of the GPU",
+                ConstGauge::new(all),
+            );
+        }
         let queued = ConstGauge::new(self.queued as u64);
         ours.register(
             "queue_depth",
@@ -406,6 +417,7 @@ mod tests {
             computed_tokens: 600,
             body_bytes: 700,
             resident_bytes: Some(5_000_000_000),
+            device_memory: Some((2_000_000_000, 80_000_000_000)),
             process_start: Some(UNIX_EPOCH + Duration::from_millis(1_700_000_000_500)),
             cold_start: Some(Duration::from_millis(250)),
             model: Some(model),
@@ -417,6 +429,8 @@ mod tests {
             "reranker_computed_tokens_total 600",
             "reranker_body_bytes 700",
             "process_resident_memory_bytes 5000000000",
+            "reranker_device_memory_used_bytes 2000000000",
+            "reranker_device_memory_bytes 80000000000",
             "process_start_time_seconds 1700000000.5",
             "reranker_cold_start_seconds 0.25",
             r#"reranker_model_info{name="own\"er/na\\me",precision="int8",instruction_set="avx2"} 1"#,
@@ -426,6 +440,7 @@ mod tests {
         let text = metrics.render(&Gauges::default());
         has(&text, "reranker_queue_depth 0");
         assert!(!text.contains("reranker_model_info"));
+        assert!(!text.contains("device_memory"));
     }
 
     #[test]

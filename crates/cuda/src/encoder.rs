@@ -688,9 +688,4 @@ impl Encoder {
         }?;
         Ok(())
     }
-
-    /// Bytes of the device's memory that are free, and all of them.
-    pub fn memory(&self) -> Result<(usize, usize), Error> {
-        Ok(self.context.mem_get_info()?)
-    }
 }

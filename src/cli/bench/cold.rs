@@ -418,7 +418,13 @@ fn once(tokens: usize, config: &Config, started: Instant) -> anyhow::Result<Exit
     }
     let info = engine.info();
     let start = Start {
-        engine: format!("reranker {} {}", info.precision, info.instruction_set),
+        engine: format!(
+            "reranker {} {}",
+            info.precision,
+            info.gpu
+                .as_ref()
+                .map_or(info.instruction_set, |gpu| &gpu.name)
+        ),
         tokens: score.tokens,
         logit: score.logit,
         needed_bytes: receipt.prefetch.planned_bytes,
