@@ -20,6 +20,7 @@ use serde_json::json;
 use super::{ModelArg, Usage, output, setup};
 use crate::batch::plan;
 use crate::config::Config;
+use crate::json::Object;
 use crate::model::{Model, Packed};
 
 #[derive(clap::Args)]
@@ -229,7 +230,7 @@ fn from_file(file: &Path, model: &Model) -> anyhow::Result<Vec<Workload>> {
     let lines = BufReader::new(File::open(file).with_context(|| format!("{}", file.display()))?);
     for (index, line) in lines.lines().enumerate() {
         let at = || format!("{}: line {}", file.display(), index + 1);
-        let Row { workload, ids } =
+        let Object(Row { workload, ids }) =
             serde_json::from_str(&line.with_context(at)?).with_context(at)?;
         ensure!(
             (1..=longest).contains(&ids.len()) && ids.iter().all(|&id| (id as usize) < vocabulary),

@@ -239,9 +239,9 @@ impl<'a> Bulk<'a> {
         let progress = match total {
             Some(total) => output::bar(
                 total,
-                "{bar:30} {percent:>3}% {pos}/{len} pairs, {per_sec} {elapsed} eta {eta}",
+                "{bar:30} {percent:>3}% {pos}/{len} pairs {elapsed} eta {eta}",
             ),
-            None => output::bar(0, "{spinner} {pos} pairs, {per_sec} {elapsed}"),
+            None => output::bar(0, "{spinner} {pos} pairs {elapsed}"),
         };
         Ok(Self {
             scorer,
