@@ -201,7 +201,8 @@ class Run:
         named = self.about["gpu"] or "GPU: not used"
         self.check(named in done.stdout, f"doctor does not say {named!r}")
         found = re.search(r"GPU memory: about ([\d.]+ \w+) needed", done.stdout)
-        self.write("doctor", lines=done.stdout.splitlines(), gpu_memory_needed=found and found[1])
+        lines = [line for line in done.stdout.splitlines() if "folder" not in line]
+        self.write("doctor", lines=lines, gpu_memory_needed=found and found[1])
 
     def precision(self) -> None:
         """What each setting computes in, as the program names it."""
