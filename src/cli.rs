@@ -17,6 +17,7 @@ mod setup;
 mod verify;
 
 use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -25,7 +26,7 @@ use clap::{Parser, Subcommand};
 use self::output::{note, say};
 
 use crate::config::Config;
-use crate::telemetry;
+use crate::telemetry::{self, LAST_LINES_TIME};
 
 /// A cross-encoder reranker: scores how relevant a passage is to a query.
 ///
@@ -101,28 +102,30 @@ pub fn main() -> ExitCode {
     };
     let serving = matches!(command, Command::Serve(_));
     let result = match Config::from_env() {
-        Ok(config) => run(command, &config, started),
+        Ok(config) => {
+            // Whatever panicked has said where.
+            let ended = catch_unwind(AssertUnwindSafe(|| run(command, &config, started)));
+            ended.unwrap_or(Ok(ExitCode::FAILURE))
+        }
         // Listing the variables is how one finds out what is wrong with them.
         Err(_) if matches!(command, Command::Variables) => variables(),
         Err(errors) => Err(Usage(format!("wrong configuration:\n{errors}")).into()),
     };
-    result.unwrap_or_else(|error| {
+    let code = result.unwrap_or_else(|error| {
         if output::is_reader_gone(&error) {
             return ExitCode::SUCCESS;
         }
         // What collects a service's log reads lines of JSON, also of one that never came to serve.
-        if serving && telemetry::is_json(Config::wanted_log_json()) {
-            telemetry::install_default();
-            tracing::error!(error = format!("{error:#}"), "failed");
-        } else {
-            note!("reranker: {error:#}");
-        }
+        let json = serving && telemetry::is_json(Config::wanted_log_json());
+        telemetry::last_word(&format!("{error:#}"), json);
         if error.is::<Usage>() {
             ExitCode::from(2)
         } else {
             ExitCode::FAILURE
         }
-    })
+    });
+    telemetry::flush(LAST_LINES_TIME);
+    code
 }
 
 /// Prints the help or version that was asked for, or what is wrong with the arguments.

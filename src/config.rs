@@ -2,12 +2,17 @@
 //!
 //! Reads all of them once, reports every wrong value together by name, and never falls back silently. Only `cli` uses the result.
 
-use std::net::IpAddr;
+mod stray;
+
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use kernels::Isa;
+
 use crate::fault::Faults;
+use crate::http::{Keys, route_below};
 use crate::rerank::{Device, Precision, Truncation};
 use crate::telemetry::Export;
 
@@ -42,18 +47,18 @@ DEVICE = "auto", "where the model computes: `cpu`; `cuda` (an NVIDIA GPU; withou
     PRECISION = "auto", "what the model computes in: `int8` (needs a packed model: `reranker pack`, and a CPU), `f32` (needs a model folder), `bf16` or `f16` (need a GPU and a model folder), or `auto`: `f16` on a GPU, else `int8` where the model is packed, else `f32`";
     USE_FP16 = "", "what `PRECISION=auto` means on a GPU: `true` or not set `f16`, `false` `f32`; on CPUs it changes nothing";
     GPU_KERNELS = "fused", "what computes on a GPU in 16 bits: `fused` (this program's own kernels, for the models and chips that they are made for, else as `plain`) or `plain` (candle's operations)";
-    CORS_ORIGINS = "*", "origins allowed to call from a browser, separated by commas; empty for none";
+    CORS_ORIGINS = "*", "origins allowed to call from a browser, separated by commas; `*` for all, empty for none; `null` is refused, as any page can have it";
     MAX_LENGTH = "512", "longest sequence in tokens, special tokens included; the model's own limit where that is lower";
     TRUNCATION = "longest_first", "how longer pairs are cut: `longest_first`, `flag`, or `none` (they are refused)";
     MAX_PAIRS = "1000", "most pairs, or documents, in one request";
     MAX_TEXT_CHARS = "100000", "most characters in one query or passage";
     MAX_TOKENS = "1000000", "most tokens of one request, after cutting; 0 for no limit";
     MAX_BODY_BYTES = "10485760", "largest request body in bytes";
-    MAX_BODY_BYTES_IN_FLIGHT = "67108864", "most bytes of the bodies of all requests together, from their arrival to their answers; more are answered 429; an eighth is kept for bodies of up to 64 KiB, so it is at least 8/7 of `MAX_BODY_BYTES`";
+    MAX_BODY_BYTES_IN_FLIGHT = "67108864", "most bytes of the bodies and answers of all requests together: a body from its arrival until it is answered, an answer until it is taken; more are answered 429; an eighth is kept for those of up to 64 KiB, so it is at least 8/7 of `MAX_BODY_BYTES`";
     MAX_CONNECTIONS = "800", "most connections at a time, as far as the limit of open files allows; more are answered 503 and closed";
     MAX_QUEUE = "64", "most requests waiting for the compute thread; more are answered 429";
     CACHE_PAIRS = "0", "scores of pairs to keep for when they come again, about 100 bytes each; 0 for none";
-    API_KEYS = "", "keys of which a request must bring one, separated by commas: as they are, or as `sha256:` with the hash in hex; where it is not set, everyone may call";
+    API_KEYS = "", "keys of which a request must bring one, separated by commas: as they are, or as `sha256:` with the hash in hex; where it is not set, or empty, everyone may call; white space alone is an error";
     REQUEST_TIMEOUT_S = "300", "most seconds for one request, its body and its wait included";
     HEADER_TIMEOUT_S = "30", "most seconds for the head of a request to arrive; a connection that brings none by then is closed";
     IDLE_TIMEOUT_S = "75", "most seconds that a connection may stay open without a request, or without taking more of its answer; longer than a load balancer's own, so that it never sends into a closing one";
@@ -63,8 +68,8 @@ DEVICE = "auto", "where the model computes: `cpu`; `cuda` (an NVIDIA GPU; withou
     INSTRUCTION_SET = "", "force the kernels' instruction set (`reranker doctor` lists this machine's); the best one where it is not set";
     INIT_BUDGET_S = "8", "seconds from the start that Lambda's initialisation may wait for the weights to be read into memory; the rest is read while requests are served";
     WARM_UP = "auto", "run the model once before answering ready: `true`, `false`, or `auto` (yes, except on Lambda on demand)";
-    BASE_PATH = "", "path prefix to take off every request; `/api` is always taken off on Azure Functions, the stage on API Gateway";
-    LOG_LEVEL = "info", "`error`, `warn`, `info`, `debug`, `trace`, or a filter such as `reranker=debug`";
+    BASE_PATH = "", "path prefix to take off every request, such as `/search`; none that a route begins with; `/api` is always taken off on Azure Functions, the stage on API Gateway";
+    LOG_LEVEL = "info", "`error`, `warn`, `info`, `debug`, `trace` or `off`, also by other usual names (`warning`, `critical`, `none`), or a filter such as `reranker=debug`";
     LOG_FORMAT = "auto", "`json`, `text`, or `auto` (`json` on Lambda and where the output is no terminal)";
     EMF_METRICS = "auto", "write each request's metrics to stdout in CloudWatch's embedded metric format: `true`, `false`, or `auto` (on Lambda); AWS bills each combination of metric, route and dialect";
     OTEL_EXPORTER_OTLP_ENDPOINT = "", "collector to send traces to, as OTLP over HTTP (`http://127.0.0.1:4318`); nothing is sent where neither this nor `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` is set; OpenTelemetry's other variables for resource, sampler, batches, headers, timeout and certificate hold too";
@@ -100,6 +105,8 @@ const SPAN_ATTRIBUTES: u32 = 1024;
 
 /// Lambda's own: where a runtime gets its events from.
 const LAMBDA_RUNTIME_API: &str = "AWS_LAMBDA_RUNTIME_API";
+
+const LOG_LEVELS: &str = "error, warn, info, debug, trace, off, or a filter such as reranker=debug";
 
 /// Where to panic, for tests; builds without debug assertions do not know it.
 const INJECT_PANIC: &str = "INJECT_PANIC";
@@ -152,6 +159,8 @@ impl LogFormat {
 pub struct Config {
     pub model_name: Option<String>,
     pub model_dir: Option<PathBuf>,
+    /// Nobody has said which model.
+    pub default_model: bool,
     pub model_revision: Option<String>,
     pub model_cache: PathBuf,
     pub s3_path_style: Choice,
@@ -174,14 +183,14 @@ pub struct Config {
     pub max_connections: usize,
     pub max_queue: usize,
     pub cache_pairs: usize,
-    pub api_keys: Vec<String>,
+    pub api_keys: Keys,
     pub request_timeout: Duration,
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
     pub shutdown_grace: Duration,
     pub threads: Option<usize>,
     pub batch_tokens: Option<usize>,
-    pub instruction_set: Option<String>,
+    pub instruction_set: Option<Isa>,
     pub init_budget: Duration,
     pub warm_up: Choice,
     pub base_path: Option<String>,
@@ -191,6 +200,8 @@ pub struct Config {
     /// Where traces go; nothing where nobody asked for them.
     pub traces: Option<Export>,
     pub platform: Platform,
+    /// Variables that are set and mean nothing here, though somebody may think that they do.
+    pub notes: Vec<String>,
     /// Panics for tests, in builds that are made for them.
     pub faults: Faults,
 }
@@ -287,6 +298,20 @@ impl Reader<'_> {
     }
 }
 
+const ADDRESS: &str = "an IP address, or localhost";
+
+fn parse_host(text: &str) -> Option<IpAddr> {
+    match text {
+        "localhost" => Some(IpAddr::from([127, 0, 0, 1])),
+        _ => text.parse().ok(),
+    }
+}
+
+/// As `HOST` is read.
+pub fn host(text: &str) -> Result<IpAddr, String> {
+    parse_host(text).ok_or_else(|| format!("expected {ADDRESS}"))
+}
+
 fn boolean(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Some(true),
@@ -309,7 +334,10 @@ impl Config {
         }
         let parsed = Self::parse(&|name| std::env::var(name).ok());
         match parsed {
-            Ok(config) if errors.is_empty() => Ok(config),
+            Ok(config) if errors.is_empty() => Ok(Self {
+                notes: stray::notes(std::env::vars_os().map(|(name, _)| name)),
+                ..config
+            }),
             Ok(_) => Err(ConfigErrors(errors)),
             Err(ConfigErrors(more)) => {
                 errors.extend(more);
@@ -346,10 +374,7 @@ impl Config {
 
     fn read(read: &mut Reader) -> Option<Self> {
         // Each value is read before any is unwrapped, so that all complaints are gathered.
-        let host = read.parsed(&HOST, "an IP address", |text| match text {
-            "localhost" => Some(IpAddr::from([127, 0, 0, 1])),
-            _ => text.parse().ok(),
-        });
+        let host = read.parsed(&HOST, ADDRESS, parse_host);
         let port = read.parsed(&PORT, "a port from 0 (any free one) to 65535", |text| {
             text.parse::<u16>().ok()
         });
@@ -392,16 +417,7 @@ impl Config {
         let max_connections = read.number(&MAX_CONNECTIONS, 1, 1_000_000);
         let max_queue = read.number(&MAX_QUEUE, 1, 100_000);
         let cache_pairs = read.number(&CACHE_PAIRS, 0, 100_000_000);
-        let api_keys = read.optional(&API_KEYS).unwrap_or_default();
-        let api_keys: Vec<String> = match api_keys.as_str() {
-            "" => Vec::new(),
-            keys => keys.split(',').map(|key| key.trim().to_owned()).collect(),
-        };
-        // A key that came out empty, as of a variable that is not set, must not open the door. The others are not repeated.
-        if let Some(place) = api_keys.iter().position(String::is_empty) {
-            let error = format!("API_KEYS: key {} is empty", place + 1);
-            read.errors.push(error);
-        }
+        let api_keys = Self::keys(read);
         let request_timeout = read.seconds(&REQUEST_TIMEOUT_S, 86_400);
         let header_timeout = read.seconds(&HEADER_TIMEOUT_S, 3_600);
         let idle_timeout = read.seconds(&IDLE_TIMEOUT_S, 3_600);
@@ -414,19 +430,23 @@ impl Config {
             Some(_) => read.number(&BATCH_TOKENS, 16, 1 << 20).map(Some),
             None => Some(None),
         };
+        let names: Vec<&str> = Isa::ALL.into_iter().map(Isa::name).collect();
+        let instruction_set = match read.optional(&INSTRUCTION_SET) {
+            Some(_) => read
+                .parsed(&INSTRUCTION_SET, &names.join(", "), |text| {
+                    text.parse().ok()
+                })
+                .map(Some),
+            None => Some(None),
+        };
         // Lambda itself ends an initialisation after ten seconds, and begins it anew.
         let init_budget = read.seconds(&INIT_BUDGET_S, 9);
         let warm_up = read.parsed(&WARM_UP, "true, false or auto", Choice::parse);
-        let base_path = match read.optional(&BASE_PATH) {
-            Some(path) if path.starts_with('/') && path.len() > 1 && !path.contains(['?', '#']) => {
-                Some(Some(path.trim_end_matches('/').to_owned()))
-            }
-            Some(path) => read.complain("BASE_PATH", &path, "a path that begins with /"),
-            None => Some(None),
-        };
+        let base_path = Self::base_path(read);
         let log_level = read.text(&LOG_LEVEL);
         if let Err(error) = crate::telemetry::parse_filter(&log_level) {
-            read.complain::<()>("LOG_LEVEL", &log_level, &format!("a log filter ({error})"));
+            let expected = format!("{LOG_LEVELS} ({error})");
+            read.complain::<()>(LOG_LEVEL.name, &log_level, &expected);
         }
         let log_format = read.parsed(&LOG_FORMAT, "json, text or auto", LogFormat::parse);
         let emf_metrics = read.parsed(&EMF_METRICS, "true, false or auto", Choice::parse);
@@ -439,12 +459,15 @@ impl Config {
             _ => Some(Faults::default()),
         };
         let model_name = read.optional(&MODEL_NAME);
-        let model_dir = (read.lookup)(MODEL_DIR.name)
-            .filter(|dir| !dir.trim().is_empty())
-            .or_else(|| model_name.is_none().then(|| MODEL_DIR.default.to_owned()))
+        let model_dir = (read.lookup)(MODEL_DIR.name).filter(|dir| !dir.trim().is_empty());
+        let default_model = model_dir.is_none() && model_name.is_none();
+        let model_dir = model_dir
+            .or_else(|| default_model.then(|| MODEL_DIR.default.to_owned()))
             .map(PathBuf::from);
         Some(Self {
             model_dir,
+            default_model,
+            notes: Vec::new(),
             model_name,
             model_revision: read.optional(&MODEL_REVISION),
             model_cache: read.text(&MODEL_CACHE).into(),
@@ -467,14 +490,14 @@ impl Config {
             max_connections: max_connections?,
             max_queue: max_queue?,
             cache_pairs: cache_pairs?,
-            api_keys,
+            api_keys: api_keys?,
             request_timeout: request_timeout?,
             header_timeout: header_timeout?,
             idle_timeout: idle_timeout?,
             shutdown_grace: shutdown_grace?,
             threads: threads?,
             batch_tokens: batch_tokens?,
-            instruction_set: read.optional(&INSTRUCTION_SET),
+            instruction_set: instruction_set?,
             init_budget: init_budget?,
             warm_up: warm_up?,
             base_path: base_path?,
@@ -487,34 +510,75 @@ impl Config {
         })
     }
 
+    /// Keys that came out empty, as of a secret that is not there, must not open the door. None is repeated.
+    fn keys(read: &mut Reader) -> Option<Keys> {
+        let text = (read.lookup)(API_KEYS.name).unwrap_or_default();
+        if text.is_empty() {
+            return Some(Keys::default());
+        }
+        let keys: Vec<String> = text.split(',').map(|key| key.trim().to_owned()).collect();
+        let wrong = if text.trim().is_empty() {
+            "it is set, but to white space alone: unset it to let everyone in".to_owned()
+        } else if let Some(place) = keys.iter().position(String::is_empty) {
+            format!("key {} is empty", place + 1)
+        } else {
+            match Keys::parse(&keys) {
+                Ok(keys) => return Some(keys),
+                Err(error) => error.to_string(),
+            }
+        };
+        read.errors.push(format!("{}: {wrong}", API_KEYS.name));
+        None
+    }
+
+    fn base_path(read: &mut Reader) -> Option<Option<String>> {
+        let Some(value) = read.optional(&BASE_PATH) else {
+            return Some(None);
+        };
+        let path = value.strip_suffix('/').unwrap_or(&value);
+        let segments = path.strip_prefix('/').unwrap_or_default();
+        // As it comes in a request, where anything else is escaped.
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%".contains(&b);
+        let fits =
+            |segment: &str| !["", ".", ".."].contains(&segment) && segment.bytes().all(plain);
+        if !segments.split('/').all(fits) {
+            return read.complain(
+                BASE_PATH.name,
+                &value,
+                "a path such as /search/rank, which begins with / and is escaped as in a URL",
+            );
+        }
+        match route_below(path) {
+            Some(route) => {
+                let expected =
+                    format!("a path that none of the routes begins with, as {route} does");
+                read.complain(BASE_PATH.name, &value, &expected)
+            }
+            None => Some(Some(path.to_owned())),
+        }
+    }
+
     fn origins(read: &mut Reader) -> Option<Vec<String>> {
         // Here an empty value means something, so the default holds only where the variable is not set at all.
         let value =
             (read.lookup)(CORS_ORIGINS.name).unwrap_or_else(|| CORS_ORIGINS.default.to_owned());
-        let origins: Vec<String> = value
+        let origins: Vec<&str> = value
             .split(',')
-            .map(|origin| origin.trim().trim_end_matches('/').to_owned())
+            .map(|origin| origin.trim().trim_end_matches('/'))
             .filter(|origin| !origin.is_empty())
             .collect();
-        let fits = |origin: &String| {
-            origin == "null"
-                || origin.split_once("://").is_some_and(|(scheme, rest)| {
-                    matches!(scheme, "http" | "https")
-                        && !rest.is_empty()
-                        && rest
-                            .bytes()
-                            .all(|b| b.is_ascii_graphic() && !b"/?#".contains(&b))
-                })
-        };
-        if origins == ["*"] || origins.iter().all(fits) {
-            Some(origins)
-        } else {
-            read.complain(
-                "CORS_ORIGINS",
-                &value,
-                "* alone, or origins such as https://example.org separated by commas",
-            )
+        if origins == ["*"] {
+            return Some(vec!["*".to_owned()]);
         }
+        let all: Option<Vec<String>> = origins.into_iter().map(as_browsers_send).collect();
+        all.or_else(|| {
+            // `null` is what sandboxed frames and files of anybody send.
+            read.complain(
+                CORS_ORIGINS.name,
+                &value,
+                "* alone, or origins such as https://example.org separated by commas; null is none, as any page can have it",
+            )
+        })
     }
 
     /// Where to send traces. OpenTelemetry's variables are only looked at where they ask for it: other programs may have use for
@@ -614,6 +678,31 @@ impl Config {
     }
 }
 
+/// An origin as browsers write it: in lower case, without the port that its scheme has anyway. Nothing where it is none.
+fn as_browsers_send(origin: &str) -> Option<String> {
+    let origin = origin.to_ascii_lowercase();
+    let (scheme, rest) = origin.split_once("://")?;
+    let default_port = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => return None,
+    };
+    let rest = rest.strip_suffix(default_port).unwrap_or(rest);
+    let (host, port) = match rest.rsplit_once(':') {
+        Some((host, port)) if !rest.ends_with(']') => (host, Some(port)),
+        _ => (rest, None),
+    };
+    let is_v6 = host
+        .strip_prefix('[')
+        .and_then(|inner| inner.strip_suffix(']')?.parse::<Ipv6Addr>().ok());
+    let is_name = !host.is_empty()
+        && host
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    let port_fits = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
+    ((is_name || is_v6.is_some()) && port_fits).then(|| format!("{scheme}://{rest}"))
+}
+
 /// The variables as the README's table.
 pub fn markdown_table() -> String {
     let mut table = String::from("| Variable | Default | Meaning |\n|---|---|---|\n");
@@ -663,7 +752,12 @@ mod tests {
             .filter(|variable| !variable.default.is_empty())
             .map(|variable| (variable.name, variable.default))
             .collect();
-        assert_eq!(parse(&spelled).expect("defaults are valid"), config);
+        assert!(config.default_model);
+        let expected = Config {
+            default_model: false,
+            ..config
+        };
+        assert_eq!(parse(&spelled).expect("defaults are valid"), expected);
     }
 
     #[test]
@@ -685,6 +779,7 @@ mod tests {
             ("MAX_CONNECTIONS", "0"),
             ("MAX_QUEUE", "none"),
             ("CACHE_PAIRS", "all"),
+            ("INSTRUCTION_SET", "sse2"),
             ("REQUEST_TIMEOUT_S", "NaN"),
             ("HEADER_TIMEOUT_S", "0"),
             ("IDLE_TIMEOUT_S", "-1"),
@@ -706,8 +801,16 @@ mod tests {
             ("TRACE_CONTENT", "some"),
             ("FUNCTIONS_CUSTOMHANDLER_PORT", "http"),
         ];
-        let ConfigErrors(errors) = parse(&wrong).expect_err("all are wrong");
-        assert_eq!(errors.len(), wrong.len(), "{errors:#?}");
+        let mut all = wrong.to_vec();
+        all.push(("API_KEYS", "good,sha256:abc"));
+        let ConfigErrors(errors) = parse(&all).expect_err("all are wrong");
+        // Keys are named and not repeated.
+        assert_eq!(errors.len(), wrong.len() + 1, "{errors:#?}");
+        assert!(
+            errors
+                .iter()
+                .any(|line| line.starts_with("API_KEYS: key 2 "))
+        );
         for (name, value) in wrong {
             let line = errors.iter().find(|line| line.starts_with(name));
             assert!(line.is_some_and(|line| line.contains(value)), "{name}");
@@ -740,14 +843,102 @@ mod tests {
                 "{error}"
             );
         }
-        assert_eq!(
-            parse(&[("API_KEYS", " ")]).expect("not set").api_keys,
-            [""; 0]
-        );
-        assert_eq!(
-            parse(&[("API_KEYS", "a, b")]).expect("valid").api_keys,
-            ["a", "b"]
-        );
+        // A secret that is mounted and empty.
+        for blank in [" ", "\n", "\t \r\n"] {
+            let error = parse(&[("API_KEYS", blank)])
+                .expect_err("refused")
+                .to_string();
+            assert!(error.contains("white space alone"), "{error}");
+        }
+        let keys = |text| parse(&[("API_KEYS", text)]).expect("valid").api_keys;
+        assert!(keys("").is_empty());
+        let expected = Keys::parse(&["a".into(), "b".into()]).expect("keys");
+        assert_eq!(keys("a, b\n"), expected);
+    }
+
+    #[test]
+    fn a_base_path_is_a_path_that_no_route_begins_with() {
+        for (value, path) in [
+            ("/search", "/search"),
+            ("/a/b-c/", "/a/b-c"),
+            ("/caf%C3%A9", "/caf%C3%A9"),
+            (" /x ", "/x"),
+        ] {
+            let config = parse(&[("BASE_PATH", value)]).expect(value);
+            assert_eq!(config.base_path.as_deref(), Some(path));
+        }
+        for value in [
+            "//",
+            "/",
+            "/a//",
+            "/a//b",
+            "a",
+            "/a b",
+            "/\u{e9}",
+            "/a?b",
+            "/a#b",
+            "/a/../b",
+            "/.",
+            "/a\\b",
+            "https://a.example/b",
+            // What the program itself answers to.
+            "/rerank",
+            "/rerank/",
+            "/v1",
+            "/v2/rerank",
+            "/docs",
+            "/tei",
+            "/health",
+            "/bedrock",
+        ] {
+            let error = parse(&[("BASE_PATH", value)]).expect_err(value).to_string();
+            assert!(error.starts_with("BASE_PATH="), "{error}");
+        }
+    }
+
+    #[test]
+    fn levels_of_the_log_are_known_or_refused() {
+        for level in ["warning", "CRITICAL", "none", "reranker=debug,hyper=off"] {
+            assert!(parse(&[("LOG_LEVEL", level)]).is_ok(), "{level}");
+        }
+        for level in ["loud", "[x", "reranker=loud", "info,hyper"] {
+            let error = parse(&[("LOG_LEVEL", level)]).expect_err(level).to_string();
+            assert!(error.starts_with("LOG_LEVEL="), "{error}");
+        }
+    }
+
+    #[test]
+    fn origins_are_written_as_browsers_send_them() {
+        for (value, origin) in [
+            ("https://A.Example:443/", "https://a.example"),
+            ("HTTP://localhost:80", "http://localhost"),
+            ("http://localhost:5173", "http://localhost:5173"),
+            ("http://[::1]:8000", "http://[::1]:8000"),
+            ("https://[::1]", "https://[::1]"),
+        ] {
+            let config = parse(&[("CORS_ORIGINS", value)]).expect(value);
+            assert_eq!(config.cors_origins, [origin]);
+        }
+        for value in [
+            "null",
+            "https://a.example,null",
+            "*,https://a.example",
+            "https://*.example",
+            "https://a.example/path",
+            "https://user@a.example",
+            "https://a.example:",
+            "https://a.example:0",
+            "https://:8000",
+            "ftp://a.example",
+            "a.example",
+            "https://",
+            "https://b\u{fc}.example",
+        ] {
+            let error = parse(&[("CORS_ORIGINS", value)])
+                .expect_err(value)
+                .to_string();
+            assert!(error.starts_with("CORS_ORIGINS="), "{error}");
+        }
     }
 
     #[test]

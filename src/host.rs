@@ -3,6 +3,7 @@
 
 pub mod lambda;
 pub mod server;
+pub mod signals;
 
 use std::fmt;
 

@@ -14,6 +14,7 @@ mod observe;
 mod page;
 mod path;
 mod playground;
+mod room;
 mod score;
 mod voice;
 
@@ -51,7 +52,7 @@ pub struct Deadline(pub Instant);
 pub struct Settings {
     pub limits: Limits,
     pub body_bytes: usize,
-    /// Of the bodies of all requests together.
+    /// Of the bodies and answers of all requests together.
     pub body_bytes_in_flight: usize,
     pub timeout: Duration,
     /// `["*"]` for any origin, empty for none.
@@ -85,7 +86,7 @@ pub struct Telemetry {
 struct App {
     service: Service,
     settings: Arc<Settings>,
-    room: Arc<body::Room>,
+    room: Arc<room::Room>,
     /// `METHOD /path` of every route, for the error that lists them.
     routes: Arc<[String]>,
     voices: Arc<Voices>,
@@ -104,8 +105,8 @@ struct App {
 )]
 struct Api;
 
-/// Everything that is served, as one router.
-pub fn router(service: Service, settings: Settings) -> Router {
+/// Every route, what it speaks, and the document of all.
+fn mounts() -> Mounts {
     let (router, api) = OpenApiRouter::with_openapi(Api::openapi())
         .routes(routes!(health::health))
         .routes(routes!(health::live))
@@ -115,16 +116,32 @@ pub fn router(service: Service, settings: Settings) -> Router {
         .routes(routes!(playground::page))
         .routes(routes!(docs::page))
         .split_for_parts();
+    Mounts::add(router, api)
+}
+
+/// A route that is `path`, or lies below it: taking `path` off a request for it would make another of it.
+pub fn route_below(path: &str) -> Option<String> {
+    let api = mounts().api;
+    let mut routes = api.paths.paths.keys();
+    let route = routes.find(|route| {
+        let rest = route.strip_prefix(path);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    });
+    route.cloned()
+}
+
+/// Everything that is served, as one router.
+pub fn router(service: Service, settings: Settings) -> Router {
     let Mounts {
         router,
         voices,
         api,
-    } = Mounts::add(router, api);
+    } = mounts();
     let app = App {
         service,
         routes: route_list(&api),
         voices: Arc::new(voices),
-        room: body::Room::new(settings.body_bytes_in_flight),
+        room: room::Room::new(settings.body_bytes_in_flight, settings.body_bytes),
         settings: Arc::new(settings),
     };
     let router = router

@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tracing::Instrument;
 
 use cache::Cache;
 pub use engine::{Engine, EngineSettings, Info, TOKENIZER_FILE};
-use prepare::Prepared;
+use prepare::{Halt, Prepared};
 pub use receipt::{Downloaded, LoadTimes, Prefetched, Receipt, Span};
 
 use crate::batch::{Compute, ComputeSettings, Done, Forward, Item};
@@ -28,8 +28,11 @@ use crate::tokenizer::Sequence;
 
 /// A caller that came too early is told to come back after this.
 const LOADING_RETRY: Duration = Duration::from_secs(2);
-/// Requests that are turned into tokens at a time: a small one need not wait for a large one, and the cores belong to computing.
+/// Requests of any size that are turned into tokens at a time: few, as the cores belong to computing.
 const TOKENIZING: usize = 2;
+/// More of them for those of no more than so many bytes of text, which so pass large ones.
+const TOKENIZING_SMALL: usize = 1;
+const SMALL_TEXT: usize = 64 << 10;
 
 impl Item for Sequence {
     fn tokens(&self) -> usize {
@@ -40,7 +43,7 @@ impl Item for Sequence {
 #[derive(Clone)]
 pub struct Service {
     compute: Compute<Sequence>,
-    tokenizing: Arc<Semaphore>,
+    turns: Arc<Turns>,
     cache: Option<Arc<Cache>>,
     state: watch::Sender<State>,
     draining: Arc<AtomicBool>,
@@ -63,7 +66,7 @@ impl Service {
     pub fn new(compute: Compute<Sequence>, cache_pairs: usize, started: Instant) -> Self {
         Self {
             compute,
-            tokenizing: Arc::new(Semaphore::new(TOKENIZING)),
+            turns: Arc::new(Turns::new()),
             cache: Cache::new(cache_pairs).map(Arc::new),
             state: watch::Sender::new(State::Loading),
             draining: Arc::default(),
@@ -181,7 +184,7 @@ impl Service {
 
     /// Requests that are turned into tokens at a time.
     pub fn tokenizing(&self) -> usize {
-        TOKENIZING
+        TOKENIZING + TOKENIZING_SMALL
     }
 
     pub fn tokens_per_second(&self) -> Option<f64> {
@@ -286,15 +289,14 @@ impl Service {
     ) -> Result<Todo> {
         let engine = Arc::clone(engine);
         let deadline = request.deadline;
+        let halt = Halt::at(deadline);
+        let _waiting = halt.waiting();
         let tokenize = async {
-            let turn = Arc::clone(&self.tokenizing)
-                .acquire_owned()
-                .await
-                .map_err(|_| Error::Internal("the tokenizer's turns have ended".into()))?;
+            let turn = self.turns.take(is_small(&request)).await?;
             let work = move || {
-                // Kept until the work is done, also where nobody waits for it any more.
+                // Kept until the work is done or given up.
                 let _turn = turn;
-                let prepared = engine.prepare(&request)?;
+                let prepared = engine.prepare(&request, &halt)?;
                 let text = request.pairs.first().map_or("", |pair| &pair.document);
                 fault::point(
                     Place::Tokenize,
@@ -347,6 +349,44 @@ impl Service {
             busy,
             retry_after: total.saturating_sub(at_best).max(Duration::from_secs(1)),
         })
+    }
+}
+
+/// Whether turning it into tokens is done at once, judged by its texts. Sentences come with a query each, so they may be much more.
+fn is_small(request: &Request) -> bool {
+    let texts = request.pairs.iter();
+    let bytes: usize = texts
+        .map(|pair| pair.query.len() + pair.document.len())
+        .sum();
+    bytes <= SMALL_TEXT && !request.sentences
+}
+
+/// Turns to make tokens of texts.
+struct Turns {
+    any: Arc<Semaphore>,
+    small: Arc<Semaphore>,
+}
+
+impl Turns {
+    fn new() -> Self {
+        Self {
+            any: Arc::new(Semaphore::new(TOKENIZING)),
+            small: Arc::new(Semaphore::new(TOKENIZING_SMALL)),
+        }
+    }
+
+    async fn take(&self, small: bool) -> Result<OwnedSemaphorePermit> {
+        let any = Arc::clone(&self.any).acquire_owned();
+        let turn = if small {
+            tokio::select! {
+                biased;
+                turn = Arc::clone(&self.small).acquire_owned() => turn,
+                turn = any => turn,
+            }
+        } else {
+            any.await
+        };
+        turn.map_err(|_| Error::Internal("the tokenizer's turns have ended".into()))
     }
 }
 
@@ -405,5 +445,55 @@ impl Todo {
             cache.put(self.keys.into_iter().zip(all));
         }
         Ok(scores)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rerank::Pair;
+
+    #[tokio::test]
+    async fn a_small_request_passes_large_ones() {
+        let turns = Turns::new();
+        let mut large = Vec::new();
+        for _ in 0..TOKENIZING {
+            large.push(turns.take(false).await.expect("a turn"));
+        }
+        let mut next = std::pin::pin!(turns.take(false));
+        assert!(
+            futures_are_pending(next.as_mut()).await,
+            "all turns are taken"
+        );
+        let small = turns.take(true).await.expect("a turn of its own");
+        let mut second = std::pin::pin!(turns.take(true));
+        assert!(futures_are_pending(second.as_mut()).await);
+        // Whichever is free first.
+        drop(small);
+        drop(second.await.expect("a turn"));
+        large.pop();
+        assert!(next.await.is_ok());
+    }
+
+    /// Whether it does not end at once.
+    async fn futures_are_pending<F: Future>(future: std::pin::Pin<&mut F>) -> bool {
+        tokio::select! {
+            biased;
+            _ = future => false,
+            () = std::future::ready(()) => true,
+        }
+    }
+
+    #[test]
+    fn what_is_small_is_judged_by_texts_and_sentences() {
+        let pair = |bytes: usize| Pair {
+            query: "q".into(),
+            document: "x".repeat(bytes).into(),
+        };
+        let mut request = Request::new(vec![pair(1000); 60]);
+        assert!(is_small(&request));
+        request.sentences = true;
+        assert!(!is_small(&request));
+        assert!(!is_small(&Request::new(vec![pair(1000); 70])));
     }
 }

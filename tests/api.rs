@@ -4,14 +4,20 @@
 mod support;
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
+use bytes::Bytes;
+use hmac::{Hmac, Mac};
 use http::{Method, Request, Response, StatusCode, header};
+use http_body::Frame;
+use http_body_util::StreamBody;
 use reranker::error::ModelError;
-use reranker::http::{Deadline, ERROR_CODES, Keys, RequestId, router};
+use reranker::http::{Deadline, ERROR_CODES, Keys, RequestId, Settings, router};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use support::{
     ask, empty_service, engine, get, golden, loaded, loaded_with, post, rerank, send, settings,
@@ -688,6 +694,106 @@ async fn a_key_is_needed_where_keys_are_set() {
         .headers_mut()
         .insert("x-http-method-override", "GET".parse().expect("a value"));
     assert_eq!(send(&router, overridden).await.0.status(), 401);
+}
+
+/// A request with the headers that AWS's clients send for this key and a body of this digest, which is one of them where `says_hash`.
+fn signed(key: &str, hash: &str, says_hash: bool, body: Body) -> Request<Body> {
+    let mac = |key: &[u8], text: &str| -> Vec<u8> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("any length");
+        mac.update(text.as_bytes());
+        mac.finalize().into_bytes().to_vec()
+    };
+    let date = Command::new("date")
+        .args(["-u", "+%Y%m%dT%H%M%SZ"])
+        .output();
+    let date = String::from_utf8(date.expect("the time").stdout).expect("text");
+    let (date, day) = (date.trim(), &date[..8]);
+    let (line, name) = match says_hash {
+        true => (
+            format!("x-amz-content-sha256:{hash}\n"),
+            "x-amz-content-sha256;",
+        ),
+        false => (String::new(), ""),
+    };
+    let names = format!("host;{name}x-amz-date");
+    let canonical = format!("POST\n/rerank\n\nhost:h\n{line}x-amz-date:{date}\n\n{names}\n{hash}");
+    let scope = format!("{day}/r/s/aws4_request");
+    let to_sign = format!(
+        "AWS4-HMAC-SHA256\n{date}\n{scope}\n{}",
+        digest(canonical.as_bytes())
+    );
+    let key = scope
+        .split('/')
+        .fold(format!("AWS4{key}").into_bytes(), |key, part| {
+            mac(&key, part)
+        });
+    let signature = hex(&mac(&key, &to_sign));
+    let mut request = Request::post("/rerank")
+        .header("host", "h")
+        .header("content-type", "application/json")
+        .header("x-amz-date", date)
+        .header("authorization", format!(
+            "AWS4-HMAC-SHA256 Credential=me/{scope}, SignedHeaders={names}, Signature={signature}"
+        ));
+    if says_hash {
+        request = request.header("x-amz-content-sha256", hash);
+    }
+    request.body(body).expect("a request")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn digest(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_signed_body_is_read_only_where_it_may_be_a_callers() {
+    let pair = r#"{"query":"q","passage":"p"}"#;
+    let stalled = || {
+        Body::new(StreamBody::new(tokio_stream::pending::<
+            Result<Frame<Bytes>, std::io::Error>,
+        >()))
+    };
+    let hash = digest(pair.as_bytes());
+    // The key, whether the digest is signed, the body, and the answer: there is no model behind the door.
+    for (key, says_hash, body, status, says) in [
+        ("the-key", true, Body::from(pair), 503, "it is a caller's"),
+        ("the-key", false, Body::from(pair), 503, "it is a caller's"),
+        ("another", true, Body::from(pair), 401, "the key is wrong"),
+        ("another", false, Body::from(pair), 401, "the key is wrong"),
+        (
+            "the-key",
+            true,
+            Body::from("{}"),
+            401,
+            "the body is another",
+        ),
+        (
+            "the-key",
+            false,
+            Body::from("{}"),
+            401,
+            "the body is another",
+        ),
+        ("another", true, stalled(), 401, "it is not waited for"),
+        ("another", false, stalled(), 408, "it has little time"),
+        ("the-key", false, stalled(), 408, "it has little time"),
+    ] {
+        let settings = Settings {
+            keys: Keys::parse(&["the-key".into()]).expect("a key"),
+            ..settings()
+        };
+        let router = router(empty_service(), settings);
+        let begun = tokio::time::Instant::now();
+        let (status_got, body) = ask(&router, signed(key, &hash, says_hash, body)).await;
+        assert_eq!(status_got, status, "{says}, digest {says_hash}: {body}");
+        // By the clock of the test, which goes on only where all else waits.
+        let waited = begun.elapsed().as_secs();
+        assert!(waited < 20, "{waited} s");
+    }
 }
 
 #[tokio::test]

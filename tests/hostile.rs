@@ -12,6 +12,7 @@ mod process;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -721,6 +722,313 @@ fn large_bodies_wait_outside_while_small_ones_are_served() {
     // Bodies, what is made of them, and the buffers of 48 connections.
     assert!(most < before + (40 * MIB) as u64, "{before} {most}");
     assert_eq!(metric(address, "reranker_body_bytes"), 0.0);
+}
+
+/// The most memory that the process ever had.
+fn peak_bytes(server: &Process) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.id()));
+    let status = status.expect("a running process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    kib.expect("the peak") << 10
+}
+
+/// AWS's way of writing the time, now.
+fn amz_date() -> String {
+    let date = Command::new("date")
+        .args(["-u", "+%Y%m%dT%H%M%SZ"])
+        .output();
+    let text = String::from_utf8(date.expect("the time").stdout).expect("text");
+    text.trim().to_owned()
+}
+
+/// An `Authorization` header that looks like AWS's, with a signature that nobody made.
+fn made_up(signed_headers: &str) -> String {
+    let day = amz_date()[..8].to_owned();
+    let signature = "0".repeat(64);
+    format!(
+        "AWS4-HMAC-SHA256 Credential=x/{day}/r/s/aws4_request, SignedHeaders={signed_headers}, Signature={signature}"
+    )
+}
+
+#[test]
+fn without_a_key_nothing_costs_more_than_its_head() {
+    let (server, address) = tiny(&[("API_KEYS", "the-key,another,a-third")]);
+    let post = |target: &str, headers: &str| {
+        format!(
+            "POST {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-amz-date: {}\r\n{headers}content-length: 2\r\n\r\n{{}}",
+            amz_date()
+        )
+    };
+    let signed = |names: &str| format!("authorization: {}\r\n", made_up(names));
+    let long = "b".repeat(30_000);
+    let many: String = (0..90)
+        .map(|n| format!("x-{n:02}: {}\r\n", "v".repeat(600)))
+        .collect();
+    let names: String = (0..90).map(|n| format!(";x-{n:02}")).collect();
+    let heads = [
+        post(
+            "/rerank",
+            &format!(
+                "a: {long}\r\n{}",
+                signed(&format!("{}host;x-amz-date", "a;".repeat(15_000)))
+            ),
+        ),
+        post(
+            "/rerank",
+            &format!(
+                "z: {long}\r\n{}",
+                signed(&format!("host;x-amz-date{}", ";z".repeat(15_000)))
+            ),
+        ),
+        post(
+            "/rerank",
+            &format!("{many}{}", signed(&format!("host;x-amz-date{names}"))),
+        ),
+        post("/rerank", &signed(&format!("host;x-amz-date;{long}"))),
+        post(
+            &format!("/rerank?{}", "a&".repeat(15_000)),
+            &signed("host;x-amz-date"),
+        ),
+        post(
+            &format!("/rerank?{}", "%".repeat(50_000)),
+            &signed("host;x-amz-date"),
+        ),
+        post(
+            "/rerank",
+            &format!("authorization: Bearer {long}\r\nx-api-key: {long}\r\n"),
+        ),
+        post("/rerank", &"x-api-key: wrong\r\n".repeat(90)),
+        post(
+            "/rerank",
+            &format!(
+                "authorization: AWS4-HMAC-SHA256 Credential={}\r\n",
+                "/".repeat(50_000)
+            ),
+        ),
+        post(
+            "/rerank",
+            &format!("authorization: AWS4-HMAC-SHA256 {}\r\n", ",".repeat(50_000)),
+        ),
+    ];
+    let ask = |head: &str| {
+        let mut stream = connect(address);
+        stream.write_all(head.as_bytes()).expect("sent");
+        told(&read_all(&mut stream))
+    };
+    // What threads and connections take, first.
+    for _ in 0..20 {
+        assert!(ask(&heads[2]).starts_with("401"));
+    }
+    let before = peak_bytes(&server);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for head in &heads {
+                    let answer = ask(head);
+                    assert!(answer.starts_with("401"), "{answer}: {}", &head[..80]);
+                }
+            });
+        }
+    });
+    let after = peak_bytes(&server);
+    println!("memory {before} before, {after} at most");
+    // Eight times the eight heads of at most 64 KiB that are there at once, and the buffers of their connections.
+    assert!(after < before + (8 << 20), "{before} {after}");
+}
+
+#[test]
+fn bodies_that_nobody_has_proven_have_a_share_of_their_own() {
+    const MIB: usize = 1 << 20;
+    let (server, address) = tiny(&[
+        ("API_KEYS", "the-key"),
+        ("MAX_BODY_BYTES", "1048576"),
+        ("MAX_BODY_BYTES_IN_FLIGHT", "8388608"),
+    ]);
+    let held_bytes = || {
+        let headers = [("x-api-key", "the-key")];
+        let text =
+            String::from_utf8(send(address, "GET", "/metrics", &headers, b"").body).expect("text");
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("reranker_body_bytes "));
+        line.and_then(|number| number.parse::<f64>().ok())
+            .expect("a number") as usize
+    };
+    let before = peak_bytes(&server);
+    let authorization = made_up("host;x-amz-date");
+    let date = amz_date();
+    let stalled: Vec<TcpStream> = (0..24)
+        .map(|n| {
+            let size = if n < 12 { 900_000 } else { 50_000 };
+            let mut stream = connect(address);
+            let length = size.to_string();
+            let headers = [
+                JSON,
+                ("authorization", &authorization),
+                ("x-amz-date", &date),
+                ("content-length", &length),
+            ];
+            write_head(&mut stream, "POST", "/rerank", &headers);
+            // It may be refused before all of it is sent.
+            let _ = stream.write_all(&vec![b' '; size - 1]);
+            stream
+        })
+        .collect();
+    let begun = Instant::now();
+    while held_bytes() < 900_000 {
+        assert!(begun.elapsed() < PATIENCE, "they do not come");
+    }
+    assert!(held_bytes() <= MIB, "{}", held_bytes());
+    // Whoever has a key has all the rest.
+    let body = format!(
+        r#"{{"query":"q","passage":"p","x":"{}"}}"#,
+        "x".repeat(900_000)
+    );
+    for _ in 0..5 {
+        let headers = [JSON, ("x-api-key", "the-key")];
+        assert_eq!(
+            send(address, "POST", "/rerank", &headers, body.as_bytes()).status,
+            200
+        );
+    }
+    drop(stalled);
+    let begun = Instant::now();
+    while held_bytes() > 0 {
+        assert!(begun.elapsed() < PATIENCE, "they are still held");
+    }
+    let after = peak_bytes(&server);
+    println!("memory {before} before, {after} at most");
+    assert!(after < before + (8 * 8 * MIB) as u64, "{before} {after}");
+}
+
+#[test]
+fn answers_hold_room_until_they_are_taken() {
+    const MIB: usize = 1 << 20;
+    let (server, address) = tiny(&[
+        ("MAX_BODY_BYTES", "1048576"),
+        ("MAX_BODY_BYTES_IN_FLIGHT", "4194304"),
+    ]);
+    // Equal documents are computed once and come back each.
+    let documents = vec!["a mile and a half ".repeat(100); 110];
+    let body = json!({"query": "q", "documents": documents, "return_documents": true}).to_string();
+    assert!((190_000..250_000).contains(&body.len()), "{}", body.len());
+    let length = body.len().to_string();
+    let headers = [JSON, ("content-length", length.as_str())];
+    let ask = |connection: &mut Http2, stream| {
+        let mut frames = vec![Frame::head(stream, "POST", "/v1/rerank", &headers, 0)];
+        let parts: Vec<&[u8]> = body.as_bytes().chunks(16_000).collect();
+        for (n, part) in parts.iter().enumerate() {
+            let flags = if n + 1 == parts.len() {
+                http2::END_STREAM
+            } else {
+                0
+            };
+            frames.push(Frame::new(http2::kind::DATA, flags, stream, part));
+        }
+        connection.send(&frames);
+        connection.status(stream)
+    };
+    let whole = send(address, "POST", "/v1/rerank", &[JSON], body.as_bytes());
+    assert_eq!(whole.status, 200);
+    let before = peak_bytes(&server);
+    // One that takes nothing of any answer, and says so.
+    let mut deaf = Http2::deaf(address);
+    let served = (0..60)
+        .take_while(|n| ask(&mut deaf, 2 * n + 1) == Some(200))
+        .count();
+    let held = metric(address, "reranker_answer_bytes") as usize;
+    println!(
+        "{served} served, {held} bytes held, {} each",
+        whole.body.len()
+    );
+    // As many as there is room for, but for what the others' bodies take, and those are counted to the byte.
+    assert!((8..20).contains(&served));
+    assert!(
+        held >= served * whole.body.len() && held <= 4 * MIB,
+        "{held}"
+    );
+    // A large one is told to come back, by its body or its answer; a small one is served.
+    let refused = send(address, "POST", "/v1/rerank", &[JSON], body.as_bytes());
+    assert_eq!((refused.status, code(&refused)), (429, "busy".into()));
+    assert_eq!(
+        send(address, "POST", "/rerank", &[JSON], PAIR.as_bytes()).status,
+        200
+    );
+    drop(deaf);
+    let begun = Instant::now();
+    while metric(address, "reranker_answer_bytes") > 0.0 {
+        assert!(begun.elapsed() < PATIENCE, "they are still held");
+    }
+    assert_eq!(
+        send(address, "POST", "/v1/rerank", &[JSON], body.as_bytes()).status,
+        200
+    );
+    let after = peak_bytes(&server);
+    println!("memory {before} before, {after} at most");
+    assert!(after < before + (8 * 4 * MIB) as u64, "{before} {after}");
+}
+
+#[test]
+fn an_answer_that_is_taken_too_slowly_is_given_up_though_its_connection_is_busy() {
+    let (_server, address) = tiny(&[("REQUEST_TIMEOUT_S", "1"), ("IDLE_TIMEOUT_S", "600")]);
+    let mut deaf = Http2::deaf(address);
+    // Nothing of any answer is taken; new requests come all the time, until there are as many as a connection may have.
+    let open = |n: u32| Frame::head(2 * n + 1, "GET", "/openapi.json", &[], http2::END_STREAM);
+    let begun = Instant::now();
+    let mut asked = 0;
+    while asked < 90 && deaf.try_send(&[open(asked)]) {
+        asked += 1;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    while deaf.receive().is_some() {
+        assert!(begun.elapsed() < PATIENCE, "it is still open");
+    }
+    // Over HTTP/1, one byte at a time.
+    let mut slow = connect(address);
+    let many = "GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nhost: a\r\n\r\n".repeat(20);
+    slow.write_all(many.as_bytes()).expect("sent");
+    let (mut byte, mut taken) = ([0], 0);
+    while taken < 100_000 && matches!(slow.read(&mut byte), Ok(1)) {
+        taken += 1;
+        std::thread::sleep(Duration::from_millis(20));
+        if metric(address, "reranker_connections") < 2.0 {
+            break;
+        }
+    }
+    assert_eq!(metric(address, "reranker_connections"), 1.0);
+}
+
+#[test]
+fn pages_that_nobody_takes_are_there_once() {
+    let (server, address) = tiny(&[("API_KEYS", "k")]);
+    let pages = [
+        "/docs/swagger-ui-bundle.js",
+        "/openapi.json",
+        "/",
+        "/docs",
+        "/health",
+    ];
+    let ask = |stream, page| Frame::head(stream, "GET", page, &[], http2::END_STREAM);
+    for page in pages {
+        assert_eq!(get(address, page).status, 200);
+    }
+    let before = resident_bytes(&server);
+    let deaf: Vec<Http2> = (0..4)
+        .map(|_| {
+            let mut deaf = Http2::deaf(address);
+            for n in 0..90 {
+                deaf.send(&[ask(2 * n + 1, pages[n as usize % pages.len()])]);
+                assert_eq!(deaf.status(2 * n + 1), Some(200));
+            }
+            deaf
+        })
+        .collect();
+    let after = resident_bytes(&server);
+    println!("memory {before} before, {after} after");
+    // Each of the 360 would be up to 1.4 MB.
+    assert!(after < before + (16 << 20), "{before} {after}");
+    drop(deaf);
 }
 
 #[test]

@@ -22,7 +22,7 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
             "weights",
         ],
     ),
-    ("config", &["fault", "rerank", "telemetry"]),
+    ("config", &["fault", "http", "rerank", "telemetry"]),
     ("error", &[]),
     ("fault", &[]),
     ("json", &[]),

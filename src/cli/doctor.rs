@@ -25,6 +25,13 @@ use Finding::{Better, Fine, Wrong};
 
 pub fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let mut findings = vec![cpu(config), threads(config)];
+    let notes = config.notes.iter().cloned();
+    findings.extend(notes.map(|note| {
+        Better(
+            note,
+            "`reranker variables` lists those that are read".into(),
+        )
+    }));
     findings.extend(memory::available().map(|b| Fine(format!("memory: {} may be used", size(b)))));
     findings.extend(model(config));
     let mut wrong = 0;

@@ -1,6 +1,6 @@
 //! What the operating system knows of this process: when it began, what it has used, and what it may.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -52,6 +52,31 @@ pub fn limit(name: &str) -> Option<u64> {
 
 /// Files that are open besides connections: the model's, and those of the runtime and its threads.
 const OWN_FILES: u64 = 64;
+/// With fewer files than this not even one connection is sure to be served.
+const LEAST_FILES: u64 = 24;
+
+/// Refuses a limit of open files under which nothing could be served.
+pub fn check_files() -> anyhow::Result<()> {
+    check_file_limit(limit("Max open files"))
+}
+
+fn check_file_limit(limit: Option<u64>) -> anyhow::Result<()> {
+    match limit.filter(|files| *files < LEAST_FILES) {
+        Some(files) => anyhow::bail!(
+            "the limit of open files is {files}, and at least {LEAST_FILES} are needed for one connection: raise it (ulimit -n)"
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a clock that the dates of answers cannot be written by.
+pub fn check_clock(now: SystemTime) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        now >= UNIX_EPOCH,
+        "this machine's clock says a time before 1970: set it"
+    );
+    Ok(())
+}
 
 /// How many of `wanted` connections this process can have open.
 pub fn room_for_connections(wanted: usize) -> usize {
@@ -123,6 +148,15 @@ mod tests {
         let most = room_for_connections(usize::MAX) as u64;
         assert!(most >= 1 && most < files, "{most} of {files}");
         assert_eq!(limit("Max of nothing"), None);
+        assert!(check_file_limit(None).is_ok() && check_file_limit(Some(LEAST_FILES)).is_ok());
+        let error = check_file_limit(Some(10)).expect_err("refused").to_string();
+        assert!(error.contains("is 10,") && error.contains("24"), "{error}");
+    }
+
+    #[test]
+    fn a_clock_before_1970_is_refused() {
+        assert!(check_clock(UNIX_EPOCH).is_ok());
+        assert!(check_clock(UNIX_EPOCH - Duration::from_secs(1)).is_err());
     }
 
     #[test]

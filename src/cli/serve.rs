@@ -1,5 +1,6 @@
 //! `reranker serve`: the composition of a host, the router and the service.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,14 +13,14 @@ use tracing::Instrument;
 use super::setup::{self, ModelPlan};
 use super::{Usage, memory, process};
 use crate::batch::{Compute, ComputeSettings};
-use crate::config::{Choice, Config};
+use crate::config::{self, Choice, Config};
 use crate::error::{Error, ModelError};
 use crate::fault;
 use crate::host::server::{self, End};
-use crate::host::{HostKind, lambda};
-use crate::http::{self, Keys, Settings, Telemetry};
-use crate::service::{Engine, Service};
-use crate::telemetry::{self, Metrics, Traces};
+use crate::host::{HostKind, lambda, signals};
+use crate::http::{self, Settings, Telemetry};
+use crate::service::{Engine, Info, Service, State};
+use crate::telemetry::{self, LAST_LINES_TIME, Metrics, Traces, log_ms};
 
 /// After a download that failed, until the next; the pause doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
@@ -33,12 +34,37 @@ const TRACES_GRACE: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args, Default)]
 pub struct Args {
+    /// Model folder, packed file, address in S3, or hub id in the local cache, in place of MODEL_DIR and MODEL_NAME.
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// Address to listen on, in place of HOST.
+    #[arg(long, value_name = "ADDRESS", value_parser = config::host)]
+    host: Option<IpAddr>,
+    /// Port to listen on, in place of PORT.
+    #[arg(long)]
+    port: Option<u16>,
     /// Serve as if run by this host instead of the one that the environment shows.
     #[arg(long, value_enum)]
     host_kind: Option<HostKind>,
 }
 
+impl Args {
+    /// The configuration with what was said on the command line.
+    fn over(&self, config: &Config) -> Config {
+        let config = match &self.model {
+            Some(model) => setup::with_model(config, model),
+            None => config.clone(),
+        };
+        Config {
+            host: self.host.unwrap_or(config.host),
+            port: self.port.unwrap_or(config.port),
+            ..config
+        }
+    }
+}
+
 pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<ExitCode> {
+    let config = &args.over(config);
     let kind = args.host_kind.unwrap_or_else(|| detect(config));
     if kind == HostKind::Lambda && !config.platform.lambda {
         return Err(Usage(
@@ -51,7 +77,17 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         Some(export) => Traces::start(export).context("cannot export traces")?,
         None => Traces::default(),
     };
-    telemetry::install(filter, telemetry::is_json(config.log_json()), &traces);
+    let json = telemetry::is_json(config.log_json());
+    telemetry::install(filter, json, &traces);
+    // Lambda freezes the process with its answer, so there each line is out before it.
+    if kind != HostKind::Lambda {
+        telemetry::queue().context("cannot start the threads that write the log")?;
+    }
+    for note in &config.notes {
+        tracing::warn!("{note}");
+    }
+    process::check_files()?;
+    process::check_clock(SystemTime::now())?;
     fault::arm(config.faults.clone());
     process::keep_out_of_cores();
     // A model that is elsewhere is brought while the host already listens.
@@ -80,7 +116,7 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         emf: emf(config, kind).then(Arc::default),
         process_start: SystemTime::now().checked_sub(started.elapsed()),
     };
-    let settings = settings(config, kind, telemetry)?;
+    let settings = settings(config, kind, telemetry);
     let open = settings.keys.is_empty();
     let metrics = settings.telemetry.metrics.clone();
     let router = http::router(service.clone(), settings);
@@ -129,25 +165,64 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         load(loaded, engine).await;
     }
     .instrument(tracing::info_span!("load model"));
-    tokio::runtime::Builder::new_multi_thread()
+    telemetry::end_with_main_thread();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         // The runtime only moves bytes; the cores belong to the compute threads.
         .worker_threads(2)
         .enable_all()
         .build()
-        .context("cannot start the runtime")?
-        .block_on(async move {
-            let loading = tokio::spawn(load);
-            match kind {
-                HostKind::Lambda => {
-                    on_lambda(config, service, router, loading, started, traces).await
-                }
-                HostKind::Azure | HostKind::Http => {
-                    let ended = on_socket(config, kind, service, router, metrics).await;
-                    traces.shutdown(TRACES_GRACE);
-                    ended
-                }
+        .context("cannot start the runtime")?;
+    let ended = runtime.block_on(async move {
+        let loading = tokio::spawn(load);
+        match kind {
+            HostKind::Lambda => on_lambda(config, service, router, loading, started, traces).await,
+            HostKind::Azure | HostKind::Http => {
+                // Where people read the log, it begins with what they need.
+                let greet = kind == HostKind::Http && !json;
+                let ended = on_socket(config, kind, greet, service, router, metrics).await;
+                traces.shutdown(TRACES_GRACE);
+                ended
             }
-        })
+        }
+    });
+    // What still works for a request that nobody waits for any more is not waited for either.
+    runtime.shutdown_background();
+    ended
+}
+
+/// Says to people, once the model is there, where it can be tried out and who may.
+async fn greet(address: SocketAddr, open: bool, service: Service) {
+    let model = match service.settled(None).await {
+        State::Ready(engine) => {
+            let Info { name, note, .. } = engine.info();
+            match note {
+                Some(note) => format!("{name}: {note}; MODEL_DIR or MODEL_NAME serves yours"),
+                None => name.clone(),
+            }
+        }
+        State::Failed(reason) => format!("none: {reason}"),
+        State::Loading => return,
+    };
+    telemetry::say(&banner(address, open, &model));
+}
+
+fn banner(address: SocketAddr, open: bool, model: &str) -> String {
+    let host = match address.ip() {
+        host if host.is_unspecified() => "localhost".to_owned(),
+        IpAddr::V4(host) => host.to_string(),
+        IpAddr::V6(host) => format!("[{host}]"),
+    };
+    let root = format!("http://{host}:{}", address.port());
+    let access = match (open, address.ip().is_loopback()) {
+        (true, true) => "everyone on this machine",
+        (true, false) => {
+            "everyone who reaches this machine; API_KEYS or HOST=127.0.0.1 bounds that"
+        }
+        (false, _) => "whoever has one of API_KEYS",
+    };
+    format!(
+        "\n  playground  {root}/\n  API         {root}/docs\n  model       {model}\n  may call    {access}\n\n"
+    )
 }
 
 fn detect(config: &Config) -> HostKind {
@@ -189,11 +264,9 @@ fn emf(config: &Config, kind: HostKind) -> bool {
     }
 }
 
-fn settings(config: &Config, kind: HostKind, telemetry: Telemetry) -> anyhow::Result<Settings> {
+fn settings(config: &Config, kind: HostKind, telemetry: Telemetry) -> Settings {
     let azure = (kind == HostKind::Azure).then(|| "/api".to_owned());
-    let keys =
-        Keys::parse(&config.api_keys).map_err(|error| Usage(format!("API_KEYS: {error}")))?;
-    Ok(Settings {
+    Settings {
         limits: setup::limits(config),
         body_bytes: config.max_body_bytes,
         body_bytes_in_flight: config.max_body_bytes_in_flight,
@@ -202,11 +275,11 @@ fn settings(config: &Config, kind: HostKind, telemetry: Telemetry) -> anyhow::Re
         base_paths: config.base_path.iter().cloned().chain(azure).collect(),
         wait_for_model: kind == HostKind::Lambda,
         host: kind.name(),
-        keys,
+        keys: config.api_keys.clone(),
         billed_bytes: config.platform.lambda_memory_mb.map(|mb| mb << 20),
         resident_bytes: process::resident_bytes,
         telemetry,
-    })
+    }
 }
 
 /// The model as it will be loaded, where this process has the memory for it.
@@ -232,9 +305,9 @@ async fn brought(service: &Service, config: Config, patient: bool) -> Option<Mod
                     tracing::info!(
                         bytes = download.bytes,
                         downloaded_bytes = download.downloaded,
-                        mb_per_s = download.mb_per_s(),
-                        ms = download.time.as_secs_f64() * 1e3,
-                        check_ms = download.check.as_secs_f64() * 1e3,
+                        mb_per_s = (download.mb_per_s() * 10.0).round() / 10.0,
+                        ms = log_ms(download.time),
+                        check_ms = log_ms(download.check),
                         "model downloaded"
                     );
                 }
@@ -263,17 +336,17 @@ async fn load(
             let info = engine.info();
             tracing::info!(
                 model = info.name,
-                revision = info.revision.as_deref().unwrap_or_default(),
-                note = info.note.as_deref().unwrap_or_default(),
+                revision = info.revision.as_deref(),
+                note = info.note.as_deref(),
                 precision = info.precision,
                 device = info.gpu.as_ref().map_or("cpu", |gpu| gpu.name.as_str()),
                 stored_dtype = info.stored_dtype,
                 max_length = info.max_length,
-                process_ms = info.load.process.time.as_secs_f64() * 1e3,
-                tokenizer_ms = info.load.tokenizer.time.as_secs_f64() * 1e3,
-                weights_ms = info.load.weights.time.as_secs_f64() * 1e3,
-                warm_up_ms = info.load.warm_up.as_secs_f64() * 1e3,
-                ms = info.load.total.as_secs_f64() * 1e3,
+                process_ms = log_ms(info.load.process.time),
+                tokenizer_ms = log_ms(info.load.tokenizer.time),
+                weights_ms = log_ms(info.load.weights.time),
+                warm_up_ms = log_ms(info.load.warm_up),
+                ms = log_ms(info.load.total),
                 "model ready"
             );
         }
@@ -326,18 +399,31 @@ async fn on_lambda(
 async fn on_socket(
     config: &Config,
     kind: HostKind,
+    greets: bool,
     service: Service,
     router: Router,
     metrics: Metrics,
 ) -> anyhow::Result<ExitCode> {
+    let stop = signals::listen(config.shutdown_grace + TRACES_GRACE + LAST_LINES_TIME)
+        .context("cannot listen for SIGTERM")?;
     let address = socket(kind, config);
     let listener = server::bind(address)
         .await
-        .with_context(|| format!("cannot listen on {address}"))?;
+        .map_err(|error| match error.kind() {
+            ErrorKind::AddrInUse => anyhow::anyhow!(
+                "cannot listen on {address}: the port is in use: set {} to another one, or end what listens there",
+                if kind == HostKind::Azure { "the host's port" } else { "PORT" }
+            ),
+            _ => anyhow::Error::new(error).context(format!("cannot listen on {address}")),
+        })?;
     let address = listener
         .local_addr()
         .context("the listener has no address")?;
     tracing::info!(%address, "listening");
+    if greets {
+        let open = config.api_keys.is_empty();
+        tokio::spawn(greet(address, open, service.clone()));
+    }
     let connections = process::room_for_connections(config.max_connections);
     if connections < config.max_connections {
         tracing::warn!(
@@ -350,20 +436,54 @@ async fn on_socket(
         connections,
         header: config.header_timeout,
         idle: config.idle_timeout,
+        answer: config.request_timeout,
         grace: config.shutdown_grace,
     };
     let broken = async {
         service.broken().await;
         tracing::error!("nothing can be computed any more: ending with code {BROKEN}");
     };
-    let end = server::serve(listener, router, limits, metrics, broken, || {
-        service.drain();
-    })
-    .await
-    .context("the server failed")?;
+    let drain = || service.drain();
+    let end = server::serve(listener, router, limits, metrics, stop, broken, drain).await;
     Ok(match end {
         End::AllAnswered => ExitCode::SUCCESS,
         End::GraceOver => ExitCode::FAILURE,
         End::Broken => ExitCode::from(BROKEN),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_banner_has_links_and_says_who_may_call() {
+        for (address, open, parts) in [
+            (
+                "0.0.0.0:8000",
+                true,
+                ["http://localhost:8000/\n", "HOST=127.0.0.1"],
+            ),
+            (
+                "127.0.0.1:81",
+                true,
+                ["http://127.0.0.1:81/docs\n", "everyone on this machine"],
+            ),
+            (
+                "[::]:8000",
+                false,
+                ["http://localhost:8000/docs\n", "one of API_KEYS"],
+            ),
+            (
+                "[::1]:8000",
+                true,
+                ["http://[::1]:8000/\n", "everyone on this machine"],
+            ),
+        ] {
+            let banner = banner(address.parse().expect("an address"), open, "a model");
+            for part in parts.into_iter().chain(["model       a model\n"]) {
+                assert!(banner.contains(part), "{part} in {banner}");
+            }
+        }
+    }
 }

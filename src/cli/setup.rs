@@ -38,21 +38,20 @@ pub fn with_model(config: &Config, model: &str) -> Config {
     Config {
         model_dir: is_path.then(|| model.into()),
         model_name: (!is_path).then(|| model.to_owned()),
+        default_model: false,
         ..config.clone()
     }
 }
 
 pub fn kernels(config: &Config) -> anyhow::Result<Kernels> {
-    let Some(name) = &config.instruction_set else {
+    let Some(isa) = config.instruction_set else {
         return Ok(Kernels::detect());
     };
-    let isa: Isa = name
-        .parse()
-        .map_err(|error| Usage(format!("INSTRUCTION_SET: {error}")))?;
     Kernels::with(isa).ok_or_else(|| {
         let here: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
         Usage(format!(
-            "INSTRUCTION_SET={name}: this machine has only {}",
+            "INSTRUCTION_SET={}: this machine has only {}",
+            isa.name(),
             here.join(", ")
         ))
         .into()
@@ -131,6 +130,15 @@ pub fn batch_tokens(config: &Config) -> usize {
 pub fn find_model(config: &Config) -> Result<LocatedModel, ModelError> {
     if let Some(model) = s3_model(config)? {
         return bring(config, &model);
+    }
+    if let Some(folder) = config.model_dir.as_deref().filter(|_| config.default_model)
+        && !folder.exists()
+    {
+        return Err(ModelError::NotFound(format!(
+            "the default model folder, {}, is not in {}: set MODEL_DIR to a model's folder, or MODEL_NAME to a hub model's name",
+            folder.display(),
+            std::env::current_dir().unwrap_or_default().display(),
+        )));
     }
     locate(
         config.model_name.as_deref(),

@@ -1,4 +1,4 @@
-//! HTTP on a socket: bound before the model loads, drained on SIGTERM or Ctrl-C.
+//! HTTP on a socket: bound before the model loads, drained when it is told to stop.
 //!
 //! Every limit that a client could lean on is set here and not left to a library's default: how many connections there are, how long
 //! one may take for a head or stay without a request, how large a head may be, and what HTTP/2 may make us keep.
@@ -7,28 +7,29 @@ mod watched;
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
+use bytes::Bytes;
 use http::header::{CONNECTION, TRANSFER_ENCODING};
 use http::{HeaderValue, Version};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
 
 use crate::telemetry::Metrics;
-use watched::{Phase, Watched};
+use watched::{Answering, Phase, Watched};
 
 /// After a failed accept (no file descriptors left, say) trying again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -62,6 +63,8 @@ pub struct Limits {
     pub header: Duration,
     /// For the next request on a connection that has been answered, and for an answer to get on.
     pub idle: Duration,
+    /// For an answer to be taken whole.
+    pub answer: Duration,
     /// For accepted requests to be answered once the server is told to stop.
     pub grace: Duration,
 }
@@ -82,18 +85,17 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
-/// Serves until SIGTERM or SIGINT, or until `broken` ends, then lets accepted requests finish for at most the grace. `on_drain` is
-/// called in between.
+/// Serves until `stop` says so, or until `broken` ends, then lets accepted requests finish for at most the grace. `on_drain` is called in
+/// between.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     limits: Limits,
     metrics: Metrics,
+    mut stop: watch::Receiver<bool>,
     broken: impl Future<Output = ()>,
     on_drain: impl FnOnce(),
-) -> std::io::Result<End> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+) -> End {
     let mut broken = pin!(broken);
     let mut is_broken = false;
     let acceptor = Acceptor {
@@ -116,8 +118,7 @@ pub async fn serve(
                     continue;
                 }
             },
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = stop.wait_for(|stop| *stop) => break,
             () = &mut broken => {
                 is_broken = true;
                 break;
@@ -133,16 +134,13 @@ pub async fn serve(
     let ended = tokio::select! {
         () = drain.closed() => true,
         () = tokio::time::sleep(limits.grace) => false,
-        // Asked a second time, it is meant.
-        _ = terminate.recv() => false,
-        _ = interrupt.recv() => false,
     };
     tracing::info!(all_answered = ended, "stopped");
-    Ok(match (is_broken, ended) {
+    match (is_broken, ended) {
         (true, _) => End::Broken,
         (false, true) => End::AllAnswered,
         (false, false) => End::GraceOver,
-    })
+    }
 }
 
 /// How both versions are spoken.
@@ -244,8 +242,9 @@ async fn serve_one(
                 if has_body && answer.as_ref().is_ok_and(|a| !a.status().is_success()) {
                     watched.linger();
                 }
+                let answering = Arc::new(watched.answering());
                 drop(busy);
-                answer
+                answer.map(|answer| answer.map(|body| Tracked { body, answering }))
             }
         })
     };
@@ -268,9 +267,22 @@ async fn serve_one(
                 None => std::future::pending().await,
             }
         };
+        let taken_slowly = async {
+            match watched.oldest_answer() {
+                Some(made) => tokio::time::sleep_until((made + limits.answer).into()).await,
+                None => std::future::pending().await,
+            }
+        };
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = changed => continue,
+            () = taken_slowly => {
+                // That one may have gone by now.
+                if watched.oldest_answer().is_none_or(|made| made.elapsed() < limits.answer) {
+                    continue;
+                }
+                return tracing::debug!("an answer was taken too slowly");
+            }
             () = too_long => {
                 if told.is_some() || matches!(watched.phase(), Phase::Head(_)) {
                     return tracing::debug!("a connection took too long for its next request");
@@ -290,6 +302,51 @@ async fn serve_one(
             tracing::debug!(%error, "connection ended");
         }
         return;
+    }
+}
+
+/// An answer's body, of which the connection knows until whoever sends it has let go of its last byte.
+struct Tracked {
+    body: Body,
+    answering: Arc<Answering>,
+}
+
+/// A part of it.
+struct Part {
+    bytes: Bytes,
+    _answering: Arc<Answering>,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl hyper::body::Body for Tracked {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        Poll::Ready(frame.map(|frame| {
+            let part = |bytes| {
+                let _answering = Arc::clone(&self.answering);
+                Bytes::from_owner(Part { bytes, _answering })
+            };
+            frame.map(|frame| frame.map_data(part))
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

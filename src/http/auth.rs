@@ -7,6 +7,7 @@
 mod sigv4;
 
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
@@ -17,13 +18,15 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
+use super::body::Whole;
 use super::error::Refusal;
 use super::observe::{callers_timeout, unix_seconds};
 use super::path::SentUri;
+use super::room::{Taken, Use};
 use super::voice::Voice;
 use super::{App, Deadline, body};
 use crate::dialect::bedrock::Bedrock;
-use sigv4::{Signature, SignedRequest};
+use sigv4::{Claim, SignedRequest};
 
 /// Routes that need no key: probes, and the pages, which hold no secret and send the key that is typed into them.
 const OPEN: [&str; 7] = [
@@ -41,6 +44,9 @@ pub fn is_open(route: &str) -> bool {
     OPEN.contains(&route)
 }
 
+/// For a body that has to be read before its signature can be judged.
+const UNPROVEN_TIME: Duration = Duration::from_secs(10);
+
 /// Where clients put a key besides `Authorization`.
 static HEADERS: [HeaderName; 3] = [
     HeaderName::from_static("x-api-key"),
@@ -49,7 +55,7 @@ static HEADERS: [HeaderName; 3] = [
 ];
 
 /// The keys that are let in; everyone is where there are none.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Keys {
     hashes: Vec<[u8; 32]>,
     /// Those that were given as they are: signatures cannot be verified with a hash.
@@ -90,9 +96,10 @@ impl Keys {
         equal.fold(Choice::from(0), |any, this| any | this).into()
     }
 
-    fn signed(&self, request: &SignedRequest) -> bool {
-        Signature::of(request, now())
-            .is_some_and(|signature| self.plain.iter().any(|key| signature.is_by(key)))
+    /// Whether one of them has signed this, with a body of this digest.
+    fn signed(&self, claim: &Claim, body_hash: &str) -> bool {
+        let signature = claim.signature(body_hash);
+        signature.is_some_and(|signature| self.plain.iter().any(|key| signature.is_by(key)))
     }
 }
 
@@ -159,30 +166,49 @@ fn is_signed(headers: &HeaderMap) -> bool {
     authorization.is_some_and(|value| value.starts_with(sigv4::ALGORITHM.as_bytes()))
 }
 
-/// The request, where it is signed with a key. The signature covers the body, so that is read here.
+/// The request, where it is signed with a key. The signature covers the body, of which a client may have signed a digest: then the
+/// body is read only once the signature holds. One that has to be read for it gets little room and little time.
 async fn signed(app: &App, request: Request) -> Result<Request, Refusal> {
+    let wrong = Refusal::Unauthorized { given: true };
     let (keys, limit) = (&app.settings.keys, app.settings.body_bytes);
-    // Nothing is read for those who cannot be let in whatever it is.
-    if keys.plain.is_empty() || !sigv4::is_plausible(request.headers(), now()) {
-        return Err(Refusal::Unauthorized { given: true });
-    }
     let (mut head, body) = request.into_parts();
     let deadline = head.extensions.get::<Deadline>().map(|deadline| deadline.0);
-    let request = Request::from_parts(head.clone(), body);
-    let whole = body::read(request, limit, &app.room, deadline).await?;
     let sent = head.extensions.get::<SentUri>().map(|sent| &sent.0);
-    let signed = keys.signed(&SignedRequest {
+    let claim = SignedRequest {
         method: &head.method,
         uri: sent.unwrap_or(&head.uri),
         headers: &head.headers,
-        body: &whole.bytes,
-    });
-    if signed {
-        head.extensions.insert(whole);
-        Ok(Request::from_parts(head, Body::empty()))
-    } else {
-        Err(Refusal::Unauthorized { given: true })
+    };
+    // Nothing is read for those who cannot be let in whatever it is.
+    let Some(claim) = Claim::of(claim, now()).filter(|_| !keys.plain.is_empty()) else {
+        return Err(wrong);
+    };
+    let (what, deadline) = match claim.signed_hash() {
+        Some(hash) if keys.signed(&claim, hash) => (Use::Body, deadline),
+        Some(_) => return Err(wrong),
+        None => {
+            let soon = Instant::now() + UNPROVEN_TIME;
+            let deadline = deadline.map_or(soon, |deadline| deadline.min(soon));
+            (Use::Unproven, Some(deadline))
+        }
+    };
+    let mut hash = Sha256::new();
+    let mut request = Request::new(body);
+    *request.headers_mut() = head.headers.clone();
+    let taken = Taken::none(&app.room, what);
+    let (bytes, mut taken) =
+        body::read_into(taken, request, limit, &app.room, deadline, Some(&mut hash)).await?;
+    let hash = sigv4::hex(&hash.finalize());
+    let holds = match claim.signed_hash() {
+        Some(signed) => signed == hash,
+        None => keys.signed(&claim, &hash),
+    };
+    if !holds {
+        return Err(wrong);
     }
+    taken.prove();
+    head.extensions.insert(Whole::new(bytes, taken));
+    Ok(Request::from_parts(head, Body::empty()))
 }
 
 /// Everything in the headers that may be a key: `Bearer` and alike, a bare value, and the headers of several vendors.

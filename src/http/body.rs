@@ -1,93 +1,30 @@
-//! Request bodies: bounded in size and time, and all together in memory.
+//! Request bodies: bounded in size and time, and by the room that all have together.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use axum::extract::Request;
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::BodyExt;
+use sha2::{Digest, Sha256};
 
 use super::Deadline;
 use super::error::Refusal;
-
-/// Room in memory for the bodies of all requests that are being read or worked on.
-///
-/// Taken as bytes arrive, not as they are announced: who announces much and sends little keeps nobody out. Where there is none, the
-/// body that needs it is refused and gives back what it has, so that others get on. An eighth is kept for small bodies, which large ones
-/// so cannot keep out.
-#[derive(Debug)]
-pub struct Room {
-    limit: usize,
-    taken: AtomicUsize,
-}
-
-/// A body up to this size is small.
-const SMALL: usize = 64 << 10;
-
-impl Room {
-    pub fn new(limit: usize) -> Arc<Self> {
-        let taken = AtomicUsize::new(0);
-        Arc::new(Self { limit, taken })
-    }
-
-    pub fn taken(&self) -> usize {
-        self.taken.load(Ordering::Relaxed)
-    }
-
-    /// What all together may take when a body has come to be of `size`.
-    fn limit_for(&self, size: usize) -> usize {
-        if size <= SMALL {
-            self.limit
-        } else {
-            self.limit - self.limit / 8
-        }
-    }
-}
-
-/// A body's part of the room, given back when it is dropped.
-#[derive(Debug)]
-pub struct Taken {
-    room: Arc<Room>,
-    bytes: usize,
-}
-
-impl Taken {
-    fn none(room: &Arc<Room>) -> Self {
-        let room = Arc::clone(room);
-        Self { room, bytes: 0 }
-    }
-
-    /// Takes room for `more` bytes; false where there is none.
-    fn take(&mut self, more: usize) -> bool {
-        let size = self.bytes.saturating_add(more);
-        let limit = self.room.limit_for(size);
-        let taken = self
-            .room
-            .taken
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
-                let all = taken.checked_add(more)?;
-                (all <= limit).then_some(all)
-            });
-        if taken.is_ok() {
-            self.bytes = size;
-        }
-        taken.is_ok()
-    }
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        self.room.taken.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
+use super::room::{Room, Taken, Use};
 
 /// A whole body, and the room that it takes for as long as anything is made of it.
 #[derive(Debug, Clone)]
 pub struct Whole {
     pub bytes: Bytes,
     _taken: Arc<Taken>,
+}
+
+impl Whole {
+    pub fn new(bytes: Bytes, taken: Taken) -> Self {
+        let _taken = Arc::new(taken);
+        Self { bytes, _taken }
+    }
 }
 
 /// The body of a request that is declared to be JSON.
@@ -134,6 +71,20 @@ pub async fn read(
     if let Some(whole) = request.extensions().get::<Whole>() {
         return Ok(whole.clone());
     }
+    let taken = Taken::none(room, Use::Body);
+    let (bytes, taken) = read_into(taken, request, limit, room, deadline, None).await?;
+    Ok(Whole::new(bytes, taken))
+}
+
+/// The same for a body that may be nobody's caller's, hashed as it comes, with the room that it has taken.
+pub async fn read_into(
+    taken: Taken,
+    request: Request,
+    limit: usize,
+    room: &Room,
+    deadline: Option<Instant>,
+    hash: Option<&mut Sha256>,
+) -> Result<(Bytes, Taken), Refusal> {
     let announced = request
         .headers()
         .get(CONTENT_LENGTH)
@@ -148,7 +99,11 @@ pub async fn read(
     }
     // At most the limit, which is a usize.
     let announced = announced.and_then(|length| usize::try_from(length).ok());
-    let collect = collect(request.into_body(), announced, limit, room);
+    // What does not fit now is not even begun.
+    if announced.is_some_and(|length| !room.fits(length, taken.what())) {
+        return Err(room.none());
+    }
+    let collect = collect(request.into_body(), announced, limit, taken, room, hash);
     match deadline {
         Some(at) => tokio::time::timeout_at(at.into(), collect)
             .await
@@ -161,16 +116,10 @@ async fn collect(
     mut body: axum::body::Body,
     announced: Option<usize>,
     limit: usize,
-    room: &Arc<Room>,
-) -> Result<Whole, Refusal> {
-    let no_room = || Refusal::NoRoom { limit: room.limit };
-    // What does not fit now is not even begun.
-    if let Some(length) = announced
-        && room.taken().saturating_add(length) > room.limit_for(length)
-    {
-        return Err(no_room());
-    }
-    let mut taken = Taken::none(room);
+    mut taken: Taken,
+    room: &Room,
+    mut hash: Option<&mut Sha256>,
+) -> Result<(Bytes, Taken), Refusal> {
     let mut whole = Vec::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| Refusal::BodyUnreadable)?.into_data() else {
@@ -181,18 +130,18 @@ async fn collect(
             return Err(Refusal::BodyTooLarge { got: None, limit });
         }
         if !taken.take(data.len()) {
-            return Err(no_room());
+            return Err(room.none());
         }
         if whole.is_empty() {
             // The pages are the kernel's until they are written to, so announcing alone takes no memory.
             whole.reserve_exact(announced.unwrap_or_default().max(data.len()));
         }
         whole.extend_from_slice(&data);
+        if let Some(hash) = &mut hash {
+            hash.update(&data);
+        }
     }
-    Ok(Whole {
-        bytes: whole.into(),
-        _taken: Arc::new(taken),
-    })
+    Ok((whole.into(), taken))
 }
 
 #[cfg(test)]
@@ -240,7 +189,7 @@ mod tests {
     async fn a_body_is_refused_by_its_announced_or_its_true_length() {
         let announced = request(&[(CONTENT_LENGTH, "2000")], "x");
         assert!(matches!(
-            read(announced, 1000, &Room::new(1 << 20), None).await,
+            read(announced, 1000, &Room::new(1 << 20, 1 << 20), None).await,
             Err(Refusal::BodyTooLarge {
                 got: Some(2000),
                 limit: 1000
@@ -250,24 +199,24 @@ mod tests {
             read(
                 request(&[], vec![b' '; 1001]),
                 1000,
-                &Room::new(1 << 20),
+                &Room::new(1 << 20, 1 << 20),
                 None
             )
             .await,
             Err(Refusal::BodyTooLarge { got: None, .. })
         ));
-        let room = Room::new(1 << 20);
+        let room = Room::new(1 << 20, 1 << 20);
         let fits = read(request(&[], vec![b' '; 1000]), 1000, &room, None).await;
         let fits = fits.expect("fits");
-        assert_eq!((fits.bytes.len(), room.taken()), (1000, 1000));
+        assert_eq!((fits.bytes.len(), room.body_bytes()), (1000, 1000));
         drop(fits);
-        assert_eq!(room.taken(), 0);
+        assert_eq!(room.body_bytes(), 0);
     }
 
     #[tokio::test]
     async fn bodies_that_do_not_fit_together_are_refused_and_small_ones_have_a_part_of_their_own() {
         const KIB: usize = 1 << 10;
-        let room = Room::new(800 * KIB);
+        let room = Room::new(800 * KIB, 100 * KIB);
         let body = |kib: usize| request(&[], vec![b' '; kib * KIB]);
         let first = read(body(400), 1 << 20, &room, None).await.expect("fits");
         // Only 700 are for large ones.
@@ -278,24 +227,24 @@ mod tests {
                 read(refused, 1 << 20, &room, None).await,
                 Err(Refusal::NoRoom { limit }) if limit == 800 * KIB
             ));
-            assert_eq!(room.taken(), 400 * KIB);
+            assert_eq!(room.body_bytes(), 400 * KIB);
         }
         let second = read(body(300), 1 << 20, &room, None).await.expect("fits");
         let small = read(body(64), 1 << 20, &room, None).await.expect("fits");
         let none = read(body(64), 1 << 20, &room, None).await;
         assert!(matches!(none, Err(Refusal::NoRoom { .. })));
         drop((first, second, small));
-        assert_eq!(room.taken(), 0);
+        assert_eq!(room.body_bytes(), 0);
     }
 
     #[tokio::test]
     async fn a_body_that_was_read_for_its_signature_is_not_read_again() {
-        let room = Room::new(1 << 20);
+        let room = Room::new(1 << 20, 1 << 20);
         let whole = read(request(&[], "text"), 1000, &room, None).await;
         let mut again = request(&[], "");
         again.extensions_mut().insert(whole.expect("fits"));
         let whole = read(again, 1000, &room, None).await.expect("there already");
-        assert_eq!((&whole.bytes[..], room.taken()), (&b"text"[..], 4));
+        assert_eq!((&whole.bytes[..], room.body_bytes()), (&b"text"[..], 4));
     }
 
     #[test]
@@ -317,7 +266,13 @@ mod tests {
         >()));
         let deadline = Some(Instant::now() + std::time::Duration::from_secs(5));
         assert!(matches!(
-            read(request(&[], endless), 1000, &Room::new(1 << 20), deadline).await,
+            read(
+                request(&[], endless),
+                1000,
+                &Room::new(1 << 20, 1 << 20),
+                deadline
+            )
+            .await,
             Err(Refusal::BodyTooSlow)
         ));
     }

@@ -1,5 +1,6 @@
 //! The OpenAPI document, and a page that shows it and tries it out. Everything the page loads is in the binary.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::Router;
@@ -7,7 +8,9 @@ use axum::extract::Path;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use bytes::Bytes;
 use utoipa::openapi::OpenApi;
+use utoipa_swagger_ui::{Config, SwaggerFile};
 
 use super::App;
 use super::error::Refusal;
@@ -26,13 +29,12 @@ pub async fn page() -> Response {
 pub fn router(api: &OpenApi) -> Router<App> {
     let document = serde_json::to_string(api)
         .expect("the document is made of plain strings, lists and maps with string keys");
-    let document: Arc<str> = document.into();
+    // Shared by all answers, as what is not taken would otherwise be there once for each.
+    let document = Bytes::from(document);
     Router::new()
         .route(
             "/openapi.json",
-            get(
-                move || async move { ([(CONTENT_TYPE, "application/json")], document.to_string()) },
-            ),
+            get(move || async move { ([(CONTENT_TYPE, "application/json")], document.clone()) }),
         )
         .route("/docs/{file}", get(asset))
 }
@@ -52,8 +54,12 @@ async fn asset(Path(file): Path<String>) -> Response {
     {
         return Refusal::no_such_file().into_response();
     }
-    match utoipa_swagger_ui::serve(&file, Arc::default()) {
-        Ok(Some(found)) => part(&found.content_type, true, found.bytes.into_owned()),
+    match utoipa_swagger_ui::serve(&file, Arc::<Config<'static>>::default()) {
+        Ok(Some(SwaggerFile {
+            bytes: Cow::Borrowed(bytes),
+            content_type,
+            ..
+        })) => part(&content_type, true, bytes),
         _ => Refusal::no_such_file().into_response(),
     }
 }

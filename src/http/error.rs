@@ -14,7 +14,8 @@ use crate::error::{Error, Invalid};
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
 /// Every code that an error can have; the README explains them.
-pub const ERROR_CODES: [&str; 30] = [
+pub const ERROR_CODES: [&str; 31] = [
+    "answer_too_large",
     "body_too_large",
     "busy",
     "deadline_exceeded",
@@ -65,8 +66,12 @@ pub enum Refusal {
         got: Option<u64>,
         limit: usize,
     },
-    /// The bodies of all requests together would exceed the limit.
+    /// The bodies and answers of all requests together would exceed the limit.
     NoRoom {
+        limit: usize,
+    },
+    /// The answer alone exceeds what all may have together.
+    AnswerTooLarge {
         limit: usize,
     },
     /// The body did not arrive in time.
@@ -93,7 +98,7 @@ impl Refusal {
     }
 }
 
-/// Bodies are read or refused within moments: there is room again soon.
+/// Most bodies and answers are gone within moments: there is room again soon.
 const ROOM_RETRY: Duration = Duration::from_secs(1);
 
 impl IntoResponse for Refusal {
@@ -133,8 +138,15 @@ impl IntoResponse for Refusal {
                 StatusCode::TOO_MANY_REQUESTS,
                 "busy",
                 format!(
-                    "the bodies of all requests here exceed {limit} bytes together: try again in {} s",
+                    "the bodies and answers of all requests here exceed {limit} bytes together: try again in {} s",
                     ROOM_RETRY.as_secs()
+                ),
+            ),
+            Self::AnswerTooLarge { limit } => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "answer_too_large",
+                format!(
+                    "the answer exceeds {limit} bytes: send fewer texts, or ask for less of them back"
                 ),
             ),
             Self::BodyTooLarge { limit, .. } => (
@@ -182,6 +194,7 @@ impl IntoResponse for Refusal {
                 failure.limit = Some(limit as u64);
                 retry_after = Some(ROOM_RETRY);
             }
+            Self::AnswerTooLarge { limit } => failure.limit = Some(limit as u64),
             Self::Encoded => accepted = Some(HeaderValue::from_static("identity")),
             Self::BodyTooLarge { got, limit } => {
                 failure.field = Some("body".into());

@@ -2,7 +2,6 @@
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::header::CONTENT_TYPE;
 
 use super::App;
 use crate::telemetry::{Gauges, METRICS_CONTENT_TYPE, ServedModel};
@@ -20,7 +19,8 @@ pub async fn metrics(State(app): State<App>) -> Response {
         queued: app.service.queued(),
         passes,
         computed_tokens,
-        body_bytes: app.room.taken(),
+        body_bytes: app.room.body_bytes(),
+        answer_bytes: app.room.answer_bytes(),
         resident_bytes: Some((app.settings.resident_bytes)()).filter(|&bytes| bytes > 0),
         device_memory: engine.as_ref().and_then(|engine| {
             let gpu = engine.info().gpu.as_ref()?;
@@ -40,5 +40,7 @@ pub async fn metrics(State(app): State<App>) -> Response {
         }),
     };
     let text = telemetry.metrics.render(&gauges);
-    ([(CONTENT_TYPE, METRICS_CONTENT_TYPE)], text).into_response()
+    app.room
+        .text(text, METRICS_CONTENT_TYPE)
+        .unwrap_or_else(IntoResponse::into_response)
 }

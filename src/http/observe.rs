@@ -12,7 +12,7 @@ use tracing::{Instrument, Span};
 use super::error::Refusal;
 use super::{App, Deadline, Telemetry};
 use crate::dialect::Failure;
-use crate::telemetry::Outcome;
+use crate::telemetry::{Outcome, log_ms};
 
 /// What is noted as the status of a request whose client has gone; nobody is answered with it.
 const CLIENT_GONE: u16 = 499;
@@ -184,7 +184,9 @@ fn log(outcome: &Outcome, trace_id: Option<String>) {
         total,
         ..
     } = outcome;
-    let (ms, trace_id) = (millis(*total), trace_id.unwrap_or_default());
+    // What there is nothing to say of is left out.
+    let [dialect, code] = [dialect, code].map(|text| Some(*text).filter(|text| !text.is_empty()));
+    let ms = log_ms(*total);
     macro_rules! line {
         ($level:ident) => {
             tracing::$level!(id, %method, route, dialect, status, ms, pairs, tokens, code, trace_id, "request")

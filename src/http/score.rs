@@ -23,7 +23,7 @@ use crate::fault::{self, Place};
 use crate::json;
 use crate::rerank::{Estimate, Ranking, Selection};
 use crate::service::Receipt;
-use crate::telemetry::Reranked;
+use crate::telemetry::{Reranked, log_ms};
 
 /// Where the time of a request went; on the first answer with a score, also where the time before it went.
 pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -134,12 +134,14 @@ pub async fn estimate(State(app): State<App>, request: Request) -> Response {
 /// The answer to a body of dialect `D`, or its refusal, marked as being `D`'s.
 async fn scored<D: Dialect>(app: &App, opened: &Opened) -> Response {
     let mut response = match rank::<D>(app, opened).await {
-        Ok((answer, work)) => {
-            let mut response = Json(answer).into_response();
-            tell_times(app, &work, &mut response);
-            response.extensions_mut().insert(work);
-            response
-        }
+        Ok((answer, work)) => match app.room.json(&answer) {
+            Ok(mut response) => {
+                tell_times(app, &work, &mut response);
+                response.extensions_mut().insert(work);
+                response
+            }
+            Err(refusal) => refusal.into_response(),
+        },
         Err(error) => error.into_response(),
     };
     response.extensions_mut().insert(Voice::of::<D>());
@@ -281,27 +283,28 @@ fn tell_times(app: &App, work: &Work, response: &mut Response) {
 
 /// The receipt of the start as a log line.
 fn log_start(receipt: &Receipt) {
+    let tenths = |number: f64| (number * 10.0).round() / 10.0;
     let Receipt {
         load,
         prefetch,
         first_inference,
     } = receipt;
     tracing::info!(
-        process_ms = millis(load.process.time),
-        download_ms = load.download.map(|it| millis(it.span.time)),
+        process_ms = log_ms(load.process.time),
+        download_ms = load.download.map(|it| log_ms(it.span.time)),
         download_bytes = load.download.map(|it| it.downloaded_bytes),
-        download_mb_per_s = load.download.map(|it| it.mb_per_s),
-        download_check_ms = load.download.map(|it| millis(it.check)),
-        tokenizer_ms = millis(load.tokenizer.time),
-        weights_ms = millis(load.weights.time),
-        prefetch_ms = millis(prefetch.span.time),
+        download_mb_per_s = load.download.map(|it| tenths(it.mb_per_s)),
+        download_check_ms = load.download.map(|it| log_ms(it.check)),
+        tokenizer_ms = log_ms(load.tokenizer.time),
+        weights_ms = log_ms(load.weights.time),
+        prefetch_ms = log_ms(prefetch.span.time),
         prefetch_bytes = prefetch.bytes,
         prefetch_cached_bytes = prefetch.cached_bytes,
-        prefetch_mb_per_s = prefetch.mb_per_s,
+        prefetch_mb_per_s = tenths(prefetch.mb_per_s),
         prefetch_done = prefetch.done,
-        ready_ms = millis(load.total),
-        first_inference_ms = first_inference.map(|span| millis(span.time)),
-        first_score_ms = receipt.first_score().map(millis),
+        ready_ms = log_ms(load.total),
+        first_inference_ms = first_inference.map(|span| log_ms(span.time)),
+        first_score_ms = receipt.first_score().map(log_ms),
         "cold start"
     );
 }

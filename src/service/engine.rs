@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use kernels::Kernels;
 
-use super::prepare::{Defaults, Prepared};
+use super::prepare::{Defaults, Halt, Prepared};
 use super::receipt::{Downloaded, LoadTimes, Prefetched, Receipt, Span};
 use crate::batch::plan;
 use crate::error::{Error, Invalid, ModelError, Result};
@@ -278,19 +278,19 @@ impl Engine {
         Ok(())
     }
 
-    /// The request as sequences of tokens.
-    pub fn prepare(&self, request: &Request) -> Result<Prepared> {
+    /// The request as sequences of tokens; given up where `halt` says so.
+    pub fn prepare(&self, request: &Request, halt: &Halt) -> Result<Prepared> {
         let defaults = Defaults {
             max_length: self.info.max_length,
             truncation: self.settings.truncation,
             max_tokens: self.settings.max_tokens,
         };
-        Prepared::new(&self.tokenizer, defaults, request)
+        Prepared::new(&self.tokenizer, defaults, request, halt)
     }
 
     /// Scores every pair on the calling thread and its pool.
     pub fn score(&self, request: &Request) -> Result<Vec<Score>> {
-        let prepared = self.prepare(request)?;
+        let prepared = self.prepare(request, &Halt::default())?;
         let sequences: Vec<&Sequence> = prepared.sequences.iter().collect();
         let lengths: Vec<usize> = sequences.iter().map(|s| s.ids.len()).collect();
         let mut logits = Vec::with_capacity(sequences.len());

@@ -1,10 +1,14 @@
 //! From a request to the sequences that the model has to see, and from their logits back to the request's scores.
 //!
 //! Each distinct text is encoded once; a document is cut, or taken apart into chunks and sentences; equal sequences are computed
-//! once. Refuses what only tokens show: a pair that is too long where nothing may be cut, and a request of too many tokens.
+//! once. Refuses what only tokens show: a pair that is too long where nothing may be cut, and a request of too many tokens. Stops where
+//! nobody waits for it any more.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use crate::error::{Error, Invalid, Result};
 use crate::rerank::{Chunking, Pair, Request, Score, Sentence, Side, Truncation};
@@ -37,16 +41,59 @@ struct PreparedPair {
     dropped_tokens: usize,
 }
 
+/// Why the work on a request may have become vain while it is done: its time is over, or nobody waits for it.
+#[derive(Debug, Clone, Default)]
+pub struct Halt {
+    deadline: Option<Instant>,
+    gone: Arc<AtomicBool>,
+}
+
+impl Halt {
+    pub fn at(deadline: Option<Instant>) -> Self {
+        let gone = Arc::default();
+        Self { deadline, gone }
+    }
+
+    /// Says, when it is dropped, that nobody waits any more.
+    pub fn waiting(&self) -> Waiting {
+        Waiting(Arc::clone(&self.gone))
+    }
+
+    /// Looked at between texts and sentences, of which none takes long.
+    fn check(&self) -> Result<()> {
+        let late = self.deadline.is_some_and(|at| Instant::now() >= at);
+        if late || self.gone.load(Ordering::Relaxed) {
+            return Err(Error::Deadline);
+        }
+        Ok(())
+    }
+}
+
+pub struct Waiting(Arc<AtomicBool>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Prepared {
-    pub fn new(tokenizer: &PairTokenizer, defaults: Defaults, request: &Request) -> Result<Self> {
-        let texts = Texts::encode(tokenizer, request)?;
+    pub fn new(
+        tokenizer: &PairTokenizer,
+        defaults: Defaults,
+        request: &Request,
+        halt: &Halt,
+    ) -> Result<Self> {
+        let texts = Texts::encode(tokenizer, request, halt)?;
         let mut distinct = Distinct::new(defaults.max_tokens);
         let mut pairs = Vec::with_capacity(request.pairs.len());
         for (index, pair) in request.pairs.iter().enumerate() {
+            halt.check()?;
             let cutter = Cutter {
                 tokenizer,
                 defaults,
                 request,
+                halt,
                 query: texts.of(&pair.query),
             };
             pairs.push(cutter.pair(index, pair, texts.of(&pair.document), &mut distinct)?);
@@ -115,7 +162,7 @@ struct Texts<'a> {
 }
 
 impl<'a> Texts<'a> {
-    fn encode(tokenizer: &PairTokenizer, request: &'a Request) -> Result<Self> {
+    fn encode(tokenizer: &PairTokenizer, request: &'a Request, halt: &Halt) -> Result<Self> {
         let mut places: BTreeMap<&str, usize> = BTreeMap::new();
         let mut texts: Vec<&str> = Vec::new();
         let all = |pair: &'a Pair| [&*pair.query, &*pair.document];
@@ -125,7 +172,10 @@ impl<'a> Texts<'a> {
                 texts.len() - 1
             });
         }
-        let encoded = texts.iter().map(|text| tokenizer.encode(text));
+        let encoded = texts.iter().map(|text| {
+            halt.check()?;
+            tokenizer.encode(text)
+        });
         Ok(Self {
             places,
             encoded: encoded.collect::<Result<_>>()?,
@@ -141,6 +191,7 @@ struct Cutter<'a> {
     tokenizer: &'a PairTokenizer,
     defaults: Defaults,
     request: &'a Request,
+    halt: &'a Halt,
     query: &'a EncodedText,
 }
 
@@ -236,6 +287,7 @@ impl Cutter<'_> {
         let sequences = windows
             .into_iter()
             .map(|window| {
+                self.halt.check()?;
                 let sequence = self.tokenizer.join_pieces(query, &document[window])?;
                 distinct.add(sequence)
             })
@@ -273,6 +325,7 @@ impl Cutter<'_> {
             if tokens >= most {
                 break;
             }
+            self.halt.check()?;
             let encoded = self.tokenizer.encode(&text[bytes.clone()])?;
             tokens += encoded.tokens();
             let (sequence, _) = self.one(encoded.ids())?;
@@ -351,6 +404,32 @@ impl Distinct {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn work_that_nobody_waits_for_is_given_up() {
+        let path = std::path::Path::new("tests/golden/xlm-roberta/tokenizer.json");
+        let tokenizer = PairTokenizer::load(path).expect("a tokenizer");
+        let defaults = Defaults {
+            max_length: 64,
+            truncation: Truncation::LongestFirst,
+            max_tokens: 0,
+        };
+        let request = Request {
+            sentences: true,
+            ..Request::new(vec![Pair {
+                query: "where?".into(),
+                document: "Here. There.".into(),
+            }])
+        };
+        let prepare = |halt: &Halt| Prepared::new(&tokenizer, defaults, &request, halt).map(drop);
+        let in_time = Halt::at(Instant::now().checked_add(std::time::Duration::from_secs(600)));
+        let waiting = in_time.waiting();
+        assert!(prepare(&in_time).is_ok());
+        drop(waiting);
+        assert!(matches!(prepare(&in_time), Err(Error::Deadline)));
+        let late = Halt::at(Some(Instant::now()));
+        assert!(matches!(prepare(&late), Err(Error::Deadline)));
+    }
 
     proptest! {
         #[test]

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value, json};
 
 use super::Outcome;
+use super::lines::Stream;
 
 const NAMESPACE: &str = "serverless-reranker";
 
@@ -26,7 +27,7 @@ impl Emf {
         let cold_start = !self.warm.swap(true, Ordering::Relaxed);
         let line = line(outcome, cold_start, SystemTime::now()) + "\n";
         // Nobody is left to be told that stdout is closed.
-        let _ = std::io::stdout().lock().write_all(line.as_bytes());
+        let _ = Stream::Stdout.write_all(line.as_bytes());
     }
 }
 

@@ -15,7 +15,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::{Outcome, PANICS};
+use super::{Outcome, PANICS, lines};
 
 /// What `render` writes. Prometheus has asked for it since version 2.5.
 pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -91,6 +91,8 @@ pub struct Gauges {
     pub computed_tokens: u64,
     /// Of bodies that are being read or worked on.
     pub body_bytes: usize,
+    /// Of answers that are being made or not taken yet.
+    pub answer_bytes: usize,
     pub resident_bytes: Option<u64>,
     /// A GPU's memory: what is taken, by whomever, and all of it.
     pub device_memory: Option<(u64, u64)>,
@@ -307,6 +309,9 @@ impl Gauges {
         );
         let bytes = ConstGauge::new(self.body_bytes as u64);
         ours.register("body_bytes", "Bytes of the bodies in memory", bytes);
+        let bytes = ConstGauge::new(self.answer_bytes as u64);
+        let help = "Bytes of the answers that their clients have not taken yet";
+        ours.register("answer_bytes", help, bytes);
         let passes = ConstCounter::new(self.passes);
         ours.register("passes", "Forward passes", passes);
         let tokens = ConstCounter::new(self.computed_tokens);
@@ -314,6 +319,9 @@ impl Gauges {
         ours.register("computed_tokens", help, tokens);
         let panics = ConstCounter::new(PANICS.load(Ordering::Relaxed));
         ours.register("panics", "Panics since the process began", panics);
+        let lines = ConstCounter::new(lines::dropped());
+        let help = "Lines of the log that were dropped because their reader stood still";
+        ours.register("log_lines_dropped", help, lines);
         if let Some(time) = self.cold_start {
             let gauge = ConstGauge::new(time.as_secs_f64());
             let help = "From the start of the process to its first score";
@@ -416,6 +424,7 @@ mod tests {
             passes: 5,
             computed_tokens: 600,
             body_bytes: 700,
+            answer_bytes: 900,
             resident_bytes: Some(5_000_000_000),
             device_memory: Some((2_000_000_000, 80_000_000_000)),
             process_start: Some(UNIX_EPOCH + Duration::from_millis(1_700_000_000_500)),
@@ -428,6 +437,7 @@ mod tests {
             "reranker_passes_total 5",
             "reranker_computed_tokens_total 600",
             "reranker_body_bytes 700",
+            "reranker_answer_bytes 900",
             "process_resident_memory_bytes 5000000000",
             "reranker_device_memory_used_bytes 2000000000",
             "reranker_device_memory_bytes 80000000000",

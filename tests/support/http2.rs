@@ -138,6 +138,20 @@ impl Http2 {
         this
     }
 
+    /// The same of one that takes nothing of any answer, and says so; it may send as much as the server allows.
+    pub fn deaf(address: SocketAddr) -> Self {
+        const INITIAL_WINDOW_SIZE: u8 = 4;
+        const ACK: u8 = 1;
+        let mut this = Self::connect(address);
+        let settings = this.until(|frame| frame.kind == kind::SETTINGS);
+        assert!(settings.is_some(), "the connection has ended");
+        this.send(&[
+            Frame::new(kind::SETTINGS, ACK, 0, &[]),
+            Frame::new(kind::SETTINGS, 0, 0, &[0, INITIAL_WINDOW_SIZE, 0, 0, 0, 0]),
+        ]);
+        this
+    }
+
     pub fn send(&mut self, frames: &[Frame]) {
         assert!(self.try_send(frames), "the connection has ended");
     }

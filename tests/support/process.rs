@@ -43,6 +43,16 @@ impl Process {
         )
     }
 
+    /// The same with flags, in a shell that has done `first`: set a limit, say.
+    pub fn serve_after(first: &str, flags: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut shell = Command::new("/bin/sh");
+        shell
+            .args(["-c", &format!(r#"{first}; exec "$@""#), "sh"])
+            .args([env!("CARGO_BIN_EXE_reranker"), "serve"])
+            .args(flags);
+        Self::start(&mut shell, variables)
+    }
+
     /// The same in a control group: its processes are listed in `processes`, where this one enters itself.
     pub fn serve_in_group(processes: &Path, variables: &[(&str, &str)]) -> Self {
         let enter = r#"echo $$ > "$0" && exec "$@""#;
@@ -110,6 +120,17 @@ impl Process {
     pub fn wait_for_message(&self, message: &str) -> Value {
         self.wait_for(message, |line| {
             (line["message"] == message).then(|| line.clone())
+        })
+    }
+
+    /// Where it listens; nothing where it ends before it does.
+    pub fn listening_or_ended(&self) -> Option<SocketAddr> {
+        self.log.find(|lines| {
+            let lines = lines
+                .iter()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let mut addresses = lines.filter_map(|line| line["address"].as_str()?.parse().ok());
+            addresses.next()
         })
     }
 

@@ -1,5 +1,6 @@
 //! What a connection is doing, seen from its socket and from the requests on it: waiting for a head, working, or idle.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -42,6 +43,9 @@ struct State {
     http2: bool,
     /// A body was refused that may still be on its way.
     linger: bool,
+    /// When the answers were made of which not all is taken yet, in their order.
+    answers: BTreeMap<u64, Instant>,
+    next_answer: u64,
 }
 
 impl Watched {
@@ -51,6 +55,8 @@ impl Watched {
             quiet: Phase::Head(Instant::now()),
             http2: false,
             linger: false,
+            answers: BTreeMap::new(),
+            next_answer: 0,
         };
         Self(Arc::new(Shared {
             state: Mutex::new(state),
@@ -80,6 +86,22 @@ impl Watched {
         state.linger = false;
         self.0.changed.notify_one();
         Busy(self.clone())
+    }
+
+    /// An answer, until the value that this gives is dropped with its last byte.
+    pub fn answering(&self) -> Answering {
+        let mut state = self.lock();
+        let number = state.next_answer;
+        state.next_answer += 1;
+        state.answers.insert(number, Instant::now());
+        self.0.changed.notify_one();
+        Answering(self.clone(), number)
+    }
+
+    /// When the oldest answer was made of which not all is taken.
+    pub fn oldest_answer(&self) -> Option<Instant> {
+        let state = self.lock();
+        state.answers.values().next().copied()
     }
 
     /// When the connection is closed, what still comes is read for a moment: closing on unread bytes would reset the connection, and
@@ -128,6 +150,14 @@ impl Drop for Busy {
             state.quiet = Phase::Idle(Instant::now());
             self.0.0.changed.notify_one();
         }
+    }
+}
+
+pub struct Answering(Watched, u64);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.lock().answers.remove(&self.1);
     }
 }
 

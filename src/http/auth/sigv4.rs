@@ -3,7 +3,7 @@
 //!
 //! <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html>
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use chrono::NaiveDateTime;
 use hmac::{Hmac, Mac};
@@ -14,13 +14,29 @@ pub const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 
 /// How far the signer's clock may be from ours, in seconds; AWS's own tolerance.
 const CLOCK_TOLERANCE: i64 = 15 * 60;
+/// All of this is looked at before anybody has proven a key, so it is bounded well above what AWS's clients send: bytes of the
+/// `Authorization` header, names in it, bytes of path and query together, and parameters of the query.
+const MAX_AUTHORIZATION_BYTES: usize = 4096;
+const MAX_SIGNED_HEADERS: usize = 100;
+const MAX_TARGET_BYTES: usize = 2048;
+const MAX_PARAMETERS: usize = 32;
+/// What a client says its body's digest is.
+const CONTENT_HASH: &str = "x-amz-content-sha256";
 
 /// A request as it was signed: before any prefix was taken off its path.
 pub struct SignedRequest<'a> {
     pub method: &'a Method,
     pub uri: &'a Uri,
     pub headers: &'a HeaderMap,
-    pub body: &'a [u8],
+}
+
+/// What the headers of a signed request say, as far as it holds without the body.
+pub struct Claim<'a> {
+    request: SignedRequest<'a>,
+    authorization: Authorization<'a>,
+    time: &'a str,
+    /// In hexadecimal, where it is sent.
+    content_hash: Option<&'a str>,
 }
 
 /// What the `Authorization` header says.
@@ -28,38 +44,98 @@ struct Authorization<'a> {
     date: &'a str,
     region: &'a str,
     service: &'a str,
-    signed_headers: Vec<&'a str>,
-    signature: Vec<u8>,
+    signed_headers: SignedHeaders<'a>,
+    signature: [u8; 32],
+}
+
+/// Names of headers, joined by semicolons: in lower case, sorted, each once, as AWS wants them.
+#[derive(Clone, Copy)]
+struct SignedHeaders<'a>(&'a str);
+
+impl<'a> Claim<'a> {
+    /// Nothing where the request is not signed, or not as it should be, or by a clock that is far from `now` (seconds since 1970).
+    pub fn of(request: SignedRequest<'a>, now: i64) -> Option<Self> {
+        let headers = request.headers;
+        let target = request
+            .uri
+            .path_and_query()
+            .map_or(0, |it| it.as_str().len());
+        let query = request.uri.query().unwrap_or_default();
+        if target > MAX_TARGET_BYTES || query.split('&').count() > MAX_PARAMETERS {
+            return None;
+        }
+        let authorization = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+        if authorization.len() > MAX_AUTHORIZATION_BYTES {
+            return None;
+        }
+        let authorization = Authorization::parse(authorization)?;
+        let time = headers.get("x-amz-date")?.to_str().ok()?;
+        let signed_at = NaiveDateTime::parse_from_str(time, "%Y%m%dT%H%M%SZ").ok()?;
+        let skew = now.checked_sub(signed_at.and_utc().timestamp())?;
+        if skew.abs() > CLOCK_TOLERANCE || !time.starts_with(authorization.date) {
+            return None;
+        }
+        // A signature that does not cover these would hold for another host or another day.
+        let covers = |name| authorization.signed_headers.has(name);
+        if !covers("x-amz-date") || !(covers("host") || covers(":authority")) {
+            return None;
+        }
+        let content_hash = match headers.get(CONTENT_HASH) {
+            // Other words stand for bodies that are signed piece by piece, or not at all.
+            Some(value) => Some(
+                value
+                    .to_str()
+                    .ok()
+                    .filter(|hash| super::unhex::<32>(hash).is_some())?,
+            ),
+            None => None,
+        };
+        Some(Self {
+            request,
+            authorization,
+            time,
+            content_hash,
+        })
+    }
+
+    /// The body's digest, where the client has signed it: then the signature can be judged before there is a body.
+    pub fn signed_hash(&self) -> Option<&'a str> {
+        let signed = self.authorization.signed_headers.has(CONTENT_HASH);
+        self.content_hash.filter(|_| signed)
+    }
+
+    /// The signature over a body of this digest, in hexadecimal. Nothing where the client says that its body has another.
+    pub fn signature(&self, body_hash: &str) -> Option<Signature> {
+        if self.content_hash.is_some_and(|said| said != body_hash) {
+            return None;
+        }
+        let Authorization {
+            date,
+            region,
+            service,
+            signed_headers,
+            signature,
+        } = &self.authorization;
+        let hash = canonical_hash(&self.request, *signed_headers, body_hash)?;
+        let time = self.time;
+        Some(Signature {
+            string_to_sign: format!(
+                "{ALGORITHM}\n{time}\n{date}/{region}/{service}/aws4_request\n{hash}"
+            ),
+            scope: [date, region, service].map(|part| (*part).to_owned()),
+            signature: *signature,
+        })
+    }
 }
 
 /// The signature with what it was made of, but for the key.
 pub struct Signature {
     string_to_sign: String,
     scope: [String; 3],
-    signature: Vec<u8>,
+    signature: [u8; 32],
 }
 
 impl Signature {
-    /// Nothing where the request is not signed, or not as it should be, or by a clock that is far from `now` (seconds since 1970).
-    pub fn of(request: &SignedRequest, now: i64) -> Option<Self> {
-        let (authorization, time) = Authorization::of(request.headers, now)?;
-        let canonical = canonical_request(request, &authorization.signed_headers)?;
-        let Authorization {
-            date,
-            region,
-            service,
-            ..
-        } = authorization;
-        let hash = hex(&Sha256::digest(canonical));
-        Some(Self {
-            string_to_sign: format!(
-                "{ALGORITHM}\n{time}\n{date}/{region}/{service}/aws4_request\n{hash}"
-            ),
-            scope: [date, region, service].map(str::to_owned),
-            signature: authorization.signature,
-        })
-    }
-
     /// Whether it was made with this key. Takes as long whatever differs.
     pub fn is_by(&self, key: &str) -> bool {
         let first = format!("AWS4{key}").into_bytes();
@@ -73,28 +149,7 @@ impl Signature {
     }
 }
 
-/// Whether the headers could be those of a signed request, as far as they tell without its body.
-pub fn is_plausible(headers: &HeaderMap, now: i64) -> bool {
-    Authorization::of(headers, now).is_some()
-}
-
 impl<'a> Authorization<'a> {
-    /// With the time of signing, as it is written.
-    fn of(headers: &'a HeaderMap, now: i64) -> Option<(Self, &'a str)> {
-        let authorization = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-        let authorization = Self::parse(authorization)?;
-        let time = headers.get("x-amz-date")?.to_str().ok()?;
-        let signed_at = NaiveDateTime::parse_from_str(time, "%Y%m%dT%H%M%SZ").ok()?;
-        let skew = now.checked_sub(signed_at.and_utc().timestamp())?;
-        if skew.abs() > CLOCK_TOLERANCE || !time.starts_with(authorization.date) {
-            return None;
-        }
-        // A signature that does not cover these would hold for another host or another day.
-        let covers = |name: &str| authorization.signed_headers.contains(&name);
-        let covered = covers("x-amz-date") && (covers("host") || covers(":authority"));
-        covered.then_some((authorization, time))
-    }
-
     fn parse(header: &'a str) -> Option<Self> {
         let parameters = header.strip_prefix(ALGORITHM)?;
         let value = |name: &str| {
@@ -109,9 +164,31 @@ impl<'a> Authorization<'a> {
             date,
             region,
             service,
-            signed_headers: value("SignedHeaders")?.split(';').collect(),
-            signature: super::unhex::<32>(value("Signature")?)?.to_vec(),
+            signed_headers: SignedHeaders::parse(value("SignedHeaders")?)?,
+            signature: super::unhex(value("Signature")?)?,
         })
+    }
+}
+
+impl<'a> SignedHeaders<'a> {
+    fn parse(names: &'a str) -> Option<Self> {
+        let mut last = "";
+        for (index, name) in names.split(';').enumerate() {
+            let upper = name.bytes().any(|byte| byte.is_ascii_uppercase());
+            if index >= MAX_SIGNED_HEADERS || upper || name <= last {
+                return None;
+            }
+            last = name;
+        }
+        Some(Self(names))
+    }
+
+    fn names(self) -> impl Iterator<Item = &'a str> {
+        self.0.split(';')
+    }
+
+    fn has(self, name: &str) -> bool {
+        self.names().any(|known| known == name)
     }
 }
 
@@ -121,53 +198,62 @@ fn mac(key: &[u8], text: &str) -> Hmac<Sha256> {
     mac
 }
 
-fn canonical_request(request: &SignedRequest, signed_headers: &[&str]) -> Option<String> {
+/// Text that is hashed as it is written, and kept nowhere.
+struct Hashed(Sha256);
+
+impl Write for Hashed {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.update(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// The hash of the request in its canonical form, which names every header once and so is no longer than the request's head.
+fn canonical_hash(
+    request: &SignedRequest,
+    signed_headers: SignedHeaders,
+    body_hash: &str,
+) -> Option<String> {
     let SignedRequest {
         method,
         uri,
         headers,
-        body,
     } = request;
-    let hash = hex(&Sha256::digest(body));
-    // What the client says of the body must be true of it.
-    if let Some(said) = headers.get("x-amz-content-sha256")
-        && said.as_bytes() != hash.as_bytes()
-    {
-        return None;
-    }
-    let mut canonical = format!(
+    let mut canonical = Hashed(Sha256::new());
+    write!(
+        canonical,
         "{method}\n{}\n{}\n",
         encode(uri.path(), true),
         canonical_query(uri.query().unwrap_or_default())
-    );
-    for name in signed_headers {
-        let value = match *name {
+    )
+    .ok()?;
+    for name in signed_headers.names() {
+        write!(canonical, "{name}:").ok()?;
+        match (name, uri.authority()) {
             // HTTP/2 has it in its pseudo header, which some clients sign by that name.
-            "host" | ":authority" => match uri.authority() {
-                Some(authority) => authority.as_str().to_owned(),
-                None => headers.get(header::HOST)?.to_str().ok()?.to_owned(),
-            },
-            name => {
-                let values = headers.get_all(name).iter();
-                let values: Vec<String> = values
-                    .map(|value| {
-                        Some(
-                            value
-                                .to_str()
-                                .ok()?
-                                .split_whitespace()
-                                .collect::<Vec<_>>()
-                                .join(" "),
-                        )
-                    })
-                    .collect::<Option<_>>()?;
-                (!values.is_empty()).then_some(())?;
-                values.join(",")
+            ("host" | ":authority", Some(authority)) => canonical.write_str(authority.as_str()),
+            ("host" | ":authority", None) => {
+                canonical.write_str(headers.get(header::HOST)?.to_str().ok()?)
             }
-        };
-        writeln!(canonical, "{name}:{value}").ok()?;
+            (name, _) => {
+                headers.get(name)?;
+                for (index, value) in headers.get_all(name).iter().enumerate() {
+                    let separator = if index > 0 { "," } else { "" };
+                    canonical.write_str(separator).ok()?;
+                    let words = value.to_str().ok()?.split_whitespace();
+                    for (place, word) in words.enumerate() {
+                        let separator = if place > 0 { " " } else { "" };
+                        write!(canonical, "{separator}{word}").ok()?;
+                    }
+                }
+                Ok(())
+            }
+        }
+        .ok()?;
+        canonical.write_str("\n").ok()?;
     }
-    Some(format!("{canonical}\n{}\n{hash}", signed_headers.join(";")))
+    write!(canonical, "\n{}\n{body_hash}", signed_headers.0).ok()?;
+    Some(hex(&canonical.0.finalize()))
 }
 
 /// Names and values encoded anew, in their order.
@@ -213,7 +299,7 @@ fn encode(text: &str, keep_slashes: bool) -> String {
     })
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut hex, byte| {
         // Writing to a string cannot fail.
         let _ = write!(hex, "{byte:02x}");
@@ -274,15 +360,16 @@ mod tests {
     }
 
     fn verify(sent: &Sent, key: &str, now: i64) -> bool {
-        let signature = Signature::of(
-            &SignedRequest {
+        let claim = Claim::of(
+            SignedRequest {
                 method: &sent.method,
                 uri: &sent.uri,
                 headers: &sent.headers,
-                body: sent.body.as_bytes(),
             },
             now,
         );
+        let hash = hex(&Sha256::digest(&sent.body));
+        let signature = claim.and_then(|claim| claim.signature(&hash));
         signature.is_some_and(|signature| signature.is_by(key))
     }
 
@@ -319,17 +406,94 @@ mod tests {
 
     #[test]
     fn malformed_signatures_are_none() {
-        for authorization in [
-            "AWS4-HMAC-SHA256",
-            "AWS4-HMAC-SHA256 Credential=a/b, SignedHeaders=host, Signature=00",
-            "AWS4-HMAC-SHA256 Credential=////, SignedHeaders=, Signature=",
-            "Bearer x",
-        ] {
+        let signed = |headers: &str| {
+            let signature = "0".repeat(64);
+            format!(
+                "AWS4-HMAC-SHA256 Credential=a/20261123/r/s/aws4_request, SignedHeaders={headers}, Signature={signature}"
+            )
+        };
+        let claimed = |authorization: &str, target: &str| {
             let mut sent = recorded().remove(0);
             let now = signed_at(&sent);
             let value = authorization.parse().expect("a value");
             sent.headers.insert(header::AUTHORIZATION, value);
-            assert!(!verify(&sent, "secret", now), "{authorization}");
+            let uri = target.parse().expect("an address");
+            let request = SignedRequest {
+                method: &sent.method,
+                uri: &uri,
+                headers: &sent.headers,
+            };
+            Claim::of(request, now).is_some()
+        };
+        let headers = "content-type;host;x-amz-date";
+        assert!(claimed(&signed(headers), "/rerank?a=b"), "as it should be");
+        let many: Vec<String> = (0..MAX_SIGNED_HEADERS)
+            .map(|n| format!("a{n:03}"))
+            .collect();
+        for wrong in [
+            "AWS4-HMAC-SHA256",
+            "AWS4-HMAC-SHA256 Credential=a/b, SignedHeaders=host, Signature=00",
+            "AWS4-HMAC-SHA256 Credential=////, SignedHeaders=, Signature=",
+            "Bearer x",
+            // What is signed must be named in AWS's way: sorted, in lower case, each once.
+            &signed(""),
+            &signed("host"),
+            &signed("x-amz-date"),
+            &signed("x-amz-date;host"),
+            &signed("Content-Type;host;x-amz-date"),
+            &signed("host;host;x-amz-date"),
+            &signed("host;x-amz-date;x-amz-date"),
+            &signed(";host;x-amz-date"),
+            &signed("host;x-amz-date;"),
+            &signed(&format!("{};host;x-amz-date", "a;".repeat(1000))),
+            &signed(&format!("{};host;x-amz-date", many.join(";"))),
+            &signed(&format!(
+                "{};host;x-amz-date",
+                "a".repeat(MAX_AUTHORIZATION_BYTES)
+            )),
+        ] {
+            assert!(!claimed(wrong, "/rerank"), "{wrong}");
+        }
+        for target in [
+            format!("/{}", "a".repeat(MAX_TARGET_BYTES)),
+            format!("/rerank?{}", "a&".repeat(MAX_PARAMETERS)),
+        ] {
+            assert!(!claimed(&signed(headers), &target), "{target}");
+        }
+    }
+
+    #[test]
+    fn a_digest_that_is_signed_is_known_before_the_body() {
+        for sent in recorded() {
+            let request = SignedRequest {
+                method: &sent.method,
+                uri: &sent.uri,
+                headers: &sent.headers,
+            };
+            let claim = Claim::of(request, signed_at(&sent)).expect("signed");
+            let hash = hex(&Sha256::digest(&sent.body));
+            // The SDK for JavaScript sends it, boto3 does not.
+            let sends = sent.headers.contains_key(CONTENT_HASH);
+            assert_eq!(claim.signed_hash(), sends.then_some(hash.as_str()));
+            let other = hex(&Sha256::digest("another body"));
+            assert_eq!(claim.signature(&other).is_none(), sends);
+        }
+    }
+
+    #[test]
+    fn a_digest_that_is_none_is_refused() {
+        for value in [
+            "UNSIGNED-PAYLOAD",
+            "STREAMING-AWS4-HMAC-SHA256-PAYLOAD",
+            "",
+            "00",
+        ] {
+            let mut sent = recorded().remove(2);
+            let now = signed_at(&sent);
+            let value = value.parse().expect("a value");
+            sent.headers.insert(CONTENT_HASH, value);
+            let key = sent.key.clone();
+            assert!(!verify(&sent, &key, now));
         }
     }
 
