@@ -117,6 +117,9 @@ pub enum ModelError {
     Changed(PathBuf),
     #[error("cannot compute: {0}")]
     Compute(String),
+    /// Nothing that this process asks of it from now on is done.
+    #[error("the GPU is lost: {0}: start again")]
+    Lost(String),
 }
 
 impl ModelError {

@@ -230,7 +230,7 @@ impl Service {
             );
             engine.forward(sequences).map_err(|error| match error {
                 // Nothing that this process computes from now on can be right.
-                ModelError::Changed(_) => {
+                ModelError::Changed(_) | ModelError::Lost(_) => {
                     tracing::error!(%error, "the model is given up");
                     service.failed(error.to_string());
                     Error::Model(error.to_string())

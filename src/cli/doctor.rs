@@ -214,12 +214,22 @@ fn model(config: &Config) -> Vec<Finding> {
 fn gpu(plan: &setup::ModelPlan) -> Finding {
     let not_used = |reason: &str| format!("GPU: not used: {reason}");
     match (&plan.settings.gpu, &plan.no_gpu) {
-        (Some(gpu), _) => Fine(format!(
-            "GPU: {}, {}, {}",
-            gpu.name,
-            gpu.chip,
-            size(gpu.memory_bytes)
-        )),
+        (Some(gpu), _) => {
+            let what = format!(
+                "GPU: {}, {}, {}; its driver is made for CUDA {}, this program was built with {}",
+                gpu.name,
+                gpu.chip,
+                size(gpu.memory_bytes),
+                gpu.driver,
+                gpu.built_with
+            );
+            if gpu.driver < gpu.built_with {
+                let advice = "kernels that the driver has to compile may be refused: install a newer driver, or build with a toolkit of its version";
+                Better(what, advice.into())
+            } else {
+                Fine(what)
+            }
+        }
         (None, Some(reason)) if cfg!(feature = "cuda") => Better(
             not_used(reason),
             "the CPU computes; DEVICE=cuda would refuse to, DEVICE=cpu would say nothing".into(),

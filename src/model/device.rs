@@ -8,9 +8,9 @@
 use candle_core::{DType, Device, IndexOp, Tensor};
 use candle_nn::ops::{layer_norm, softmax_last_dim};
 
-use super::Packed;
 use super::blocks::{Block, Blocks};
 use super::config::ModelConfig;
+use super::{Packed, gpu};
 use crate::error::ModelError;
 use crate::weights::Weights;
 
@@ -180,7 +180,7 @@ impl Encoder {
     /// `[sequences, hidden]` in f32 on the CPU. `positions` has one for each token; ids, segments and positions are within the tables.
     pub fn forward(&self, packed: &Packed, positions: &[usize]) -> Result<Tensor, ModelError> {
         self.layers(packed, positions)
-            .map_err(|error| explained(error, packed.tokens()))
+            .map_err(|error| gpu::explained(error, packed.tokens()))
     }
 
     fn layers(&self, packed: &Packed, positions: &[usize]) -> Result<Tensor, ModelError> {
@@ -241,19 +241,6 @@ impl Encoder {
             contexts.push(context.reshape((count * length, hidden))?);
         }
         Ok(Tensor::cat(&contexts, 0)?.index_select(&placed.places, 0)?)
-    }
-}
-
-/// The error of a pass of so many tokens, with what the operator can do where the memory was too small for it.
-pub fn explained(error: ModelError, tokens: usize) -> ModelError {
-    let reason = error.to_string();
-    let full = ["OUT_OF_MEMORY", "ALLOC_FAILED"];
-    if full.iter().any(|name| reason.contains(name)) {
-        ModelError::Compute(format!(
-            "the GPU's memory does not suffice for a pass of {tokens} tokens: lower BATCH_TOKENS ({reason})"
-        ))
-    } else {
-        error
     }
 }
 

@@ -9,6 +9,8 @@ use super::config::{Family, ModelConfig};
 use super::device;
 #[cfg(feature = "cuda")]
 use super::fused;
+#[cfg(any(test, feature = "cuda"))]
+use super::gpu;
 use super::head::Head;
 use super::int8;
 use super::ops::{AddNorm, After, Attention, Norm, Projection};
@@ -30,7 +32,7 @@ enum Layers {
     Device(device::Encoder),
     /// The head too.
     #[cfg(feature = "cuda")]
-    Fused(fused::Encoder),
+    Fused(Box<fused::Encoder>),
 }
 
 pub struct F32Layers {
@@ -64,7 +66,8 @@ impl Encoder {
         let layers = match gpu {
             #[cfg(feature = "cuda")]
             Some(gpu) if gpu.lacks_kernels(config).is_none() => {
-                Layers::Fused(fused::Encoder::load(config, weights, gpu.precision)?)
+                let encoder = fused::Encoder::load(config, weights, gpu.precision);
+                Layers::Fused(Box::new(encoder.map_err(gpu::advised)?))
             }
             #[cfg(any(test, feature = "cuda"))]
             Some(gpu) => {
@@ -72,7 +75,8 @@ impl Encoder {
                     return Err(ModelError::Compute(reason));
                 }
                 let (device, dtype) = (&gpu.device, gpu.dtype());
-                Layers::Device(device::Encoder::load(config, weights, device, dtype)?)
+                let encoder = device::Encoder::load(config, weights, device, dtype);
+                Layers::Device(encoder.map_err(gpu::advised)?)
             }
             _ if weights.manifest().is_some() => {
                 Layers::Int8(int8::Layers::load(config, weights, kernels)?)

@@ -4,7 +4,7 @@ use cuda_kernels::{Encoder as Kernels, Error, Half, Layer, Linear, Norm, Shape, 
 
 use super::config::ModelConfig;
 use super::head::Head;
-use super::{Packed, device};
+use super::{Packed, gpu};
 use crate::error::ModelError;
 use crate::rerank::Precision;
 use crate::weights::{Floats, Weights};
@@ -123,6 +123,6 @@ impl Encoder {
             .ok_or(Error::TooLarge(tokens))?;
         self.kernels
             .forward(&work)
-            .map_err(|error| device::explained(error.into(), tokens))
+            .map_err(|error| gpu::explained(error.into(), tokens))
     }
 }

@@ -11,6 +11,8 @@ use candle_core::{DType, Device};
 
 #[cfg(feature = "cuda")]
 use super::{config::ModelConfig, fused};
+#[cfg(any(test, feature = "cuda"))]
+use crate::error::ModelError;
 use crate::rerank::Precision;
 
 /// A GPU that can be computed on, and in what.
@@ -19,11 +21,110 @@ pub struct Gpu {
     pub name: String,
     pub chip: Chip,
     pub memory_bytes: u64,
+    /// CUDA's version that the driver is made for, and the one that this program was built with.
+    pub driver: Version,
+    pub built_with: Version,
     pub precision: Precision,
     /// Whether to compute by our own kernels, where there are some for the model and the chip; else by candle's.
     pub fused: bool,
     #[cfg(any(test, feature = "cuda"))]
     pub(super) device: Device,
+}
+
+/// Major and minor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(pub u32, pub u32);
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0, self.1)
+    }
+}
+
+/// What the operator can do about an error of the driver or of cuBLAS, by a part of its name.
+#[cfg(any(test, feature = "cuda"))]
+const ADVICE: [(&str, &str); 7] = [
+    (
+        "UNSUPPORTED_PTX_VERSION",
+        "the driver is older than the CUDA toolkit that this program was built with: install a newer driver, or build with a toolkit of the driver's version",
+    ),
+    (
+        "NO_BINARY_FOR_GPU",
+        "this program has no kernels for this chip: build it with the chip's CUDA_COMPUTE_CAP",
+    ),
+    (
+        "SYSTEM_DRIVER_MISMATCH",
+        "the driver's library and its kernel module are of different versions: restart the machine after an update, and mount the host's own library into containers",
+    ),
+    (
+        "SYSTEM_NOT_READY",
+        "the driver is not ready: GPUs that NVSwitch connects need NVIDIA's fabric manager",
+    ),
+    (
+        "COMPAT_NOT_SUPPORTED_ON_DEVICE",
+        "this GPU does not take CUDA's libraries for forward compatibility: take them out of LD_LIBRARY_PATH",
+    ),
+    (
+        "DEVICE_UNAVAILABLE",
+        "another process has the GPU to itself: see its compute mode",
+    ),
+    (
+        "CUBLAS_STATUS_NOT_INITIALIZED",
+        "cuBLAS does not start: the driver may be older than the CUDA libraries, or the GPU's memory full",
+    ),
+];
+
+/// Errors after which the driver does nothing more for this process.
+#[cfg(any(test, feature = "cuda"))]
+const LAST: [&str; 11] = [
+    "ASSERT",
+    "CONTEXT_IS_DESTROYED",
+    "ECC_UNCORRECTABLE",
+    "HARDWARE_STACK_ERROR",
+    "ILLEGAL_ADDRESS",
+    "ILLEGAL_INSTRUCTION",
+    "INVALID_ADDRESS_SPACE",
+    "INVALID_PC",
+    "LAUNCH_FAILED",
+    "LAUNCH_TIMEOUT",
+    "MISALIGNED_ADDRESS",
+];
+
+/// A reason of the driver's, with what the operator can do.
+#[cfg(any(test, feature = "cuda"))]
+fn with_advice(reason: &str) -> String {
+    let known = ADVICE.iter().find(|(name, _)| reason.contains(name));
+    known.map_or_else(
+        || reason.to_owned(),
+        |(_, advice)| format!("{reason}: {advice}"),
+    )
+}
+
+/// The error of loading a model, with what the operator can do.
+#[cfg(any(test, feature = "cuda"))]
+pub(super) fn advised(error: ModelError) -> ModelError {
+    match error {
+        ModelError::Compute(reason) => ModelError::Compute(with_advice(&reason)),
+        error => error,
+    }
+}
+
+/// The error of a pass of so many tokens, with what the operator can do, and whether the GPU can be used any more.
+#[cfg(any(test, feature = "cuda"))]
+pub(super) fn explained(error: ModelError, tokens: usize) -> ModelError {
+    let ModelError::Compute(reason) = error else {
+        return error;
+    };
+    let names = |names: &[&str]| names.iter().any(|name| reason.contains(name));
+    if names(&["OUT_OF_MEMORY", "ALLOC_FAILED"]) {
+        ModelError::Compute(format!(
+            "the GPU's memory does not suffice for a pass of {tokens} tokens: lower BATCH_TOKENS ({reason})"
+        ))
+    } else if names(&LAST) {
+        ModelError::Lost(reason)
+    } else {
+        ModelError::Compute(with_advice(&reason))
+    }
 }
 
 /// A compute capability, such as 8.0.
@@ -92,16 +193,13 @@ impl Gpu {
         let count = driver::CudaContext::device_count().map_err(|error| match error.0 {
             CUresult::CUDA_ERROR_STUB_LIBRARY => "the NVIDIA driver is not installed".to_owned(),
             CUresult::CUDA_ERROR_NO_DEVICE => "the NVIDIA driver finds no GPU".to_owned(),
-            CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH | CUresult::CUDA_ERROR_SYSTEM_NOT_READY => {
-                format!("the NVIDIA driver is not in order ({:?})", error.0)
-            }
-            code => format!("the NVIDIA driver does not start ({code:?})"),
+            code => with_advice(&format!("the NVIDIA driver does not start ({code:?})")),
         })?;
         if count == 0 {
             return Err("the NVIDIA driver finds no GPU".into());
         }
-        let device =
-            Device::new_cuda(0).map_err(|error| format!("the GPU cannot be used: {error}"))?;
+        let device = Device::new_cuda(0)
+            .map_err(|error| with_advice(&format!("the GPU cannot be used: {error}")))?;
         let asked = |error: driver::DriverError| format!("the GPU does not answer: {error}");
         let about = device.as_cuda_device().map_err(|error| error.to_string())?;
         let about = about.cuda_stream().context().clone();
@@ -112,6 +210,10 @@ impl Gpu {
             return Err(format!("{name}: {reason}"));
         }
         Ok(Self {
+            driver: cuda_kernels::driver_version()
+                .map(|(major, minor)| Version(major, minor))
+                .map_err(|error| error.to_string())?,
+            built_with: Version(cuda_kernels::BUILT_WITH.0, cuda_kernels::BUILT_WITH.1),
             memory_bytes: about.total_mem().map_err(asked)? as u64,
             name,
             chip,
@@ -172,10 +274,45 @@ mod tests {
                 name: "the CPU in a GPU's place".into(),
                 chip: BF16,
                 memory_bytes: 0,
+                driver: Version(0, 0),
+                built_with: Version(0, 0),
                 precision,
                 fused: false,
                 device: Device::Cpu,
             }
+        }
+    }
+
+    #[test]
+    fn the_drivers_errors_say_what_to_do() {
+        let after = |reason: &str| explained(ModelError::Compute(reason.into()), 700);
+        for (reason, wanted) in [
+            (
+                "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
+                "a pass of 700 tokens: lower BATCH_TOKENS",
+            ),
+            (
+                "CublasError(CUBLAS_STATUS_ALLOC_FAILED)",
+                "lower BATCH_TOKENS",
+            ),
+            (
+                "CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
+                "install a newer driver",
+            ),
+            ("CUDA_ERROR_ILLEGAL_ADDRESS", "the GPU is lost"),
+            ("CUDA_ERROR_ECC_UNCORRECTABLE", "start again"),
+            ("something else", "cannot compute: something else"),
+        ] {
+            let error = after(reason);
+            assert!(error.to_string().contains(wanted), "{error}");
+            assert_eq!(
+                matches!(error, ModelError::Lost(_)),
+                wanted.contains("lost") || wanted.contains("again")
+            );
+        }
+        for (name, advice) in ADVICE {
+            let error = advised(ModelError::Compute(format!("CUDA_ERROR_{name}")));
+            assert!(error.to_string().ends_with(advice), "{error}");
         }
     }
 

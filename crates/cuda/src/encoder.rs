@@ -6,13 +6,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::cublas::{self, CudaBlas, sys as blas};
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr,
-    DriverError, LaunchConfig, PushKernelArg,
+    DriverError, LaunchConfig, PushKernelArg, sys,
 };
 use cudarc::nvrtc::Ptx;
 
 use crate::{AT_ONCE, Shape, WARPS, Work};
 
 static IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+
+/// The version of CUDA that all this was built with.
+pub const BUILT_WITH: (u32, u32) = version(sys::CUDA_VERSION);
+
+const fn version(number: u32) -> (u32, u32) {
+    (number / 1000, number % 1000 / 10)
+}
+
+/// The newest version of CUDA that the driver is made for.
+pub fn driver_version() -> Result<(u32, u32), Error> {
+    let mut number = 0;
+    // SAFETY: it writes one number.
+    unsafe { sys::cuDriverGetVersion(&raw mut number) }.result()?;
+    Ok(version(number.unsigned_abs()))
+}
 
 /// Threads of a block where each has its own values.
 const THREADS: usize = 256;

@@ -12,7 +12,7 @@ mod encoder;
 mod work;
 
 #[cfg(feature = "cuda")]
-pub use encoder::{Encoder, Error, Half, Head, Layer, Linear, Norm};
+pub use encoder::{BUILT_WITH, Encoder, Error, Half, Head, Layer, Linear, Norm, driver_version};
 pub use work::{WARPS, Work};
 
 /// Hidden widths, in units of 128, that there are kernels for.
