@@ -3,8 +3,9 @@
 //! Each start is the real program with `--once`, which loads a model, scores one pair, prints that it has, and then prints its
 //! receipt. The time is taken here, so that nothing a process does before its first line is lost.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -284,9 +285,17 @@ impl<'a> Programs<'a> {
             .then(|| {
                 let path =
                     std::env::temp_dir().join(format!("reranker-bench-{}", std::process::id()));
+                // A new file: nothing that lies there by that name is written through.
+                let failed = || format!("{}: cannot copy the program", path.display());
+                let mut new = OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o700)
+                    .open(&path)
+                    .with_context(failed)?;
                 let copied = Copied(path.clone());
-                std::fs::copy(&own, &path)
-                    .with_context(|| format!("{}: cannot copy the program", path.display()))?;
+                let mut program = File::open(&own).with_context(failed)?;
+                std::io::copy(&mut program, &mut new).with_context(failed)?;
                 anyhow::Ok(copied)
             })
             .transpose()?;
