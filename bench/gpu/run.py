@@ -3,7 +3,7 @@
 
 usage: run.py --binary PATH --model FOLDER [--out FOLDER] [--rounds 10] [--only PART,…]
 
-Parts: doctor, precision, full, parity, times, memory, start. `parity` has the workloads below with the full-size model, alone and together,
+Parts: doctor, precision, full, parity, times, served, memory, start. `parity` has the workloads below with the full-size model, alone and together,
 up to 8192 tokens, and bench/pairs.jsonl with the bundled model, whose scores mean something. A score may differ from that of the CPU in f32
 by 0.0002 in f32, 0.002 in f16 and 0.02 in bf16, which has eight bits. Anything else that is not as it should be fails too, once all is
 recorded; a peer that is missing is named.
@@ -16,6 +16,7 @@ With DEVICE=cpu the same is done on the CPU and with small workloads, to see tha
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import datetime
 import json
 import math
@@ -29,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import typing
 import urllib.error
 import urllib.request
 
@@ -123,6 +125,19 @@ def gpu() -> dict:
 
 def used_mib() -> int:
     return 0 if DRY else int(smi("memory.used")[0])
+
+
+def ask(documents: list[str]) -> tuple[int, dict]:
+    """The status and the answer of a server's; status 0 where there is none."""
+    body = json.dumps({"query": "what is a panda?", "documents": documents}).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{PORT}/rerank", body, {"content-type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+    except OSError as error:
+        return 0, {"error": str(error)}
 
 
 def score(logit: float) -> float:
@@ -263,31 +278,61 @@ class Run:
             system.end()
             self.write("memory", precision=precision, used_mib_loaded=loaded - before, used_mib_after_full_passes=after - before)
 
+    def server(self, env: dict[str, str]) -> tuple[subprocess.Popen, typing.IO]:
+        settings = {"DEVICE": DEVICE, "MODEL_DIR": str(self.model), "PORT": str(PORT), "HOST": "127.0.0.1", "LOG_FORMAT": "text", "MAX_LENGTH": "512"}
+        log = tempfile.TemporaryFile("w+")
+        return subprocess.Popen([self.binary, "serve"], env={**os.environ, **settings, **env}, stdout=log, stderr=log), log
+
+    def wait(self, server: subprocess.Popen) -> None:
+        until = time.monotonic() + 60
+        while ask(["a bear of China"])[0] != 200:
+            if server.poll() is not None or time.monotonic() > until:
+                raise Failed("the server does not become ready")
+            time.sleep(0.05)
+
+    def served(self) -> None:
+        """What a server does for clients that always have a request under way: texts over HTTP, cut into tokens, computed, answered."""
+        clients, each, seconds = (2, 4, 2.0) if DRY else (8, 64, 5.0)
+        words = " ".join(json.loads(line)["passage"] for line in (BENCH / "pairs.jsonl").open(encoding="utf-8")).split()
+        server, _ = self.server({})
+        try:
+            self.wait(server)
+            done: list[tuple[float, int, int]] = []
+
+            def client(number: int) -> None:
+                draw = random.Random(number)
+                # As many words as tokens would be in a request as mixed as real ones, or nearly.
+                requests = [[" ".join(draw.choices(words, k=max(4, n * 2 // 3))) for n in draw.choices(workloads.MIXED, k=each)] for _ in range(4)]
+                turn = 0
+                while time.monotonic() < begun + seconds:
+                    start = time.monotonic()
+                    status, body = ask(requests[turn % 4])
+                    turn += 1
+                    if status != 200:
+                        raise Failed(f"a server under load answers {status}: {str(body)[:300]}")
+                    done.append((time.monotonic() - start, each, body["usage"]["total_tokens"]))
+
+            begun = time.monotonic()
+            with concurrent.futures.ThreadPoolExecutor(clients) as pool:
+                for future in [pool.submit(client, number) for number in range(clients)]:
+                    future.result()
+            took = time.monotonic() - begun
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait(60)
+        pairs, tokens = sum(line[1] for line in done), sum(line[2] for line in done)
+        self.write(
+            "served", clients=clients, pairs_a_request=each, pairs=pairs, tokens=tokens, took_s=took, pairs_per_s=pairs / took,
+            tokens_per_s=tokens / took, request_s_median=statistics.median(line[0] for line in done),
+        )  # fmt: skip
+
     def full(self) -> None:
         """A pass that does not fit fails; what fits is served, before it and after."""
         hog = None
-        env = {**os.environ, "DEVICE": DEVICE, "MODEL_DIR": str(self.model), "PORT": str(PORT), "HOST": "127.0.0.1", "LOG_FORMAT": "text", "MAX_LENGTH": "512",
-               **({} if DRY else {"BATCH_TOKENS": "262144"})}  # fmt: skip
-        log = tempfile.TemporaryFile("w+")
-        server = subprocess.Popen([self.binary, "serve"], env=env, stdout=log, stderr=log)
-
-        def ask(documents: list[str]) -> tuple[int, dict]:
-            body = json.dumps({"query": "what is a panda?", "documents": documents}).encode()
-            request = urllib.request.Request(f"http://127.0.0.1:{PORT}/rerank", body, {"content-type": "application/json"})
-            try:
-                with urllib.request.urlopen(request, timeout=120) as answer:
-                    return answer.status, json.load(answer)
-            except urllib.error.HTTPError as error:
-                return error.code, json.load(error)
-            except OSError as error:
-                return 0, {"error": str(error)}
-
+        server, log = self.server({} if DRY else {"BATCH_TOKENS": "262144"})
         small, large = ["a bear of China"], [f"{at} bears of China, " * 40 for at in range(4 if DRY else 256)]
         try:
-            for _ in range(600):
-                if ask(small)[0] == 200:
-                    break
-                time.sleep(0.1)
+            self.wait(server)
             if not DRY:
                 hog = Process("hog", [sys.executable, GPU / "hog.py", "768"], {}).ready()
             wanted = 200 if DRY else 500
@@ -386,7 +431,7 @@ class Run:
 
     def start(self) -> None:
         """From the start of a process to its first score; the first one of a machine waits for the driver's compiler, too."""
-        done = self.command({"DEVICE": DEVICE}, "bench", "cold", "--runs", "2", "--tokens", "128", "--json")
+        done = self.command({"DEVICE": DEVICE}, "bench", "cold", "--runs", "2", "--tokens", "128", "--drop", "--json")
         self.check(done.returncode == 0, f"bench cold: {done.stderr}")
         for line in done.stdout.splitlines()[1:]:
             line = json.loads(line)
@@ -419,7 +464,7 @@ class Run:
         }
 
 
-PARTS = ["doctor", "precision", "full", "parity", "times", "memory", "start"]
+PARTS = ["doctor", "precision", "full", "parity", "times", "served", "memory", "start"]
 
 
 def main() -> None:
