@@ -9,6 +9,7 @@ use super::memory::{self, size};
 use super::output::say;
 use super::{Usage, setup};
 use crate::config::Config;
+use crate::error::ModelError;
 use crate::model::{Gpu, Model};
 use crate::service::Engine;
 
@@ -133,13 +134,19 @@ fn model(config: &Config) -> Vec<Finding> {
         ));
         return findings;
     }
+    let on_gpu = plan.settings.gpu.is_some();
     let engine = match Engine::load(&plan.path, plan.settings, true, Instant::now()) {
         Ok(engine) => engine,
         Err(error) => {
-            findings.push(Wrong(
-                format!("model: {error}"),
-                "the file named above must be replaced by the original; re-download it if it was cut".into(),
-            ));
+            let advice = match &error {
+                ModelError::Compute(_) | ModelError::Lost(_) if on_gpu => {
+                    "the GPU cannot compute it so; DEVICE=cpu computes it on the CPU"
+                }
+                _ => {
+                    "the file named above must be replaced by the original; re-download it if it was cut"
+                }
+            };
+            findings.push(Wrong(format!("model: {error}"), advice.into()));
             return findings;
         }
     };
