@@ -20,14 +20,17 @@ pub mod voyage;
 mod documents;
 mod lenient;
 mod options;
+mod shape;
+mod text;
 
 use std::borrow::Cow;
 
-use serde::de::{DeserializeOwned, IgnoredAny};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 
 pub use crate::json::Object;
+pub use shape::{Fields, Sender, Shape};
 
 use crate::error::{Error, Invalid};
 use crate::rerank::{Limits, Ranking, Request, Score};
@@ -42,7 +45,7 @@ pub trait Dialect: Send + Sync + 'static {
     type Answer: Serialize + ToSchema;
     type ErrorBody: Serialize + ToSchema;
     /// What of the body the answer needs besides the ranking.
-    type Kept: Send;
+    type Kept: Send + 'static;
 
     /// The domain's request; `limits` are checked here, where the caller's names of the fields are known.
     fn read(body: Self::Body, limits: &Limits) -> Result<(Request, Self::Kept), Invalid>;
@@ -188,70 +191,6 @@ impl From<&Error> for Failure {
             _ => {}
         }
         failure
-    }
-}
-
-/// Whose body it is, by the fields that it has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
-    Native,
-    NativeBatch,
-    Tei,
-    Bedrock,
-    Pinecone,
-    Common,
-    Mixedbread,
-    VllmScore,
-}
-
-/// Which fields are there; their values are passed over. `null` is as good as absent.
-#[derive(Deserialize)]
-pub struct Fields {
-    passage: Option<IgnoredAny>,
-    pairs: Option<IgnoredAny>,
-    texts: Option<IgnoredAny>,
-    queries: Option<IgnoredAny>,
-    sources: Option<IgnoredAny>,
-    documents: Option<IgnoredAny>,
-    items: Option<IgnoredAny>,
-    input: Option<IgnoredAny>,
-    text_1: Option<IgnoredAny>,
-    data_1: Option<IgnoredAny>,
-}
-
-impl Fields {
-    /// The shape of a body for a path that several dialects share; the error lists what would have done. `of_pinecone` is whether
-    /// the request has the header that only Pinecone's clients send: their bodies look like Cohere's.
-    pub fn shape(&self, of_pinecone: bool) -> Result<Shape, Invalid> {
-        let has = Option::is_some;
-        Ok(if of_pinecone {
-            Shape::Pinecone
-        } else if has(&self.queries) && has(&self.sources) {
-            Shape::Bedrock
-        } else if has(&self.pairs) {
-            Shape::NativeBatch
-        } else if has(&self.passage) {
-            Shape::Native
-        } else if has(&self.texts) {
-            Shape::Tei
-        } else if has(&self.text_1)
-            || has(&self.data_1)
-            || (has(&self.queries) && (has(&self.documents) || has(&self.items)))
-        {
-            Shape::VllmScore
-        } else if has(&self.documents) {
-            Shape::Common
-        } else if has(&self.input) {
-            Shape::Mixedbread
-        } else {
-            return Err(Invalid::new(
-                "unknown_shape",
-                "the body is of no known shape; accepted are {query, passage} and {pairs: [{query, passage}]} (native), \
-                 {query, texts} (TEI), {query, documents} (Cohere, Jina, vLLM, infinity, llama.cpp, Voyage; Pinecone with its header \
-                 X-Pinecone-Api-Version), {query, input} (Mixedbread), {queries, sources} (Bedrock), {text_1, text_2} and \
-                 {queries, documents} (vLLM's score)",
-            ));
-        })
     }
 }
 

@@ -90,6 +90,8 @@ struct App {
     /// `METHOD /path` of every route, for the error that lists them.
     routes: Arc<[String]>,
     voices: Arc<Voices>,
+    /// Names of the fields of every dialect's bodies.
+    fields: Arc<[String]>,
 }
 
 #[derive(OpenApi)]
@@ -112,6 +114,7 @@ fn mounts() -> Mounts {
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
         .routes(routes!(health::info))
+        .routes(routes!(health::models))
         .routes(routes!(metrics::metrics))
         .routes(routes!(playground::page))
         .routes(routes!(docs::page))
@@ -135,6 +138,7 @@ pub fn router(service: Service, settings: Settings) -> Router {
     let Mounts {
         router,
         voices,
+        fields,
         api,
     } = mounts();
     let app = App {
@@ -142,6 +146,7 @@ pub fn router(service: Service, settings: Settings) -> Router {
         routes: route_list(&api),
         voices: Arc::new(voices),
         room: room::Room::new(settings.body_bytes_in_flight, settings.body_bytes),
+        fields: fields.into_iter().collect(),
         settings: Arc::new(settings),
     };
     let router = router
@@ -158,7 +163,7 @@ pub fn router(service: Service, settings: Settings) -> Router {
         ))
         .layer(cors(&app.settings.cors_origins))
         .with_state(app.clone());
-    path::without_prefixes(router, app.settings.base_paths.clone())
+    path::at_any_spelling(router, app.settings.base_paths.clone())
 }
 
 fn route_list(api: &utoipa::openapi::OpenApi) -> Arc<[String]> {
@@ -189,6 +194,7 @@ fn cors(origins: &[String]) -> CorsLayer {
             HeaderName::from_static("retry-after"),
             HeaderName::from_static("retry-after-ms"),
             score::SERVER_TIMING,
+            score::IGNORED_FIELDS,
         ])
         .max_age(Duration::from_secs(3600));
     if origins == ["*"] {
@@ -203,17 +209,10 @@ fn cors(origins: &[String]) -> CorsLayer {
 }
 
 async fn unknown_route(State(app): State<App>, request: Request) -> Response {
-    // Helps whoever has a prefix in front, and repeats nothing of theirs.
-    let path = request.uri().path();
-    let paths = app
-        .routes
-        .iter()
-        .filter_map(|route| route.split_once(' ').map(|(_, path)| path));
-    let inner = paths
-        .filter(|route| route.len() > 1 && path.ends_with(route) && path.len() > route.len())
-        .max_by_key(|route| route.len());
+    let paths = app.routes.iter().filter_map(|route| route.split_once(' '));
+    let paths: Vec<&str> = paths.map(|(_, path)| path).collect();
     Refusal::UnknownRoute {
-        inner: inner.map(str::to_owned),
+        advice: path::advice(request.uri().path(), &paths),
         routes: app.routes.to_vec(),
     }
     .into_response()

@@ -5,9 +5,11 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use memchr::memchr;
+use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
+use serde_json::value::RawValue;
 
 use crate::error::Invalid;
 
@@ -136,6 +138,74 @@ pub fn each<'de, T: Deserialize<'de>>(
     })
 }
 
+/// The values of an object's fields that have one of `places`; of those with the same name the last. Others are passed over.
+pub fn pick<'a>(
+    object: &'a str,
+    places: usize,
+    place: impl Fn(&str) -> Option<usize>,
+) -> Result<Vec<Option<&'a RawValue>>, Invalid> {
+    struct Name<'f, F>(&'f F);
+
+    impl<'de, F: Fn(&str) -> Option<usize>> DeserializeSeed<'de> for Name<'_, F> {
+        type Value = Option<usize>;
+
+        fn deserialize<D: Deserializer<'de>>(self, name: D) -> Result<Option<usize>, D::Error> {
+            name.deserialize_str(self)
+        }
+    }
+
+    impl<F: Fn(&str) -> Option<usize>> Visitor<'_> for Name<'_, F> {
+        type Value = Option<usize>;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("a string")
+        }
+
+        fn visit_str<E>(self, name: &str) -> Result<Option<usize>, E> {
+            Ok((self.0)(name))
+        }
+    }
+
+    struct Fields<F> {
+        places: usize,
+        place: F,
+    }
+
+    impl<'de, F: Fn(&str) -> Option<usize>> Visitor<'de> for Fields<F> {
+        type Value = Vec<Option<&'de RawValue>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut values = vec![None; self.places];
+            while let Some(place) = map.next_key_seed(Name(&self.place))? {
+                match place {
+                    Some(place) => values[place] = Some(map.next_value()?),
+                    None => drop(map.next_value::<IgnoredAny>()?),
+                }
+            }
+            Ok(values)
+        }
+    }
+
+    let mut json = serde_json::Deserializer::from_str(object);
+    let values = json.deserialize_map(Fields { places, place });
+    values.map_err(|error| explain(".", &error, object.as_bytes()))
+}
+
+/// The text of a JSON string.
+pub fn string(json: &str) -> Result<Cow<'_, str>, Invalid> {
+    #[derive(Deserialize)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+    match serde_json::from_str(json) {
+        Ok(Text(text)) => Ok(text),
+        Err(error) => Err(explain(".", &error, json.as_bytes())),
+    }
+}
+
 /// A JSON text without white space, its strings without escapes that they do not need. Numbers and the order of fields stay as they came.
 pub fn compact(json: &str) -> String {
     let mut compact = String::with_capacity(json.len());
@@ -144,9 +214,9 @@ pub fn compact(json: &str) -> String {
         compact.extend(rest[..quote].split_ascii_whitespace());
         rest = &rest[quote..];
         let string = &rest[..string_end(rest.as_bytes())];
-        match serde_json::from_str::<Cow<str>>(string) {
-            Ok(text) => compact += &serde_json::Value::from(text).to_string(),
-            Err(_) => compact += string,
+        match self::string(string) {
+            Ok(Cow::Owned(text)) => compact += &serde_json::Value::from(text).to_string(),
+            _ => compact += string,
         }
         rest = &rest[string.len()..];
     }
@@ -186,6 +256,10 @@ pub fn explain(path: &str, error: &serde_json::Error, text: &[u8]) -> Invalid {
         Category::Data if told.starts_with("unknown variant ") => {
             let expected = told.rsplit_once(", expected ").map_or("", |(_, it)| it);
             wrong(&format!("none of its values, expected {expected}"))
+        }
+        Category::Data if told.starts_with("invalid length ") => {
+            let expected = told.rsplit_once(", expected ").map_or("", |(_, it)| it);
+            wrong(&format!("a list of another length, expected {expected}"))
         }
         Category::Data if told.starts_with("duplicate field ") => {
             let name = told.split('`').nth(1).unwrap_or_default();

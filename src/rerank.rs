@@ -157,7 +157,8 @@ pub struct Request {
     pub max_length_field: &'static str,
     pub truncation: Option<Truncation>,
     pub side: Side,
-    /// Most tokens of a document that are looked at.
+    /// Most tokens of the query and of a document that are looked at.
+    pub max_query_tokens: Option<usize>,
     pub max_document_tokens: Option<usize>,
     /// One sequence for each pair where absent.
     pub chunking: Option<Chunking>,
@@ -178,6 +179,7 @@ impl Request {
             max_length_field: "max_length",
             truncation: None,
             side: Side::Right,
+            max_query_tokens: None,
             max_document_tokens: None,
             chunking: None,
             sentences: false,

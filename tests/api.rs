@@ -175,7 +175,8 @@ async fn every_wrong_request_has_its_status_and_code() {
             Some("body"),
         ),
         ("/nowhere", "{}".into(), 404, "not_found", None),
-        ("/rerank/", "{}".into(), 404, "not_found", None),
+        ("/rerank/", "{}".into(), 422, "unknown_shape", None),
+        ("/rerank/rerank", "{}".into(), 404, "not_found", None),
         ("/health", "{}".into(), 405, "method_not_allowed", None),
     ];
     for (path, body, status, code, field) in cases {
@@ -634,6 +635,10 @@ async fn a_key_is_needed_where_keys_are_set() {
         "/docs",
         "/openapi.json",
         "/docs/page.js",
+        "/ping",
+        // The same paths.
+        "//health",
+        "/health/",
     ] {
         assert_eq!(send(&router, get(open)).await.0.status(), 200, "{open}");
     }
@@ -641,8 +646,8 @@ async fn a_key_is_needed_where_keys_are_set() {
     for closed in [
         "/info",
         "/nowhere",
-        "//health",
-        "/health/",
+        "//info/",
+        "/v1/models",
         "/%68ealth",
         "/health/../info",
         "/docs/../info",

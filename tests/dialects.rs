@@ -432,11 +432,30 @@ async fn a_body_of_no_shape_is_told_which_there_are() {
     }
     for (body, field) in [
         (json!({"query": "q", "documents": [1]}), "documents[0]"),
-        (json!({"query": "q", "documents": "d"}), "documents"),
+        (
+            json!({"query": "q", "documents": 7}),
+            "documents is a number, expected an array",
+        ),
+        (
+            json!({"query": 7, "documents": ["d"]}),
+            "query is a number, expected a string",
+        ),
+        (
+            json!({"query": "q", "documents": ["d", 2024]}),
+            "documents[1] is a number, expected a string",
+        ),
+        (
+            json!({"query": "q", "passage": 2024}),
+            "passage is a number, expected a string",
+        ),
+        (
+            json!({"query": "q", "documents": ["d"], "top_n": 1e20}),
+            "top_n is a number that is too large",
+        ),
         (json!({"query": ["q"], "texts": ["d"]}), "query"),
         (
             json!({"query": "q", "documents": ["d"], "top_n": -1}),
-            "top_n",
+            "top_n is a negative number, expected a whole number, 0 or more",
         ),
         (
             json!({"query": "q", "documents": ["d"], "return_documents": "maybe"}),
@@ -661,16 +680,480 @@ async fn what_may_not_be_cut_is_refused_by_name() {
 async fn small_bodies_that_ask_for_much_are_refused_before_it_is_made() {
     let (router, _) = loaded().await;
     let text = "x".repeat(1900);
-    // Every name puts the text in once more.
-    let many = json!({"query": "q", "documents": [{"t": text}], "rank_fields": vec!["t"; 10_000]});
-    let (status, error) = rerank(&router, "/rerank", many).await;
+    let names: Vec<String> = (0..101).map(|name| name.to_string()).collect();
+    // Every equal sentence would be one of the answer.
+    let sentences = vec!["A b. ".repeat(400); 10];
+    for (path, body, code) in [
+        (
+            "/rerank",
+            json!({"query": "q", "documents": [{"t": text}], "rank_fields": ["t", "t"]}),
+            "invalid_rank_fields",
+        ),
+        (
+            "/rerank",
+            json!({"query": "q", "documents": [{"t": text}], "rank_fields": names}),
+            "invalid_rank_fields",
+        ),
+        (
+            "/v2/rerank",
+            json!({"query": "q", "documents": sentences, "relevant_spans": {"mode": "enabled"}}),
+            "too_many_tokens",
+        ),
+        (
+            "/inference/semanticReranking",
+            json!({"query": "q", "documents": sentences, "returnSentenceScore": true}),
+            "too_many_tokens",
+        ),
+    ] {
+        let (status, error) = rerank(&router, path, body).await;
+        let told = error["error"]["code"].as_str().or(error["code"].as_str());
+        assert_eq!(
+            (status.as_u16(), told),
+            (422, Some(code)),
+            "{path}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn texts_come_in_several_forms() {
+    let (router, _) = loaded().await;
+    let parts = |text: &str| json!({"content": [{"type": "text", "text": text}]});
+    let plain = |path: &'static str| {
+        let body = json!({"query": QUERY, "documents": [DOCUMENTS[2]]});
+        let router = &router;
+        async move { ok(router, path, body).await["results"][0]["relevance_score"].clone() }
+    };
+    for (path, query, documents) in [
+        ("/v1/rerank", json!({"text": QUERY}), json!([DOCUMENTS[2]])),
+        (
+            "/jina/v1/rerank",
+            json!({"text": QUERY}),
+            json!([{"text": DOCUMENTS[2]}]),
+        ),
+        ("/vllm/rerank", json!(QUERY), parts(DOCUMENTS[2])),
+        ("/vllm/rerank", parts(QUERY), json!([parts(DOCUMENTS[2])])),
+        ("/rerank", json!(QUERY), json!(DOCUMENTS[2])),
+        (
+            "/cohere/v1/rerank",
+            json!(QUERY),
+            json!({"text": DOCUMENTS[2]}),
+        ),
+    ] {
+        let body = json!({"query": query, "documents": documents});
+        let answer = ok(&router, path, body.clone()).await;
+        let score = &answer["results"][0]["relevance_score"];
+        assert_eq!(*score, plain(path).await, "{path}: {body}");
+    }
+    let expected = plain("/rerank").await;
+    for (path, body, list) in [
+        (
+            "/score",
+            json!({"queries": {"text": QUERY}, "documents": parts(DOCUMENTS[2])}),
+            "data",
+        ),
+        (
+            "/score",
+            json!({"text_1": QUERY, "text_2": [parts(DOCUMENTS[2])]}),
+            "data",
+        ),
+        (
+            "/mixedbread/reranking",
+            json!({"query": {"text": QUERY}, "input": DOCUMENTS[2]}),
+            "data",
+        ),
+        (
+            "/azure/inference/semanticReranking",
+            json!({"query": QUERY, "documents": DOCUMENTS[2]}),
+            "scores",
+        ),
+        (
+            "/pinecone/rerank",
+            json!({"query": QUERY, "documents": DOCUMENTS[2]}),
+            "data",
+        ),
+    ] {
+        let answer = ok(&router, path, body).await;
+        assert_eq!(answer[list][0]["score"], expected, "{path}");
+    }
+    let answer = ok(
+        &router,
+        "/tei/rerank",
+        json!({"query": QUERY, "texts": DOCUMENTS[2]}),
+    )
+    .await;
+    assert_eq!(answer[0]["score"], expected);
+    let image = json!({"type": "image_url", "image_url": {"url": "https://a.example/b.png"}});
+    for (path, body, says) in [
+        (
+            "/vllm/rerank",
+            json!({"query": QUERY, "documents": [{"content": [{"type": "text", "text": "a"}, image]}]}),
+            "documents[0].content[1] is an image, only texts can be scored",
+        ),
+        (
+            "/jina/v1/rerank",
+            json!({"query": QUERY, "documents": ["a", {"image": "https://a.example/b.png"}]}),
+            "documents[1] is an image, only texts can be scored",
+        ),
+        (
+            "/score",
+            json!({"queries": {"content": [image]}, "documents": "a"}),
+            "queries.content[0] is an image, only texts can be scored",
+        ),
+    ] {
+        let (status, error) = rerank(&router, path, body).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+        assert!(error.to_string().contains(says), "{path}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn documents_come_back_byte_for_byte() {
+    let (router, _) = loaded().await;
+    let object =
+        r#"{"text":"a bear", "big": 12345678901234567890123,"n":1.10, "z":[ 1e2 ],"a":"\u00e9"}"#;
+    let body = |fields: &str| {
+        format!(
+            r#"{{"query":"{QUERY}","documents":["x",{object}],"return_documents":true{fields}}}"#
+        )
+    };
+    for path in [
+        "/v1/rerank",
+        "/cohere/v1/rerank",
+        "/jina/v1/rerank",
+        "/vllm/rerank",
+        "/pinecone/rerank",
+        "/llamacpp/rerank",
+    ] {
+        let (head, answer) = send(&router, post(path, body(""))).await;
+        let answer = String::from_utf8(answer).expect("text");
+        assert!(
+            head.status().is_success() && answer.contains(object),
+            "{path}: {answer}"
+        );
+    }
+    let input = format!(r#"{{"query":"{QUERY}","input":[{object}],"return_input":true}}"#);
+    let (_, answer) = send(&router, post("/mixedbread/reranking", input)).await;
+    let answer = String::from_utf8(answer).expect("text");
+    assert!(answer.contains(object), "{answer}");
+    // Where documents are strings, what has no text of its own is one of the same bytes.
+    let object_without = object.replace("text", "t");
+    let fields = r#","return_documents":true,"rank_fields":["t"]"#;
+    let body = format!(r#"{{"query":"{QUERY}","documents":[{object_without}]{fields}}}"#);
+    let (_, answer) = ask(&router, post("/infinity/rerank", body)).await;
+    assert_eq!(answer["results"][0]["document"], *object_without);
+    // Numbers are scored as they were written.
+    let score = |documents: &str, fields: &str| {
+        let body = format!(r#"{{"query":"{QUERY}","documents":[{documents}]{fields}}}"#);
+        let router = &router;
+        async move {
+            ask(router, post("/v1/rerank", body)).await.1["results"][0]["relevance_score"].clone()
+        }
+    };
+    let as_text = score(r#""12345678901234567890123\n1.10""#, "").await;
+    let as_fields = score(object, r#","rank_fields":["big","n"]"#).await;
+    assert!(as_text.is_f64());
+    assert_eq!(as_text, as_fields);
+}
+
+#[tokio::test]
+async fn a_query_is_cut_where_that_is_asked_for() {
+    let (router, _) = loaded().await;
+    let query = "what is a panda? ".repeat(4);
+    for (path, list) in [
+        ("/vllm/rerank", "results"),
+        ("/v1/rerank", "results"),
+        ("/score", "data"),
+    ] {
+        let item = |most: Value| {
+            let body = if path == "/score" {
+                json!({"queries": query, "documents": [DOCUMENTS[2]], "max_tokens_per_query": most})
+            } else {
+                json!({"query": query, "documents": [DOCUMENTS[2]], "max_tokens_per_query": most})
+            };
+            let router = &router;
+            async move { ok(router, path, body).await[list][0].clone() }
+        };
+        let whole = item(Value::Null).await;
+        assert_eq!(
+            (&whole["truncated"], item(json!(0)).await),
+            (&json!(false), whole.clone())
+        );
+        let cut = item(json!(8)).await;
+        let tokens = |item: &Value| item["tokens"].as_u64().expect("tokens");
+        assert_eq!(cut["truncated"], true);
+        assert_eq!(cut["dropped_tokens"], tokens(&whole) - tokens(&cut));
+        let empty = ok(
+            &router,
+            "/rerank",
+            json!({"query": "x", "documents": [DOCUMENTS[2]]}),
+        )
+        .await;
+        let one = ok(
+            &router,
+            "/rerank",
+            json!({"query": "x", "documents": [DOCUMENTS[2]], "max_tokens_per_query": 1}),
+        )
+        .await;
+        let without_query = tokens(&one["results"][0]) - 1;
+        assert!(tokens(&empty["results"][0]) >= tokens(&one["results"][0]));
+        assert_eq!(tokens(&cut), without_query + 8, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn paths_of_other_services_are_served() {
+    let (router, _) = loaded().await;
+    let documents = json!({"query": QUERY, "documents": DOCUMENTS, "top_n": 2, "api_version": 2});
+    let expected = ok(&router, "/v2/rerank", documents.clone()).await["results"].clone();
+    for path in [
+        "/model/cohere.rerank-v3-5:0/invoke",
+        "/model/amazon.rerank-v1%3A0/invoke",
+        "/bedrock/model/arn%3Aaws%3Abedrock%3Aus-west-2%3A%3Afoundation-model%2Fcohere.rerank-v3-5%3A0/invoke",
+        "/v2/rerank/",
+        "//v2//rerank",
+        "/api//v2/rerank/",
+    ] {
+        let answer = ok(&router, path, documents.clone()).await;
+        assert_eq!(answer["results"], expected, "{path}");
+    }
+    let (head, body) = send(&router, post("/model/anthropic.claude-v2/invoke", "{}")).await;
+    let error: Value = serde_json::from_slice(&body).expect("JSON");
+    assert_eq!(head.status(), StatusCode::NOT_FOUND);
     assert_eq!(
-        (status.as_u16(), &error["error"]["code"]),
-        (422, &json!("text_too_long"))
+        head.headers()["x-amzn-errortype"],
+        "ResourceNotFoundException"
     );
+    assert!(
+        error["message"]
+            .as_str()
+            .is_some_and(|told| told.contains("none that ranks"))
+    );
+
+    // Both lists in one body: whose the path is decides.
+    let both = json!({"query": QUERY, "documents": DOCUMENTS, "texts": DOCUMENTS});
+    for (path, is_list) in [
+        ("/rerank", true),
+        ("/tei/rerank", true),
+        ("/v1/rerank", false),
+        ("/reranking", false),
+        ("/v1/reranking", false),
+        ("/cohere/v1/rerank", false),
+    ] {
+        let answer = ok(&router, path, both.clone()).await;
+        assert_eq!(answer.is_array(), is_list, "{path}: {answer}");
+    }
+    let flag = json!({"query": QUERY, "documents": DOCUMENTS, "texts": true});
+    assert!(ok(&router, "/rerank", flag).await["results"].is_array());
+
+    for path in [
+        "/v1/models",
+        "/models",
+        "/vllm/v1/models",
+        "/infinity/models",
+        "/llamacpp/models",
+        "/llamacpp/v1/models",
+        "/jina/v1/models",
+        "/cohere/v1/models",
+        "/v1/models/",
+    ] {
+        let answer = ok_get(&router, path).await;
+        assert_eq!(answer["object"], "list", "{path}");
+        assert_eq!(answer["data"][0]["id"], "tiny", "{path}");
+        assert_eq!(answer["models"][0]["name"], "tiny", "{path}");
+    }
+    assert_eq!(ok_get(&router, "/ping").await["status"], "ok");
+    let answer = ok(
+        &router,
+        "/invocations",
+        json!({"query": QUERY, "texts": DOCUMENTS}),
+    )
+    .await;
+    assert!(answer.is_array());
+}
+
+#[tokio::test]
+async fn pairs_are_labelled() {
+    let (router, _) = loaded().await;
+    let (normal, raw) = (native(&router, true).await, native(&router, false).await);
+    let label = |score: f64| json!([{"score": score, "label": "LABEL_0"}]);
+    let named = json!({"text": QUERY, "text_pair": DOCUMENTS[0]});
+    let listed = json!([QUERY, DOCUMENTS[2]]);
+    for (inputs, expected) in [
+        (named.clone(), label(normal[0])),
+        (listed.clone(), label(normal[2])),
+        (
+            json!([named, listed]),
+            json!([label(normal[0]), label(normal[2])]),
+        ),
+        (json!([listed]), json!([label(normal[2])])),
+    ] {
+        for path in ["/predict", "/tei/predict"] {
+            let answer = ok(&router, path, json!({"inputs": inputs})).await;
+            assert_eq!(answer, expected, "{path}: {inputs}");
+        }
+    }
+    let logits = json!({"inputs": named, "raw_scores": true});
+    assert_eq!(ok(&router, "/predict", logits).await, label(raw[0]));
+    for (body, says) in [
+        (json!({}), "inputs is missing"),
+        (json!({"inputs": []}), "inputs is empty"),
+        (
+            json!({"inputs": [named, {"text": "q"}]}),
+            "inputs[1].text_pair is missing",
+        ),
+        (
+            json!({"inputs": ["q", " ", "x"]}),
+            "inputs is a list of another length, expected a pair of texts",
+        ),
+        (json!({"inputs": [[" ", "d"]]}), "inputs[0].text is empty"),
+        (
+            json!({"inputs": [[7, "d"]]}),
+            "is a number, expected a string",
+        ),
+        (
+            json!({"inputs": "q"}),
+            "inputs is a string, expected a pair of texts",
+        ),
+        (
+            json!({"inputs": 7}),
+            "inputs is a number, expected a pair of texts",
+        ),
+    ] {
+        let (status, error) = rerank(&router, "/predict", body.clone()).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body}: {error}");
+        let told = error["error"].as_str().expect("a message");
+        assert!(told.contains(says), "{body}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_meant_is_told() {
+    let (router, _) = loaded().await;
+    for (path, body, says) in [
+        (
+            "/rerank",
+            json!({"query": "q", "passages": ["a"]}),
+            "the body has passages: did you mean passage (one) or documents (many)?",
+        ),
+        (
+            "/rerank/batch",
+            json!({"query": "q", "passages": ["a"]}),
+            "pairs is missing: the body has passages, did you mean passage (one) or documents (many)?",
+        ),
+        (
+            "/rerank/batch",
+            json!({"query": "q", "documents": ["a"]}),
+            "pairs is missing: a body like this belongs to /rerank",
+        ),
+        (
+            "/v2/rerank",
+            json!({"query": "q", "texts": ["a"]}),
+            "documents is missing: a body like this belongs to /rerank",
+        ),
+        (
+            "/tei/rerank",
+            json!({"query": "q", "pairs": []}),
+            "texts is missing: a body like this belongs to /rerank/batch",
+        ),
+        (
+            "/v2/rerank",
+            json!({"documents": ["a"]}),
+            "query is missing",
+        ),
+    ] {
+        let (status, error) = rerank(&router, path, body).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{path}: {error}");
+        let found = error["message"].as_str().or(error["error"].as_str());
+        assert_eq!(found, Some(says), "{path}: {error}");
+    }
+    for (path, body, ignored) in [
+        (
+            "/rerank",
+            json!({"query": "q", "passage": "p", "normalise": false}),
+            Some("normalise (normalize?)"),
+        ),
+        (
+            "/v1/rerank",
+            json!({"query": "q", "documents": ["d"], "topn": 1, "return_document": true}),
+            Some("return_document (return_documents?), topn (top_n?)"),
+        ),
+        (
+            "/tei/rerank",
+            json!({"query": "q", "texts": ["d"], "raw_score": true}),
+            Some("raw_score (raw_scores?)"),
+        ),
+        (
+            "/estimate",
+            json!({"query": "q", "passage": "p", "maxlength": 8}),
+            Some("maxlength (max_length?)"),
+        ),
+        (
+            "/rerank",
+            json!({"query": "q", "passage": "p", "user": "u", "top_n": 1}),
+            None,
+        ),
+        (
+            "/azure/inference/semanticReranking",
+            json!({"query": "q", "documents": ["d"], "batch_size": 7, "top_k": 1}),
+            None,
+        ),
+    ] {
+        let (head, _) = send(&router, post(path, body.to_string())).await;
+        let told = head.headers().get("x-ignored-fields");
+        let told = told.map(|told| told.to_str().expect("text"));
+        assert_eq!((head.status(), told), (StatusCode::OK, ignored), "{path}");
+    }
+    for (path, says) in [
+        (
+            "/rerank/rerank",
+            "there is no such route: /rerank is in it twice, the route is /rerank",
+        ),
+        (
+            "/v1/v1/rerank",
+            "/v1 is in it twice, the route is /v1/rerank",
+        ),
+        (
+            "/v2/v2/rerank",
+            "/v2 is in it twice, the route is /v2/rerank",
+        ),
+        (
+            "/v1/v2/rerank",
+            "clients add /v2/rerank themselves, give them the base address without /v1",
+        ),
+        (
+            "/stage/v2/rerank",
+            "but /v2/rerank is one; BASE_PATH takes off what stands in front of it",
+        ),
+        ("/heath", "did you mean /health?"),
+        ("/redoc", "did you mean /docs?"),
+    ] {
+        let (status, error) = rerank(&router, path, json!({})).await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{path}");
+        let told = error["message"].as_str().expect("a message");
+        assert!(told.contains(says), "{path}: {told}");
+    }
+    let (head, _) = send(&router, get("/docs/")).await;
     assert_eq!(
-        error["error"]["got"], 3801,
-        "no more than it took to see it"
+        (head.status(), &head.headers()["location"]),
+        (
+            StatusCode::PERMANENT_REDIRECT,
+            &"../docs".parse().expect("a value")
+        )
+    );
+    let mut plain = post("/rerank", "query=q");
+    plain.headers_mut().insert(
+        header::CONTENT_TYPE,
+        "application/x-www-form-urlencoded"
+            .parse()
+            .expect("a value"),
+    );
+    let (status, error) = ask(&router, plain).await;
+    assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    assert!(
+        error["message"]
+            .as_str()
+            .is_some_and(|told| told.contains("-H 'content-type: application/json'"))
     );
 }
 

@@ -306,6 +306,27 @@ fn rows() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ),
     );
 
+    row(
+        "two Host headers",
+        "400 `malformed_request`",
+        head("host: b\r\n"),
+    );
+    row(
+        "no Host header",
+        "200",
+        b"GET /live HTTP/1.1\r\nconnection: close\r\n\r\n".to_vec(),
+    );
+    row(
+        "line ends without CR",
+        "200",
+        b"GET /live HTTP/1.1\nhost: a\nconnection: close\n\n".to_vec(),
+    );
+    row(
+        "`transfer-encoding: x, chunked`",
+        "400 `malformed_request`",
+        request("transfer-encoding: x, chunked\r\n", &chunked(PAIR)),
+    );
+
     // Bodies.
     let json = |body: &str| with_length(body);
     let passage = |passage: &str| json(&format!(r#"{{"query":"q","passage":{passage}}}"#));
@@ -381,6 +402,13 @@ fn rows() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         passage(&format!("\"{}\"", "x".repeat(1_000_000))),
     );
     let empty = vec!["\"\""; 100_000].join(",");
+    row(
+        "`rank_fields` of 100,000 names",
+        "422 `invalid_rank_fields`",
+        json(&format!(
+            r#"{{"query":"q","documents":["d"],"rank_fields":[{empty}]}}"#
+        )),
+    );
     row(
         "100,000 empty passages",
         "422 `too_many_pairs`",
@@ -1256,7 +1284,15 @@ fn no_way_of_writing_a_request_passes_without_a_key() {
     let (_server, address) = tiny(&[("API_KEYS", "the-key"), ("BASE_PATH", "/base")]);
     let documents = get(address, "/openapi.json").json();
     let paths = documents["paths"].as_object().expect("paths").clone();
-    const OPEN: [&str; 6] = ["/", "/health", "/live", "/ready", "/docs", "/openapi.json"];
+    const OPEN: [&str; 7] = [
+        "/",
+        "/health",
+        "/live",
+        "/ready",
+        "/ping",
+        "/docs",
+        "/openapi.json",
+    ];
     let closed: Vec<&String> = paths
         .keys()
         .filter(|p| !OPEN.contains(&p.as_str()))

@@ -2,14 +2,18 @@
 //! The first byte says whose it is; 0 and what is beyond the last leave that to the body, as the shared paths do.
 #![no_main]
 
+#[path = "../../tests/support/memory.rs"]
+mod memory;
+
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use reranker::dialect::{
-    About, Dialect, Failure, Fields, Object, Shape, azure, bedrock, cohere, common, infinity, jina,
+    About, Dialect, Failure, Fields, Sender, Shape, azure, bedrock, cohere, common, infinity, jina,
     llama_cpp, mixedbread, native, pinecone, tei, vllm, voyage,
 };
 use reranker::error::{Error, Invalid};
+use reranker::json;
 use reranker::rerank::{Limits, Ranking, Request, Score, Sentence};
 use reranker::tokenizer::sentences;
 use serde_json::Value;
@@ -18,6 +22,13 @@ const LIMITS: Limits = Limits {
     pairs: 40,
     text_chars: 300,
 };
+
+#[global_allocator]
+static ALLOCATOR: memory::Counting = memory::Counting;
+
+/// What reading takes whatever the length: lists of as many pairs as there may be, an error's text.
+const CONSTANT_BYTES: usize = 64 << 10;
+const CONSTANT_CALLS: usize = 2000;
 
 fuzz_target!(|data: &[u8]| {
     let Some((&whose, body)) = data.split_first() else {
@@ -45,10 +56,14 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn shown(body: &[u8], of_pinecone: bool) {
-    let Ok(Object(fields)) = serde_json::from_slice::<Object<Fields>>(body) else {
+    let Ok(fields) = json::parse::<Fields>(&json::mended(body)) else {
         return;
     };
-    match fields.shape(of_pinecone) {
+    let sender = Sender {
+        of_pinecone,
+        of_tei: body.len().is_multiple_of(2),
+    };
+    match fields.shape(sender) {
         Ok(Shape::Native) => through::<native::One>(body),
         Ok(Shape::NativeBatch) => through::<native::Batch>(body),
         Ok(Shape::Tei) => through::<tei::Tei>(body),
@@ -62,10 +77,21 @@ fn shown(body: &[u8], of_pinecone: bool) {
 }
 
 fn through<D: Dialect>(body: &[u8]) {
-    let Ok(Object(body)) = serde_json::from_slice::<Object<D::Body>>(body) else {
-        return;
-    };
-    match D::read(body, &LIMITS) {
+    let before = memory::start();
+    let text = json::mended(body);
+    let read = json::parse(&text).and_then(|body| D::read(body, &LIMITS));
+    let used = before.used();
+    assert!(
+        used.peak <= 8 * body.len() + CONSTANT_BYTES,
+        "{used:?} for {} bytes",
+        body.len()
+    );
+    assert!(
+        used.calls <= 4 * body.len() + CONSTANT_CALLS,
+        "{used:?} for {} bytes",
+        body.len()
+    );
+    match read {
         Ok((request, kept)) => {
             check(&request);
             let answer = D::answer(kept, &ranking(&request), &about());

@@ -4,7 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::documents::{DocumentsBody, Kept, Returned, USUAL};
-use super::lenient::{Bool, Document};
+use super::lenient::{Bool, Document, Documents};
 use super::options::body;
 use super::{About, Dialect, Failure, Shown};
 use crate::error::Invalid;
@@ -12,16 +12,19 @@ use crate::rerank::{Limits, Ranked, Ranking, Request, shown};
 
 pub struct Azure;
 
+/// Fields that its bodies may also have, spelt as its documentation has them.
+pub const SNAKE_CASE: [&str; 2] = ["batch_size", "return_sentence_score"];
+
 body! {
     /// A query and the documents to rank.
     #[schema(example = json!({"query": "what is a panda?", "documents": [
         "The giant panda is a bear species endemic to China.", "Paris is the capital of France."]}))]
     pub struct AzureBody {
         /// What is looked for. Not empty.
-        #[schema(required = true, value_type = String)]
-        query: String,
-        #[schema(required = true, value_type = Vec<Document>)]
-        documents: Vec<Document>,
+        #[schema(required = true, value_type = Document)]
+        query: Document,
+        #[schema(required = true, value_type = Documents)]
+        documents: Documents,
         /// Whether the results repeat the documents.
         #[serde(rename = "returnDocuments", alias = "return_documents")]
         return_documents: Bool,

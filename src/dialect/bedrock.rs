@@ -3,16 +3,20 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::Object;
+use super::lenient::{Kind, List};
 use super::options::body;
-use super::{About, Dialect, Failure, Shown, required};
+use super::text::value_text;
+use super::{About, Dialect, Failure, Object, Shown, cohere, required};
 use crate::error::Invalid;
 use crate::rerank::{Limits, Pair, Ranking, Request, Selection};
 
 pub struct Bedrock;
+
+/// Bedrock's `InvokeModel` of its rerank models, which take and give what Cohere's API does.
+pub struct InvokeModel;
 
 body! {
     /// One query and the sources to rank.
@@ -22,9 +26,9 @@ body! {
     pub struct BedrockBody {
         /// Exactly one.
         #[schema(required = true, value_type = Vec<BedrockQuery>)]
-        queries: Vec<Object<BedrockQuery>>,
+        queries: List<Object<BedrockQuery>>,
         #[schema(required = true, value_type = Vec<Source>)]
-        sources: Vec<Object<Source>>,
+        sources: List<Object<Source>>,
         #[serde(rename = "rerankingConfiguration")]
         #[schema(value_type = Option<Configuration>)]
         configuration: Object<Configuration>,
@@ -46,7 +50,7 @@ pub struct TextContent {
     text: Option<String>,
 }
 
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Source {
     #[schema(value_type = InlineSource)]
@@ -60,7 +64,7 @@ pub struct InlineSource {
     #[schema(value_type = Option<TextContent>)]
     text_document: Option<Object<TextContent>>,
     #[schema(value_type = Option<std::collections::HashMap<String, serde_json::Value>>)]
-    json_document: Option<Map<String, Value>>,
+    json_document: Option<Box<RawValue>>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -98,16 +102,19 @@ pub struct BedrockError {
 }
 
 impl Source {
-    fn text(&self, index: usize) -> Result<String, Invalid> {
-        let inline = self
-            .inline_document_source
-            .as_ref()
-            .map(|Object(source)| source);
-        let text = inline.and_then(|source| source.text_document.as_ref());
-        let json = inline.and_then(|source| source.json_document.clone());
-        match (text, json) {
-            (Some(Object(text)), _) => required(text.text.clone(), || field(index)),
-            (None, Some(json)) => Ok(Value::Object(json).to_string()),
+    fn text(self, index: usize) -> Result<String, Invalid> {
+        let inline = self.inline_document_source.map(|Object(source)| source);
+        let inline = required(inline, || field(index))?;
+        match (inline.text_document, inline.json_document) {
+            (Some(Object(text)), _) => required(text.text, || field(index)),
+            (None, Some(json)) if Kind::of(&json) == Kind::Object => {
+                Ok(value_text(&json)?.unwrap_or_default().into_owned())
+            }
+            (None, Some(_)) => {
+                let field = format!("sources[{index}].inlineDocumentSource.jsonDocument");
+                let message = format!("{field} is no object");
+                Err(Invalid::new("wrong_type", message).field(field))
+            }
             (None, None) => required(None, || field(index)),
         }
     }
@@ -137,30 +144,36 @@ impl Dialect for Bedrock {
             normalize: options.normalize.unwrap_or(true),
         };
         let query_field = || "queries[0].textQuery.text".to_owned();
-        let mut queries = required(body.queries, || "queries".into())?;
-        if queries.len() != 1 {
-            let message = format!("{} queries, exactly 1 is taken", queries.len());
+        let queries = required(body.queries, || "queries".into())?;
+        let count = queries.count();
+        if count != 1 {
+            let message = format!("{count} queries, exactly 1 is taken");
             return Err(Invalid::new("too_many_queries", message)
                 .field("queries")
-                .got(queries.len())
+                .got(count)
                 .limit(1));
         }
-        let Object(query) = queries.remove(0);
-        let query = query.text_query.and_then(|Object(query)| query.text);
+        let mut query = None;
+        queries.each("queries", |_, Object(one)| {
+            query = one.text_query.and_then(|Object(text)| text.text);
+            Ok(())
+        })?;
         let query = required(query, query_field)?;
         limits.check_query(query_field, &query)?;
         let query: Arc<str> = query.into();
         let sources = required(body.sources, || "sources".into())?;
-        limits.check_pairs("sources", sources.len())?;
-        let pairs = sources.iter().enumerate().map(|(index, Object(source))| {
+        let count = sources.count();
+        limits.check_pairs("sources", count)?;
+        let mut pairs = Vec::with_capacity(count);
+        sources.each("sources", |index, Object(source)| {
             let text = source.text(index)?;
             limits.check_text(|| field(index), &text)?;
-            Ok(Pair {
+            pairs.push(Pair {
                 query: Arc::clone(&query),
                 document: text.into(),
-            })
-        });
-        let pairs = pairs.collect::<Result<_, Invalid>>()?;
+            });
+            Ok(())
+        })?;
         let request = Request {
             top: selection.top,
             ..options.into_request(pairs, field)?
@@ -196,5 +209,30 @@ impl Dialect for Bedrock {
             503 => "ServiceUnavailableException",
             _ => "InternalServerException",
         })
+    }
+}
+
+impl Dialect for InvokeModel {
+    const NAME: &'static str = Bedrock::NAME;
+    const TITLE: &'static str = Bedrock::TITLE;
+    type Body = <cohere::V2 as Dialect>::Body;
+    type Answer = <cohere::V2 as Dialect>::Answer;
+    type ErrorBody = BedrockError;
+    type Kept = <cohere::V2 as Dialect>::Kept;
+
+    fn read(body: Self::Body, limits: &Limits) -> Result<(Request, Self::Kept), Invalid> {
+        cohere::V2::read(body, limits)
+    }
+
+    fn answer(kept: Self::Kept, ranking: &Ranking, about: &About) -> Self::Answer {
+        cohere::V2::answer(kept, ranking, about)
+    }
+
+    fn error(failure: &Failure) -> BedrockError {
+        Bedrock::error(failure)
+    }
+
+    fn error_type(failure: &Failure) -> Option<&'static str> {
+        Bedrock::error_type(failure)
     }
 }

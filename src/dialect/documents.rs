@@ -1,21 +1,21 @@
 //! What the dialects with one query and a list of documents have in common: the body, the way to a request, and what is kept for the
 //! answer.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::Object;
-use super::lenient::{Bool, Document};
+use super::lenient::{Bool, Document, Documents, List};
 use super::options::{Options, body};
-use super::{Shown, required};
+use super::text::RankFields;
+use super::{Object, Shown, required};
 use crate::error::Invalid;
+use crate::json;
 use crate::rerank::{Limits, Pair, Ranked, Ranking, Request, Selection};
 
 body! {
@@ -28,11 +28,11 @@ body! {
         #[expect(dead_code, reason = "clients send it, so the documentation has it")]
         model: IgnoredAny,
         /// What is looked for. Not empty.
-        #[schema(required = true, value_type = String)]
-        query: String,
-        /// Texts, or objects with a field `text` or those of `rank_fields`.
-        #[schema(required = true, value_type = Vec<Document>)]
-        documents: Vec<Document>,
+        #[schema(required = true, value_type = Document)]
+        query: Document,
+        /// Texts, or objects with a field `text`, parts of `content`, or those of `rank_fields`.
+        #[schema(required = true, value_type = Documents)]
+        documents: Documents,
         /// How many results are answered; all where it is 0 or absent.
         top_n: usize,
         /// The same by another name.
@@ -40,7 +40,8 @@ body! {
         /// Whether the results repeat the documents.
         return_documents: Bool,
         /// Fields of the documents that are ranked, one after the other; `text` where it is absent.
-        rank_fields: Vec<String>,
+        #[schema(value_type = Option<Vec<String>>)]
+        rank_fields: List<String>,
         /// Ours: results below it are left out.
         min_score: f64,
         /// The opposite of `normalize`, as infinity has it.
@@ -140,7 +141,7 @@ pub struct Kept {
 #[serde(untagged)]
 pub enum Returned {
     Text { text: Arc<str> },
-    Fields(Map<String, Value>),
+    Fields(Arc<RawValue>),
 }
 
 impl ToSchema for Returned {}
@@ -158,17 +159,22 @@ impl Returned {
     pub fn into_text(self) -> String {
         match self {
             Self::Text { text } => text.to_string(),
-            Self::Fields(fields) => match fields.get("text") {
-                Some(Value::String(text)) => text.clone(),
-                _ => Value::Object(fields).to_string(),
-            },
+            Self::Fields(fields) => {
+                let place = |name: &str| (name == "text").then_some(0);
+                let text = json::pick(fields.get(), 1, place).ok();
+                let text = text.and_then(|values| values[0]);
+                match text.map(|text| json::string(text.get())) {
+                    Some(Ok(text)) => text.into_owned(),
+                    _ => fields.get().to_owned(),
+                }
+            }
         }
     }
 }
 
 impl DocumentsBody {
     /// From the fields of a dialect whose names are others.
-    pub fn new(query: Option<String>, documents: Option<Vec<Document>>, options: Options) -> Self {
+    pub fn new(query: Option<Document>, documents: Option<Documents>, options: Options) -> Self {
         Self {
             model: None,
             query,
@@ -185,6 +191,7 @@ impl DocumentsBody {
             normalize: options.normalize.map(Bool),
             max_length: options.max_length,
             truncation: options.truncation,
+            max_tokens_per_query: options.max_tokens_per_query,
             max_tokens_per_doc: options.max_tokens_per_doc,
             max_chunks_per_doc: options.max_chunks_per_doc,
             chunk_overlap: options.chunk_overlap,
@@ -201,7 +208,7 @@ impl DocumentsBody {
         self
     }
 
-    pub fn rank_fields(mut self, fields: Option<Vec<String>>) -> Self {
+    pub fn rank_fields(mut self, fields: Option<List<String>>) -> Self {
         self.rank_fields = fields;
         self
     }
@@ -225,40 +232,39 @@ impl DocumentsBody {
         };
         let spans = self.relevant_spans.filter(|_| ways.relevant_spans);
         let spans = spans.and_then(|Object(spans)| spans.wanted());
-        let query: Arc<str> = {
-            let query = required(self.query, || "query".into())?;
-            limits.check_query(|| "query".into(), &query)?;
-            query.into()
-        };
+        let query = required(self.query, || "query".into())?;
+        let query: Arc<str> = query_text(query, "query", limits)?.into();
+        let fields = RankFields::read(self.rank_fields.as_ref())?;
         let documents = required(self.documents, || ways.list_field.into())?;
-        limits.check_pairs(ways.list_field, documents.len())?;
+        let count = documents.count();
+        limits.check_pairs(ways.list_field, count)?;
         let return_documents = self
             .return_documents
             .map_or(ways.return_documents, |Bool(wanted)| wanted);
         let mut returned = Vec::new();
-        let mut pairs = Vec::with_capacity(documents.len());
-        for (index, document) in documents.into_iter().enumerate() {
+        let mut pairs = Vec::with_capacity(count);
+        documents.each(ways.list_field, |index, document| {
             let field = || (ways.document_field)(index);
-            let text: Arc<str> = match &document {
-                Document::Text(text) => text.as_str().into(),
-                Document::Fields(fields) => {
-                    ranked_text(fields, self.rank_fields.as_deref(), limits, field)?.into()
-                }
+            let (text, document) = match document {
+                Document::Text(text) => (text, None),
+                Document::Fields(object) => (fields.of_object(&object, field)?, Some(object)),
             };
             limits.check_text(field, &text)?;
+            let text: Arc<str> = text.into();
             if return_documents {
                 returned.push(match document {
-                    Document::Text(_) => Returned::Text {
+                    None => Returned::Text {
                         text: Arc::clone(&text),
                     },
-                    Document::Fields(fields) => Returned::Fields(fields),
+                    Some(object) => Returned::Fields(object.into()),
                 });
             }
             pairs.push(Pair {
                 query: Arc::clone(&query),
                 document: text,
             });
-        }
+            Ok(())
+        })?;
         let request = Request {
             sentences: spans.is_some(),
             top: selection.top,
@@ -281,41 +287,28 @@ impl RelevantSpans {
     }
 }
 
-/// The text of an object that is ranked: its named fields one below the other, or its field `text`.
-///
-/// A name may come again and again, so it is looked after each field whether the text is too long already.
-fn ranked_text(
-    fields: &Map<String, Value>,
-    names: Option<&[String]>,
+/// A query's text, within its limits.
+pub fn query_text(query: Document, field: &str, limits: &Limits) -> Result<String, Invalid> {
+    let text = RankFields::Usual.text(query, || field.to_owned())?;
+    limits.check_query(|| field.to_owned(), &text)?;
+    Ok(text)
+}
+
+/// The texts of a list, each within its limits; `name` is what the caller calls it.
+pub fn texts(
+    name: &str,
+    list: Documents,
+    field: impl Fn(usize) -> String,
     limits: &Limits,
-    field: impl Fn() -> String,
-) -> Result<String, Invalid> {
-    let named = names.filter(|names| !names.is_empty());
-    let default = ["text".to_owned()];
-    let mut text: Option<String> = None;
-    for name in named.unwrap_or(&default) {
-        let value: Cow<str> = match fields.get(name) {
-            None | Some(Value::Null) => continue,
-            Some(Value::String(value)) => value.as_str().into(),
-            Some(other) => other.to_string().into(),
-        };
-        match &mut text {
-            Some(text) => {
-                text.push('\n');
-                text.push_str(&value);
-            }
-            None => text = Some(value.into_owned()),
-        }
-        limits.check_text(&field, text.as_deref().unwrap_or_default())?;
-    }
-    text.ok_or_else(|| {
-        let field = field();
-        let message = match named {
-            Some(_) => format!("{field} has none of the rank_fields"),
-            None => format!("{field}.text is missing; rank_fields can name other fields"),
-        };
-        Invalid::new("missing_field", message).field(format!("{field}.text"))
-    })
+) -> Result<Vec<Arc<str>>, Invalid> {
+    let mut texts = Vec::with_capacity(list.count());
+    list.each(name, |index, document| {
+        let text = RankFields::Usual.text(document, || field(index))?;
+        limits.check_text(|| field(index), &text)?;
+        texts.push(text.into());
+        Ok(())
+    })?;
+    Ok(texts)
 }
 
 impl Kept {

@@ -3,13 +3,16 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::Serialize;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
+use serde::de::{self, Deserialize, Deserializer, IgnoredAny, Unexpected, Visitor};
+use serde_json::value::RawValue;
 use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, Schema, Type};
+use utoipa::openapi::schema::{
+    AdditionalProperties, AnyOfBuilder, ArrayBuilder, ObjectBuilder, Schema, Type,
+};
 use utoipa::{PartialSchema, ToSchema};
+
+use crate::error::Invalid;
+use crate::json;
 
 /// `true`, `false`, or one of them as a string, which some clients send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,76 +58,168 @@ impl<'de> Deserialize<'de> for Bool {
     }
 }
 
-/// A document: a text, or an object of which fields are named elsewhere.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-#[serde(untagged)]
+/// A text, or an object that has it in a field: `text`, `content`, or those that are named elsewhere.
 pub enum Document {
     Text(String),
-    #[schema(value_type = std::collections::HashMap<String, serde_json::Value>)]
-    Fields(Map<String, Value>),
+    Fields(Box<RawValue>),
+}
+
+impl ToSchema for Document {}
+
+impl PartialSchema for Document {
+    fn schema() -> RefOr<Schema> {
+        let anything = AdditionalProperties::FreeForm(true);
+        let object = ObjectBuilder::new().schema_type(Type::Object);
+        let either = AnyOfBuilder::new().item(ObjectBuilder::new().schema_type(Type::String));
+        let object = object.additional_properties(Some(anything));
+        either.item(object).into()
+    }
 }
 
 impl<'de> Deserialize<'de> for Document {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextOrFields;
-
-        impl<'de> Visitor<'de> for TextOrFields {
-            type Value = Document;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a string or an object")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Document, E> {
-                Ok(Document::Text(text.to_owned()))
-            }
-
-            fn visit_string<E: de::Error>(self, text: String) -> Result<Document, E> {
-                Ok(Document::Text(text))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Document, A::Error> {
-                Map::deserialize(MapAccessDeserializer::new(map)).map(Document::Fields)
-            }
+        let raw = <&RawValue>::deserialize(deserializer)?;
+        match Kind::of(raw) {
+            Kind::Text => serde_json::from_str(raw.get())
+                .map(Self::Text)
+                .map_err(de::Error::custom),
+            Kind::Object => Ok(Self::Fields(raw.to_owned())),
+            kind => Err(kind.instead_of("a string or an object")),
         }
-
-        deserializer.deserialize_any(TextOrFields)
     }
 }
 
-/// One of something, or a list of them.
-#[derive(Debug, ToSchema)]
-#[serde(untagged)]
-pub enum OneOrMany<T> {
-    One(T),
-    Many(Vec<T>),
+/// What a JSON value is, by its first character.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Null,
+    Bool,
+    Number,
+    Text,
+    List,
+    Object,
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either<T>(PhantomData<T>);
-
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Either<T> {
-            type Value = OneOrMany<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a string or an array of strings")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-                T::deserialize(de::value::StrDeserializer::new(text)).map(OneOrMany::One)
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(OneOrMany::One)
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
-                Vec::deserialize(de::value::SeqAccessDeserializer::new(seq)).map(OneOrMany::Many)
-            }
+impl Kind {
+    pub fn of(raw: &RawValue) -> Self {
+        match raw.get().bytes().next() {
+            Some(b'"') => Self::Text,
+            Some(b'[') => Self::List,
+            Some(b'{') => Self::Object,
+            Some(b't' | b'f') => Self::Bool,
+            Some(b'n') => Self::Null,
+            _ => Self::Number,
         }
+    }
 
-        deserializer.deserialize_any(Either(PhantomData))
+    /// The error of a value of another type, without the value.
+    fn instead_of<E: de::Error>(self, expected: &str) -> E {
+        let unexpected = match self {
+            Self::Null => Unexpected::Unit,
+            Self::Bool => Unexpected::Bool(false),
+            Self::Number => Unexpected::Signed(0),
+            Self::Text => Unexpected::Str(""),
+            Self::List => Unexpected::Seq,
+            Self::Object => Unexpected::Map,
+        };
+        E::invalid_type(unexpected, &expected)
+    }
+}
+
+/// A list as it came. Its items are read one by one, once it is known that there are not too many of them.
+pub struct List<T> {
+    json: Box<RawValue>,
+    item: PhantomData<fn() -> T>,
+}
+
+impl<T> List<T> {
+    fn new(raw: &RawValue) -> Self {
+        Self {
+            json: raw.to_owned(),
+            item: PhantomData,
+        }
+    }
+
+    pub fn count(&self) -> usize {
+        let mut count = 0;
+        let counted = json::each("", self.json.get(), |_, _: IgnoredAny| {
+            count += 1;
+            Ok(())
+        });
+        // What is ignored has no type that could be wrong.
+        debug_assert!(counted.is_ok());
+        count
+    }
+}
+
+impl<'a, T: Deserialize<'a>> List<T> {
+    /// Hands over the items with their places, until one is refused. `name` is what the caller calls the list.
+    pub fn each(
+        &'a self,
+        name: &str,
+        take: impl FnMut(usize, T) -> Result<(), Invalid>,
+    ) -> Result<(), Invalid> {
+        json::each(name, self.json.get(), take)
+    }
+}
+
+impl<'de, T> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = <&RawValue>::deserialize(deserializer)?;
+        match Kind::of(raw) {
+            Kind::List => Ok(Self::new(raw)),
+            kind => Err(kind.instead_of("an array")),
+        }
+    }
+}
+
+/// Documents: a list of them; one alone stands for a list of one.
+pub enum Documents {
+    One(Document),
+    Many(List<Document>),
+}
+
+impl Documents {
+    pub fn count(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Many(list) => list.count(),
+        }
+    }
+
+    /// Hands over the documents with their places, until one is refused. `name` is what the caller calls the list.
+    pub fn each(
+        self,
+        name: &str,
+        mut take: impl FnMut(usize, Document) -> Result<(), Invalid>,
+    ) -> Result<(), Invalid> {
+        match self {
+            Self::One(document) => take(0, document),
+            Self::Many(list) => list.each(name, take),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Documents {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = <&RawValue>::deserialize(deserializer)?;
+        match Kind::of(raw) {
+            Kind::List => Ok(Self::Many(List::new(raw))),
+            Kind::Text | Kind::Object => serde_json::from_str(raw.get())
+                .map(Self::One)
+                .map_err(de::Error::custom),
+            kind => Err(kind.instead_of("an array")),
+        }
+    }
+}
+
+impl ToSchema for Documents {}
+
+impl PartialSchema for Documents {
+    fn schema() -> RefOr<Schema> {
+        let either = AnyOfBuilder::new().item(Document::schema());
+        let list = ArrayBuilder::new().items(Document::schema());
+        either.item(list).into()
     }
 }
 
@@ -149,11 +244,36 @@ mod tests {
     #[test]
     fn a_document_is_a_text_or_an_object() {
         let read = |json: &str| serde_json::from_str::<Document>(json);
-        assert_eq!(read("\"a\"").expect("a text"), Document::Text("a".into()));
-        assert!(matches!(
-            read(r#"{"text": "a", "n": 1}"#).expect("an object"),
-            Document::Fields(fields) if fields.len() == 2
-        ));
-        assert!(read("[1]").is_err() && read("7").is_err());
+        assert!(matches!(read("\"a\\n\""), Ok(Document::Text(text)) if text == "a\n"));
+        let object = r#"{"text": "a", "n": 1.10}"#;
+        assert!(matches!(read(object), Ok(Document::Fields(raw)) if raw.get() == object));
+        assert!(read("[1]").is_err() && read("7").is_err() && read("null").is_err());
+    }
+
+    #[test]
+    fn a_list_is_counted_and_read_item_by_item() {
+        let read = |json: &str| -> Result<(usize, Vec<String>), String> {
+            let list: Documents = serde_json::from_str(json).map_err(|error| error.to_string())?;
+            let (count, mut seen) = (list.count(), Vec::new());
+            let all = list.each("list", |index, item| {
+                let text = match item {
+                    Document::Text(text) => text,
+                    Document::Fields(raw) => raw.get().to_owned(),
+                };
+                seen.push(format!("{index} {text}"));
+                Ok(())
+            });
+            all.map(|()| (count, seen))
+                .map_err(|invalid| invalid.message)
+        };
+        let seen =
+            |items: &[&str]| Ok((items.len(), items.iter().map(|s| s.to_string()).collect()));
+        assert_eq!(read("[]"), seen(&[]));
+        assert_eq!(read(r#"["a", {"b": 1}]"#), seen(&["0 a", r#"1 {"b": 1}"#]));
+        assert_eq!(read(r#""a""#), seen(&["0 a"]));
+        assert_eq!(read("{}"), seen(&["0 {}"]));
+        let wrong = "list[1] is a number, expected a string or an object".to_owned();
+        assert_eq!(read(r#"["a", 7]"#), Err(wrong));
+        assert!(read("7").is_err_and(|error| error.contains("expected an array")));
     }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::documents::{DocumentsBody, Kept, Returned, USUAL, Usage, Ways};
-use super::lenient::{Bool, Document};
+use super::lenient::{Bool, Document, Documents, List};
 use super::options::body;
 use super::{About, Dialect, Failure, Shown};
 use crate::error::Invalid;
@@ -24,17 +24,18 @@ body! {
         "The giant panda is a bear species endemic to China.", "Paris is the capital of France."]}))]
     pub struct MixedbreadBody {
         /// What is looked for. Not empty.
-        #[schema(required = true, value_type = String)]
-        query: String,
+        #[schema(required = true, value_type = Document)]
+        query: Document,
         /// Texts, or objects with a field `text` or those of `rank_fields`.
-        #[schema(required = true, value_type = Vec<Document>)]
-        input: Vec<Document>,
+        #[schema(required = true, value_type = Documents)]
+        input: Documents,
         /// How many results are answered; all where it is 0 or absent.
         top_k: usize,
         /// Whether the results repeat the documents.
         return_input: Bool,
         /// Fields of the documents that are ranked.
-        rank_fields: Vec<String>,
+        #[schema(value_type = Option<Vec<String>>)]
+        rank_fields: List<String>,
         /// Ours: results below it are left out.
         min_score: f64,
     }

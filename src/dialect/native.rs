@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::lenient::List;
 use super::options::body;
 use super::{About, Dialect, Failure, Object, Shown, required};
 use crate::error::Invalid;
@@ -38,7 +39,7 @@ body! {
     pub struct BatchBody {
         /// At least one; the server limits how many.
         #[schema(required = true, value_type = Vec<PairBody>)]
-        pairs: Vec<Object<PairBody>>,
+        pairs: List<Object<PairBody>>,
     }
 }
 
@@ -109,9 +110,10 @@ impl Dialect for Batch {
     fn read(body: BatchBody, limits: &Limits) -> Result<(Request, Normalize), Invalid> {
         let options = body.options();
         let bodies = required(body.pairs, || "pairs".into())?;
-        limits.check_pairs("pairs", bodies.len())?;
-        let mut pairs: Vec<Pair> = Vec::with_capacity(bodies.len());
-        for (index, Object(body)) in bodies.into_iter().enumerate() {
+        let count = bodies.count();
+        limits.check_pairs("pairs", count)?;
+        let mut pairs: Vec<Pair> = Vec::with_capacity(count);
+        bodies.each("pairs", |index, Object(body)| {
             let query_field = || format!("pairs[{index}].query");
             let passage_field = || format!("pairs[{index}].passage");
             let query = required(body.query, query_field)?;
@@ -127,7 +129,8 @@ impl Dialect for Batch {
                 query,
                 document: passage.into(),
             });
-        }
+            Ok(())
+        })?;
         let kept = Normalize(options.normalize.unwrap_or(true));
         let field = |index| format!("pairs[{index}].passage");
         Ok((options.into_request(pairs, field)?, kept))

@@ -37,7 +37,9 @@ macro_rules! body {
             /// How longer pairs are cut: `longest_first`, `flag`, or `none` (they are refused); `true` and `false` stand for the
             /// first and the last.
             truncation: Option<$crate::dialect::options::TruncationName>,
-            /// Most tokens of each document that are looked at.
+            /// Most tokens of the query that are looked at; all where it is 0 or absent.
+            max_tokens_per_query: Option<usize>,
+            /// Most tokens of each document that are looked at; all where it is 0 or absent.
             max_tokens_per_doc: Option<usize>,
             /// A document that does not fit is scored in up to this many pieces, and the best counts; 1 means that it is cut instead.
             max_chunks_per_doc: Option<usize>,
@@ -52,6 +54,7 @@ macro_rules! body {
                     max_length: self.max_length,
                     max_length_field: "max_length",
                     truncation: self.truncation.clone(),
+                    max_tokens_per_query: self.max_tokens_per_query,
                     max_tokens_per_doc: self.max_tokens_per_doc,
                     max_chunks_per_doc: self.max_chunks_per_doc,
                     chunk_overlap: self.chunk_overlap,
@@ -70,6 +73,7 @@ pub struct Options {
     /// Where `max_length` was found.
     pub max_length_field: &'static str,
     pub truncation: Option<TruncationName>,
+    pub max_tokens_per_query: Option<usize>,
     pub max_tokens_per_doc: Option<usize>,
     pub max_chunks_per_doc: Option<usize>,
     pub chunk_overlap: Option<usize>,
@@ -115,7 +119,8 @@ impl Options {
             max_length_field: self.max_length_field,
             truncation: self.truncation.map(TruncationName::parse).transpose()?,
             side: self.side,
-            max_document_tokens: self.max_tokens_per_doc,
+            max_query_tokens: self.max_tokens_per_query.filter(|&most| most > 0),
+            max_document_tokens: self.max_tokens_per_doc.filter(|&most| most > 0),
             chunking: (chunks > 1).then(|| Chunking {
                 max_chunks: chunks,
                 overlap_tokens: self.chunk_overlap.unwrap_or(CHUNK_OVERLAP),

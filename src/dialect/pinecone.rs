@@ -3,11 +3,10 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Object;
 use super::documents::{DocumentsBody, Kept, Returned, USUAL, Ways};
-use super::lenient::{Bool, Document};
+use super::lenient::{Bool, Document, Documents, List};
 use super::options::{TruncationName, body};
-use super::{About, Dialect, Failure};
+use super::{About, Dialect, Failure, Object};
 use crate::error::Invalid;
 use crate::rerank::{Limits, Ranking, Request};
 
@@ -24,17 +23,18 @@ body! {
         {"text": "The giant panda is a bear species endemic to China."}, {"text": "Paris is the capital of France."}]}))]
     pub struct PineconeBody {
         /// What is looked for. Not empty.
-        #[schema(required = true, value_type = String)]
-        query: String,
+        #[schema(required = true, value_type = Document)]
+        query: Document,
         /// Objects with a field `text` or those of `rank_fields`, or texts.
-        #[schema(required = true, value_type = Vec<Document>)]
-        documents: Vec<Document>,
+        #[schema(required = true, value_type = Documents)]
+        documents: Documents,
         /// How many results are answered; all where it is 0 or absent.
         top_n: usize,
         /// Whether the results repeat the documents; true where it is absent.
         return_documents: Bool,
         /// Fields of the documents that are ranked; `text` where it is absent.
-        rank_fields: Vec<String>,
+        #[schema(value_type = Option<Vec<String>>)]
+        rank_fields: List<String>,
         #[schema(value_type = Option<Parameters>)]
         parameters: Object<Parameters>,
         /// Ours: results below it are left out.

@@ -6,9 +6,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::documents::{
-    DocumentsBody, Kept, OpenAiError, ResultItem, Returned, SideName, USUAL, Usage, Ways,
+    DocumentsBody, Kept, OpenAiError, ResultItem, Returned, SideName, USUAL, Usage, Ways, texts,
 };
-use super::lenient::{Bool, Document, OneOrMany};
+use super::lenient::{Bool, Documents};
 use super::options::body;
 use super::{About, Dialect, Failure, Shown, required};
 use crate::error::Invalid;
@@ -65,13 +65,13 @@ body! {
     #[schema(example = json!({"queries": "what is a panda?", "documents": [
         "The giant panda is a bear species endemic to China.", "Paris is the capital of France."]}))]
     pub struct ScoreBody {
-        queries: OneOrMany<Document>,
-        documents: OneOrMany<Document>,
-        items: OneOrMany<Document>,
-        text_1: OneOrMany<Document>,
-        text_2: OneOrMany<Document>,
-        data_1: OneOrMany<Document>,
-        data_2: OneOrMany<Document>,
+        queries: Documents,
+        documents: Documents,
+        items: Documents,
+        text_1: Documents,
+        text_2: Documents,
+        data_1: Documents,
+        data_2: Documents,
         /// Whether scores are sigmoids of the logits; the default.
         use_activation: Bool,
         /// Longest sequence in tokens; -1 for the model's own.
@@ -105,7 +105,7 @@ pub struct ScoreItem {
 
 impl ScoreBody {
     /// The two sides with the names that they go by.
-    fn sides(self) -> Result<[(&'static str, OneOrMany<Document>); 2], Invalid> {
+    fn sides(self) -> Result<[(&'static str, Documents); 2], Invalid> {
         let first = [
             ("queries", self.queries),
             ("text_1", self.text_1),
@@ -117,7 +117,7 @@ impl ScoreBody {
             ("text_2", self.text_2),
             ("data_2", self.data_2),
         ];
-        let find = |sides: Vec<(&'static str, Option<OneOrMany<Document>>)>| {
+        let find = |sides: Vec<(&'static str, Option<Documents>)>| {
             let mut given = sides.into_iter();
             given.find_map(|(name, side)| side.map(|side| (name, side)))
         };
@@ -138,31 +138,6 @@ fn document_field(list: &str) -> fn(usize) -> String {
     }
 }
 
-/// Texts of one side, checked one by one.
-fn texts(
-    (name, side): (&'static str, OneOrMany<Document>),
-    check: impl Fn(String, &str) -> Result<(), Invalid>,
-) -> Result<Vec<Arc<str>>, Invalid> {
-    let (many, is_list) = match side {
-        OneOrMany::One(one) => (vec![one], false),
-        OneOrMany::Many(many) => (many, true),
-    };
-    let texts = many.into_iter().enumerate().map(|(index, text)| {
-        let field = if is_list {
-            format!("{name}[{index}]")
-        } else {
-            name.to_owned()
-        };
-        let Document::Text(text) = text else {
-            let message = format!("{field} is an object, expected a string");
-            return Err(Invalid::new("wrong_type", message).field(field));
-        };
-        check(field, &text)?;
-        Ok(text.into())
-    });
-    texts.collect()
-}
-
 impl Dialect for Score {
     const NAME: &'static str = Rerank::NAME;
     const TITLE: &'static str = "vLLM score";
@@ -178,22 +153,32 @@ impl Dialect for Score {
         options.side = body.truncation_side.map_or(options.side, Into::into);
         let activation = body.use_activation.map(|Bool(wanted)| wanted);
         let normalize = options.normalize.or(activation).unwrap_or(true);
-        let [queries, documents] = body.sides()?;
-        let (query_name, document_name) = (queries.0, documents.0);
-        let queries = texts(queries, |field, text| limits.check_query(|| field, text))?;
-        let documents = texts(documents, |field, text| limits.check_text(|| field, text))?;
-        limits.check_pairs(document_name, documents.len())?;
-        if queries.len() != 1 && queries.len() != documents.len() {
+        let [(query_name, queries), (document_name, documents)] = body.sides()?;
+        let (asked, count) = (queries.count(), documents.count());
+        limits.check_pairs(document_name, count)?;
+        if asked != 1 && asked != count {
             let message = format!(
-                "{} {query_name} and {} {document_name} cannot be paired: give one or as many",
-                queries.len(),
-                documents.len()
+                "{asked} {query_name} and {count} {document_name} cannot be paired: give one or as many"
             );
             return Err(Invalid::new("unequal_lists", message)
                 .field(query_name)
-                .got(queries.len())
-                .limit(documents.len()));
+                .got(asked)
+                .limit(count));
         }
+        let name = |list: &Documents, name: &'static str| {
+            let many = matches!(list, Documents::Many(_));
+            move |index: usize| match many {
+                true => format!("{name}[{index}]"),
+                false => name.to_owned(),
+            }
+        };
+        let field = name(&queries, query_name);
+        let queries = texts(query_name, queries, &field, limits)?;
+        for (index, query) in queries.iter().enumerate() {
+            limits.check_query(|| field(index), query)?;
+        }
+        let field = name(&documents, document_name);
+        let documents = texts(document_name, documents, field, limits)?;
         let queries = queries.iter().cycle();
         let pairs = queries.zip(documents).map(|(query, document)| Pair {
             query: Arc::clone(query),

@@ -29,11 +29,12 @@ use crate::dialect::bedrock::Bedrock;
 use sigv4::{Claim, SignedRequest};
 
 /// Routes that need no key: probes, and the pages, which hold no secret and send the key that is typed into them.
-const OPEN: [&str; 7] = [
+const OPEN: [&str; 8] = [
     "/",
     "/health",
     "/live",
     "/ready",
+    "/ping",
     "/docs",
     "/docs/{file}",
     "/openapi.json",

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use axum::extract::Request;
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use http_body_util::BodyExt;
 use sha2::{Digest, Sha256};
 
@@ -40,6 +40,10 @@ fn check_media_type(request: &Request) -> Result<(), Refusal> {
     let mut encodings = request.headers().get_all(CONTENT_ENCODING).iter();
     if encodings.any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return Err(Refusal::Encoded);
+    }
+    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
+    if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        return Err(Refusal::TransferCoding);
     }
     let Some(declared) = request.headers().get(CONTENT_TYPE) else {
         return Ok(());

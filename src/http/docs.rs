@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::Path;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use bytes::Bytes;
 use utoipa::openapi::OpenApi;
 use utoipa_swagger_ui::{Config, SwaggerFile};
@@ -15,6 +15,7 @@ use utoipa_swagger_ui::{Config, SwaggerFile};
 use super::App;
 use super::error::Refusal;
 use super::page::part;
+use super::path::SentUri;
 
 /// All addresses are relative, so that the page works below any stage or prefix.
 const PAGE: &str = include_str!("docs/page.html");
@@ -22,7 +23,11 @@ const SCRIPT: &str = include_str!("docs/page.js");
 
 /// An interactive page with every route.
 #[utoipa::path(get, path = "/docs", operation_id = "docs", tag = "docs", responses((status = 200, description = "The page", content_type = "text/html", body = String)))]
-pub async fn page() -> Response {
+pub async fn page(sent: Option<Extension<SentUri>>) -> Response {
+    // Below a slash its relative addresses would be others.
+    if sent.is_some_and(|Extension(SentUri(uri))| uri.path().ends_with('/')) {
+        return Redirect::permanent("../docs").into_response();
+    }
     part("text/html; charset=utf-8", false, PAGE)
 }
 

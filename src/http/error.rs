@@ -14,7 +14,7 @@ use crate::error::{Error, Invalid};
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
 /// Every code that an error can have; the README explains them.
-pub const ERROR_CODES: [&str; 31] = [
+pub const ERROR_CODES: [&str; 34] = [
     "answer_too_large",
     "body_too_large",
     "busy",
@@ -25,9 +25,11 @@ pub const ERROR_CODES: [&str; 31] = [
     "internal",
     "invalid_chunks",
     "invalid_max_length",
+    "invalid_rank_fields",
     "invalid_timeout",
     "invalid_truncation",
     "malformed_json",
+    "malformed_request",
     "method_not_allowed",
     "missing_field",
     "model_unavailable",
@@ -39,6 +41,7 @@ pub const ERROR_CODES: [&str; 31] = [
     "text_too_long",
     "too_many_pairs",
     "too_many_queries",
+    "too_many_sentences",
     "too_many_tokens",
     "unauthorized",
     "unequal_lists",
@@ -52,11 +55,17 @@ pub const ERROR_CODES: [&str; 31] = [
 #[derive(Debug)]
 pub enum Refusal {
     UnknownRoute {
-        /// A route that the path ends in.
-        inner: Option<String>,
+        /// What may be wrong with the path.
+        advice: Option<String>,
         routes: Vec<String>,
     },
     WrongMethod,
+    /// A model of somebody else's that ranks nothing.
+    NoRerankModel,
+    /// Two of a header that says whose the request is.
+    TwoHosts,
+    /// The body is framed in a way that nobody here knows.
+    TransferCoding,
     /// The body is not declared to be JSON.
     MediaType,
     /// The body is declared to be packed.
@@ -92,7 +101,7 @@ impl Refusal {
     /// A part of a page that there is not.
     pub fn no_such_file() -> Self {
         Self::UnknownRoute {
-            inner: None,
+            advice: None,
             routes: Vec::new(),
         }
     }
@@ -105,19 +114,28 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (status, code, message) = match &self {
             // A path or a header may hold a key or a text that came to the wrong place, so neither is quoted.
-            Self::UnknownRoute { inner: None, .. } => (
+            Self::UnknownRoute { advice, .. } => (
                 StatusCode::NOT_FOUND,
                 "not_found",
-                "there is no such route".into(),
+                match advice {
+                    Some(advice) => format!("there is no such route: {advice}"),
+                    None => "there is no such route".into(),
+                },
             ),
-            Self::UnknownRoute {
-                inner: Some(route), ..
-            } => (
+            Self::NoRerankModel => (
                 StatusCode::NOT_FOUND,
                 "not_found",
-                format!(
-                    "there is no such route, but {route} is one: BASE_PATH takes off what stands in front of it"
-                ),
+                "the model in the path is none that ranks: expected a name with \"rerank\" in it".into(),
+            ),
+            Self::TwoHosts => (
+                StatusCode::BAD_REQUEST,
+                "malformed_request",
+                "the request has two Host headers, expected one".into(),
+            ),
+            Self::TransferCoding => (
+                StatusCode::BAD_REQUEST,
+                "malformed_request",
+                "the body has another transfer coding than chunked".into(),
             ),
             Self::WrongMethod => (
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -127,7 +145,7 @@ impl IntoResponse for Refusal {
             Self::MediaType => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported_media_type",
-                "the content type is not JSON, expected application/json".into(),
+                "the content type is not JSON, expected application/json: curl takes -H 'content-type: application/json'".into(),
             ),
             Self::Encoded => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,

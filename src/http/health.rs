@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::App;
-use super::observe::millis;
+use super::observe::{millis, unix_seconds};
 use crate::dialect::tei::{ModelType, TeiInfo};
 use crate::rerank::Truncation;
 use crate::service::{Info, Receipt, State as ModelState};
@@ -307,6 +307,55 @@ pub async fn ready(State(app): State<App>) -> Response {
         });
         (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
     }
+}
+
+/// The models that there are, which is one: as OpenAI's clients read them in `data`, and Cohere's in `models`.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Models {
+    #[schema(example = "list")]
+    object: &'static str,
+    data: [OpenAiModel; 1],
+    models: [CohereModel; 1],
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct OpenAiModel {
+    id: String,
+    #[schema(example = "model")]
+    object: &'static str,
+    /// Seconds since 1970, of this process.
+    created: u64,
+    owned_by: &'static str,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct CohereModel {
+    name: String,
+    endpoints: [&'static str; 1],
+}
+
+/// The one model, for clients that ask before they send anything.
+#[utoipa::path(get, path = "/v1/models", operation_id = "models", tag = "health", responses(
+    (status = 401, description = "No API key, or a wrong one", body = crate::dialect::native::ErrorBody),
+    (status = 200, description = "What is served", body = Models),
+    (status = 503, description = "Nothing is served yet", body = crate::dialect::native::ErrorBody),
+))]
+pub async fn models(State(app): State<App>) -> Result<Json<Models>, crate::error::Error> {
+    let engine = app.service.engine()?;
+    let name = &engine.info().name;
+    Ok(Json(Models {
+        object: "list",
+        data: [OpenAiModel {
+            id: name.clone(),
+            object: "model",
+            created: unix_seconds().saturating_sub(app.service.uptime().as_secs()),
+            owned_by: "serverless-reranker",
+        }],
+        models: [CohereModel {
+            name: name.clone(),
+            endpoints: ["rerank"],
+        }],
+    }))
 }
 
 /// The model, its precision and the limits in force.

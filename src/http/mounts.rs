@@ -1,11 +1,15 @@
 //! Which path speaks which dialect, and what the OpenAPI document says of it: both from one table, the document from the dialects' own
 //! types.
 
+use std::collections::BTreeSet;
+
 use axum::Router;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use utoipa::openapi::content::{Content, ContentBuilder};
 use utoipa::openapi::header::Header;
-use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder};
+use utoipa::openapi::path::{
+    HttpMethod, Operation, OperationBuilder, ParameterBuilder, ParameterIn,
+};
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::response::{Response, ResponseBuilder};
 use utoipa::openapi::schema::{AnyOfBuilder, Components, ObjectBuilder, Schema, Type};
@@ -66,6 +70,8 @@ const FAILURES: [(u16, &str); 11] = [
 pub struct Mounts {
     pub router: Router<App>,
     pub voices: Voices,
+    /// Names of the bodies' fields.
+    pub fields: BTreeSet<String>,
     pub api: OpenApi,
 }
 
@@ -75,12 +81,20 @@ impl Mounts {
         let mut mounts = Self {
             router,
             voices: Voices::default(),
+            fields: azure::SNAKE_CASE.map(String::from).into(),
             api,
         };
         for (tag, description) in TAGS {
             mounts.tag(tag, description);
         }
-        for path in ["/rerank", "/v1/rerank", "/reranking", "/v1/reranking"] {
+        // The last is SageMaker's, for whatever its caller sends.
+        for path in [
+            "/rerank",
+            "/v1/rerank",
+            "/reranking",
+            "/v1/reranking",
+            "/invocations",
+        ] {
             mounts.shared(path);
         }
         mounts.estimate("/estimate");
@@ -92,6 +106,7 @@ impl Mounts {
             "/azure/inference/semanticReranking",
         ]);
         mounts.one::<tei::Tei>(&["/tei/rerank"]);
+        mounts.one::<tei::Predict>(&["/predict", "/tei/predict"]);
         mounts.one::<cohere::V1>(&["/cohere/v1/rerank"]);
         mounts.one::<jina::Jina>(&["/jina/v1/rerank"]);
         mounts.one::<vllm::Rerank>(&["/vllm/rerank", "/vllm/v1/rerank", "/vllm/v2/rerank"]);
@@ -107,30 +122,20 @@ impl Mounts {
             .one::<mixedbread::Mixedbread>(&["/mixedbread/reranking", "/mixedbread/v1/reranking"]);
         mounts.one::<pinecone::Pinecone>(&["/pinecone/rerank"]);
         mounts.one::<bedrock::Bedrock>(&["/bedrock/rerank"]);
+        mounts.invoke(&["/model/{model}/invoke", "/bedrock/model/{model}/invoke"]);
         // TEI's clients ask below their base address what is served there.
-        mounts.router = mounts.router.route("/tei/info", get(health::info));
-        let info = mounts
-            .api
-            .paths
-            .paths
-            .get("/info")
-            .and_then(|path| path.get.clone());
-        if let Some(mut info) = info {
-            info.operation_id = Some("tei_info".into());
-            info.tags = Some(vec![<tei::Tei as Dialect>::TITLE.to_owned()]);
-            let error = mounts.reference::<<tei::Tei as Dialect>::ErrorBody>();
-            let own = FAILURES
-                .into_iter()
-                .filter(|(status, _)| matches!(status, 401 | 503));
-            for (status, description) in own {
-                let response = failure(status, description, &error);
-                info.responses
-                    .responses
-                    .insert(status.to_string(), response.into());
-            }
-            let paths = &mut mounts.api.paths;
-            paths.add_path_operation("/tei/info", vec![HttpMethod::Get], info);
-        }
+        mounts.also::<tei::Tei>("/info", "/tei/info", get(health::info));
+        // As OpenAI's and Cohere's clients ask below theirs.
+        let models = || get(health::models);
+        mounts.also::<native::One>("/v1/models", "/models", models());
+        mounts.also::<cohere::V1>("/v1/models", "/cohere/v1/models", models());
+        mounts.also::<jina::Jina>("/v1/models", "/jina/v1/models", models());
+        mounts.also::<vllm::Rerank>("/v1/models", "/vllm/v1/models", models());
+        mounts.also::<infinity::Infinity>("/v1/models", "/infinity/models", models());
+        mounts.also::<llama_cpp::LlamaCpp>("/v1/models", "/llamacpp/models", models());
+        mounts.also::<llama_cpp::LlamaCpp>("/v1/models", "/llamacpp/v1/models", models());
+        // SageMaker's probe.
+        mounts.also::<native::One>("/ready", "/ping", get(health::ready));
         mounts.tag(PAGES, "This page, and the playground");
         mounts.common();
         mounts
@@ -150,15 +155,77 @@ impl Mounts {
         }
     }
 
+    /// What is served at one path, at another too, where its errors are in the words of dialect `D`.
+    fn also<D: Dialect>(&mut self, of: &str, path: &str, handler: MethodRouter<App>) {
+        self.router = std::mem::take(&mut self.router).route(path, handler);
+        let original = self.api.paths.paths.get(of);
+        let Some(mut operation) = original.and_then(|item| item.get.clone()) else {
+            return;
+        };
+        operation.operation_id = Some(path[1..].replace('/', "_"));
+        if D::TITLE != native::One::TITLE {
+            operation.tags = Some(vec![D::TITLE.to_owned()]);
+        }
+        let error = self.reference::<D::ErrorBody>();
+        for (status, description) in FAILURES {
+            // A probe has no error body where it needs no key.
+            if matches!(status, 401 | 503) && operation.responses.responses.contains_key("401") {
+                let response = failure(status, description, &error);
+                let responses = &mut operation.responses.responses;
+                responses.insert(status.to_string(), response.into());
+            }
+        }
+        let paths = &mut self.api.paths;
+        paths.add_path_operation(path, vec![HttpMethod::Get], operation);
+    }
+
+    /// Bedrock's path of any model.
+    fn invoke(&mut self, paths: &[&str]) {
+        type Invoked = bedrock::InvokeModel;
+        for path in paths {
+            let mut operation = self.described::<Invoked>(path);
+            let model = ParameterBuilder::new()
+                .name("model")
+                .parameter_in(ParameterIn::Path)
+                .required(Required::True)
+                .description(Some("Any name or ARN with `rerank` in it"))
+                .schema(Some(
+                    ObjectBuilder::new()
+                        .schema_type(Type::String)
+                        .examples(["cohere.rerank-v3-5:0"]),
+                ));
+            operation.parameters = Some(vec![model.build().into()]);
+            let error = self.reference::<<Invoked as Dialect>::ErrorBody>();
+            let unknown = failure(404, "The model is none that ranks", &error);
+            let responses = &mut operation.responses.responses;
+            responses.insert("404".into(), unknown.into());
+            self.route::<Invoked>(path, operation);
+            self.router = std::mem::take(&mut self.router).route(path, post(score::invoke));
+        }
+    }
+
+    /// The operation at a path of one dialect.
+    fn described<D: Dialect>(&mut self, path: &str) -> Operation {
+        let body = self.body::<D>();
+        let answer = self.reference::<D::Answer>();
+        let error = self.reference::<D::ErrorBody>();
+        let (tag, summary) = heading::<D>(path);
+        self.tag(tag, "");
+        operation(path, tag, &summary, &body, &answer, &error)
+    }
+
+    /// A dialect's body, whose fields are known from now on.
+    fn body<D: Dialect>(&mut self) -> RefOr<Schema> {
+        if let RefOr::T(Schema::Object(body)) = <D::Body as PartialSchema>::schema() {
+            self.fields.extend(body.properties.into_keys());
+        }
+        self.reference::<D::Body>()
+    }
+
     /// Paths of one dialect.
     fn one<D: Dialect>(&mut self, paths: &[&str]) {
         for path in paths {
-            let body = self.reference::<D::Body>();
-            let answer = self.reference::<D::Answer>();
-            let error = self.reference::<D::ErrorBody>();
-            let (tag, summary) = heading::<D>(path);
-            self.tag(tag, "");
-            let operation = operation(path, tag, &summary, &body, &answer, &error);
+            let operation = self.described::<D>(path);
             self.route::<D>(path, operation);
             let handler = post(score::score::<D>);
             self.router = std::mem::take(&mut self.router).route(path, handler);
@@ -167,6 +234,7 @@ impl Mounts {
 
     /// A path of several dialects, told apart by their bodies.
     fn shared(&mut self, path: &str) {
+        self.body::<native::One>();
         let (body, answer, error) = self.all_that_share();
         let (tag, summary) = if path == "/rerank" {
             (
@@ -277,6 +345,8 @@ fn heading<D: Dialect>(path: &str) -> (&'static str, String) {
     }
     let what = if path.ends_with("/score") {
         "Score texts"
+    } else if path.ends_with("/predict") {
+        "Score pairs"
     } else {
         "Rank documents"
     };
@@ -343,5 +413,8 @@ fn failure(status: u16, description: &str, error: &RefOr<Schema>) -> Response {
 
 /// `post_v1_rerank` for `/v1/rerank`.
 fn operation_id(path: &str) -> String {
-    format!("post{}", path.replace(['/', '.'], "_"))
+    format!(
+        "post{}",
+        path.replace(['/', '.'], "_").replace(['{', '}'], "")
+    )
 }

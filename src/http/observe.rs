@@ -5,7 +5,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
+use http::header::HOST;
 use http::{HeaderName, HeaderValue, Method};
 use tracing::{Instrument, Span};
 
@@ -86,7 +87,12 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
         },
     };
 
-    let mut response = next.run(request).instrument(span.clone()).await;
+    // No well-meaning client sends two, and servers differ in which of them they believe.
+    let mut response = if request.headers().get_all(HOST).iter().count() > 1 {
+        Refusal::TwoHosts.into_response()
+    } else {
+        next.run(request).instrument(span.clone()).await
+    };
 
     let voice = response.extensions().get().copied().unwrap_or(of_path);
     let failure = response.extensions_mut().remove::<Failure>();

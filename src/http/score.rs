@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
@@ -12,11 +12,12 @@ use tracing::Instrument;
 use utoipa::ToSchema;
 
 use super::body::{self, Whole};
+use super::error::Refusal;
 use super::observe::{Accepted, RequestId, Work, millis, unix_seconds};
 use super::voice::Voice;
 use super::{App, Deadline};
 use crate::dialect::{
-    About, Dialect, Fields, Shape, bedrock, common, mixedbread, native, pinecone, tei, vllm,
+    About, Dialect, Fields, Sender, Shape, bedrock, common, mixedbread, native, pinecone, tei, vllm,
 };
 use crate::error::{Error, Invalid};
 use crate::fault::{self, Place};
@@ -29,15 +30,22 @@ use crate::telemetry::{Reranked, log_ms};
 pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// Pinecone's clients send it, and no others.
 const PINECONE_VERSION: HeaderName = HeaderName::from_static("x-pinecone-api-version");
+/// Fields of the body that nobody knows and that are nearly one of ours.
+pub const IGNORED_FIELDS: HeaderName = HeaderName::from_static("x-ignored-fields");
+/// Shared paths that text-embeddings-inference has too.
+const OF_TEI: [&str; 3] = ["/rerank", "/invocations", "/estimate"];
+/// A body up to this size is read in less time than it takes to hand it over.
+const READ_AT_ONCE: usize = 64 << 10;
 
 /// What `observe` attached to a request, and its body.
 struct Opened {
     accepted: Accepted,
     deadline: Deadline,
     id: RequestId,
-    of_pinecone: bool,
-    /// The body's text.
+    sender: Sender,
+    /// The body's text, and the fields that it has.
     text: Bytes,
+    fields: Result<Fields, Invalid>,
     _body: Whole,
 }
 
@@ -48,35 +56,94 @@ impl Opened {
         let accepted = *extensions.get().ok_or_else(missing)?;
         let deadline = *extensions.get().ok_or_else(missing)?;
         let id = extensions.get().cloned().ok_or_else(missing)?;
-        let of_pinecone = request.headers().contains_key(PINECONE_VERSION);
+        let path = extensions.get::<MatchedPath>().map(MatchedPath::as_str);
+        let sender = Sender {
+            of_pinecone: request.headers().contains_key(PINECONE_VERSION),
+            of_tei: path.is_some_and(|path| OF_TEI.contains(&path)),
+        };
         let body = body::json(request, app.settings.body_bytes, &app.room)
             .await
             .map_err(IntoResponse::into_response)?;
-        let text = match json::mended(&body.bytes) {
-            Cow::Borrowed(text) => body.bytes.slice_ref(text),
-            Cow::Owned(text) => text.into(),
+        let bytes = body.bytes.clone();
+        let read = move || {
+            let text = match json::mended(&bytes) {
+                Cow::Borrowed(text) => bytes.slice_ref(text),
+                Cow::Owned(text) => text.into(),
+            };
+            let fields = json::parse(&text);
+            (text, fields)
         };
+        let read = off_the_workers(body.bytes.len(), read).await;
+        let (text, fields) = read.map_err(IntoResponse::into_response)?;
         Ok(Self {
             accepted,
             deadline,
             id,
-            of_pinecone,
+            sender,
             text,
+            fields,
             _body: body,
         })
     }
 
     fn shape(&self) -> Result<Shape, Invalid> {
-        json::parse::<Fields>(&self.text)?.shape(self.of_pinecone)
+        self.fields
+            .as_ref()
+            .map_err(Clone::clone)?
+            .shape(self.sender)
     }
 
     /// The domain's request of a body in dialect `D`.
-    fn request<D: Dialect>(&self, app: &App) -> Result<(crate::rerank::Request, D::Kept), Invalid> {
-        let body: D::Body = json::parse(&self.text)?;
-        let (mut request, kept) = D::read(body, &app.settings.limits)?;
+    async fn request<D: Dialect>(
+        &self,
+        app: &App,
+    ) -> Result<(crate::rerank::Request, D::Kept), Error> {
+        let (text, limits) = (self.text.clone(), app.settings.limits);
+        let read = move || D::read(json::parse(&text)?, &limits);
+        let read = off_the_workers(self.text.len(), read).await?;
+        let (mut request, kept) = read.map_err(|invalid| self.with_hint(invalid))?;
         request.deadline = Some(self.deadline.0);
         Ok((request, kept))
     }
+
+    /// A field that is missing may be there by another name, or the body belong to another path.
+    fn with_hint(&self, mut invalid: Invalid) -> Invalid {
+        if let (Ok(fields), "missing_field", Some(field)) =
+            (&self.fields, invalid.code, &invalid.field)
+            && let Some(hint) = fields.hint(field, self.sender)
+        {
+            invalid.message = format!("{}: {hint}", invalid.message);
+        }
+        invalid
+    }
+
+    /// Says which fields were ignored though they are nearly ours.
+    fn tell_ignored(&self, app: &App, response: &mut Response) {
+        let Ok(fields) = &self.fields else { return };
+        let ignored = fields.nearly(&app.fields);
+        let ignored: Vec<String> = ignored
+            .map(|(theirs, ours)| format!("{theirs} ({ours}?)"))
+            .collect();
+        // A name that no header can hold is none that is nearly ours.
+        if let Ok(value) = HeaderValue::from_str(&ignored.join(", "))
+            && !ignored.is_empty()
+        {
+            response.headers_mut().insert(IGNORED_FIELDS, value);
+        }
+    }
+}
+
+/// Reads a large body away from the threads that answer: they have to be free for other requests, probes and signals.
+async fn off_the_workers<T: Send + 'static>(
+    bytes: usize,
+    read: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    if bytes <= READ_AT_ONCE {
+        return Ok(read());
+    }
+    // Fails only where reading panicked.
+    let read = tokio::task::spawn_blocking(read).await;
+    read.map_err(|_| Error::Internal("reading the body panicked".into()))
 }
 
 /// Calls a function that is generic over the dialect, for the dialect of a shape.
@@ -125,9 +192,21 @@ pub async fn estimate(State(app): State<App>, request: Request) -> Response {
         Ok(shape) => with_dialect!(shape, estimated(&app, &opened)),
         Err(invalid) => Err(invalid.into()),
     };
-    match estimate {
+    let mut response = match estimate {
         Ok(estimate) => Json(Estimated::new(&app, &estimate)).into_response(),
         Err(error) => error.into_response(),
+    };
+    opened.tell_ignored(&app, &mut response);
+    response
+}
+
+/// Scores a body that Amazon Bedrock's `InvokeModel` brings to one of its rerank models, which this server's stands for.
+pub async fn invoke(state: State<App>, request: Request) -> Response {
+    let model = request.uri().path().rsplit('/').nth(1);
+    if model.is_some_and(|model| model.contains("rerank")) {
+        score::<bedrock::InvokeModel>(state, request).await
+    } else {
+        Refusal::NoRerankModel.into_response()
     }
 }
 
@@ -144,12 +223,13 @@ async fn scored<D: Dialect>(app: &App, opened: &Opened) -> Response {
         },
         Err(error) => error.into_response(),
     };
+    opened.tell_ignored(app, &mut response);
     response.extensions_mut().insert(Voice::of::<D>());
     response
 }
 
 async fn rank<D: Dialect>(app: &App, opened: &Opened) -> Result<(D::Answer, Work), Error> {
-    let (request, kept) = opened.request::<D>(app)?;
+    let (request, kept) = opened.request::<D>(app).await?;
     wait_for_model(app, opened).await;
     let (asked, top) = (request.pairs.clone(), request.top);
     let span = tracing::info_span!("rerank");
@@ -168,14 +248,15 @@ async fn rank<D: Dialect>(app: &App, opened: &Opened) -> Result<(D::Answer, Work
         min_score: None,
         normalize: false,
     };
-    let query = asked.first().map(|pair| &*pair.query);
-    let shared = asked.iter().all(|pair| Some(&*pair.query) == query);
+    // As `Arc`s, which compare no text with itself.
+    let query = asked.first().map(|pair| &pair.query);
+    let shared = asked.iter().all(|pair| Some(&pair.query) == query);
     app.settings.telemetry.traces.record(
         &span,
         Reranked {
             model: &about.model,
             top_k: top,
-            query: query.filter(|_| shared),
+            query: query.filter(|_| shared).map(|query| &**query),
             inputs: asked.iter().map(|pair| &*pair.document),
             // Sorted only where it is told.
             outputs: std::iter::once_with(|| best.best_first(&ranking.scores))
@@ -190,7 +271,7 @@ async fn rank<D: Dialect>(app: &App, opened: &Opened) -> Result<(D::Answer, Work
 }
 
 async fn estimated<D: Dialect>(app: &App, opened: &Opened) -> Result<Estimate, Error> {
-    let (request, _) = opened.request::<D>(app)?;
+    let (request, _) = opened.request::<D>(app).await?;
     wait_for_model(app, opened).await;
     app.service.estimate(request).await
 }
@@ -344,4 +425,19 @@ fn start_times(receipt: &Receipt) -> Vec<String> {
             .map(|total| format!("total;dur={}", millis(total))),
     );
     metrics
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_large_bodies_are_handed_to_other_threads() {
+        let here = || std::thread::current().id();
+        let thread = async |bytes| off_the_workers(bytes, here).await.ok();
+        assert_eq!(thread(READ_AT_ONCE).await, Some(here()));
+        assert_ne!(thread(READ_AT_ONCE + 1).await, Some(here()));
+        let panicked = off_the_workers(READ_AT_ONCE + 1, || panic!("on purpose")).await;
+        assert!(matches!(panicked, Err::<(), _>(Error::Internal(_))));
+    }
 }

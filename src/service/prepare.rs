@@ -14,6 +14,9 @@ use crate::error::{Error, Invalid, Result};
 use crate::rerank::{Chunking, Pair, Request, Score, Sentence, Side, Truncation};
 use crate::tokenizer::{EncodedText, PairTokenizer, Sequence, kept_tokens, sentences, windows};
 
+/// Most sentences that one request may have scored.
+const MAX_SENTENCES: usize = 50_000;
+
 /// What the server decides where a request does not.
 #[derive(Debug, Clone, Copy)]
 pub struct Defaults {
@@ -89,12 +92,15 @@ impl Prepared {
         let mut pairs = Vec::with_capacity(request.pairs.len());
         for (index, pair) in request.pairs.iter().enumerate() {
             halt.check()?;
+            let query = texts.of(&pair.query);
+            let most = request.max_query_tokens.unwrap_or(usize::MAX);
             let cutter = Cutter {
                 tokenizer,
                 defaults,
                 request,
                 halt,
-                query: texts.of(&pair.query),
+                query: query.cut(most, request.side),
+                beyond: query.tokens().saturating_sub(most),
             };
             pairs.push(cutter.pair(index, pair, texts.of(&pair.document), &mut distinct)?);
         }
@@ -192,7 +198,9 @@ struct Cutter<'a> {
     defaults: Defaults,
     request: &'a Request,
     halt: &'a Halt,
-    query: &'a EncodedText,
+    query: &'a [u32],
+    /// Tokens of the query that are not looked at.
+    beyond: usize,
 }
 
 impl Cutter<'_> {
@@ -206,7 +214,7 @@ impl Cutter<'_> {
         let most = self.request.max_document_tokens.unwrap_or(usize::MAX);
         let beyond = document.tokens().saturating_sub(most);
         let document = document.cut(most, self.request.side);
-        let fits = self.query.tokens() + document.len() + self.tokenizer.special_tokens()
+        let fits = self.query.len() + document.len() + self.tokenizer.special_tokens()
             <= self.max_length();
         if !fits && self.truncation() == Truncation::None {
             return Err(self.too_long(index, document.len()).into());
@@ -228,7 +236,7 @@ impl Cutter<'_> {
         Ok(PreparedPair {
             chunks,
             sentences,
-            dropped_tokens: dropped + beyond,
+            dropped_tokens: dropped + beyond + self.beyond,
         })
     }
 
@@ -241,7 +249,7 @@ impl Cutter<'_> {
     }
 
     fn too_long(&self, index: usize, document: usize) -> Invalid {
-        let got = self.query.tokens() + document + self.tokenizer.special_tokens();
+        let got = self.query.len() + document + self.tokenizer.special_tokens();
         let limit = self.max_length();
         let field = (self.request.document_field)(index);
         let message = format!(
@@ -255,7 +263,7 @@ impl Cutter<'_> {
 
     /// The pair as one sequence, cut where it is too long.
     fn one(&self, document: &[u32]) -> Result<(Sequence, usize)> {
-        let query = self.query.ids();
+        let query = self.query;
         let kept = self.kept(self.truncation(), document.len());
         let dropped = query.len() - kept.query + document.len() - kept.document;
         let side = self.request.side;
@@ -273,7 +281,7 @@ impl Cutter<'_> {
         chunking: Chunking,
         distinct: &mut Distinct,
     ) -> Result<(Vec<usize>, usize)> {
-        let query = self.query.ids();
+        let query = self.query;
         let kept = self.kept(Truncation::Flag, document.len());
         let query_cut = query.len() - kept.query;
         let query = self.request.side.cut(query, kept.query);
@@ -297,13 +305,7 @@ impl Cutter<'_> {
 
     fn kept(&self, rule: Truncation, document: usize) -> crate::tokenizer::Kept {
         let special = self.tokenizer.special_tokens();
-        kept_tokens(
-            rule,
-            self.query.tokens(),
-            document,
-            self.max_length(),
-            special,
-        )
+        kept_tokens(rule, self.query.len(), document, self.max_length(), special)
     }
 
     /// Each sentence of the text with the query, by itself, up to the one that reaches `most` tokens.
@@ -334,7 +336,7 @@ impl Cutter<'_> {
                 bytes,
                 logit: 0.0,
             };
-            scored.push((sentence, distinct.add(sequence)?));
+            scored.push((sentence, distinct.add_sentence(sequence)?));
         }
         Ok(scored)
     }
@@ -362,6 +364,7 @@ impl EncodedText {
 struct Distinct {
     numbers: BTreeMap<Sequence, usize>,
     tokens: usize,
+    sentences: usize,
     /// 0 where there is no limit.
     max_tokens: usize,
 }
@@ -371,16 +374,41 @@ impl Distinct {
         Self {
             numbers: BTreeMap::new(),
             tokens: 0,
+            sentences: 0,
             max_tokens,
         }
     }
 
     fn add(&mut self, sequence: Sequence) -> Result<usize> {
         let (next, tokens) = (self.numbers.len(), sequence.ids.len());
-        let place = match self.numbers.entry(sequence) {
+        let number = match self.numbers.entry(sequence) {
             Entry::Occupied(found) => return Ok(*found.get()),
-            Entry::Vacant(place) => place,
+            Entry::Vacant(place) => *place.insert(next),
         };
+        self.count(tokens)?;
+        Ok(number)
+    }
+
+    /// Each sentence has a place in the answer, so equal ones count too.
+    fn add_sentence(&mut self, sequence: Sequence) -> Result<usize> {
+        self.sentences += 1;
+        if self.sentences > MAX_SENTENCES {
+            let (got, limit) = (self.sentences, MAX_SENTENCES);
+            let message = format!(
+                "the documents have {got} sentences and more, the limit is {limit}: send fewer documents, or ask for no sentences"
+            );
+            let invalid = Invalid::new("too_many_sentences", message);
+            return Err(invalid.got(got).limit(limit).into());
+        }
+        let (known, tokens) = (self.numbers.len(), sequence.ids.len());
+        let number = self.add(sequence)?;
+        if number < known {
+            self.count(tokens)?;
+        }
+        Ok(number)
+    }
+
+    fn count(&mut self, tokens: usize) -> Result<()> {
         self.tokens += tokens;
         let (got, limit) = (self.tokens, self.max_tokens);
         if limit > 0 && got > limit {
@@ -390,7 +418,7 @@ impl Distinct {
             let invalid = Invalid::new("too_many_tokens", message);
             return Err(invalid.got(got).limit(limit).into());
         }
-        Ok(*place.insert(next))
+        Ok(())
     }
 
     fn in_order(self) -> Vec<Sequence> {
@@ -431,6 +459,22 @@ mod tests {
         assert!(matches!(prepare(&late), Err(Error::Deadline)));
     }
 
+    #[test]
+    fn sentences_are_so_many_and_no_more() {
+        let mut distinct = Distinct::new(0);
+        let sequence = || Sequence {
+            ids: vec![1],
+            type_ids: vec![0],
+        };
+        for _ in 0..MAX_SENTENCES {
+            assert_eq!(distinct.add_sentence(sequence()).ok(), Some(0));
+        }
+        let Err(Error::Invalid(invalid)) = distinct.add_sentence(sequence()) else {
+            panic!("one too many");
+        };
+        assert_eq!(invalid.code, "too_many_sentences");
+    }
+
     proptest! {
         #[test]
         fn equal_sequences_have_one_number_and_numbers_follow_first_appearance(
@@ -459,6 +503,22 @@ mod tests {
             }
             let in_order: Vec<Vec<u32>> = distinct.in_order().into_iter().map(|s| s.ids).collect();
             prop_assert!(in_order.iter().eq(seen));
+        }
+
+        #[test]
+        fn sentences_count_each_time(
+            ids in prop::collection::vec(prop::collection::vec(0u32..3, 1..4), 0..40), most in 1usize..60,
+        ) {
+            let mut distinct = Distinct::new(most);
+            let mut tokens = 0;
+            for ids in &ids {
+                let sequence = Sequence { ids: ids.clone(), type_ids: vec![0; ids.len()] };
+                tokens += ids.len();
+                prop_assert_eq!(distinct.add_sentence(sequence).is_ok(), tokens <= most);
+                if tokens > most {
+                    break;
+                }
+            }
         }
 
         #[test]
