@@ -33,6 +33,11 @@ if ! docker image inspect "$(named CUDA_BUILD_IMAGE)" >/dev/null 2>&1; then
 fi
 docker build --quiet --file Dockerfile.gpu --tag $image "${arguments[@]}" .
 
+# CUDA's base, what the program is linked to, the program, and the bundled model.
+size=$(($(docker image inspect --format '{{.Size}}' $image) >> 20))
+printf 'the image is %s MiB\n' $size
+((size <= 2048)) || { echo "the image is larger than 2048 MiB" >&2; exit 1; }
+
 expect() { # PATTERN, what is searched on stdin
     local text
     text=$(cat)
