@@ -25,6 +25,7 @@ import pathlib
 import random
 import re
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -47,7 +48,15 @@ DRY = DEVICE == "cpu"
 MOST = {"f32": 0.0002, "f16": 0.002, "bf16": 0.02, "f16-plain": 0.002}
 DTYPES = {"f16": "float16", "bf16": "bfloat16", "f32": "float32"}
 ALONE = 8
-PORT = int(os.environ.get("PORT", "24010"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+PORT = free_port()
 
 
 def mixed(pairs: int) -> list[int]:
@@ -227,7 +236,8 @@ class Run:
         for system, (env, name) in zip(systems, wanted):
             said = system.ready().about["system"]
             system.end()
-            name = "f32" if DRY else name
+            if DRY:
+                name = "int8" if (DEMO / "packed.safetensors").exists() else "f32"
             self.check(f" {name} " in said, f"{env or 'no setting'} computes as {said!r}, not in {name}")
             self.write("precision", settings=env, system=said)
 
