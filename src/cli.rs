@@ -120,6 +120,8 @@ pub fn main() -> ExitCode {
         telemetry::last_word(&format!("{error:#}"), json);
         if error.is::<Usage>() {
             ExitCode::from(2)
+        } else if error.is::<serve::Broken>() {
+            ExitCode::from(serve::BROKEN)
         } else {
             ExitCode::FAILURE
         }

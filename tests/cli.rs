@@ -919,6 +919,15 @@ fn doctor_says_what_is_wrong_and_what_to_do() {
         "{healthy}"
     );
     assert!(!healthy.contains("WRONG"), "{healthy}");
+    let mut misspelt = reranker(&["doctor"]);
+    misspelt.env("MAX_LENTH", "256").env("WORKERS", "2");
+    let noted = stdout(&run(misspelt));
+    for note in [
+        "MAX_LENTH is set, which means nothing here: did you mean MAX_LENGTH?",
+        "did you mean THREADS?",
+    ] {
+        assert!(noted.contains(note), "{noted}");
+    }
     let mut broken = reranker(&["doctor"]);
     broken.env("MODEL_DIR", "/no/such/folder");
     let output = run(broken);

@@ -568,6 +568,8 @@ fn a_grace_that_runs_out_ends_the_process_all_the_same() {
     server.terminate();
     let (status, log) = server.wait();
     assert_eq!(status, Some(1), "{}", log.join("\n"));
+    let error = only_error(&log);
+    assert!(error.contains("SHUTDOWN_GRACE_S ran out"), "{error}");
     // Their connections broke; that is no answer, and nobody waits for one.
     assert!(accepted.into_iter().all(|reply| reply.join().is_err()));
 }

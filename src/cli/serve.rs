@@ -26,11 +26,16 @@ use crate::telemetry::{self, LAST_LINES_TIME, Metrics, Traces, log_ms};
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// What the process ends with when its compute thread has panicked too often, for the platform to start another: `EX_SOFTWARE`.
-const BROKEN: u8 = 70;
+pub const BROKEN: u8 = 70;
 /// For the answers that tell of it.
 const BROKEN_GRACE: Duration = Duration::from_secs(1);
 /// For the last traces, once every request is answered.
 const TRACES_GRACE: Duration = Duration::from_secs(2);
+
+/// The compute thread has panicked too often.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing can be computed any more: ending with code {}", BROKEN)]
+pub struct Broken;
 
 #[derive(clap::Args, Default)]
 pub struct Args {
@@ -165,7 +170,10 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         load(loaded, engine).await;
     }
     .instrument(tracing::info_span!("load model"));
-    telemetry::end_with_main_thread();
+    // Lambda's loop runs on the main thread, and catches the panics of its events there.
+    if kind != HostKind::Lambda {
+        telemetry::end_with_main_thread();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // The runtime only moves bytes; the cores belong to the compute threads.
         .worker_threads(2)
@@ -390,9 +398,8 @@ async fn on_lambda(
         // Lambda starts another process. What was asked is answered first.
         () = async {
             service.broken().await;
-            tracing::error!("nothing can be computed any more: ending with code {BROKEN}");
             tokio::time::sleep(BROKEN_GRACE).await;
-        } => Ok(ExitCode::from(BROKEN)),
+        } => Err(Broken.into()),
     }
 }
 
@@ -439,17 +446,16 @@ async fn on_socket(
         answer: config.request_timeout,
         grace: config.shutdown_grace,
     };
-    let broken = async {
-        service.broken().await;
-        tracing::error!("nothing can be computed any more: ending with code {BROKEN}");
-    };
+    let broken = service.broken();
     let drain = || service.drain();
     let end = server::serve(listener, router, limits, metrics, stop, broken, drain).await;
-    Ok(match end {
-        End::AllAnswered => ExitCode::SUCCESS,
-        End::GraceOver => ExitCode::FAILURE,
-        End::Broken => ExitCode::from(BROKEN),
-    })
+    match end {
+        End::AllAnswered => Ok(ExitCode::SUCCESS),
+        End::GraceOver => {
+            anyhow::bail!("SHUTDOWN_GRACE_S ran out before every request was answered")
+        }
+        End::Broken => Err(Broken.into()),
+    }
 }
 
 #[cfg(test)]
