@@ -447,7 +447,14 @@ fn half_characters_and_byte_order_marks_are_mended() {
     assert!(rows[0]["score"].is_number());
 }
 
-/// How a later run may differ from the one that began a file, and what it is told.
+/// How a later run may differ from the one that began a file: what it is told, its arguments, its settings, and its input.
+type Difference<'a> = (
+    &'a str,
+    Vec<String>,
+    Vec<(&'a str, String)>,
+    Option<&'a str>,
+);
+
 #[test]
 fn a_file_of_other_scores_is_never_added_to() {
     let bulk = Bulk::new(pairs(12));
@@ -466,7 +473,7 @@ fn a_file_of_other_scores_is_never_added_to() {
     let with = |more: &[&str]| [same(), more.iter().map(|it| (*it).to_owned()).collect()].concat();
     let path = |path: &Path| path.to_str().expect("plain").to_owned();
     let isas = kernels::Isa::available();
-    let mut rows: Vec<(&str, Vec<String>, Vec<(&str, String)>, Option<&str>)> = vec![
+    let mut rows: Vec<Difference> = vec![
         ("raw was false and is true", with(&["--raw"]), vec![], None),
         (
             "max_length was 32 and is 48",
