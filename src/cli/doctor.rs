@@ -62,8 +62,17 @@ fn cpu(config: &Config) -> Finding {
                 "instruction set: {using} (this machine has {})",
                 here.join(", ")
             );
+            let closed = Isa::ALL
+                .into_iter()
+                .filter_map(|isa| Some((isa, isa.obstacle()?)))
+                .last();
             if config.instruction_set.is_some() && here.last() != Some(&using) {
                 Better(what, "INSTRUCTION_SET forces a slower one: unset it".into())
+            } else if let Some((isa, obstacle)) = closed {
+                Better(
+                    what,
+                    format!("the chip has {isa} too, which is faster, but {obstacle}"),
+                )
             } else if using == Isa::Scalar.name() {
                 Better(
                     what,

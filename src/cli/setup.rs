@@ -48,6 +48,9 @@ pub fn kernels(config: &Config) -> anyhow::Result<Kernels> {
         return Ok(Kernels::detect());
     };
     Kernels::with(isa).ok_or_else(|| {
+        if let Some(obstacle) = isa.obstacle() {
+            return Usage(format!("INSTRUCTION_SET={name}: {obstacle}")).into();
+        }
         let here: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
         Usage(format!(
             "INSTRUCTION_SET={}: this machine has only {}",

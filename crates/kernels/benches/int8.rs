@@ -80,6 +80,8 @@ fn measure(mut run: impl FnMut()) -> (f64, f64) {
 
 struct Weights {
     packed: PackedInt8,
+    /// Where the panels begin, on a cache line as in a packed file.
+    start: usize,
     bias: Vec<f32>,
     n: usize,
     k: usize,
@@ -87,8 +89,15 @@ struct Weights {
 
 impl Weights {
     fn new(n: usize, k: usize, seed: u64) -> Self {
+        let mut packed = pack_int8(&values(n * k, seed), n, k, None);
+        let len = packed.panels.len();
+        packed.panels.resize(len + 64, 0);
+        let start = packed.panels.as_ptr().align_offset(64);
+        packed.panels.copy_within(..len, start);
+        packed.panels.truncate(start + len);
         Self {
-            packed: pack_int8(&values(n * k, seed), n, k, None),
+            packed,
+            start,
             bias: vec![0.0; Int8Matrix::channels(n)],
             n,
             k,
@@ -99,7 +108,7 @@ impl Weights {
         Int8Matrix {
             n: self.n,
             k: self.k,
-            panels: &self.packed.panels,
+            panels: &self.packed.panels[self.start..],
             scales: &self.packed.scales,
             sums: &self.packed.sums,
             bias: &self.bias,

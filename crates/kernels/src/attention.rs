@@ -12,9 +12,12 @@
 //! The blocks are fixed by the sequence's length and a lane never looks at its neighbours, so a query's result depends on
 //! its own sequence only, to the bit. Scratch memory is a few hundred KiB a thread at any length.
 
+mod unit;
+
 use std::cmp::Reverse;
 use std::ops::Range;
 
+use crate::attention::unit::AttendOnUnit;
 use crate::isa::Kernels;
 use crate::math::{exp_negative, exp2_negative};
 use crate::parallel::{self, Shared};
@@ -107,7 +110,9 @@ impl Kernels {
             out,
             stride,
         };
-        if int16 && layout.head_dim.is_multiple_of(2) && self.dispatch(FastDot2) {
+        if int16 && self.has_unit() && layout.head_dim.is_multiple_of(4) {
+            self.dispatch_unit(AttendOnUnit(attend));
+        } else if int16 && layout.head_dim.is_multiple_of(2) && self.dispatch(FastDot2) {
             self.dispatch(AttendIn::<true>(attend));
         } else {
             self.dispatch(AttendIn::<false>(attend));
@@ -315,8 +320,9 @@ impl<const INT16: bool> Kernel for AttendIn<'_, INT16> {
         for (tile, state) in states.chunks_exact_mut(state_len).enumerate() {
             let first = tile * width;
             let lanes = width.min(queries - first);
-            let mut state = TileState::new(state, d, width);
-            attend.finish(s, first, lanes, &mut state);
+            let state = TileState::new(state, d, width);
+            let width = tile_width::<S>(lanes);
+            attend.finish(s, first, lanes, width, (state.sums, state.total));
         }
     }
 }
@@ -507,15 +513,22 @@ impl Attend<'_> {
         scale
     }
 
-    /// Divides the sums of `lanes` queries from number `first` of the item on by their total weight and writes them out.
+    /// Divides the sums of `lanes` queries from number `first` of the item on by their total weight and writes them out. The sums
+    /// are `[head_dim, width]`.
     #[inline(always)]
-    fn finish<S: Simd>(&self, s: S, first: usize, lanes: usize, state: &mut TileState<'_>) {
+    fn finish<S: Simd>(
+        &self,
+        s: S,
+        first: usize,
+        lanes: usize,
+        width: usize,
+        (sums, total): (&mut [f32], &[f32]),
+    ) {
         let d = self.head_dim;
-        let width = tile_width::<S>(lanes);
-        assert!(state.sums.len() >= d * width);
-        for vector in (0..width).step_by(S::LANES) {
-            let inverse = s.div(s.splat(1.0), s.load(&state.total[vector..]));
-            for sums in state.sums[..d * width].chunks_exact_mut(width) {
+        assert!(sums.len() >= d * width && width >= lanes);
+        for vector in (0..lanes).step_by(S::LANES) {
+            let inverse = s.div(s.splat(1.0), s.load(&total[vector..]));
+            for sums in sums[..d * width].chunks_exact_mut(width) {
                 let sums = &mut sums[vector..];
                 s.store(sums, s.mul(s.load(sums), inverse));
             }
@@ -530,7 +543,7 @@ impl Attend<'_> {
             unsafe {
                 transpose(
                     s,
-                    (state.sums.as_ptr().add(strip * width), width),
+                    (sums.as_ptr().add(strip * width), width),
                     (rows, lanes),
                     (
                         self.out
@@ -903,7 +916,13 @@ mod tests {
             let (head, c) = (i % hidden / head_dim, i % head_dim);
             slabs[token * layout.token + part * layout.part + head * layout.head + c] = v;
         }
-        for kernels in Isa::ALL.into_iter().filter_map(Kernels::with) {
+        let model = Kernels::modelled_unit();
+        let mut on_vectors = None;
+        for kernels in Isa::ALL
+            .into_iter()
+            .filter_map(Kernels::with)
+            .chain([model])
+        {
             let run = |qkv: &[f32], layout: Layout| {
                 let mut out = vec![f32::NAN; tokens * hidden];
                 let shared = Shared::new(&mut out);
@@ -927,6 +946,14 @@ mod tests {
             );
             assert!(worst < 1e-3, "{}: {worst:e}", kernels.isa());
             assert_eq!(run(&slabs, layout), out, "{} in slabs", kernels.isa());
+            // A matrix unit beside the same vectors gives the same bits.
+            match (kernels.isa(), &on_vectors) {
+                (Isa::Avx512Vnni, _) => on_vectors = Some(out),
+                (Isa::Amx, Some(want)) if kernels.has_real_unit() => {
+                    assert!(out == *want, "on the unit other bits")
+                }
+                _ => {}
+            }
         }
     }
 }

@@ -17,8 +17,11 @@
 //!
 //! A row's result depends on that row alone, to the bit, whatever is computed beside it and on however many threads.
 
+mod columns;
 mod encoder;
+mod means;
 mod product;
+mod tiles;
 
 pub use encoder::{EncoderSpace, Int8Layer, LayerNorm};
 

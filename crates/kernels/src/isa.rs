@@ -5,11 +5,14 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::matrix_unit::{Modelled, UnitKernel, With};
 use crate::portable::Portable;
 use crate::simd::{Kernel, Simd};
 
 #[cfg(target_arch = "aarch64")]
 use crate::aarch64::neon::{self, Neon};
+#[cfg(target_arch = "x86_64")]
+use crate::x86_64::amx::{Amx, Obstacle};
 #[cfg(target_arch = "x86_64")]
 use crate::x86_64::{avx2::Avx2, avx512::Avx512};
 
@@ -33,11 +36,13 @@ pub enum Isa {
     Avx512,
     /// The same with the 512-bit byte dot product (since Cascade Lake and Zen 4).
     Avx512Vnni,
+    /// The same with AMX, a matrix unit for bytes (since Sapphire Rapids), where the system lets programs use it.
+    Amx,
 }
 
 impl Isa {
     /// Every instruction set, slowest first.
-    pub const ALL: [Isa; 8] = [
+    pub const ALL: [Isa; 9] = [
         Isa::Scalar,
         Isa::Neon,
         Isa::NeonDot,
@@ -46,6 +51,7 @@ impl Isa {
         Isa::AvxVnni,
         Isa::Avx512,
         Isa::Avx512Vnni,
+        Isa::Amx,
     ];
 
     /// The name used in settings and logs.
@@ -59,12 +65,28 @@ impl Isa {
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512 => "avx512",
             Isa::Avx512Vnni => "avx512vnni",
+            Isa::Amx => "amx",
         }
     }
 
     /// Whether this CPU, under this operating system, can run it.
     pub fn is_available(self) -> bool {
         Kernels::with(self).is_some()
+    }
+
+    /// Why this machine cannot run the set although its chip has it; `None` where it can, or where the chip lacks it.
+    pub fn obstacle(self) -> Option<&'static str> {
+        #[cfg(target_arch = "x86_64")]
+        if self == Isa::Amx {
+            return match Amx::detect() {
+                Err(Obstacle::NotKept) => Some("the system does not keep its registers"),
+                Err(Obstacle::Refused) => {
+                    Some("the kernel refused this process the use of its registers (arch_prctl)")
+                }
+                Err(Obstacle::Absent) | Ok(_) => None,
+            };
+        }
+        None
     }
 
     /// The instruction sets this machine can run, slowest first.
@@ -139,6 +161,10 @@ enum Proven {
     Avx512(Avx512<false>),
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni(Avx512<true>),
+    #[cfg(target_arch = "x86_64")]
+    Amx(Avx512<true>, Amx),
+    /// For tests: what runs on AMX, in plain code.
+    Modelled(Portable, Modelled),
 }
 
 impl Kernels {
@@ -169,10 +195,22 @@ impl Kernels {
             Isa::Avx512 => Avx512::detect().map(Proven::Avx512),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => Avx512::detect().map(Proven::Avx512Vnni),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Avx512::detect()
+                .zip(Amx::detect().ok())
+                .map(|(vectors, unit)| Proven::Amx(vectors, unit)),
             #[allow(unreachable_patterns)]
             _ => None,
         };
         proven.map(|proven| Kernels { proven })
+    }
+
+    /// What runs on [`Isa::Amx`], in plain code: for tests on machines without it.
+    #[doc(hidden)]
+    pub fn modelled_unit() -> Kernels {
+        Kernels {
+            proven: Proven::Modelled(Portable, Modelled),
+        }
     }
 
     /// Which instruction set these kernels use.
@@ -193,6 +231,9 @@ impl Kernels {
             Proven::Avx512(_) => Isa::Avx512,
             #[cfg(target_arch = "x86_64")]
             Proven::Avx512Vnni(_) => Isa::Avx512Vnni,
+            #[cfg(target_arch = "x86_64")]
+            Proven::Amx(..) => Isa::Amx,
+            Proven::Modelled(..) => Isa::Amx,
         }
     }
 
@@ -213,7 +254,37 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Proven::Avx512(s) => s.vectorize(kernel),
             #[cfg(target_arch = "x86_64")]
-            Proven::Avx512Vnni(s) => s.vectorize(kernel),
+            Proven::Avx512Vnni(s) | Proven::Amx(s, _) => s.vectorize(kernel),
+            Proven::Modelled(s, _) => s.vectorize(kernel),
+        }
+    }
+
+    /// Whether their matrix unit is the chip's and not the model.
+    #[cfg(test)]
+    pub(crate) fn has_real_unit(self) -> bool {
+        self.has_unit() && !matches!(self.proven, Proven::Modelled(..))
+    }
+
+    /// Whether these kernels have a matrix unit.
+    pub(crate) fn has_unit(self) -> bool {
+        match self.proven {
+            #[cfg(target_arch = "x86_64")]
+            Proven::Amx(..) => true,
+            Proven::Modelled(..) => true,
+            _ => false,
+        }
+    }
+
+    /// Runs `kernel` on the matrix unit.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub(crate) fn dispatch_unit<K: UnitKernel>(self, kernel: K) {
+        match self.proven {
+            #[cfg(target_arch = "x86_64")]
+            Proven::Amx(s, unit) => s.vectorize(With(unit, kernel)),
+            Proven::Modelled(s, unit) => s.vectorize(With(unit, kernel)),
+            _ => unreachable!("no matrix unit on {}", self.isa()),
         }
     }
 }
@@ -235,7 +306,7 @@ mod tests {
         let error = "avx1024".parse::<Isa>().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "unknown instruction set \"avx1024\", expected one of scalar, neon, neondot, neoni8mm, avx2, avxvnni, avx512, avx512vnni"
+            "unknown instruction set \"avx1024\", expected one of scalar, neon, neondot, neoni8mm, avx2, avxvnni, avx512, avx512vnni, amx"
         );
     }
 
@@ -256,7 +327,13 @@ mod tests {
                 assert!(Kernels::with(isa).is_none());
             }
         } else {
-            for isa in [Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Avx512Vnni] {
+            for isa in [
+                Isa::Avx2,
+                Isa::AvxVnni,
+                Isa::Avx512,
+                Isa::Avx512Vnni,
+                Isa::Amx,
+            ] {
                 assert!(Kernels::with(isa).is_none());
             }
         }

@@ -25,6 +25,7 @@ mod isa;
 mod layer_norm;
 mod linear;
 mod math;
+mod matrix_unit;
 mod parallel;
 mod peak;
 mod portable;

@@ -106,15 +106,15 @@ fn wait_for(done: &AtomicUsize, count: usize, failed: &AtomicBool) -> bool {
 
 /// A pointer that the items of one [`for_each`] share to write disjoint parts of one slice.
 #[derive(Clone, Copy)]
-pub(crate) struct Shared(*mut f32);
+pub(crate) struct Shared<T = f32>(*mut T);
 
 // SAFETY: a plain address. Whoever dereferences it (in an `unsafe` block) proves that no other item touches the place.
-unsafe impl Send for Shared {}
+unsafe impl<T: Send> Send for Shared<T> {}
 // SAFETY: as above.
-unsafe impl Sync for Shared {}
+unsafe impl<T: Sync> Sync for Shared<T> {}
 
-impl Shared {
-    pub(crate) fn new(slice: &mut [f32]) -> Self {
+impl<T: Copy> Shared<T> {
+    pub(crate) fn new(slice: &mut [T]) -> Self {
         Self(slice.as_mut_ptr())
     }
 
@@ -131,7 +131,7 @@ impl Shared {
     ///
     /// # Safety
     /// They must be within the slice, which must outlive `'a`, and nothing may write them during `'a`.
-    pub(crate) unsafe fn read<'a>(self, i: usize, len: usize) -> &'a [f32] {
+    pub(crate) unsafe fn read<'a>(self, i: usize, len: usize) -> &'a [T] {
         // SAFETY: promised by the caller.
         unsafe { std::slice::from_raw_parts(self.0.add(i), len) }
     }
@@ -140,7 +140,7 @@ impl Shared {
     ///
     /// # Safety
     /// They must be within the slice, which must outlive `'a`, and nothing else may touch them during `'a`.
-    pub(crate) unsafe fn write<'a>(self, i: usize, len: usize) -> &'a mut [f32] {
+    pub(crate) unsafe fn write<'a>(self, i: usize, len: usize) -> &'a mut [T] {
         // SAFETY: promised by the caller.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(i), len) }
     }
@@ -150,7 +150,7 @@ impl Shared {
     /// # Safety
     /// `i` must be within the slice.
     #[inline(always)]
-    pub(crate) unsafe fn at(self, i: usize) -> *mut f32 {
+    pub(crate) unsafe fn at(self, i: usize) -> *mut T {
         // SAFETY: the caller keeps `i` within the slice the pointer was made from.
         unsafe { self.0.add(i) }
     }

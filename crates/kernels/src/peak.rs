@@ -4,6 +4,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use crate::isa::Kernels;
+use crate::matrix_unit::{Ahead, BLOCK, Left, MatrixUnit, STEP, Sums, UnitKernel};
 use crate::parallel;
 use crate::simd::{Kernel, Simd};
 
@@ -14,7 +15,7 @@ const STEPS: usize = 20_000;
 
 impl Kernels {
     /// Operations a second (a multiplication and an addition count as two) of the instruction set's byte dot product on
-    /// registers alone, all threads of the current pool together, measured for about `time`.
+    /// registers alone, or of its matrix unit on operands in the first-level cache, all threads of the current pool together, measured for about `time`.
     pub fn int8_peak(self, time: Duration) -> f64 {
         let threads = rayon::current_num_threads();
         let rates = std::sync::Mutex::new(vec![0.0; threads]);
@@ -23,13 +24,64 @@ impl Kernels {
             let begin = Instant::now();
             while begin.elapsed() < time {
                 let start = Instant::now();
-                let operations = self.dispatch(Spin);
+                let operations = if self.has_unit() {
+                    self.dispatch_unit(SpinUnit);
+                    UNIT_RUNS * 2 * BLOCK * BLOCK * UNIT_STEPS * STEP
+                } else {
+                    self.dispatch(Spin)
+                };
                 // The best of many short runs: what the chip can do, not what others left of it.
                 best = best.max(operations as f64 / start.elapsed().as_secs_f64());
             }
             rates.lock().expect("no other item panics")[thread] = best;
         });
         rates.into_inner().expect("no item panicked").iter().sum()
+    }
+}
+
+/// Steps of a block's product, the operands of which fill two thirds of a first-level cache of 48 KiB; and blocks of a run.
+const UNIT_STEPS: usize = 8;
+const UNIT_RUNS: usize = 50;
+
+/// Rows and a panel, on cache lines as the engine has them.
+#[repr(C, align(64))]
+struct Operands(
+    [u8; BLOCK * STEP * UNIT_STEPS],
+    [u8; BLOCK * STEP * UNIT_STEPS],
+);
+
+impl Operands {
+    const ONES: Operands = Operands(
+        [1; BLOCK * STEP * UNIT_STEPS],
+        [1; BLOCK * STEP * UNIT_STEPS],
+    );
+}
+
+/// A run of a matrix unit's products.
+struct SpinUnit;
+
+impl UnitKernel for SpinUnit {
+    #[inline(always)]
+    fn run<S: Simd, U: MatrixUnit>(self, _: S, unit: U) {
+        let tiles = unit.configure();
+        let Operands(rows, panel) = &Operands::ONES;
+        let mut sums = Sums::ZERO;
+        for _ in 0..UNIT_RUNS {
+            let left = Left {
+                bytes: black_box(rows.as_ptr()),
+                stride: STEP * UNIT_STEPS,
+            };
+            let ahead = Ahead {
+                address: panel.as_ptr(),
+                lines: 1,
+            };
+            // SAFETY: BLOCK rows of UNIT_STEPS steps, and as many bytes of the other operand.
+            unsafe {
+                let panel = black_box(panel.as_ptr());
+                U::product::<S, true>(&tiles, left, panel, UNIT_STEPS, ahead, &mut sums);
+            }
+            black_box(&sums);
+        }
     }
 }
 

@@ -86,6 +86,18 @@ pub(crate) fn as_bytes(values: &mut [f32]) -> &mut [u8] {
     }
 }
 
+/// The same memory as halves of words, two a value.
+pub(crate) fn as_halves(values: &mut [f32]) -> &mut [u16] {
+    // SAFETY: any f32 is two initialised u16, which need less alignment, and the reverse; the borrow is passed on.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), 2 * values.len()) }
+}
+
+/// The same memory as words.
+pub(crate) fn as_words(values: &mut [f32]) -> &mut [u32] {
+    // SAFETY: any f32 is an initialised u32 of the same size and alignment, and the reverse; the borrow is passed on.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -111,11 +111,12 @@ impl Random {
     }
 }
 
-/// Every instruction set of this machine, at both edges.
+/// Every instruction set of this machine and the model of a matrix unit, at both edges.
 fn everywhere() -> impl Iterator<Item = (Kernels, Edge)> {
     Isa::ALL
         .into_iter()
         .filter_map(Kernels::with)
+        .chain([Kernels::modelled_unit()])
         .flat_map(|kernels| EDGES.map(|edge| (kernels, edge)))
 }
 

@@ -23,7 +23,11 @@ impl Random {
 }
 
 fn every_isa() -> impl Iterator<Item = Kernels> {
-    Isa::ALL.into_iter().filter_map(Kernels::with)
+    let model = Kernels::modelled_unit();
+    Isa::ALL
+        .into_iter()
+        .filter_map(Kernels::with)
+        .chain([model])
 }
 
 struct Weights {
@@ -94,6 +98,48 @@ fn int8_linear_is_near_the_exact_product_at_every_shape() {
                         "{} {m}x{k}x{n} [{row}, {channel}]: {got} for {exact}",
                         kernels.isa()
                     );
+                }
+            }
+        }
+    }
+}
+
+/// A matrix unit's sums are exact, and what becomes of them afterwards is the same: at every tail of rows, inputs and channels.
+#[test]
+fn a_matrix_unit_changes_no_bit() {
+    let mut random = Random(8);
+    let pairs = [
+        (Kernels::with(Isa::Amx), Kernels::with(Isa::Avx512Vnni)),
+        (Some(Kernels::modelled_unit()), Kernels::with(Isa::Scalar)),
+    ];
+    for (unit, vectors) in pairs {
+        let (Some(unit), Some(vectors)) = (unit, vectors) else {
+            println!("NOT TESTED: this machine lacks AMX");
+            continue;
+        };
+        for (k, n) in [
+            (1, 1),
+            (60, 31),
+            (64, 32),
+            (65, 33),
+            (127, 64),
+            (130, 100),
+            (312, 40),
+        ] {
+            let weights = Weights::new(&mut random, n, k);
+            for m in [1, 2, 15, 16, 17, 31, 32, 33, 47, 49, 64, 150] {
+                let x = random.vec(m * k);
+                for fine in [false, true] {
+                    let run = |kernels: Kernels| {
+                        let matrix = Int8Matrix {
+                            fine,
+                            ..weights.matrix()
+                        };
+                        let mut out = vec![f32::NAN; m * n];
+                        kernels.int8_linear(&x, &matrix, &mut out);
+                        out
+                    };
+                    assert!(run(unit) == run(vectors), "{m}x{k}x{n}, fine {fine}");
                 }
             }
         }
@@ -387,7 +433,7 @@ fn a_hostile_row_stays_alone_and_finite_rows_stay_finite() {
 }
 
 #[test]
-fn the_number_of_threads_changes_no_bit() {
+fn neither_threads_nor_a_matrix_unit_change_a_bit() {
     let mut random = Random(5);
     let (hidden, inner, heads) = (64, 96, 2);
     let shapes = [
@@ -416,32 +462,44 @@ fn the_number_of_threads_changes_no_bit() {
             output_norm: norm,
         })
         .collect();
-    // More tokens than go through the layers together, among them a sequence longer than that.
-    let mut cu = vec![0usize];
-    for length in [3, 700, 1, 90, 200, 300, 40] {
-        cu.push(cu[cu.len() - 1] + length);
-    }
-    let x = random.vec(cu[cu.len() - 1] * hidden);
-    for kernels in every_isa() {
-        let run = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .expect("a pool");
-            let mut h = x.clone();
-            let mut space = EncoderSpace::default();
-            pool.install(|| kernels.int8_encoder(&int8, heads, &cu, &mut h, &mut space));
-            h.truncate((cu.len() - 1) * hidden);
-            h
-        };
-        let one = run(1);
-        assert!(one.iter().all(|x| x.is_finite()));
-        for threads in [2, 3, 7] {
-            assert!(
-                run(threads) == one,
-                "{} on {threads} threads",
-                kernels.isa()
-            );
+    // More tokens than go through the layers together, among them a sequence longer than that; and few.
+    for lengths in [&[3, 700, 1, 90, 200, 300, 40][..], &[3, 90, 1], &[1]] {
+        let mut cu = vec![0usize];
+        for length in lengths {
+            cu.push(cu[cu.len() - 1] + length);
+        }
+        let x = random.vec(cu[cu.len() - 1] * hidden);
+        let mut on_vectors = None;
+        for kernels in every_isa() {
+            let run = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new()
+                    .num_threads(threads)
+                    .build()
+                    .expect("a pool");
+                let mut h = x.clone();
+                let mut space = EncoderSpace::default();
+                pool.install(|| kernels.int8_encoder(&int8, heads, &cu, &mut h, &mut space));
+                h.truncate((cu.len() - 1) * hidden);
+                h
+            };
+            let one = run(1);
+            assert!(one.iter().all(|x| x.is_finite()));
+            for threads in [2, 3, 7] {
+                assert!(
+                    run(threads) == one,
+                    "{} on {threads} threads",
+                    kernels.isa()
+                );
+            }
+            // Nor does a matrix unit beside the same vectors.
+            match (kernels.isa(), &on_vectors) {
+                (Isa::Avx512Vnni, _) => on_vectors = Some(one),
+                (Isa::Amx, Some(want)) if Isa::Amx.is_available() => {
+                    assert!(one == *want, "other bits on a matrix unit");
+                    on_vectors = None;
+                }
+                _ => {}
+            }
         }
     }
 }

@@ -28,7 +28,11 @@ impl Random {
 
 /// The kernels on each instruction set this machine has.
 fn every_isa() -> impl Iterator<Item = Kernels> {
-    Isa::ALL.into_iter().filter_map(Kernels::with)
+    let model = Kernels::modelled_unit();
+    Isa::ALL
+        .into_iter()
+        .filter_map(Kernels::with)
+        .chain([model])
 }
 
 fn on_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {

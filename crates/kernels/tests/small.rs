@@ -14,7 +14,12 @@ fn ramp(len: usize) -> Vec<f32> {
 fn everywhere(check: impl Fn(Kernels) + Sync) {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build();
     let pool = pool.expect("two threads");
-    for kernels in Isa::ALL.into_iter().filter_map(Kernels::with) {
+    let model = Kernels::modelled_unit();
+    for kernels in Isa::ALL
+        .into_iter()
+        .filter_map(Kernels::with)
+        .chain([model])
+    {
         check(kernels);
         pool.install(|| check(kernels));
     }

@@ -6,10 +6,14 @@
 //! no intermediate matrix in memory but queries, keys, values and attention's result.
 
 use crate::attention::{Layout, items};
-use crate::int8::product::{Out, Rows, Scale, multiply_rows, quantize_rows, scratch_len};
+use crate::int8::columns::{Own, Pass};
+use crate::int8::means::{Dots, Means};
+use crate::int8::product::{Out, Rows, Scale};
+use crate::int8::tiles::OnTiles;
 use crate::int8::{Int8Matrix, PANEL};
 use crate::isa::Kernels;
 use crate::layer_norm::add_norm_row;
+use crate::matrix_unit::{MatrixUnit, UnitKernel};
 use crate::parallel::{self, Shared};
 use crate::scratch::{Buffer, Slot};
 use crate::simd::{Kernel, Simd};
@@ -18,13 +22,24 @@ use crate::tile::panel_start;
 /// The most tokens of a block: their widest activations, f32, and the quantized ones fill most of a second-level cache of
 /// 1 MiB at an inner width of 4096.
 const BLOCK: usize = 72;
+/// The same on a matrix unit, which is so fast that the weights' way to it is the limit: the more rows share them, the better,
+/// even if the widest activations do not stay in the second-level cache.
+const UNIT_BLOCK: usize = 128;
+/// With fewer tokens a thread the columns of each matrix are split between threads on a matrix unit, instead of the rows.
+const COLUMNS_BELOW: usize = 192;
+/// The most of both.
+const MOST: usize = if UNIT_BLOCK > BLOCK {
+    UNIT_BLOCK
+} else {
+    BLOCK
+};
 /// Sequences go through the layers together until they have so many tokens, or half as many for each thread: more would not
 /// make the products faster, but leave the last-level cache between a stage and the next.
 const GROUP: usize = 512;
 
 /// Rows of activations lie a cache line further apart than they are long: at a distance of a power of two, the rows of a tile
 /// would compete for the same few lines of the first-level cache.
-const PAD: usize = 16;
+pub(super) const PAD: usize = 16;
 
 /// A layer normalisation's parameters, each `[hidden]`.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +67,11 @@ pub struct Int8Layer<'a> {
 pub struct EncoderSpace {
     qkv: Vec<f32>,
     context: Vec<f32>,
+    /// Only for few tokens on a matrix unit.
+    bytes: Vec<f32>,
+    scales: Vec<Scale>,
+    attended: Vec<f32>,
+    wide: Vec<f32>,
 }
 
 impl Kernels {
@@ -135,7 +155,33 @@ impl Kernels {
         let all_items = items(cu_seqlens, heads, false);
         let first_items = items(cu_seqlens, heads, true);
         let threads = rayon::current_num_threads();
-        let (all_blocks, first_blocks) = (blocks(tokens, threads), blocks(firsts.len(), threads));
+        if self.has_unit() && threads > 1 && tokens < COLUMNS_BELOW * threads {
+            let [bytes, scales, attended, wide] = Own::lens(layers, tokens);
+            let own = Own {
+                bytes: Shared::new(grown(&mut space.bytes, bytes)),
+                scales: Shared::new(grown(&mut space.scales, scales)),
+                attended: Shared::new(grown(&mut space.attended, attended)),
+                wide: Shared::new(grown(&mut space.wide, wide)),
+            };
+            let pass = Pass {
+                layers,
+                firsts,
+                tokens,
+                items: [&all_items, &first_items],
+                layout,
+                hidden,
+                qkv,
+                qkv_len,
+                context,
+                own,
+            };
+            pass.run(self);
+            return;
+        }
+        let (all_blocks, first_blocks) = (
+            blocks(tokens, threads, self.block()),
+            blocks(firsts.len(), threads, self.block()),
+        );
 
         // The stage before the first layer's attention; each layer's attention and the stage after it, of the last only for
         // first tokens, which are gathered in between.
@@ -189,7 +235,7 @@ impl Kernels {
             } else {
                 (phase / 2).checked_sub(1)
             };
-            self.dispatch(Stage {
+            self.on_means(Stage {
                 firsts: if ends { None } else { Some(firsts) },
                 layer: layer.map(|layer| &layers[layer]),
                 next: layers.get(layer.map_or(0, |layer| layer + 1)),
@@ -219,11 +265,11 @@ impl Kernels {
             out.len()
         );
         let out = Shared::new(out);
-        let blocks = blocks(rows, rayon::current_num_threads());
+        let blocks = blocks(rows, rayon::current_num_threads(), self.block());
         parallel::for_each(blocks, |block| {
             let first = panel_start(block, blocks, rows);
             let rows = panel_start(block + 1, blocks, rows) - first;
-            self.dispatch(Linear {
+            self.on_means(Linear {
                 x: &x[first * k..][..rows * k],
                 matrix,
                 out,
@@ -233,17 +279,59 @@ impl Kernels {
     }
 }
 
+impl Kernels {
+    /// The most rows of a block.
+    fn block(self) -> usize {
+        if self.has_unit() { UNIT_BLOCK } else { BLOCK }
+    }
+
+    /// Runs `work` on the matrix unit where there is one, on the vector registers where not.
+    fn on_means(self, work: impl Work) {
+        if self.has_unit() {
+            self.dispatch_unit(OnUnit(work));
+        } else {
+            self.dispatch(OnVectors(work));
+        }
+    }
+}
+
+/// A piece of work, whatever its products are made with.
+trait Work {
+    fn run<S: Simd, M: Means>(self, s: S, means: M);
+}
+
+struct OnVectors<W>(W);
+
+impl<W: Work> Kernel for OnVectors<W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        self.0.run(s, Dots);
+    }
+}
+
+struct OnUnit<W>(W);
+
+impl<W: Work> UnitKernel for OnUnit<W> {
+    #[inline(always)]
+    fn run<S: Simd, U: MatrixUnit>(self, s: S, unit: U) {
+        let tiles = unit.configure();
+        self.0.run(s, OnTiles::<U>(&tiles));
+    }
+}
+
 /// The first `len` values of a buffer that only grows; what they hold is overwritten before it is read.
-fn grown(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+fn grown<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
     if buffer.len() < len {
-        buffer.resize(len, 0.0);
+        buffer.resize(len, T::default());
     }
     &mut buffer[..len]
 }
 
-/// Into how many blocks of at most [`BLOCK`] rows: a multiple of the threads, unless the rows are fewer.
-fn blocks(rows: usize, threads: usize) -> usize {
-    rows.div_ceil(BLOCK).next_multiple_of(threads).min(rows)
+/// Into how many blocks of at most `block` rows: a multiple of the threads, unless the rows are fewer.
+fn blocks(rows: usize, threads: usize, block: usize) -> usize {
+    rows.div_ceil(block).next_multiple_of(threads).min(rows)
 }
 
 impl Int8Layer<'_> {
@@ -281,17 +369,16 @@ struct Linear<'a> {
     first: usize,
 }
 
-impl Kernel for Linear<'_> {
-    type Output = ();
-
+impl Work for Linear<'_> {
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<S: Simd, M: Means>(self, s: S, means: M) {
         let (n, k) = (self.matrix.n, self.matrix.k);
         let count = self.x.len() / k;
         let rows = fine_rows(self.matrix, count, &[]);
-        let mut scratch = Buffer::take(Slot::Thread, scratch_len::<S>(count, rows.fine.len(), k));
-        let scales = &mut [Scale::default(); 2 * BLOCK];
-        quantize_rows(s, (self.x, k), self.matrix, rows, &mut scratch, scales);
+        let mut scratch =
+            Buffer::take(Slot::Thread, M::scratch_len::<S>(count, rows.fine.len(), k));
+        let scales = &mut [Scale::default(); 2 * MOST];
+        means.quantize_rows(s, (self.x, k), self.matrix, rows, &mut scratch, scales);
         // SAFETY: rows first.. of the output belong to this item alone, and it has them by the caller's check.
         unsafe {
             let values = self.out.at(self.first * n);
@@ -301,16 +388,16 @@ impl Kernel for Linear<'_> {
                 slab: usize::MAX,
                 slab_stride: 0,
             };
-            multiply_rows(s, &mut scratch, scales, self.matrix, rows, false, &out);
+            means.multiply_rows(s, (&mut scratch, scales), self.matrix, rows, false, &out);
         }
     }
 }
 
 /// The numbers of a block's rows.
-const ALL: [usize; BLOCK] = {
-    let mut all = [0; BLOCK];
+const ALL: [usize; MOST] = {
+    let mut all = [0; MOST];
     let mut i = 0;
-    while i < BLOCK {
+    while i < MOST {
         all[i] = i;
         i += 1;
     }
@@ -331,7 +418,7 @@ struct Stage<'a> {
     layer: Option<&'a Int8Layer<'a>>,
     next: Option<&'a Int8Layer<'a>>,
     first: usize,
-    /// At most [`BLOCK`].
+    /// At most [`MOST`].
     rows: usize,
     context: Shared,
     hidden: Shared,
@@ -339,11 +426,9 @@ struct Stage<'a> {
     layout: Layout,
 }
 
-impl Kernel for Stage<'_> {
-    type Output = ();
-
+impl Work for Stage<'_> {
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<S: Simd, M: Means>(self, s: S, means: M) {
         let rows = self.rows;
         let Some(width) = self.layer.or(self.next).map(|layer| layer.qkv.k) else {
             return;
@@ -351,7 +436,7 @@ impl Kernel for Stage<'_> {
         // The feed-forward layers' inner width; the residual rows share the buffer of their result.
         let inner = self.layer.map_or(width, |layer| layer.up.n.max(width));
         let (near, far) = (width + PAD, inner + PAD);
-        let mut in_block = [0; BLOCK];
+        let mut in_block = [0; MOST];
         let firsts = match self.firsts {
             Some(firsts) => {
                 let within = &firsts[firsts.partition_point(|&row| row < self.first)..];
@@ -369,13 +454,13 @@ impl Kernel for Stage<'_> {
         let matrices = matrices.into_iter().flatten();
         let matrices = matrices.chain(self.next.map(|next| &next.qkv));
         let words_len = matrices
-            .map(|m| scratch_len::<S>(rows, fine_rows(m, rows, firsts).fine.len(), m.k))
+            .map(|m| M::scratch_len::<S>(rows, fine_rows(m, rows, firsts).fine.len(), m.k))
             .max()
             .unwrap_or_default();
         let mut scratch = Buffer::take(Slot::Thread, words_len + rows * (near + far));
         let (words, rest) = scratch.split_at_mut(words_len);
         let (wide, attended) = rest.split_at_mut(rows * far);
-        let scales = &mut [Scale::default(); 2 * BLOCK];
+        let scales = &mut [Scale::default(); 2 * MOST];
         // SAFETY: rows first.. of `hidden` belong to this item alone, for as long as it runs.
         let hidden = unsafe { self.hidden.write(self.first * width, rows * width) };
         if let Some(layer) = self.layer {
@@ -383,10 +468,10 @@ impl Kernel for Stage<'_> {
             let context = unsafe { self.context.read(self.first * near, rows * near) };
             let matrix = &layer.attention_out;
             let fine = fine_rows(matrix, rows, firsts);
-            quantize_rows(s, (context, near), matrix, fine, words, scales);
+            means.quantize_rows(s, (context, near), matrix, fine, words, scales);
             let out = Out::rows(attended, near);
             // SAFETY: `attended` has `rows` rows of `near > width` values, and nothing else refers to it meanwhile.
-            unsafe { multiply_rows(s, words, scales, matrix, fine, false, &out) };
+            unsafe { means.multiply_rows(s, (words, scales), matrix, fine, false, &out) };
             for (x, residual) in attended
                 .chunks_exact_mut(near)
                 .zip(hidden.chunks_exact(width))
@@ -395,15 +480,15 @@ impl Kernel for Stage<'_> {
                 add_norm_row(s, x, residual, &layer.attention_norm);
             }
             let fine = fine_rows(&layer.up, rows, firsts);
-            quantize_rows(s, (attended, near), &layer.up, fine, words, scales);
+            means.quantize_rows(s, (attended, near), &layer.up, fine, words, scales);
             let out = Out::rows(wide, far);
             // SAFETY: `wide` has `rows` rows of `far` values, more than the inner width, and nothing else refers to it meanwhile.
-            unsafe { multiply_rows(s, words, scales, &layer.up, fine, true, &out) };
+            unsafe { means.multiply_rows(s, (words, scales), &layer.up, fine, true, &out) };
             let fine = fine_rows(&layer.down, rows, firsts);
-            quantize_rows(s, (wide, far), &layer.down, fine, words, scales);
+            means.quantize_rows(s, (wide, far), &layer.down, fine, words, scales);
             let out = Out::rows(wide, near);
             // SAFETY: as before, in rows of `near <= far` values; what they held was quantized and is no longer read.
-            unsafe { multiply_rows(s, words, scales, &layer.down, fine, false, &out) };
+            unsafe { means.multiply_rows(s, (words, scales), &layer.down, fine, false, &out) };
             for ((hidden, x), residual) in hidden
                 .chunks_exact_mut(width)
                 .zip(wide.chunks_exact(near))
@@ -415,7 +500,7 @@ impl Kernel for Stage<'_> {
         }
         if let Some(next) = self.next {
             let fine = fine_rows(&next.qkv, rows, firsts);
-            quantize_rows(s, (hidden, width), &next.qkv, fine, words, scales);
+            means.quantize_rows(s, (hidden, width), &next.qkv, fine, words, scales);
             // SAFETY: rows first.. of `qkv`, of each slab (a head of all tokens) where it lies in slabs, belong to this item alone;
             // row `first` begins within them.
             unsafe {
@@ -427,7 +512,7 @@ impl Kernel for Stage<'_> {
                     slab: if in_slabs { stride } else { usize::MAX },
                     slab_stride: self.layout.head,
                 };
-                multiply_rows(s, words, scales, &next.qkv, fine, false, &out);
+                means.multiply_rows(s, (words, scales), &next.qkv, fine, false, &out);
             }
         }
     }

@@ -13,12 +13,12 @@ use crate::tile::{dispatch_rows, pack_panel, panel_start, panels};
 /// How to read a row's bytes: `x = low + step * byte`, `byte` as it lies in memory (signed or not).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Scale {
-    step: f32,
-    low: f32,
+    pub(super) step: f32,
+    pub(super) low: f32,
     /// What the integer sums begin with: with two planes of bytes, what [`Simd::dot4`] leaves out.
     start: i32,
     /// Of a fine row, 1 + the number of its second row.
-    second: usize,
+    pub(super) second: usize,
 }
 
 /// The rows that are quantized together, and the numbers of the fine ones among them, ascending.
@@ -82,7 +82,7 @@ pub(super) fn quantize_rows<S: Simd>(
                 let x = x(rows.fine[number]);
                 let scale = quantize_smoothed(s, x, m, row);
                 leave::<S>(s, x, m, scale, row, left);
-                quantize_row(s, &Plain(left), row)
+                quantize_left(s, left, row)
             } else {
                 quantize_smoothed(s, x(number - seconds), m, row)
             };
@@ -112,7 +112,7 @@ pub(super) fn quantize_rows<S: Simd>(
 
 /// What the bytes of a row leave out of its smoothed values.
 #[inline(always)]
-fn leave<S: Simd>(
+pub(super) fn leave<S: Simd>(
     s: S,
     x: &[f32],
     m: &Int8Matrix<'_>,
@@ -249,7 +249,12 @@ impl<V: Copy> Extremes<V> {
 
 /// Quantizes one row of a product with `m` to `bytes`, which have room for a whole last vector.
 #[inline(always)]
-fn quantize_smoothed<S: Simd>(s: S, x: &[f32], m: &Int8Matrix<'_>, bytes: &mut [u8]) -> Scale {
+pub(super) fn quantize_smoothed<S: Simd>(
+    s: S,
+    x: &[f32],
+    m: &Int8Matrix<'_>,
+    bytes: &mut [u8],
+) -> Scale {
     match m.smooth {
         Some(Smooth { factor, offset }) => {
             let (factor, offset) = (&factor[..x.len()], &offset[..x.len()]);
@@ -258,6 +263,12 @@ fn quantize_smoothed<S: Simd>(s: S, x: &[f32], m: &Int8Matrix<'_>, bytes: &mut [
         }
         None => quantize_row(s, &Plain(x), bytes),
     }
+}
+
+/// Quantizes what [`leave`] left, as it is.
+#[inline(always)]
+pub(super) fn quantize_left<S: Simd>(s: S, left: &[f32], bytes: &mut [u8]) -> Scale {
+    quantize_row(s, &Plain(left), bytes)
 }
 
 #[inline(always)]

@@ -1,0 +1,330 @@
+//! Quantized rows times a packed matrix on a matrix unit.
+//!
+//! Rows of bytes lie as they are, one after the other, and a panel of weights is a column of tiles as it lies in the file. Of
+//! each panel all rows' products are taken before the next one's, so that it comes from far away once; while they are, the
+//! next panel is asked for. The second rows of fine rows come first, as they do in `product.rs`.
+
+use std::ops::Range;
+
+use crate::int8::means::Means;
+use crate::int8::product::{Out, Rows, Scale, leave, quantize_left, quantize_smoothed};
+use crate::int8::{Int8Matrix, PANEL};
+use crate::math::gelu_rough;
+use crate::matrix_unit::{self, Ahead, BLOCK, Left, MatrixUnit, STEP, Sums, as_floats};
+use crate::parallel::Shared;
+use crate::scratch::as_bytes;
+use crate::simd::Simd;
+
+/// On the tiles that a unit has configured.
+pub(super) struct OnTiles<'a, U: MatrixUnit>(pub(super) &'a U::Tiles);
+
+impl<U: MatrixUnit> Clone for OnTiles<'_, U> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<U: MatrixUnit> Copy for OnTiles<'_, U> {}
+
+const _: () = assert!(PANEL == BLOCK && PANEL * 4 == 2 * STEP);
+
+/// Floats' worth of bytes from one row to the next: whole steps, and a cache line more, because rows at a distance of a power
+/// of two would compete for the same few lines of the cache.
+const fn row_words(k: usize) -> usize {
+    (k.next_multiple_of(STEP) + STEP) / 4
+}
+
+/// Floats' worth of a panel that had to be filled up to whole steps: none where it is whole.
+const fn filled_words(k: usize) -> usize {
+    if k.next_multiple_of(4).is_multiple_of(STEP) {
+        0
+    } else {
+        k.next_multiple_of(STEP) * PANEL / 4
+    }
+}
+
+/// Floats' worth of the bytes of so many rows: of whole tiles.
+pub(super) const fn rows_words(rows: usize, k: usize) -> usize {
+    rows.next_multiple_of(matrix_unit::ROWS) * row_words(k)
+}
+
+/// Floats of scratch memory for a product of rows, `fine` of them fine, that are quantized already: the products of the second
+/// rows with one panel, and a panel filled up.
+pub(super) const fn product_len(fine: usize, k: usize) -> usize {
+    fine * PANEL + filled_words(k)
+}
+
+/// Rows of bytes and their scales, where the rows' threads write them.
+#[derive(Clone, Copy)]
+pub(super) struct SharedRows {
+    pub(super) bytes: Shared,
+    pub(super) scales: Shared<Scale>,
+    /// So many second rows come first.
+    pub(super) seconds: usize,
+}
+
+impl SharedRows {
+    /// Quantizes row `row` for a product with `m`, and as second row number `second` what it leaves; `left` is room for that, `k`
+    /// values.
+    ///
+    /// # Safety
+    /// Both rows must be within the bytes and scales, and nothing else may touch them meanwhile.
+    #[inline(always)]
+    pub(super) unsafe fn quantize<S: Simd>(
+        self,
+        s: S,
+        x: &[f32],
+        m: &Int8Matrix<'_>,
+        (row, second): (usize, Option<usize>),
+        left: &mut [f32],
+    ) {
+        let words = row_words(m.k);
+        let x = &x[..m.k];
+        let row = self.seconds + row;
+        // SAFETY: as promised.
+        let (bytes, place) = unsafe {
+            let bytes = self.bytes.write(row * words, words);
+            (as_bytes(bytes), self.scales.write(row, 1))
+        };
+        let scale = quantize_smoothed(s, x, m, bytes);
+        place[0] = scale;
+        let Some(second) = second else {
+            return;
+        };
+        place[0].second = 1 + second;
+        let left = &mut left[..m.k];
+        leave::<S>(s, x, m, scale, bytes, left);
+        // SAFETY: as promised.
+        let (bytes, place) = unsafe {
+            let bytes = self.bytes.write(second * words, words);
+            (as_bytes(bytes), self.scales.write(second, 1))
+        };
+        place[0] = quantize_left(s, left, bytes);
+    }
+}
+
+impl<U: MatrixUnit> Means for OnTiles<'_, U> {
+    /// The rows of bytes, as many as whole tiles have; what one row leaves; the products of the second rows with one panel; a
+    /// panel filled up.
+    fn scratch_len<S: Simd>(count: usize, fine: usize, k: usize) -> usize {
+        rows_words(count + fine, k) + k + product_len(fine, k)
+    }
+
+    #[inline(always)]
+    fn quantize_rows<S: Simd>(
+        self,
+        s: S,
+        (x, stride): (&[f32], usize),
+        m: &Int8Matrix<'_>,
+        rows: Rows<'_>,
+        scratch: &mut [f32],
+        scales: &mut [Scale],
+    ) {
+        let total = rows.total();
+        let seconds = rows.fine.len();
+        let (bytes, rest) = scratch.split_at_mut(rows_words(total, m.k));
+        let left = &mut rest[..m.k];
+        for (number, (row, scale)) in bytes
+            .chunks_exact_mut(row_words(m.k))
+            .zip(&mut scales[..total])
+            .enumerate()
+        {
+            let row = as_bytes(row);
+            let x = |number: usize| &x[number * stride..][..m.k];
+            *scale = if number < seconds {
+                let x = x(rows.fine[number]);
+                let scale = quantize_smoothed(s, x, m, row);
+                leave::<S>(s, x, m, scale, row, left);
+                quantize_left(s, left, row)
+            } else {
+                quantize_smoothed(s, x(number - seconds), m, row)
+            };
+        }
+        for (second, &row) in rows.fine.iter().enumerate() {
+            scales[seconds + row].second = 1 + second;
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_rows<S: Simd>(
+        self,
+        s: S,
+        (scratch, scales): (&mut [f32], &[Scale]),
+        m: &Int8Matrix<'_>,
+        rows: Rows<'_>,
+        gelu: bool,
+        out: &Out,
+    ) {
+        let (bytes, rest) = scratch.split_at_mut(rows_words(rows.total(), m.k));
+        let operands = Operands {
+            bytes,
+            scales,
+            seconds: rows.fine.len(),
+            total: rows.total(),
+        };
+        let panels = 0..m.n.div_ceil(PANEL);
+        // SAFETY: as promised.
+        unsafe { multiply::<S, U>(s, self.0, operands, m, panels, gelu, out, &mut rest[m.k..]) };
+    }
+}
+
+/// Quantized rows.
+#[derive(Clone, Copy)]
+pub(super) struct Operands<'a> {
+    /// [`rows_words`] of them.
+    pub(super) bytes: &'a [f32],
+    pub(super) scales: &'a [Scale],
+    /// So many rows of all, the first, are second rows.
+    pub(super) seconds: usize,
+    pub(super) total: usize,
+}
+
+/// What [`Means::multiply_rows`] does, of some panels of the matrix; `scratch` is [`product_len`] floats.
+///
+/// # Safety
+/// As there, of the panels' columns.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+pub(super) unsafe fn multiply<S: Simd, U: MatrixUnit>(
+    s: S,
+    tiles: &U::Tiles,
+    operands: Operands<'_>,
+    m: &Int8Matrix<'_>,
+    panels: Range<usize>,
+    gelu: bool,
+    out: &Out,
+    scratch: &mut [f32],
+) {
+    let Operands {
+        bytes,
+        scales,
+        seconds,
+        total,
+    } = operands;
+    let stride = row_words(m.k) * 4;
+    let whole = total.next_multiple_of(matrix_unit::ROWS);
+    let (second_products, rest) = scratch.split_at_mut(seconds * PANEL);
+    let filled = as_bytes(&mut rest[..filled_words(m.k)]);
+    let panel_bytes = m.k.next_multiple_of(4) * PANEL;
+    if let Some(beyond) = filled.get_mut(panel_bytes..) {
+        beyond.fill(0);
+    }
+    let steps = m.k.div_ceil(STEP);
+    let blocks = total.div_ceil(BLOCK);
+    assert!(out.slab >= PANEL && scales.len() >= total && bytes.len() >= whole * row_words(m.k));
+    let lines = BLOCK.div_ceil(blocks.max(1));
+    let mut sums = Sums::ZERO;
+    for column in panels.map(|panel| panel * PANEL) {
+        let panel = &m.panels[column * m.k.next_multiple_of(4)..][..panel_bytes];
+        let next = panel.as_ptr_range().end.cast::<u8>();
+        let panel = if filled.is_empty() {
+            panel.as_ptr().cast::<u8>()
+        } else {
+            for (to, from) in filled.iter_mut().zip(panel) {
+                *to = from.cast_unsigned();
+            }
+            filled.as_ptr()
+        };
+        let place = column / out.slab * out.slab_stride + column % out.slab;
+        for block in 0..blocks {
+            let row = block * BLOCK;
+            let left = Left {
+                bytes: bytes[row * row_words(m.k)..].as_ptr().cast(),
+                stride,
+            };
+            let ahead = Ahead {
+                address: next.wrapping_add(block * lines * steps * 64),
+                lines,
+            };
+            // SAFETY: `bytes` has whole tiles of rows of `stride` bytes, `64 * steps` and more; the panel has `steps` times
+            // 2048 bytes, of its own or filled up.
+            unsafe {
+                if whole - row >= BLOCK {
+                    U::product::<S, true>(tiles, left, panel, steps, ahead, &mut sums);
+                } else {
+                    U::product::<S, false>(tiles, left, panel, steps, ahead, &mut sums);
+                }
+            }
+            let scales = &scales[row..total.min(row + BLOCK)];
+            let here = Block {
+                row,
+                seconds,
+                column,
+            };
+            // SAFETY: rows row.. of this block, second rows not counted, are among the caller's, from `place` on.
+            unsafe {
+                let values = out.values.add(place);
+                let out = (values, out.stride);
+                if gelu {
+                    finish::<S, true>(s, &sums, scales, m, here, second_products, out);
+                } else {
+                    finish::<S, false>(s, &sums, scales, m, here, second_products, out);
+                }
+            }
+        }
+    }
+}
+
+struct Block {
+    /// Number of its first row, second rows counted.
+    row: usize,
+    /// So many rows of all, the first, are second rows.
+    seconds: usize,
+    column: usize,
+}
+
+/// What `multiply_tile` does with the sums: scales, bias, second products, GELU, in the same order and so to the same bits.
+///
+/// # Safety
+/// `out` must be writable for the panel's columns within `m.n` at each of the block's rows that are no second rows, `stride`
+/// apart and counted from 0 after all second rows.
+#[inline(always)]
+unsafe fn finish<S: Simd, const GELU: bool>(
+    s: S,
+    sums: &Sums,
+    scales: &[Scale],
+    m: &Int8Matrix<'_>,
+    block: Block,
+    second_products: &mut [f32],
+    (out, stride): (*mut f32, usize),
+) {
+    let Block {
+        row,
+        seconds,
+        column,
+    } = block;
+    let columns = PANEL.min(m.n - column);
+    for first in (0..PANEL).step_by(S::LANES) {
+        let weight_sums = s.load(&m.sums[column + first..]);
+        let weight_scales = s.load(&m.scales[column + first..]);
+        let bias = s.load(&m.bias[column + first..]);
+        for (i, (sums, scale)) in sums.0.iter().zip(scales).enumerate() {
+            let sums = as_floats(s, &sums[first..]);
+            let v = s.mul(sums, s.splat(scale.step));
+            let v = s.mul_add(weight_sums, s.splat(scale.low), v);
+            if row + i < seconds {
+                let v = s.mul(v, weight_scales);
+                s.store(&mut second_products[(row + i) * PANEL + first..], v);
+                continue;
+            }
+            let mut v = s.mul_add(v, weight_scales, bias);
+            if scale.second > 0 {
+                let second = &second_products[(scale.second - 1) * PANEL + first..];
+                v = s.add(v, s.load(second));
+            }
+            if GELU {
+                v = gelu_rough(s, v);
+            }
+            // Of a panel's last vectors all may lie beyond the columns, and beyond what the caller owns.
+            let out = out.wrapping_add((row + i - seconds) * stride + first);
+            // SAFETY: the vector's columns within `columns`, in a row of the caller's.
+            unsafe {
+                if first + S::LANES <= columns {
+                    s.store_ptr(out, v);
+                } else if first < columns {
+                    s.store_first(std::slice::from_raw_parts_mut(out, columns - first), v);
+                }
+            }
+        }
+    }
+}
