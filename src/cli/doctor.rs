@@ -65,7 +65,7 @@ fn cpu(config: &Config) -> Finding {
             let closed = Isa::ALL
                 .into_iter()
                 .filter_map(|isa| Some((isa, isa.obstacle()?)))
-                .last();
+                .next_back();
             if config.instruction_set.is_some() && here.last() != Some(&using) {
                 Better(what, "INSTRUCTION_SET forces a slower one: unset it".into())
             } else if let Some((isa, obstacle)) = closed {

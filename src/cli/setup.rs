@@ -49,7 +49,7 @@ pub fn kernels(config: &Config) -> anyhow::Result<Kernels> {
     };
     Kernels::with(isa).ok_or_else(|| {
         if let Some(obstacle) = isa.obstacle() {
-            return Usage(format!("INSTRUCTION_SET={name}: {obstacle}")).into();
+            return Usage(format!("INSTRUCTION_SET={isa}: {obstacle}")).into();
         }
         let here: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
         Usage(format!(
