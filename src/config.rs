@@ -69,8 +69,8 @@ DEVICE = "auto", "where the model computes: `cpu`; `cuda` (an NVIDIA GPU; withou
     INIT_BUDGET_S = "8", "seconds from the start that Lambda's initialisation may wait for the weights to be read into memory; the rest is read while requests are served";
     WARM_UP = "auto", "run the model once before answering ready: `true`, `false`, or `auto` (yes, except on Lambda on demand)";
     BASE_PATH = "", "path prefix to take off every request, such as `/search`; none that a route begins with; `/api` is always taken off on Azure Functions, the stage on API Gateway";
-    LOG_LEVEL = "info", "`error`, `warn`, `info`, `debug`, `trace` or `off`, also by other usual names (`warning`, `critical`, `none`), or a filter such as `reranker=debug`";
-    LOG_FORMAT = "auto", "`json`, `text`, or `auto` (`json` on Lambda and where the output is no terminal)";
+    LOG_LEVEL = "info", "`error`, `warn`, `info`, `debug`, `trace` or `off`, also by other usual names (`warning`, `critical`, `none`), or a filter such as `reranker=debug`; where it is not set, Lambda's own `AWS_LAMBDA_LOG_LEVEL` holds";
+    LOG_FORMAT = "auto", "`json`, `text`, or `auto` (`json` on Lambda and where the output is no terminal); where it is not set, Lambda's own `AWS_LAMBDA_LOG_FORMAT` holds";
     EMF_METRICS = "auto", "write each request's metrics to stdout in CloudWatch's embedded metric format: `true`, `false`, or `auto` (on Lambda); AWS bills each combination of metric, route and dialect";
     OTEL_EXPORTER_OTLP_ENDPOINT = "", "collector to send traces to, as OTLP over HTTP (`http://127.0.0.1:4318`); nothing is sent where neither this nor `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` is set; OpenTelemetry's other variables for resource, sampler, batches, headers, timeout and certificate hold too";
     TRACE_CONTENT = "false", "put the texts of queries and documents into exported traces; without it they hold places, scores and counts";
@@ -103,8 +103,10 @@ const OTEL_SPAN_ATTRIBUTES: [&str; 2] = [
 /// The SDK's own limit is 128, which a ranking of 40 documents would exceed.
 const SPAN_ATTRIBUTES: u32 = 1024;
 
-/// Lambda's own: where a runtime gets its events from.
+/// Lambda's own: where a runtime gets its events from, and how the function's settings ask for its logs. Ours go before those.
 const LAMBDA_RUNTIME_API: &str = "AWS_LAMBDA_RUNTIME_API";
+const LAMBDA_LOG_LEVEL: &str = "AWS_LAMBDA_LOG_LEVEL";
+const LAMBDA_LOG_FORMAT: &str = "AWS_LAMBDA_LOG_FORMAT";
 
 const LOG_LEVELS: &str = "error, warn, info, debug, trace, off, or a filter such as reranker=debug";
 
@@ -142,6 +144,15 @@ impl LogFormat {
             "text" => Some(Self::Text),
             "auto" => Some(Self::Auto),
             _ => None,
+        }
+    }
+
+    /// As `LOG_FORMAT` has it, else as Lambda's own variable has it, which writes the names in capitals.
+    fn read(read: &mut Reader) -> Option<Self> {
+        match read.first(&[LOG_FORMAT.name, LAMBDA_LOG_FORMAT]) {
+            Some((name, text)) => Self::parse(&text.to_ascii_lowercase())
+                .or_else(|| read.complain(name, &text, "json, text or auto")),
+            None => Some(Self::Auto),
         }
     }
 
@@ -209,8 +220,8 @@ pub struct Config {
 /// What the platforms tell through variables of their own.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Platform {
-    /// `AWS_LAMBDA_RUNTIME_API` is set.
-    pub lambda: bool,
+    /// `AWS_LAMBDA_RUNTIME_API`: where events come from, on Lambda.
+    pub lambda_api: Option<http::Uri>,
     /// `AWS_LAMBDA_INITIALIZATION_TYPE`: `on-demand`, `provisioned-concurrency` or `snap-start`.
     pub lambda_initialization: Option<String>,
     /// `AWS_LAMBDA_MAX_CONCURRENCY`: set on managed instances.
@@ -348,13 +359,15 @@ impl Config {
 
     /// Whether log lines are JSON; nothing where the terminal decides.
     pub fn log_json(&self) -> Option<bool> {
-        self.log_format.json(self.platform.lambda)
+        self.log_format.json(self.platform.lambda_api.is_some())
     }
 
     /// The same, also where other variables are wrong: for saying so in the right format.
     pub fn wanted_log_json() -> Option<bool> {
-        let format = std::env::var(LOG_FORMAT.name).ok();
-        let format = format.and_then(|text| LogFormat::parse(text.trim()));
+        let format = LogFormat::read(&mut Reader {
+            lookup: &|name| std::env::var(name).ok(),
+            errors: Vec::new(),
+        });
         let on_lambda = std::env::var_os(LAMBDA_RUNTIME_API).is_some();
         format.unwrap_or(LogFormat::Auto).json(on_lambda)
     }
@@ -443,12 +456,14 @@ impl Config {
         let init_budget = read.seconds(&INIT_BUDGET_S, 9);
         let warm_up = read.parsed(&WARM_UP, "true, false or auto", Choice::parse);
         let base_path = Self::base_path(read);
-        let log_level = read.text(&LOG_LEVEL);
+        let (level_name, log_level) = read
+            .first(&[LOG_LEVEL.name, LAMBDA_LOG_LEVEL])
+            .unwrap_or_else(|| (LOG_LEVEL.name, LOG_LEVEL.default.to_owned()));
         if let Err(error) = crate::telemetry::parse_filter(&log_level) {
             let expected = format!("{LOG_LEVELS} ({error})");
-            read.complain::<()>(LOG_LEVEL.name, &log_level, &expected);
+            read.complain::<()>(level_name, &log_level, &expected);
         }
-        let log_format = read.parsed(&LOG_FORMAT, "json, text or auto", LogFormat::parse);
+        let log_format = LogFormat::read(read);
         let emf_metrics = read.parsed(&EMF_METRICS, "true, false or auto", Choice::parse);
         let traces = Self::traces(read);
         let platform = Self::platform(read);
@@ -645,6 +660,13 @@ impl Config {
     }
 
     fn platform(read: &mut Reader) -> Option<Platform> {
+        let lambda_api = match (read.lookup)(LAMBDA_RUNTIME_API) {
+            Some(text) => match text.parse::<http::Uri>() {
+                Ok(address) if address.authority().is_some() => Some(Some(address)),
+                _ => read.complain(LAMBDA_RUNTIME_API, &text, "an address, HOST:PORT"),
+            },
+            None => Some(None),
+        };
         let mut number = |name: &str| match (read.lookup)(name) {
             Some(value) => value
                 .parse::<u16>()
@@ -660,7 +682,7 @@ impl Config {
         let text = |name: &str| (read.lookup)(name).filter(|value| !value.is_empty());
         let path = |name: &str| text(name).map(PathBuf::from);
         Some(Platform {
-            lambda: (read.lookup)(LAMBDA_RUNTIME_API).is_some(),
+            lambda_api: lambda_api?,
             lambda_initialization: (read.lookup)("AWS_LAMBDA_INITIALIZATION_TYPE"),
             lambda_concurrency,
             lambda_memory_mb,
@@ -799,6 +821,7 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
             ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "0"),
             ("TRACE_CONTENT", "some"),
+            ("AWS_LAMBDA_RUNTIME_API", "no address"),
             ("FUNCTIONS_CUSTOMHANDLER_PORT", "http"),
         ];
         let mut all = wrong.to_vec();
@@ -815,6 +838,34 @@ mod tests {
             let line = errors.iter().find(|line| line.starts_with(name));
             assert!(line.is_some_and(|line| line.contains(value)), "{name}");
         }
+    }
+
+    #[test]
+    fn lambdas_settings_of_logs_hold_where_ours_say_nothing() {
+        let logs = |pairs: &[(&str, &str)]| {
+            let config = parse(pairs).expect("valid");
+            (config.log_level.to_ascii_lowercase(), config.log_format)
+        };
+        for (level, format, expected) in [
+            ("TRACE", "JSON", ("trace", LogFormat::Json)),
+            ("WARN", "Text", ("warn", LogFormat::Text)),
+            ("FATAL", "", ("error", LogFormat::Auto)),
+            ("", "", ("info", LogFormat::Auto)),
+        ] {
+            let lambda = [(LAMBDA_LOG_LEVEL, level), (LAMBDA_LOG_FORMAT, format)];
+            let (level, format) = expected;
+            assert_eq!(logs(&lambda), (level.to_owned(), format));
+            let ours = [("LOG_LEVEL", "debug"), ("LOG_FORMAT", "text")];
+            assert_eq!(
+                logs(&[lambda, ours].concat()),
+                ("debug".to_owned(), LogFormat::Text)
+            );
+        }
+        let wrong = [(LAMBDA_LOG_LEVEL, "a=b=c"), (LAMBDA_LOG_FORMAT, "xml")];
+        let ConfigErrors(errors) = parse(&wrong).expect_err("wrong");
+        assert!(
+            errors[0].starts_with(LAMBDA_LOG_LEVEL) && errors[1].starts_with(LAMBDA_LOG_FORMAT)
+        );
     }
 
     #[test]

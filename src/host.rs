@@ -2,6 +2,7 @@
 //! serve the same router.
 
 pub mod lambda;
+mod lenient;
 pub mod server;
 pub mod signals;
 

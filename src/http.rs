@@ -35,14 +35,14 @@ use utoipa_axum::routes;
 use crate::rerank::Limits;
 use crate::service::Service;
 use crate::telemetry::{Emf, Metrics, Traces};
-use error::Refusal;
 use mounts::Mounts;
 use voice::Voices;
 
 pub use auth::{BadKey, Keys};
-pub use error::ERROR_CODES;
+pub use error::{ERROR_CODES, Refusal};
 pub use observe::RequestId;
-pub use path::{SentUri, without_prefix};
+pub use path::SentUri;
+pub use voice::Told;
 
 /// When a request must have been answered. Attached by a host that knows; the server's own limit applies besides.
 #[derive(Debug, Clone, Copy)]

@@ -28,7 +28,7 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
     ("json", &[]),
     ("rerank", &[]),
     ("telemetry", &[]),
-    ("host", &["http", "telemetry"]),
+    ("host", &["http", "json", "telemetry"]),
     (
         "http",
         &["dialect", "fault", "rerank", "service", "telemetry"],
@@ -46,7 +46,7 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
 ];
 
 /// The one home of a crate that must not spread.
-const HOMES: [(&str, &[&str]); 34] = [
+const HOMES: [(&str, &[&str]); 36] = [
     ("aws_config", &["weights"]),
     ("aws_sdk_s3", &["weights"]),
     ("aws_smithy_checksums", &["weights"]),
@@ -55,12 +55,14 @@ const HOMES: [(&str, &[&str]); 34] = [
     ("hyper_util", &["host"]),
     ("lambda_http", &["host"]),
     ("lambda_extension", &["host"]),
+    ("lambda_runtime_api_client", &["host"]),
+    ("percent_encoding", &["host"]),
     ("tower_http", &["http"]),
     ("utoipa", &["http", "dialect"]),
     ("candle_core", &["model"]),
     ("candle_nn", &["model"]),
     ("tokenizers", &["tokenizer"]),
-    ("base64", &["tokenizer"]),
+    ("base64", &["host", "tokenizer"]),
     ("unicode_categories", &["tokenizer"]),
     ("unicode_normalization_alignments", &["tokenizer"]),
     ("unicode_segmentation", &["tokenizer"]),

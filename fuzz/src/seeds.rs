@@ -61,8 +61,13 @@ fn main() {
         }
     }
     requests(&seeds);
-    for entry in fs::read_dir(root.join("events")).expect("events") {
-        let event = fs::read_to_string(entry.expect("an entry").path()).expect("an event");
+    let events = ["events", "events/other"].map(|folder| fs::read_dir(root.join(folder)));
+    for entry in events.into_iter().flat_map(|folder| folder.expect("events")) {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            continue;
+        }
+        let event = fs::read_to_string(path).expect("an event");
         if event.len() < 4000 {
             seeds.add("lambda_event", &event);
             seeds.add("lambda_event", format!("{event}\0{}", xray()));

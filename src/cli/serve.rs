@@ -71,7 +71,7 @@ impl Args {
 pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<ExitCode> {
     let config = &args.over(config);
     let kind = args.host_kind.unwrap_or_else(|| detect(config));
-    if kind == HostKind::Lambda && !config.platform.lambda {
+    if kind == HostKind::Lambda && config.platform.lambda_api.is_none() {
         return Err(Usage(
             "--host-kind lambda: AWS_LAMBDA_RUNTIME_API does not say where events come from".into(),
         )
@@ -234,7 +234,7 @@ fn banner(address: SocketAddr, open: bool, model: &str) -> String {
 }
 
 fn detect(config: &Config) -> HostKind {
-    if config.platform.lambda {
+    if config.platform.lambda_api.is_some() {
         HostKind::Lambda
     } else if config.platform.azure_port.is_some() {
         HostKind::Azure
@@ -390,11 +390,14 @@ async fn on_lambda(
         service.engine()?;
     }
     let restored = service.clone();
+    let address = config.platform.lambda_api.clone();
+    let source = lambda::Source {
+        address: address.context("AWS_LAMBDA_RUNTIME_API is not set")?,
+        concurrency: config.platform.lambda_concurrency.unwrap_or(1).max(1),
+        snapshot,
+    };
     tokio::select! {
-        ended = lambda::serve(router, traces, move || restored.restored()) => {
-            ended.map_err(|error| anyhow::anyhow!("the Lambda runtime ended: {error}"))?;
-            Ok(ExitCode::SUCCESS)
-        }
+        end = lambda::serve(router, traces, source, move || restored.restored()) => Err(end.into()),
         // Lambda starts another process. What was asked is answered first.
         () = async {
             service.broken().await;

@@ -92,7 +92,7 @@ pub fn bring(config: &Config, model: &S3Model) -> Result<LocatedModel, ModelErro
         },
         anonymous: config.s3_anonymous,
         own_endpoint: config.platform.s3_endpoint,
-        durable: !config.platform.lambda,
+        durable: config.platform.lambda_api.is_none(),
         packed: wants_packed(config),
     };
     let bar = fetch::bar();

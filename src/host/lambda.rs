@@ -1,27 +1,33 @@
-//! AWS Lambda: API Gateway (REST and HTTP APIs), Function URLs and ALB, by lambda_http's event loop over the shared router.
+//! AWS Lambda: API Gateway (REST and HTTP APIs), Function URLs, ALB, and whoever invokes the function by itself, over the shared router.
 //!
-//! Adds to each request what only the platform knows: the invocation's deadline and id; takes the stage off the path.
+//! `runtime` takes events, `event` reads what they ask for, `reply` writes answers in their form. Adds to each request what only the
+//! platform knows: the invocation's deadline and id.
 
-use std::convert::Infallible;
-use std::sync::Arc;
+mod event;
+mod reply;
+mod runtime;
+
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::Body;
-use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
-use http::{HeaderValue, Response, Uri};
-use http_body_util::{BodyExt, Full};
-use lambda_http::request::RequestContext;
-use lambda_http::{BoxFuture, Request, RequestExt, SnapStartResource};
+use http::{HeaderValue, Request, Response, Uri};
+use http_body_util::BodyExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tower::ServiceExt;
 
-use crate::http::{Deadline, RequestId, SentUri, without_prefix};
+pub use runtime::{End, Invocation, Reply, Source};
+
+use super::lenient::{Json, readable};
+use crate::http::{Deadline, Refusal, RequestId};
 use crate::telemetry::Traces;
+use event::{Event, Form, Wish};
+use runtime::Api;
 
 /// Kept back from the invocation's time for sending the answer.
 const ANSWER_MARGIN: Duration = Duration::from_millis(200);
+/// An HTTP API waits for thirty seconds; the rest is for its own work and the clocks' difference.
+const GATEWAY_TIME: Duration = Duration::from_secs(29);
 /// Lambda kills a function this long after SIGTERM, less a little.
 const SHUTDOWN_TIME: Duration = Duration::from_millis(400);
 /// For exporting an invocation's traces before its answer goes out, after which the process is frozen. The answer's margin holds it.
@@ -29,126 +35,143 @@ const FLUSH_TIME: Duration = Duration::from_millis(150);
 /// For the last traces, of the time that is left after SIGTERM.
 const LAST_FLUSH_TIME: Duration = Duration::from_millis(50);
 
-/// Polls for events until the platform ends the process. With `AWS_LAMBDA_MAX_CONCURRENCY`, several at a time.
+/// Takes events until the platform ends the process, or gives no more; why it did not.
 ///
 /// With SnapStart, this is where the snapshot is taken, and `on_restore` is called when the process goes on from it, before the
-/// first event. lambda_runtime itself renews its connections then. Nothing else of ours outlives the snapshot: each deadline is
-/// taken from the wall clock when its event comes, and random numbers from the kernel, which renews its own.
+/// first event. Nothing else of ours outlives the snapshot: each deadline is taken from the wall clock when its event comes, and random
+/// numbers from the kernel, which renews its own.
 pub async fn serve(
     router: Router,
     traces: Traces,
+    source: Source,
     on_restore: impl Fn() + Send + Sync + 'static,
-) -> Result<(), lambda_http::Error> {
-    let handler = tower::service_fn(move |event: Request| {
+) -> End {
+    let api = Api::new(&source);
+    if source.snapshot {
+        tracing::info!("ready for the snapshot");
+        if let Err(end) = api.restored().await {
+            return end;
+        }
+        on_restore();
+        tracing::info!("restored");
+    }
+    let handle = move |invocation| {
         let (router, traces) = (router.clone(), traces.clone());
         async move {
-            let answer = answer(router, event).await;
+            let reply = answer(router, invocation).await;
             traces.flush(FLUSH_TIME).await;
-            Ok::<_, Infallible>(answer)
+            reply
         }
-    });
-    lambda_http::runtime_concurrent(handler)
-        .register_snapstart_resource(Arc::new(Snapshot(on_restore)))
-        .run_concurrent()
-        .await
+    };
+    api.run(source.concurrency, handle).await
 }
 
-/// What happens around a snapshot.
-struct Snapshot<F>(F);
-
-impl<F: Fn() + Send + Sync> SnapStartResource for Snapshot<F> {
-    fn before_snapshot(&self) -> BoxFuture<'_, Result<(), lambda_http::Error>> {
-        Box::pin(async {
-            tracing::info!("ready for the snapshot");
-            Ok(())
-        })
-    }
-
-    fn after_restore(&self) -> BoxFuture<'_, Result<(), lambda_http::Error>> {
-        Box::pin(async {
-            (self.0)();
-            tracing::info!("restored");
-            Ok(())
-        })
+/// The answer to one event, whatever it is.
+pub async fn answer(router: Router, invocation: Invocation) -> Reply {
+    let Event {
+        form,
+        wish,
+        gateway_since,
+    } = Event::read(&invocation.event);
+    match wish {
+        Wish::Request(mut request) => {
+            let now = SystemTime::now();
+            let extensions = request.extensions_mut();
+            let at = [
+                invocation
+                    .deadline_ms
+                    .and_then(|ms| deadline(ms, ANSWER_MARGIN, now)),
+                gateway_since.and_then(|ms| gateways_deadline(ms, now)),
+            ];
+            if let Some(at) = at.into_iter().flatten().min() {
+                extensions.insert(Deadline(at));
+            }
+            extensions.insert(RequestId(invocation.id));
+            // The platform's own word on the trace, which names the segment that the request's header cannot know yet.
+            if let Some(trace) = invocation.trace {
+                request.headers_mut().insert("x-amzn-trace-id", trace);
+            }
+            reply::reply(form, routed(router, request).await).await
+        }
+        Wish::Refused(refusal) => refused(form, refusal, &invocation.id).await,
+        Wish::Warm => {
+            let mut ask = Request::new(Body::empty());
+            *ask.uri_mut() = Uri::from_static("/health");
+            ask.extensions_mut().insert(RequestId(invocation.id));
+            let health = routed(router, ask).await;
+            Reply::Answer(warm(health).await)
+        }
+        Wish::Foreign { kind, records } => {
+            let refusal = Refusal::UnsupportedEvent { kind };
+            match refused(form, refusal, &invocation.id).await {
+                Reply::Answer(body) if !records.is_empty() => {
+                    Reply::Answer(with_failures(&body, records))
+                }
+                reply => reply,
+            }
+        }
     }
 }
 
-/// The answer to one event, which is an HTTP request to the router.
-pub async fn answer(router: Router, event: Request) -> Response<Full<Bytes>> {
-    let context = event.lambda_context_ref().cloned();
-    let path = own_path(&event);
-    let length = event.body().len();
-    let mut request = event.map(|body| match body {
-        lambda_http::Body::Text(text) => Body::from(text),
-        lambda_http::Body::Binary(bytes) => Body::from(bytes),
-        _ => Body::empty(),
-    });
-    // REST APIs leave the header out, and what a client announced need not hold for what the event carries.
-    if length > 0 {
-        request
-            .headers_mut()
-            .insert(CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    if let Some(path) = path {
-        let sent = std::mem::replace(request.uri_mut(), path);
-        request.extensions_mut().insert(SentUri(sent));
-    }
-    if let Some(context) = context {
-        if let Some(deadline) = deadline(context.deadline, SystemTime::now()) {
-            request.extensions_mut().insert(Deadline(deadline));
-        }
-        // The platform's own word on the trace, which names the segment that the request's header cannot know yet.
-        if let Some(trace) = context.xray_trace_id
-            && let Ok(trace) = HeaderValue::from_str(&trace)
-        {
-            request.headers_mut().insert("x-amzn-trace-id", trace);
-        }
-        if !context.request_id.is_empty() {
-            request
-                .extensions_mut()
-                .insert(RequestId(context.request_id));
-        }
-    }
+async fn routed(router: Router, request: Request<Body>) -> Response<Body> {
     let Ok(response) = router.oneshot(request).await;
-    let (head, body) = response.into_parts();
-    // Every answer is whole in memory already; the event loop wants a body that threads can share.
-    let body = match body.collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) => {
-            tracing::error!(%error, "an answer's body broke off");
-            let mut response = Response::new(Full::default());
-            *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
-            return response;
-        }
-    };
-    Response::from_parts(head, Full::new(body))
+    response
 }
 
-/// The address without the stage, where there is one in front of it.
-fn own_path(event: &Request) -> Option<Uri> {
-    let (stage, in_raw_path) = match event.request_context_ref()? {
-        RequestContext::ApiGatewayV1(context) => (context.stage.as_deref(), false),
-        RequestContext::ApiGatewayV2(context) => (context.stage.as_deref(), true),
-        _ => return None,
-    };
-    let stage = stage.filter(|stage| *stage != "$default" && !stage.is_empty())?;
-    let prefix = format!("/{stage}");
-    // lambda_http puts the stage in front of every path that does not begin with `/stage/`.
-    let path = without_prefix(event.uri(), &prefix)?;
-    // An HTTP API's path has it from the start; where nothing follows it, it now stands there twice.
-    if in_raw_path && event.raw_http_path() == prefix {
-        without_prefix(&path, &prefix)
-    } else {
-        Some(path)
+/// An event that comes to no request is no failure of the function: alarms watch those, and anybody may send anything.
+async fn refused(form: Form, refusal: Refusal, id: &str) -> Reply {
+    let mut response = refusal.by_host(None);
+    let told = response.extensions().get::<crate::http::Told>();
+    let code = told.and_then(|told| told.failure()).map(|(code, _)| code);
+    tracing::warn!(id, code, "an event was refused");
+    if let Ok(id) = HeaderValue::from_str(id) {
+        response.headers_mut().insert("x-request-id", id);
     }
+    reply::reply(form, response).await
+}
+
+/// The answer to a ping: whether the model is there, from what `/health` says.
+async fn warm(health: Response<Body>) -> Vec<u8> {
+    let body = health.into_body().collect().await;
+    let body = body.map(|body| body.to_bytes()).unwrap_or_default();
+    let text = readable(&body);
+    let health = Json::parse(&text).map(|health| health.select(&["status", "loaded"]));
+    let loaded = health
+        .as_ref()
+        .and_then(|health| health.get("loaded"))
+        .is_some_and(Json::is_true);
+    let status = health.and_then(|health| health.text("status"));
+    serde_json::json!({"warm": loaded, "status": status})
+        .to_string()
+        .into_bytes()
+}
+
+/// The refusal of a batch, with each of its records named as failed: its source keeps them, where it is set up to be told.
+fn with_failures(refusal: &[u8], records: Vec<String>) -> Vec<u8> {
+    let mut answer: serde_json::Value = serde_json::from_slice(refusal).unwrap_or_default();
+    let failures = records
+        .into_iter()
+        .map(|id| serde_json::json!({"itemIdentifier": id}));
+    answer["batchItemFailures"] = failures.collect();
+    answer.to_string().into_bytes()
 }
 
 /// From the platform's wall clock, in milliseconds since 1970, to ours. Some emulators state a deadline that has long passed:
 /// such a one says nothing.
-fn deadline(epoch_ms: u64, now: SystemTime) -> Option<Instant> {
+fn deadline(epoch_ms: u64, margin: Duration, now: SystemTime) -> Option<Instant> {
     let at = UNIX_EPOCH.checked_add(Duration::from_millis(epoch_ms))?;
     let left = at.duration_since(now).ok()?;
-    Instant::now().checked_add(left.saturating_sub(ANSWER_MARGIN))
+    Instant::now().checked_add(left.saturating_sub(margin))
+}
+
+/// When a gateway that took a request at this time stops waiting. Counts a cold start, which the invocation's own deadline does not.
+/// Events that were recorded long ago say nothing.
+fn gateways_deadline(since_ms: u64, now: SystemTime) -> Option<Instant> {
+    let now_ms = now.duration_since(UNIX_EPOCH).ok()?.as_millis();
+    // No gateway takes a request later than now: its clock is ahead of ours.
+    let since_ms = since_ms.min(u64::try_from(now_ms).ok()?);
+    let gateway_ms = u64::try_from(GATEWAY_TIME.as_millis()).ok()?;
+    deadline(since_ms.checked_add(gateway_ms)?, Duration::ZERO, now)
 }
 
 /// Calls `on_drain` on SIGTERM and ends the process once `idle` says that nothing is being computed.
@@ -208,9 +231,35 @@ mod tests {
             let since = time.duration_since(UNIX_EPOCH).expect("after 1970");
             u64::try_from(since.as_millis()).expect("fits")
         };
-        assert_eq!(deadline(600_000, now), None);
-        let in_ten = deadline(ms(now) + 10_000, now).expect("lies ahead");
+        assert_eq!(deadline(600_000, ANSWER_MARGIN, now), None);
+        let in_ten = deadline(ms(now) + 10_000, ANSWER_MARGIN, now).expect("lies ahead");
         let left = in_ten.saturating_duration_since(Instant::now());
         assert!(left > Duration::from_secs(9) && left < Duration::from_millis(9_900));
+    }
+
+    #[test]
+    fn a_gateways_time_counts_from_when_it_took_the_request() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_795_428_905);
+        let left = |since_ms| {
+            let at = gateways_deadline(since_ms, now)?;
+            Some(
+                at.saturating_duration_since(Instant::now())
+                    .as_secs_f64()
+                    .round(),
+            )
+        };
+        let now_ms = 1_795_428_905_000;
+        assert_eq!(left(now_ms), Some(29.0));
+        assert_eq!(left(now_ms - 9_000), Some(20.0));
+        // A clock that is ahead of ours, or tells nonsense.
+        assert_eq!(left(now_ms + 50), Some(29.0));
+        assert_eq!(left(u64::MAX), Some(29.0));
+        // An event that was recorded.
+        assert_eq!(left(now_ms - 30_000), None);
+        assert_eq!(left(0), None);
+        assert_eq!(
+            gateways_deadline(now_ms, UNIX_EPOCH - Duration::from_secs(1)),
+            None
+        );
     }
 }

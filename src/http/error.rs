@@ -7,14 +7,15 @@ use axum::response::{IntoResponse, Response};
 use http::header::{ACCEPT_ENCODING, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use crate::dialect::Failure;
+use super::voice::{Told, Voice};
+use crate::dialect::{Failure, native};
 use crate::error::{Error, Invalid};
 
 /// The same as `Retry-After`, for clients that read it to the millisecond.
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
 /// Every code that an error can have; the README explains them.
-pub const ERROR_CODES: [&str; 34] = [
+pub const ERROR_CODES: [&str; 37] = [
     "answer_too_large",
     "body_too_large",
     "busy",
@@ -22,12 +23,14 @@ pub const ERROR_CODES: [&str; 34] = [
     "deadline_unreachable",
     "draining",
     "empty_query",
+    "head_too_large",
     "internal",
     "invalid_chunks",
     "invalid_max_length",
     "invalid_rank_fields",
     "invalid_timeout",
     "invalid_truncation",
+    "malformed_event",
     "malformed_json",
     "malformed_request",
     "method_not_allowed",
@@ -47,6 +50,7 @@ pub const ERROR_CODES: [&str; 34] = [
     "unequal_lists",
     "unknown_shape",
     "unreadable_body",
+    "unsupported_event",
     "unsupported_media_type",
     "wrong_type",
 ];
@@ -79,7 +83,7 @@ pub enum Refusal {
     NoRoom {
         limit: usize,
     },
-    /// The answer alone exceeds what all may have together.
+    /// The answer alone exceeds what all may have together, or what the host passes on.
     AnswerTooLarge {
         limit: usize,
     },
@@ -95,6 +99,20 @@ pub enum Refusal {
     /// The header that sets a timeout.
     Timeout,
     Panicked,
+    /// A host's event that cannot be made a request.
+    MalformedEvent {
+        field: Option<&'static str>,
+        problem: &'static str,
+    },
+    /// What of a host's event would be a request's head.
+    HeadTooLarge {
+        what: &'static str,
+        limit: usize,
+    },
+    /// An event of a service that sends no requests.
+    UnsupportedEvent {
+        kind: &'static str,
+    },
 }
 
 impl Refusal {
@@ -104,6 +122,17 @@ impl Refusal {
             advice: None,
             routes: Vec::new(),
         }
+    }
+}
+
+impl Refusal {
+    /// The response of a host that refuses what never came to the router, or what came from it: in the words of whoever was `told` of the
+    /// rest, else in ours.
+    pub fn by_host(self, told: Option<&Told>) -> Response {
+        let voice = told.map_or_else(Voice::of::<native::One>, |told| told.voice);
+        let mut response = self.into_response();
+        voice.tell(&mut response);
+        response
     }
 }
 
@@ -201,6 +230,23 @@ impl IntoResponse for Refusal {
                 "internal",
                 "internal error".into(),
             ),
+            Self::MalformedEvent { problem, .. } => (
+                StatusCode::BAD_REQUEST,
+                "malformed_event",
+                (*problem).into(),
+            ),
+            Self::HeadTooLarge { what, limit } => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "head_too_large",
+                format!("{what} is longer than {limit}"),
+            ),
+            Self::UnsupportedEvent { kind } => (
+                StatusCode::BAD_REQUEST,
+                "unsupported_event",
+                format!(
+                    "this is {kind}, and scores nothing: send an HTTP request, a body such as {{query, documents}}, or {{path, body}}"
+                ),
+            ),
         };
         let mut failure = Failure::new(code, message);
         let mut challenge = false;
@@ -221,6 +267,8 @@ impl IntoResponse for Refusal {
             }
             Self::Timeout => failure.field = Some("x-request-timeout-ms".into()),
             Self::Unauthorized { .. } => challenge = true,
+            Self::MalformedEvent { field, .. } => failure.field = field.map(str::to_owned),
+            Self::HeadTooLarge { limit, .. } => failure.limit = Some(limit as u64),
             _ => {}
         }
         let mut response = respond(status, failure);

@@ -12,7 +12,6 @@ use tracing::{Instrument, Span};
 
 use super::error::Refusal;
 use super::{App, Deadline, Telemetry};
-use crate::dialect::Failure;
 use crate::telemetry::{Outcome, log_ms};
 
 /// What is noted as the status of a request whose client has gone; nobody is answered with it.
@@ -95,10 +94,7 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
     };
 
     let voice = response.extensions().get().copied().unwrap_or(of_path);
-    let failure = response.extensions_mut().remove::<Failure>();
-    if let Some(failure) = &failure {
-        voice.tell(failure, &mut response);
-    }
+    let failure = voice.tell(&mut response);
     if let Some(cause) = failure.as_ref().and_then(|failure| failure.cause.as_ref()) {
         tracing::error!(id, cause, "request failed");
     }

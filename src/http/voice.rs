@@ -32,8 +32,21 @@ impl Voice {
         }
     }
 
-    /// Puts the failure into a response that has its status and headers already.
-    pub fn tell(self, failure: &Failure, response: &mut Response<Body>) {
+    /// Puts the failure that a response carries into its body; status and headers are there already. Leaves word of it to whoever passes
+    /// the response on.
+    pub fn tell(self, response: &mut Response<Body>) -> Option<Failure> {
+        let failure = response.extensions_mut().remove::<Failure>();
+        if let Some(failure) = &failure {
+            self.put(failure, response);
+        }
+        response.extensions_mut().insert(Told {
+            voice: self,
+            failure: failure.clone(),
+        });
+        failure
+    }
+
+    fn put(self, failure: &Failure, response: &mut Response<Body>) {
         *response.body_mut() = Body::from((self.body)(failure));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -42,6 +55,21 @@ impl Voice {
         if let Some(name) = (self.error_type)(failure) {
             headers.insert(ERROR_TYPE, HeaderValue::from_static(name));
         }
+    }
+}
+
+/// In whose words a response is, and what it tells of where it is a failure. For hosts, whose callers may need it in other forms.
+#[derive(Clone)]
+pub struct Told {
+    pub(super) voice: Voice,
+    failure: Option<Failure>,
+}
+
+impl Told {
+    /// The code and the message of a failure.
+    pub fn failure(&self) -> Option<(&'static str, &str)> {
+        let failure = self.failure.as_ref()?;
+        Some((failure.code, &failure.message))
     }
 }
 

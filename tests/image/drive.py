@@ -254,8 +254,6 @@ def check_sam_api(sam, template, plain, log):
         emulators.wait_for_port(started, port)
         for path in sorted((ROOT / "events").glob("*.json")):
             event = json.loads(path.read_text())
-            if "requestContext" not in event:
-                continue
             method, target, body = emulators.as_http(event)
             headers = {"content-type": "application/json"} if body else {}
             status, answer = request(port, method, target, body, headers)

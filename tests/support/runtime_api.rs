@@ -84,13 +84,21 @@ struct Platform {
     running: HashMap<String, usize>,
     outcomes: HashMap<String, Outcome>,
     invocations: usize,
+    /// What the next polls are answered with, whatever events there are.
+    failing_polls: VecDeque<StatusCode>,
+    /// Of the next answers: their connections are closed.
+    dropped_answers: usize,
 }
 
 struct Event {
     id: String,
     body: Vec<u8>,
     deadline: Deadline,
+    headers: Headers,
 }
+
+/// Beside the usual ones, or in their place.
+type Headers = &'static [(&'static str, &'static str)];
 
 /// An event on its way.
 pub struct Invocation {
@@ -135,6 +143,16 @@ impl RuntimeApi {
 
     /// Queues an event for the next poller.
     pub fn invoke(&self, event: Vec<u8>, deadline: Deadline) -> Result<Invocation, EventTooLarge> {
+        self.invoke_with(event, deadline, &[])
+    }
+
+    /// The same, with headers that say more of the invocation.
+    pub fn invoke_with(
+        &self,
+        event: Vec<u8>,
+        deadline: Deadline,
+        headers: Headers,
+    ) -> Result<Invocation, EventTooLarge> {
         if event.len() > MAX_EVENT_BYTES {
             return Err(EventTooLarge);
         }
@@ -145,6 +163,7 @@ impl RuntimeApi {
                 id: id.clone(),
                 body: event,
                 deadline,
+                headers,
             });
             id
         });
@@ -153,6 +172,22 @@ impl RuntimeApi {
             id,
             shared: Arc::clone(&self.shared),
         })
+    }
+
+    /// Answers the next polls, those that wait too, with these and no event.
+    pub fn fail_polls(&self, statuses: &[u16]) {
+        let statuses = statuses
+            .iter()
+            .map(|status| StatusCode::from_u16(*status).expect("a status"));
+        self.shared
+            .change(|platform| platform.failing_polls.extend(statuses));
+        self.shared.arrived.notify_waiters();
+    }
+
+    /// Takes the next answers, and closes their connections instead of saying so.
+    pub fn drop_answers(&self, answers: usize) {
+        self.shared
+            .change(|platform| platform.dropped_answers = answers);
     }
 
     /// Ends the wait of a function that asked for its restore.
@@ -266,6 +301,9 @@ async fn next(State(shared): State<Arc<Shared>>) -> Response {
     let event = loop {
         // Made before the queue is looked at, so that no event is missed in between.
         let arrived = shared.arrived.notified();
+        if let Some(status) = shared.change(|platform| platform.failing_polls.pop_front()) {
+            return (status, error_body("Platform", "a failure")).into_response();
+        }
         let event = shared.change(|platform| {
             let event = platform.events.pop_front()?;
             let unanswered = platform
@@ -306,6 +344,10 @@ async fn next(State(shared): State<Arc<Shared>>) -> Response {
         let value = value.parse().expect("a header value");
         response.headers_mut().insert(name, value);
     }
+    for (name, value) in event.headers {
+        let value = value.parse().expect("a header value");
+        response.headers_mut().insert(*name, value);
+    }
     response
 }
 
@@ -314,7 +356,16 @@ async fn response(
     Path(id): Path<String>,
     body: Bytes,
 ) -> Response {
-    shared.change(|platform| platform.calls.push(Call::Response { id: id.clone() }));
+    let dropped = shared.change(|platform| {
+        platform.calls.push(Call::Response { id: id.clone() });
+        let dropped = platform.dropped_answers > 0;
+        platform.dropped_answers -= usize::from(dropped);
+        dropped
+    });
+    if dropped {
+        // Ends the connection's task, without a word on the terminal.
+        std::panic::resume_unwind(Box::new("dropped"));
+    }
     if body.len() > MAX_RESPONSE_BYTES {
         let outcome = Outcome::TooLarge { bytes: body.len() };
         settle(&shared, id, outcome);
