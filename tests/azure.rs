@@ -370,3 +370,146 @@ fn the_handler_listens_for_the_host_alone() {
     assert_eq!(line["address"], host.address.to_string());
     host.stop();
 }
+
+/// What the host sends for a trigger that is no HTTP.
+fn trigger(data: Value) -> Value {
+    json!({"Data": data, "Metadata": {"sys": {"MethodName": "t", "UtcNow": "2026-11-23T10:15:05Z", "RandGuid": "x"}}})
+}
+
+#[test]
+fn timers_and_warm_ups_are_answered_in_the_hosts_form_and_other_triggers_refused() {
+    let host = Host::start(App::ours(), &tiny(), "FUNCTIONS_CUSTOMHANDLER_PORT");
+    host.handler.wait_for_message("model ready");
+    let done = json!({"Outputs": {}, "Logs": [], "ReturnValue": null});
+    let timer =
+        json!({"Schedule": {"AdjustForDST": true}, "ScheduleStatus": null, "IsPastDue": false});
+    for (path, body) in [
+        ("/warmup", trigger(json!({"warmupContext": {}}))),
+        ("/warmup", trigger(json!({}))),
+        ("/Warm", trigger(json!({"timer": timer}))),
+        ("/Warm", trigger(json!({"timer": timer.to_string()}))),
+        ("/rerank", json!({"Metadata": {}, "Data": {"timer": null}})),
+        ("/Name", json!({"Metadata": {}})),
+    ] {
+        let reply = post(host.address, path, &body);
+        assert_eq!(
+            (reply.status, reply.json()),
+            (200, done.clone()),
+            "{path} {body}"
+        );
+        assert_eq!(reply.header("content-type"), Some("application/json"));
+    }
+    // A message that is answered with success would be gone.
+    for data in [
+        json!({"message": "a text"}),
+        json!({"message": {"query": "q", "passage": "p"}}),
+        json!({"blob": "{\"query\": \"q\"}"}),
+        json!({"timer": timer, "message": [1]}),
+    ] {
+        let reply = post(host.address, "/Queue", &trigger(data.clone()));
+        assert_eq!(
+            (reply.status, &reply.json()["error"]["code"]),
+            (400, &json!("unsupported_event")),
+            "{data}"
+        );
+    }
+    let headers = [("content-type", "application/json")];
+    for (body, status) in [
+        ("{\"Data\": ", 400),
+        (
+            "{\"Data\": {\"req\": {\"Url\": \"\", \"Method\": \"POST\"}}}",
+            400,
+        ),
+        (
+            "{\"Data\": {\"req\": {\"Url\": \"/rerank\", \"Method\": \"A B\"}}}",
+            400,
+        ),
+        (
+            "{\"Data\": {\"req\": {\"Url\": \"/x\", \"Method\": \"GET\", \"Headers\": {\"a\": \"b\\nc\"}}}}",
+            400,
+        ),
+    ] {
+        let reply = send(host.address, "POST", "/Name", &headers, body.as_bytes());
+        assert_eq!(
+            (reply.status, &reply.json()["error"]["code"]),
+            (status, &json!("malformed_event")),
+            "{body}"
+        );
+    }
+    // Everything else goes on as it came, however it begins.
+    for body in [
+        "",
+        "{",
+        "{}",
+        "{\"Dat",
+        "[]",
+        "{\"data\": {}}",
+        "{\"Database\": 1}",
+    ] {
+        let through = send(host.address, "POST", "/rerank", &headers, body.as_bytes());
+        assert!([400, 422].contains(&through.status), "{body}");
+        assert!(
+            through.json()["error"]["code"] != "malformed_event",
+            "{body}"
+        );
+    }
+    let long = json!({"query": "q".repeat(5000), "passage": "p"});
+    assert_eq!(post(host.address, "/rerank", &long).status, 200);
+    host.stop();
+}
+
+#[test]
+fn an_http_trigger_that_is_not_forwarded_is_answered_in_the_hosts_form() {
+    let host = Host::start(App::ours(), &tiny(), "FUNCTIONS_CUSTOMHANDLER_PORT");
+    host.handler.wait_for_message("model ready");
+    let request = |method: &str, path: &str, body: &Value| {
+        let http = json!({
+            "Url": format!("http://localhost:7071{path}"), "Method": method, "Query": {}, "Params": {"path": "x"},
+            "Headers": {"Content-Type": ["application/json"], "Host": ["localhost:7071"], "x-request-id": "mine"},
+            "Identities": [], "Body": body,
+        });
+        let reply = post(host.address, "/rerank", &trigger(json!({"req": http})));
+        assert_eq!(reply.status, 200, "{method} {path}");
+        let answer = reply.json();
+        assert_eq!(
+            (&answer["Logs"], &answer["ReturnValue"]),
+            (&json!([]), &Value::Null)
+        );
+        answer["Outputs"]["res"].clone()
+    };
+    let without_ms = |text: &str| {
+        let mut body: Value = serde_json::from_str(text).expect("JSON");
+        body.as_object_mut().expect("an object").remove("ms");
+        body
+    };
+    let plain = post(host.address, "/rerank", &pair());
+    let plain = without_ms(&String::from_utf8(plain.body).expect("text"));
+    for body in [pair(), pair().to_string().into()] {
+        for path in ["/api/rerank", "/rerank?code=x"] {
+            let output = request("POST", path, &body);
+            assert_eq!(output["statusCode"], 200);
+            assert_eq!(output["headers"]["content-type"], "application/json");
+            assert_eq!(output["headers"]["x-request-id"], "mine");
+            assert_eq!(without_ms(output["body"].as_str().expect("text")), plain);
+        }
+    }
+    for (method, path, body, status, code) in [
+        ("POST", "/api/rerank", json!("{"), 400, "malformed_json"),
+        (
+            "POST",
+            "/api/rerank",
+            json!({"query": "q"}),
+            422,
+            "unknown_shape",
+        ),
+        ("GET", "/api/rerank", Value::Null, 405, "method_not_allowed"),
+        ("GET", "/nowhere", json!(""), 404, "not_found"),
+    ] {
+        let output = request(method, path, &body);
+        assert_eq!(output["statusCode"], status, "{method} {path}");
+        let body: Value =
+            serde_json::from_str(output["body"].as_str().expect("text")).expect("JSON");
+        assert_eq!(body["error"]["code"], code, "{method} {path}");
+    }
+    host.stop();
+}

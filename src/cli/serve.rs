@@ -17,7 +17,7 @@ use crate::config::{self, Choice, Config};
 use crate::error::{Error, ModelError};
 use crate::fault;
 use crate::host::server::{self, End};
-use crate::host::{HostKind, lambda, signals};
+use crate::host::{HostKind, azure, lambda, signals};
 use crate::http::{self, Settings, Telemetry};
 use crate::service::{Engine, Info, Service, State};
 use crate::telemetry::{self, LAST_LINES_TIME, Metrics, Traces, log_ms};
@@ -187,6 +187,12 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
             HostKind::Azure | HostKind::Http => {
                 // Where people read the log, it begins with what they need.
                 let greet = kind == HostKind::Http && !json;
+                let router = match kind {
+                    HostKind::Azure => {
+                        azure::triggers(router, config.max_body_bytes, config.request_timeout)
+                    }
+                    _ => router,
+                };
                 let ended = on_socket(config, kind, greet, service, router, metrics).await;
                 traces.shutdown(TRACES_GRACE);
                 ended
