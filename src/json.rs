@@ -139,11 +139,11 @@ pub fn each<'de, T: Deserialize<'de>>(
 }
 
 /// The values of an object's fields that have one of `places`; of those with the same name the last. Others are passed over.
-pub fn pick<'a>(
-    object: &'a str,
+pub fn pick(
+    object: &str,
     places: usize,
     place: impl Fn(&str) -> Option<usize>,
-) -> Result<Vec<Option<&'a RawValue>>, Invalid> {
+) -> Result<Vec<Option<&RawValue>>, Invalid> {
     struct Name<'f, F>(&'f F);
 
     impl<'de, F: Fn(&str) -> Option<usize>> DeserializeSeed<'de> for Name<'_, F> {

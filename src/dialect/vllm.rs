@@ -173,7 +173,7 @@ impl Dialect for Score {
             }
         };
         let field = name(&queries, query_name);
-        let queries = texts(query_name, queries, &field, limits)?;
+        let queries = texts(query_name, queries, field, limits)?;
         for (index, query) in queries.iter().enumerate() {
             limits.check_query(|| field(index), query)?;
         }
