@@ -491,6 +491,13 @@ async fn the_openapi_document_describes_what_is_served() {
             .expect("a version")
             .starts_with("3.")
     );
+    let mut ids = std::collections::BTreeSet::new();
+    for (path, item) in api["paths"].as_object().expect("paths") {
+        for operation in item.as_object().expect("operations").values() {
+            let id = operation["operationId"].as_str().expect("an id");
+            assert!(ids.insert(id), "{path}: {id} is another's too");
+        }
+    }
     let schemas = &api["components"]["schemas"];
     for (body, required) in [
         ("RerankBody", vec!["query", "passage"]),

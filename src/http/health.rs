@@ -335,7 +335,7 @@ pub struct CohereModel {
 }
 
 /// The one model, for clients that ask before they send anything.
-#[utoipa::path(get, path = "/v1/models", operation_id = "models", tag = "health", responses(
+#[utoipa::path(get, path = "/v1/models", operation_id = "v1_models", tag = "health", responses(
     (status = 401, description = "No API key, or a wrong one", body = crate::dialect::native::ErrorBody),
     (status = 200, description = "What is served", body = Models),
     (status = 503, description = "Nothing is served yet", body = crate::dialect::native::ErrorBody),

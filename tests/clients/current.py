@@ -1,5 +1,6 @@
 """The clients that can be installed together at their newest versions."""
 
+import json
 import os
 from types import SimpleNamespace
 
@@ -256,9 +257,9 @@ def ranked_langchain(documents):
 # this service: its model knows signatures only. The AI SDK has one, see npm.mjs.
 
 
-def bedrock(url, **credentials):
+def bedrock(url, service="bedrock-agent-runtime", **credentials):
     config = botocore.config.Config(retries={"total_max_attempts": 1})
-    return boto3.client("bedrock-agent-runtime", endpoint_url=url, region_name="us-east-1", config=config, **credentials)
+    return boto3.client(service, endpoint_url=url, region_name="us-east-1", config=config, **credentials)
 
 
 def bedrock_rank(runtime, query, documents, top_n):
@@ -284,6 +285,15 @@ def bedrock_signed(url, key, query, documents, top_n):
 def bedrock_signed_session(url, key, query, documents, top_n):
     runtime = bedrock(url, aws_access_key_id="anyone", aws_secret_access_key=key, aws_session_token="any/session+token==")
     return bedrock_rank(runtime, query, documents, top_n)
+
+
+@client("boto3", "bedrock-runtime invoke_model, signed", refuses="ValidationException", unauthorized="AccessDeniedException")
+def bedrock_invoke(url, key, query, documents, top_n):
+    runtime = bedrock(url, "bedrock-runtime", aws_access_key_id="anyone", aws_secret_access_key=key)
+    body = {"query": query, "documents": documents, "top_n": top_n, "api_version": 2}
+    answer = runtime.invoke_model(modelId="cohere.rerank-v3-5:0", body=json.dumps(body))
+    results = json.loads(answer["body"].read())["results"]
+    return [(result["index"], result["relevance_score"], None) for result in results]
 
 
 @client("langchain-aws", "BedrockRerank", refuses="ValidationException", unauthorized="AccessDeniedException")

@@ -103,6 +103,9 @@ def check_document(base):
     wrong, told = [], 0
     for name, operation in operations(document):
         method, path = name.split(" ")
+        for parameter in operation.get("parameters", []):
+            for example in parameter["schema"].get("examples", []) if parameter["in"] == "path" else []:
+                path = path.replace("{%s}" % parameter["name"], example)
         bodies = list(examples(document, operation))
         if method == "POST" and not bodies:
             wrong.append(f"{name} has no example")
