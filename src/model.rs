@@ -27,7 +27,8 @@ use kernels::Kernels;
 pub use crate::weights::{Download, PrefetchReport};
 pub use config::{Family, ModelConfig};
 pub use gpu::{Chip, Gpu};
-pub use quantize::{MatrixReport, packed_tensors, quantize};
+pub use int8::{Setting, Tunable};
+pub use quantize::{Choice, LADDER, MatrixReport, Plan, Rounding, TRIAL, packed_tensors, quantize};
 
 use crate::error::ModelError;
 use crate::rerank::Precision;
@@ -113,6 +114,16 @@ impl Packed {
 
     pub fn tokens(&self) -> usize {
         self.ids.len()
+    }
+
+    /// One sequence of so many, from the first on.
+    pub fn every(&self, step: usize) -> Self {
+        let mut some = Self::new();
+        for ends in self.starts.windows(2).step_by(step) {
+            let sequence = ends[0]..ends[1];
+            some.push(&self.ids[sequence.clone()], &self.type_ids[sequence]);
+        }
+        some
     }
 }
 
@@ -204,6 +215,11 @@ impl Model {
 
     pub fn weight_bytes(&self) -> u64 {
         self.weight_bytes
+    }
+
+    /// A packed model's matrices, which the packer computes in several ways to compare them.
+    pub fn tunables(&mut self) -> Vec<Tunable<'_>> {
+        self.encoder.tunables()
     }
 
     /// The reading ahead that loading began.

@@ -29,7 +29,7 @@ pub use hub::{FetchError, Fetched, Hub};
 pub use locate::{Located as LocatedModel, locate};
 pub use mapped::Mapped;
 pub use packed::{
-    FORMAT, Fidelity, Manifest, PackedWriter, check_payload, hex, is_packed, sha256_of,
+    FORMAT, Fidelity, Levels, Manifest, PackedWriter, check_payload, hex, is_packed, sha256_of,
 };
 pub use pins::{Pin, PinError, is_sha256};
 pub use prefetch::{Prefetch, PrefetchReport};

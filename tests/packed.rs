@@ -229,6 +229,56 @@ fn every_instruction_set_gives_nearly_the_same_logits() {
     }
 }
 
+/// Packs of fewer bits keep to their levels, are as near as they can be on every set, and give the same bits in any batch and on any
+/// number of threads on the sets that gain by them.
+#[test]
+fn packs_of_fewer_bits_hold_what_their_levels_promise() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let exact = logits(
+        Path::new("tests/golden/xlm-roberta"),
+        &[("PRECISION", "f32")],
+    );
+    for (bits, bound) in [("8", 0.01), ("7", 0.02), ("6", 0.03)] {
+        let path = dir.path().join(bits);
+        let out = path.to_str().expect("a plain path");
+        let model = ["--model", "tests/golden/xlm-roberta", "--out", out];
+        let done = reranker(&[&["pack", "--bits", bits][..], &model].concat(), &[]);
+        assert!(done.status.success(), "{}", text(&done.stderr));
+        assert_eq!(text(&done.stdout).contains("AVX2"), bits != "8");
+
+        let weights = Weights::open(&path).expect("a packed file");
+        let levels = &weights.manifest().expect("a manifest").levels;
+        assert_eq!(levels.is_empty(), bits == "8");
+        for (name, levels) in levels {
+            let panels = weights.raw(&format!("{name}.panels")).expect(name);
+            let largest = panels
+                .as_ref()
+                .iter()
+                .map(|w| w.cast_signed().unsigned_abs());
+            let largest = largest.max().expect("weights");
+            assert!(
+                largest <= levels.weights && largest > levels.weights / 2,
+                "{name}"
+            );
+            assert!(u32::from(levels.weights) * u32::from(levels.inputs) * 4 <= 32767);
+        }
+        for isa in kernels::Isa::available() {
+            let set = ("INSTRUCTION_SET", isa.name());
+            let int8 = logits(&path, &[set]);
+            for (exact, int8) in exact.iter().zip(&int8) {
+                let difference = (sigmoid(*int8) - sigmoid(*exact)).abs();
+                assert!(difference < bound, "{bits} bits, {isa}: {int8} for {exact}");
+            }
+            for variable in [("BATCH_TOKENS", "16"), ("THREADS", "1")] {
+                assert!(
+                    logits(&path, &[set, variable]) == int8,
+                    "{isa} {variable:?}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn a_folder_serves_its_packed_form_unless_f32_is_asked_for() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -309,7 +359,7 @@ fn a_damaged_file_is_refused_and_never_scores_wrong() {
     };
     for (needle, replacement, message) in [
         (
-            "\\\"format\\\":2",
+            "\\\"format\\\":3",
             "\\\"format\\\":1",
             "pack the model again",
         ),
@@ -526,14 +576,14 @@ fn a_file_of_another_version_or_layout_is_refused_though_its_digests_fit() {
     let mut damaged = Damaged::new();
     for (from, to, says) in [
         (
-            "\\\"format\\\":2",
+            "\\\"format\\\":3",
             "\\\"format\\\":1",
-            "expected version 2: pack the model again",
+            "expected version 2 or 3: pack the model again",
         ),
         (
-            "\\\"format\\\":2",
             "\\\"format\\\":3",
-            "expected version 2: pack the model again",
+            "\\\"format\\\":4",
+            "expected version 2 or 3: pack the model again",
         ),
         (
             "panel32x4",

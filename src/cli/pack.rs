@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use kernels::INT8_LAYOUT;
+use kernels::{INT8_LAYOUT, Kernels, Levels};
 use serde::Deserialize;
 
 use super::eval::metrics::{Differences, kendall_tau_b, mean};
@@ -15,8 +15,8 @@ use super::output::{self, note, say};
 use super::{ModelArg, Usage, setup};
 use crate::config::Config;
 use crate::model::{
-    CONFIG_FILE, Fidelity, Manifest, MatrixReport, Model, Packed, PackedTokenizer,
-    check_vocabulary, packed_tensors, quantize,
+    CONFIG_FILE, Choice, Fidelity, LADDER, Manifest, MatrixReport, Model, Packed, PackedTokenizer,
+    Plan, Rounding, Setting, TRIAL, check_vocabulary, packed_tensors, quantize,
 };
 use crate::rerank::{Precision, Truncation, sigmoid};
 use crate::tokenizer::{Compilation, PairTokenizer, compile};
@@ -35,7 +35,12 @@ pub struct Args {
     /// f32's, none, or all. First tokens are quantized to 16 bits in any case.
     #[arg(long, value_enum, default_value_t = Fine::Auto)]
     fine: Fine,
-    /// Print each matrix's quantization error, and which get 16 bits.
+    /// Bits of weights, and of inputs on AVX2 and on AVX-512 without VNNI, where matrix products with fewer are up to 1.7 times as
+    /// fast: as few as each matrix can lose while the scores stay near f32's, or 8, 7 or 6 for all. Other instruction sets give
+    /// inputs 8 bits in any case.
+    #[arg(long, value_enum, default_value_t = Bits::Auto)]
+    bits: Bits,
+    /// Print each matrix's quantization error, and what was decided for it.
     #[arg(long)]
     verbose: bool,
 }
@@ -47,6 +52,17 @@ enum Fine {
     All,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Bits {
+    Auto,
+    #[value(name = "8")]
+    Eight,
+    #[value(name = "7")]
+    Seven,
+    #[value(name = "6")]
+    Six,
+}
+
 /// The pairs on which a packed model is calibrated and compared: several languages, short and long.
 const TEXTS: &str = include_str!("pack/texts.jsonl");
 /// A packed model whose scores differ more than this from its source's, on average or anywhere, is not written.
@@ -54,8 +70,15 @@ const MEAN_SCORE_BOUND: f64 = 0.01;
 pub(super) const MAX_SCORE_BOUND: f64 = 0.03;
 
 /// Matrices get fine inputs until the logits' differences from the source's are expected to be no more than this, as a root mean
-/// square: scores then move by a quarter of it at most, and few passages change places.
-const NOISE: f64 = MAX_SCORE_BOUND / 2.0;
+/// square, and fewer bits as long as they are: scores then move by a quarter of it at most, and few passages change places.
+const NOISE: f64 = 0.03;
+
+/// The time of a product with AVX2 at each of [`LADDER`], of that at the first: by the instructions of its loop.
+const NARROW_TIME: [f64; LADDER.len()] = [1.0, 0.79, 0.66, 0.59];
+
+/// Operations of all forward passes together that find out what each matrix's inputs do to the logits; of more texts some are left
+/// out.
+const TRIAL_OPERATIONS: f64 = 6e13;
 
 #[derive(Deserialize)]
 struct Text {
@@ -94,62 +117,453 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
     check_vocabulary(model.config(), &tokenizer_path, tokenizer.vocab_size())?;
     let texts = texts(&tokenizer, model.config().max_length())?;
 
-    let mut manifest = Manifest {
-        format: FORMAT,
-        layout: INT8_LAYOUT.into(),
-        tool: concat!("reranker ", env!("CARGO_PKG_VERSION")).into(),
-        name: model.config().about.name.clone().or(Some(found.name)),
-        revision: found.revision,
-        config: serde_json::from_slice(&std::fs::read(folder.join(CONFIG_FILE))?)?,
-        sources: sources(&folder, &weights)?,
-        payload_sha256: String::new(),
-        fine: BTreeSet::new(),
-        fidelity: None,
-    };
-    let layers = model.config().layers;
     if !std::io::stderr().is_terminal() {
         // Where no bar tells that it goes on.
         note!(
-            "packing {}: {layers} layers of {}; a full-size model takes minutes",
+            "packing {}: {} layers of {}; a full-size model takes minutes",
             folder.display(),
+            model.config().layers,
             model.config().hidden_size
         );
     }
-    let manifest_bytes = serde_json::to_string(&manifest)?.len();
-    let mut writer = PackedWriter::create(&out, packed_tensors(layers), manifest_bytes)?;
-    let result = pool.install(|| {
-        write(args, &model, &weights, &texts, &json, &mut writer)
-            .and_then(|exact| measure(args, &mut writer, &mut manifest, &exact, &texts, kernels))
-    });
-    match result {
-        Ok(fidelity) => {
-            let matrices = writer.matrices().len();
-            writer.finish()?;
-            let bytes = std::fs::metadata(&out)?.len();
-            say!(
-                "{}: {:.1} MB in {:.1} s, {} of {} matrices with inputs of 16 bits; on {} pairs of {} tokens score differs from f32 by {:.5} on average, {:.5} at most; logit by {:.4}, {:.4}; Kendall's tau {}",
-                out.display(),
-                bytes as f64 / 1e6,
-                started.elapsed().as_secs_f64(),
-                manifest.fine.len(),
-                matrices,
-                fidelity.pairs,
-                fidelity.tokens,
-                fidelity.mean_score_difference,
-                fidelity.max_score_difference,
-                fidelity.mean_logit_difference,
-                fidelity.max_logit_difference,
-                fidelity
-                    .kendall_tau
-                    .map_or_else(|| "none".into(), |tau| format!("{tau:.4}")),
-            )?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(error) => {
-            writer.discard();
-            Err(error)
+    let job = Job {
+        args,
+        weights: &weights,
+        model: &model,
+        texts: &texts,
+        tokenizer: &json,
+        kernels,
+        out: &out,
+        manifest: Manifest {
+            format: FORMAT,
+            layout: INT8_LAYOUT.into(),
+            tool: concat!("reranker ", env!("CARGO_PKG_VERSION")).into(),
+            name: model.config().about.name.clone().or(Some(found.name)),
+            revision: found.revision,
+            config: serde_json::from_slice(&std::fs::read(folder.join(CONFIG_FILE))?)?,
+            sources: sources(&folder, &weights)?,
+            payload_sha256: String::new(),
+            fine: BTreeSet::new(),
+            levels: BTreeMap::new(),
+            fidelity: None,
+            narrow_fidelity: None,
+        },
+    };
+    let done = pool.install(|| job.run())?;
+    let bytes = std::fs::metadata(&out)?.len();
+    say!(
+        "{}: {:.1} MB in {:.1} s, {} of {} matrices with inputs of 16 bits; on {}",
+        out.display(),
+        bytes as f64 / 1e6,
+        started.elapsed().as_secs_f64(),
+        done.manifest.fine.len(),
+        done.matrices,
+        told(&done.fidelity),
+    )?;
+    if let Some(narrow) = &done.manifest.narrow_fidelity {
+        say!(
+            "AVX2, and AVX-512 without VNNI: {} of {} matrices with fewer bits, whose products take {:.2} of the time; {}",
+            done.manifest.levels.len(),
+            done.matrices,
+            done.narrow_time,
+            told(narrow),
+        )?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A fidelity in words.
+fn told(fidelity: &Fidelity) -> String {
+    format!(
+        "{} pairs of {} tokens score differs from f32 by {:.5} on average, {:.5} at most; logit by {:.4}, {:.4}; Kendall's tau {}",
+        fidelity.pairs,
+        fidelity.tokens,
+        fidelity.mean_score_difference,
+        fidelity.max_score_difference,
+        fidelity.mean_logit_difference,
+        fidelity.max_logit_difference,
+        fidelity
+            .kendall_tau
+            .map_or_else(|| "none".into(), |tau| format!("{tau:.4}")),
+    )
+}
+
+/// What a model is packed from, and into.
+struct Job<'a> {
+    args: &'a Args,
+    weights: &'a Weights,
+    model: &'a Model,
+    texts: &'a Packed,
+    tokenizer: &'a [u8],
+    kernels: Kernels,
+    out: &'a Path,
+    /// Before anything is decided.
+    manifest: Manifest,
+}
+
+struct Done {
+    manifest: Manifest,
+    matrices: usize,
+    fidelity: Fidelity,
+    /// Of all products on instruction sets that gain by small levels, of the time without.
+    narrow_time: f64,
+}
+
+/// What one matrix's inputs do to the logits if they are as coarse as [`TRIAL`], as a mean square; by name.
+type Shares = BTreeMap<String, f64>;
+
+impl Job<'_> {
+    fn run(&self) -> anyhow::Result<Done> {
+        let layers = self.model.config().layers;
+        // Each matrix may be named among the fine ones, and with its levels.
+        let manifest_bytes = serde_json::to_string(&self.manifest)?.len() + layers * 4 * 256;
+        let mut writer = PackedWriter::create(self.out, packed_tensors(layers), manifest_bytes)?;
+        match self.pack(&mut writer) {
+            Ok(done) => {
+                writer.finish()?;
+                Ok(done)
+            }
+            Err(error) => {
+                writer.discard();
+                Err(error)
+            }
         }
     }
+
+    fn pack(&self, writer: &mut PackedWriter) -> anyhow::Result<Done> {
+        let (plan, shares) = match self.args.bits {
+            Bits::Auto => self.trial(writer)?,
+            bits => {
+                let levels = match bits {
+                    Bits::Auto | Bits::Eight => LADDER[0],
+                    Bits::Seven => LADDER[2],
+                    Bits::Six => LADDER[3],
+                };
+                let choices = BTreeMap::new();
+                (Plan { levels, choices }, None)
+            }
+        };
+        let (exact, reports) = self.write(writer, Rounding::Compensated(&plan))?;
+        self.measure(writer, &exact, &reports, shares)
+    }
+
+    /// Packs for a trial: what to decide for each matrix, and the shares that this rests on.
+    fn trial(&self, writer: &mut PackedWriter) -> anyhow::Result<(Plan, Option<Shares>)> {
+        let (_, reports) = self.write(writer, Rounding::Nearest)?;
+        let mut model = self.sealed(writer, &mut self.manifest.clone())?;
+        let shares = shares(&mut model, self.texts)?;
+        let tunables = model.tunables();
+        let weights = tunables.iter().map(|tunable| tunable.weights).collect();
+        let plan = self.plan(reports, weights, &shares);
+        drop(model);
+        writer.restart()?;
+        Ok((plan, Some(shares)))
+    }
+
+    /// The model that was written, as it is served.
+    fn sealed(&self, writer: &mut PackedWriter, manifest: &mut Manifest) -> anyhow::Result<Model> {
+        let path = writer.seal(manifest)?;
+        let weights = Weights::open(path)?;
+        // It was just written: nothing has to be read ahead.
+        let model = Model::from_weights(path, &weights, self.kernels, None, Prefetch::none())?;
+        Ok(model)
+    }
+
+    /// The fewest bits within [`NOISE`], those first that save the most time for what they do to the logits.
+    fn plan(&self, reports: Vec<MatrixReport>, weights: Vec<usize>, shares: &Shares) -> Plan {
+        let noise_at = |report: &MatrixReport, step: usize| {
+            let share = shares.get(&report.name).copied().unwrap_or_default();
+            // A matrix whose coarsest inputs change nothing has no part in it.
+            if report.trial > 0.0 {
+                share * f64::from(report.ladder[step] / report.trial).powi(2)
+            } else {
+                0.0
+            }
+        };
+        let mut steps = vec![0; reports.len()];
+        let mut noise: f64 = reports.iter().map(|report| noise_at(report, 0)).sum();
+        loop {
+            let mut best: Option<(f64, f64, usize, usize)> = None;
+            for (matrix, report) in reports.iter().enumerate() {
+                let now = steps[matrix];
+                for next in now + 1..LADDER.len() {
+                    let more = (noise_at(report, next) - noise_at(report, now)).max(0.0);
+                    if noise + more > NOISE * NOISE {
+                        break;
+                    }
+                    let saved = (NARROW_TIME[now] - NARROW_TIME[next]) * weights[matrix] as f64;
+                    let gain = saved / more.max(f64::MIN_POSITIVE);
+                    if best.is_none_or(|(best, ..)| gain > best) {
+                        best = Some((gain, more, matrix, next));
+                    }
+                }
+            }
+            let Some((_, more, matrix, next)) = best else {
+                break;
+            };
+            noise += more;
+            steps[matrix] = next;
+        }
+        let choices = reports.into_iter().zip(steps).map(|(report, step)| {
+            let MatrixReport { name, choice, .. } = report;
+            let levels = LADDER[step];
+            (name, Choice { levels, ..choice })
+        });
+        Plan {
+            levels: LADDER[0],
+            choices: choices.collect(),
+        }
+    }
+
+    /// Writes all tensors; returns the f32 logits of the texts, and how the matrices fared.
+    fn write(
+        &self,
+        writer: &mut PackedWriter,
+        rounding: Rounding<'_>,
+    ) -> anyhow::Result<(Vec<f32>, Vec<MatrixReport>)> {
+        let trial = matches!(rounding, Rounding::Nearest);
+        let what = if trial { "trying" } else { "packing" };
+        let steps = self.model.config().layers as u64 + 1;
+        let template = if trial {
+            "trying {wide_bar} {pos}/{len} layers, {eta} left"
+        } else {
+            "packing {wide_bar} {pos}/{len} layers, {eta} left"
+        };
+        let bar = output::bar(steps, template);
+        let mut reports = Vec::new();
+        let mut report = |matrices: Vec<MatrixReport>| {
+            bar.inc(1);
+            for matrix in matrices.iter().filter(|_| self.args.verbose) {
+                bar.suspend(|| {
+                    let Levels { weights, inputs } = matrix.choice.levels;
+                    note!(
+                        "{what} {}: levels {weights} and {inputs}, error {:.4}",
+                        matrix.name,
+                        matrix.error
+                    );
+                    if trial {
+                        note!("    inputs as they are {:.4}", matrix.plain_error);
+                    }
+                });
+            }
+            reports.extend(matrices);
+        };
+        let (model, weights) = (self.model, self.weights);
+        let exact = quantize(model, weights, self.texts, rounding, writer, &mut report)?;
+        match compile(self.tokenizer)? {
+            Compilation::Compiled(bytes) => {
+                writer.tensor(
+                    PackedTokenizer::COMPILED,
+                    Dtype::U8,
+                    &[bytes.len()],
+                    [bytes],
+                )?;
+            }
+            Compilation::Refused(reason) => {
+                if !trial {
+                    bar.suspend(|| {
+                        note!("the tokenizer stays as JSON, which loads slowly: {reason}");
+                    });
+                }
+                let len = self.tokenizer.len();
+                writer.tensor(PackedTokenizer::JSON, Dtype::U8, &[len], [self.tokenizer])?;
+            }
+        }
+        bar.finish_and_clear();
+        Ok((exact, reports))
+    }
+
+    /// Seals the file, chooses the fine matrices, compares the result with the f32 logits and writes what it found into the manifest.
+    fn measure(
+        &self,
+        writer: &mut PackedWriter,
+        exact: &[f32],
+        reports: &[MatrixReport],
+        known: Option<Shares>,
+    ) -> anyhow::Result<Done> {
+        let mut manifest = self.manifest.clone();
+        let mut model = self.sealed(writer, &mut manifest)?;
+        let levels: Vec<Levels> = reports.iter().map(|report| report.choice.levels).collect();
+        // All bits of the inputs at first, as most instruction sets have them.
+        let mut settings: Vec<Setting> = levels
+            .iter()
+            .map(|levels| Setting {
+                fine: self.args.fine == Fine::All,
+                levels: wide(*levels),
+            })
+            .collect();
+        let mut got = logits_with(&mut model, &settings, self.texts)?;
+        let mut shares = known;
+        if self.args.fine == Fine::Auto && rms_difference(exact, &got) > NOISE {
+            let shares = match &mut shares {
+                Some(shares) => shares,
+                none => none.insert(self::shares(&mut model, self.texts)?),
+            };
+            settings = fine_matrices(exact, &mut model, settings, shares, self.texts)?;
+            got = logits_with(&mut model, &settings, self.texts)?;
+        }
+        let fidelity = self.compared(exact, &got)?;
+        let narrow = levels
+            .iter()
+            .zip(&settings)
+            .map(|(levels, setting)| Setting {
+                fine: setting.fine,
+                levels: *levels,
+            });
+        let mut narrow: Vec<Setting> = narrow.collect();
+        let gains = narrow != settings;
+        if gains && self.args.bits == Bits::Auto {
+            self.relax(exact, &mut model, &mut narrow, reports, shares.as_ref())?;
+        }
+        if narrow != settings {
+            let got = logits_with(&mut model, &narrow, self.texts)?;
+            manifest.narrow_fidelity = Some(self.compared(exact, &got)?);
+        }
+        let (mut time, mut whole) = (0.0, 0.0);
+        for ((report, setting), tunable) in reports.iter().zip(&narrow).zip(model.tunables()) {
+            let depth = setting.levels.depth();
+            let step = [0, 1, 2, 4].iter().position(|d| *d == depth).unwrap_or(0);
+            whole += tunable.weights as f64;
+            time += tunable.weights as f64 * NARROW_TIME[step];
+            if setting.levels != Levels::FULL {
+                manifest
+                    .levels
+                    .insert(report.name.clone(), setting.levels.into());
+            }
+            if setting.fine {
+                manifest.fine.insert(report.name.clone());
+            }
+            if self.args.verbose {
+                let Levels { weights, inputs } = setting.levels;
+                let fine = if setting.fine {
+                    ", inputs of 16 bits"
+                } else {
+                    ""
+                };
+                note!("{}: levels {weights} and {inputs}{fine}", report.name);
+            }
+        }
+        manifest.fidelity = Some(fidelity);
+        writer.seal(&mut manifest)?;
+        Ok(Done {
+            matrices: reports.len(),
+            manifest,
+            fidelity,
+            narrow_time: time / whole,
+        })
+    }
+
+    /// Gives inputs more bits again while the logits are further than [`NOISE`] from `exact`, first where they do the most.
+    fn relax(
+        &self,
+        exact: &[f32],
+        model: &mut Model,
+        settings: &mut [Setting],
+        reports: &[MatrixReport],
+        shares: Option<&Shares>,
+    ) -> anyhow::Result<()> {
+        let share = |at: usize, levels: Levels| {
+            let share = shares.and_then(|shares| shares.get(&reports[at].name));
+            share.copied().unwrap_or_default() / f64::from(levels.inputs).powi(2)
+        };
+        loop {
+            let mut narrow: Vec<usize> = (0..settings.len())
+                .filter(|at| settings[*at].levels.inputs < u8::MAX)
+                .collect();
+            let far = rms_difference(exact, &logits_with(model, settings, self.texts)?) > NOISE;
+            if narrow.is_empty() || !far {
+                return Ok(());
+            }
+            narrow.sort_by(|a, b| {
+                let [a, b] = [a, b].map(|at| share(*at, settings[*at].levels));
+                b.total_cmp(&a)
+            });
+            for at in &narrow[..narrow.len().div_ceil(4)] {
+                let levels = &mut settings[*at].levels;
+                levels.inputs = levels.more_inputs();
+            }
+        }
+    }
+
+    /// How near `got` is to the exact logits; refuses what is too far.
+    fn compared(&self, exact: &[f32], got: &[f32]) -> anyhow::Result<Fidelity> {
+        let both = || exact.iter().zip(got);
+        let logits = Differences::of(both().map(|(a, b)| (f64::from(*a), f64::from(*b))));
+        let scores = Differences::of(both().map(|(a, b)| (sigmoid(*a), sigmoid(*b))));
+        let fidelity = Fidelity {
+            pairs: exact.len(),
+            tokens: self.texts.tokens(),
+            mean_logit_difference: logits.mean,
+            max_logit_difference: logits.max,
+            mean_score_difference: scores.mean,
+            max_score_difference: scores.max,
+            kendall_tau: kendall_tau_b(exact, got),
+        };
+        if !(fidelity.mean_score_difference <= MEAN_SCORE_BOUND
+            && fidelity.max_score_difference <= MAX_SCORE_BOUND)
+        {
+            bail!(
+                "the packed model's scores differ from f32 by {:.5} on average and {:.5} at most, the bounds are {MEAN_SCORE_BOUND} and {MAX_SCORE_BOUND}: not written; --bits 8 and --fine all come nearest",
+                fidelity.mean_score_difference,
+                fidelity.max_score_difference
+            );
+        }
+        Ok(fidelity)
+    }
+}
+
+/// With all bits of the inputs.
+fn wide(levels: Levels) -> Levels {
+    Levels {
+        inputs: u8::MAX,
+        ..levels
+    }
+}
+
+/// Gives the model's matrices these settings, in their order.
+fn set(model: &mut Model, settings: &[Setting]) {
+    for (tunable, setting) in model.tunables().into_iter().zip(settings) {
+        *tunable.setting = *setting;
+    }
+}
+
+fn logits_with(
+    model: &mut Model,
+    settings: &[Setting],
+    texts: &Packed,
+) -> anyhow::Result<Vec<f32>> {
+    set(model, settings);
+    Ok(model.forward(texts)?)
+}
+
+/// What each matrix does to the logits: the same texts again and again, each time with one matrix's inputs coarse.
+fn shares(model: &mut Model, texts: &Packed) -> anyhow::Result<Shares> {
+    let names: Vec<String> = model.tunables().iter().map(|t| t.name.to_owned()).collect();
+    let weights: usize = model.tunables().iter().map(|t| t.weights).sum();
+    let operations = 2.0 * weights as f64 * texts.tokens() as f64 * names.len() as f64;
+    let step = (1..texts.sequences())
+        .find(|step| operations / *step as f64 <= TRIAL_OPERATIONS)
+        .unwrap_or(texts.sequences());
+    let texts = texts.every(step);
+    let base = model.forward(&texts)?;
+    let bar = output::bar(
+        names.len() as u64,
+        "measuring {wide_bar} {pos}/{len} matrices, {eta} left",
+    );
+    let mut shares = Shares::new();
+    for (at, name) in names.into_iter().enumerate() {
+        let coarse = |model: &mut Model, levels: Levels| {
+            let tunable = model.tunables().swap_remove(at);
+            std::mem::replace(&mut tunable.setting.levels, levels)
+        };
+        let kept = coarse(model, TRIAL);
+        let got = model.forward(&texts)?;
+        coarse(model, kept);
+        shares.insert(name, rms_difference(&base, &got).powi(2));
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(shares)
 }
 
 /// Refuses to write over anything but an earlier packed model: a source, a device or another program's file would be lost.
@@ -197,144 +611,44 @@ fn texts(tokenizer: &PairTokenizer, max_length: usize) -> anyhow::Result<Packed>
     Ok(packed)
 }
 
-/// Writes all tensors; returns the f32 logits of the texts.
-fn write(
-    args: &Args,
-    model: &Model,
-    weights: &Weights,
-    texts: &Packed,
-    tokenizer: &[u8],
-    writer: &mut PackedWriter,
-) -> anyhow::Result<Vec<f32>> {
-    let layers = model.config().layers as u64;
-    let bar = output::bar(
-        layers + 1,
-        "packing {wide_bar} {pos}/{len} layers, {eta} left",
-    );
-    let mut report = |matrices: Vec<MatrixReport>| {
-        bar.inc(1);
-        for matrix in matrices.iter().filter(|_| args.verbose) {
-            bar.suspend(|| {
-                note!(
-                    "{}: error {:.4}, inputs as they are {:.4}",
-                    matrix.name,
-                    matrix.error,
-                    matrix.plain_error
-                );
-            });
-        }
-    };
-    let exact = quantize(model, weights, texts, writer, &mut report)?;
-    match compile(tokenizer)? {
-        Compilation::Compiled(bytes) => {
-            writer.tensor(
-                PackedTokenizer::COMPILED,
-                Dtype::U8,
-                &[bytes.len()],
-                [bytes],
-            )?;
-        }
-        Compilation::Refused(reason) => {
-            bar.suspend(|| note!("the tokenizer stays as JSON, which loads slowly: {reason}"));
-            let len = tokenizer.len();
-            writer.tensor(PackedTokenizer::JSON, Dtype::U8, &[len], [tokenizer])?;
-        }
-    }
-    bar.finish_and_clear();
-    Ok(exact)
-}
-
-/// Seals the file, chooses the fine matrices, compares the result with the f32 logits and writes what it found into the manifest.
-fn measure(
-    args: &Args,
-    writer: &mut PackedWriter,
-    manifest: &mut Manifest,
-    exact: &[f32],
-    texts: &Packed,
-    kernels: kernels::Kernels,
-) -> anyhow::Result<Fidelity> {
-    let matrices = writer.matrices();
-    let all: BTreeSet<String> = matrices.iter().map(|(name, _)| name.clone()).collect();
-    let mut logits_with = |fine: BTreeSet<String>| -> anyhow::Result<Vec<f32>> {
-        manifest.fine = fine;
-        let path = writer.seal(manifest)?.to_owned();
-        Ok(Model::load(&path, kernels, None)?.forward(texts)?)
-    };
-    let mut got = logits_with(match args.fine {
-        Fine::All => all.clone(),
-        Fine::Auto | Fine::None => BTreeSet::new(),
-    })?;
-    if args.fine == Fine::Auto && rms_difference(exact, &got) > NOISE {
-        let fine = fine_matrices(exact, matrices, &all, &mut logits_with)?;
-        for name in fine.iter().filter(|_| args.verbose) {
-            note!("{name}: inputs of 16 bits");
-        }
-        got = logits_with(fine)?;
-    }
-    let both = || exact.iter().zip(&got);
-    let logits = Differences::of(both().map(|(a, b)| (f64::from(*a), f64::from(*b))));
-    let scores = Differences::of(both().map(|(a, b)| (sigmoid(*a), sigmoid(*b))));
-    let fidelity = Fidelity {
-        pairs: exact.len(),
-        tokens: texts.tokens(),
-        mean_logit_difference: logits.mean,
-        max_logit_difference: logits.max,
-        mean_score_difference: scores.mean,
-        max_score_difference: scores.max,
-        kendall_tau: kendall_tau_b(exact, &got),
-    };
-    if !(fidelity.mean_score_difference <= MEAN_SCORE_BOUND
-        && fidelity.max_score_difference <= MAX_SCORE_BOUND)
-    {
-        bail!(
-            "the packed model's scores differ from f32 by {:.5} on average and {:.5} at most, the bounds are {MEAN_SCORE_BOUND} and {MAX_SCORE_BOUND}: not written",
-            fidelity.mean_score_difference,
-            fidelity.max_score_difference
-        );
-    }
-    manifest.fidelity = Some(fidelity);
-    writer.seal(manifest)?;
-    Ok(fidelity)
-}
-
-/// The matrices whose inputs must be fine for the logits to be within [`NOISE`] of `exact`: those of `matrices`, names and numbers
-/// of weights, that take away the most noise for their work.
+/// `settings` with as many matrices' inputs fine as it takes for the logits to be within [`NOISE`] of `exact`: those that take away
+/// the most noise for their work.
 fn fine_matrices(
     exact: &[f32],
-    matrices: Vec<(String, usize)>,
-    all: &BTreeSet<String>,
-    logits_with: &mut dyn FnMut(BTreeSet<String>) -> anyhow::Result<Vec<f32>>,
-) -> anyhow::Result<BTreeSet<String>> {
-    let bar = output::bar(
-        matrices.len() as u64,
-        "measuring {wide_bar} {pos}/{len} matrices, {eta} left",
-    );
-    let finest = logits_with(all.clone())?;
+    model: &mut Model,
+    mut settings: Vec<Setting>,
+    shares: &Shares,
+    texts: &Packed,
+) -> anyhow::Result<Vec<Setting>> {
+    let coarse = logits_with(model, &settings, texts)?;
+    let all = settings.iter().map(|setting| Setting {
+        fine: true,
+        ..*setting
+    });
+    let finest = logits_with(model, &all.collect::<Vec<_>>(), texts)?;
     // What one matrix's coarse inputs do to the logits is independent of what another's do, so the squares add up.
     let of_weights = rms_difference(exact, &finest).powi(2);
     // Where the weights alone make more noise than that, the inputs may make half as much.
     let bound = (NOISE * NOISE - of_weights).max(of_weights / 4.0);
-    let mut noise = 0.0;
-    let mut shares = Vec::with_capacity(matrices.len());
-    for (name, weights) in matrices {
-        let mut others = all.clone();
-        others.remove(&name);
-        let share = rms_difference(&finest, &logits_with(others)?).powi(2);
-        noise += share;
-        shares.push((share, share / weights as f64, name));
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    shares.sort_by(|(_, a, _), (_, b, _)| b.total_cmp(a));
-    let mut fine = BTreeSet::new();
-    for (share, _, name) in shares {
+    let mut noise = rms_difference(&finest, &coarse).powi(2);
+    let tunables = model.tunables();
+    let share = |name| shares.get(name).copied().unwrap_or_default();
+    let all: f64 = tunables.iter().map(|tunable| share(tunable.name)).sum();
+    // The shares are of inputs far coarser: what they say is how the noise is divided.
+    let parts = tunables.iter().enumerate().map(|(at, tunable)| {
+        let part = share(tunable.name) / all.max(f64::MIN_POSITIVE) * noise;
+        (part, part / tunable.weights as f64, at)
+    });
+    let mut parts: Vec<(f64, f64, usize)> = parts.collect();
+    parts.sort_by(|(_, a, _), (_, b, _)| b.total_cmp(a));
+    for (part, _, at) in parts {
         if noise <= bound {
             break;
         }
-        noise -= share;
-        fine.insert(name);
+        noise -= part;
+        settings[at].fine = true;
     }
-    Ok(fine)
+    Ok(settings)
 }
 
 /// Root mean square of the differences.

@@ -459,7 +459,9 @@ mod tests {
             sources: BTreeMap::new(),
             payload_sha256: String::new(),
             fine: BTreeSet::new(),
+            levels: BTreeMap::new(),
             fidelity: None,
+            narrow_fidelity: None,
         };
         let mut writer = PackedWriter::create(&file, 1, 4096).expect("created");
         writer.seal(&mut manifest).expect("sealed");

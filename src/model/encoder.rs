@@ -113,6 +113,14 @@ impl Encoder {
         head.forward(&self.forward(packed)?)
     }
 
+    /// The matrices of a packed model; none of any other.
+    pub fn tunables(&mut self) -> Vec<int8::Tunable<'_>> {
+        match &mut self.layers {
+            Layers::Int8(layers) => layers.tunables(),
+            _ => Vec::new(),
+        }
+    }
+
     /// The last layer's output at each sequence's first token: `[sequences, hidden]`.
     fn forward(&self, packed: &Packed) -> Result<Tensor, ModelError> {
         let positions = self.embeddings.positions(packed)?;

@@ -3,12 +3,12 @@
 use std::sync::{Mutex, PoisonError};
 
 use kernels::{
-    EncoderSpace, INT8_LAYOUT, Int8Layer, Int8Matrix, Kernels, LayerNorm, PANEL, Smooth,
+    EncoderSpace, INT8_LAYOUT, Int8Layer, Int8Matrix, Kernels, LayerNorm, Levels, PANEL, Smooth,
 };
 
 use super::config::ModelConfig;
 use crate::error::ModelError;
-use crate::weights::{Floats, Int8s, Weights};
+use crate::weights::{self, Floats, Int8s, Weights};
 
 /// The projections of a layer that are packed: what the file calls them.
 pub(super) const QKV: &str = "attention.self.qkv";
@@ -40,6 +40,7 @@ struct Layer {
 }
 
 struct Matrix {
+    name: String,
     n: usize,
     k: usize,
     panels: Int8s,
@@ -48,7 +49,14 @@ struct Matrix {
     bias: Floats,
     /// Factors and offsets.
     smooth: Option<(Floats, Floats)>,
-    fine: bool,
+    setting: Setting,
+}
+
+/// How a matrix is computed with: what may be changed when its weights are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setting {
+    pub fine: bool,
+    pub levels: Levels,
 }
 
 struct Norm {
@@ -57,7 +65,36 @@ struct Norm {
     eps: f32,
 }
 
+/// One of a packed model's matrices, to be computed in another way.
+pub struct Tunable<'a> {
+    /// As the file and its manifest call it.
+    pub name: &'a str,
+    /// How many it has.
+    pub weights: usize,
+    pub setting: &'a mut Setting,
+}
+
 impl Layers {
+    /// Every matrix, in the order of the layers.
+    pub fn tunables(&mut self) -> Vec<Tunable<'_>> {
+        let layers = self.layers.iter_mut();
+        let matrices = layers.flat_map(|layer| {
+            [
+                &mut layer.qkv,
+                &mut layer.attention_out,
+                &mut layer.up,
+                &mut layer.down,
+            ]
+        });
+        matrices
+            .map(|matrix| Tunable {
+                name: &matrix.name,
+                weights: matrix.n * matrix.k,
+                setting: &mut matrix.setting,
+            })
+            .collect()
+    }
+
     pub fn load(
         config: &ModelConfig,
         weights: &Weights,
@@ -73,7 +110,7 @@ impl Layers {
                 format!("{INT8_LAYOUT:?}: pack the model again with this program"),
             ));
         }
-        let layers = (0..config.layers).map(|index| Layer::load(config, weights, index));
+        let layers = (0..config.layers).map(|index| Layer::load(config, weights, kernels, index));
         Ok(Self {
             layers: layers.collect::<Result<_, _>>()?,
             heads: config.heads,
@@ -97,10 +134,17 @@ impl Layers {
 }
 
 impl Layer {
-    fn load(config: &ModelConfig, weights: &Weights, index: usize) -> Result<Self, ModelError> {
+    fn load(
+        config: &ModelConfig,
+        weights: &Weights,
+        kernels: Kernels,
+        index: usize,
+    ) -> Result<Self, ModelError> {
         let prefix = format!("{}.encoder.layer.{index}", config.family.prefix());
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let matrix = |name: &str, n, k| Matrix::load(weights, &format!("{prefix}.{name}"), n, k);
+        let narrow = kernels.gains_by_levels();
+        let matrix =
+            |name: &str, n, k| Matrix::load(weights, format!("{prefix}.{name}"), (n, k), narrow);
         let norm = |name: &str| -> Result<Norm, ModelError> {
             Ok(Norm {
                 gamma: weights.vector(&format!("{prefix}.{name}.LayerNorm.weight"), hidden)?,
@@ -130,8 +174,54 @@ impl Layer {
     }
 }
 
+impl From<weights::Levels> for Levels {
+    fn from(stated: weights::Levels) -> Self {
+        let weights::Levels { weights, inputs } = stated;
+        Self { weights, inputs }
+    }
+}
+
+impl From<Levels> for weights::Levels {
+    fn from(levels: Levels) -> Self {
+        let Levels { weights, inputs } = levels;
+        Self { weights, inputs }
+    }
+}
+
+impl Setting {
+    fn of(weights: &Weights, name: &str, narrow: bool) -> Result<Self, ModelError> {
+        let stated = weights
+            .manifest()
+            .and_then(|manifest| manifest.levels.get(name));
+        let levels = stated.map_or(Levels::FULL, |stated| Levels {
+            weights: stated.weights,
+            inputs: if narrow { stated.inputs } else { 255 },
+        });
+        if !(1..=127).contains(&levels.weights) || levels.inputs == 0 {
+            return Err(ModelError::unfit(
+                weights.path(),
+                format!("levels of {name}"),
+                format!("{} and {}", levels.weights, levels.inputs),
+                "weights of 1 to 127 and inputs of 1 to 255",
+            ));
+        }
+        Ok(Self {
+            fine: weights
+                .manifest()
+                .is_some_and(|manifest| manifest.fine.contains(name)),
+            levels,
+        })
+    }
+}
+
 impl Matrix {
-    fn load(weights: &Weights, name: &str, n: usize, k: usize) -> Result<Self, ModelError> {
+    /// With `narrow` inputs have the levels that the file names, else all of them.
+    fn load(
+        weights: &Weights,
+        name: String,
+        (n, k): (usize, usize),
+        narrow: bool,
+    ) -> Result<Self, ModelError> {
         let channels = Int8Matrix::channels(n);
         let vector = |what: &str, len| weights.vector(&format!("{name}.{what}"), len);
         Ok(Self {
@@ -145,9 +235,8 @@ impl Matrix {
                 .contains(&format!("{name}.factor"))
                 .then(|| Ok::<_, ModelError>((vector("factor", k)?, vector("offset", k)?)))
                 .transpose()?,
-            fine: weights
-                .manifest()
-                .is_some_and(|manifest| manifest.fine.contains(name)),
+            setting: Setting::of(weights, &name, narrow)?,
+            name,
         })
     }
 
@@ -163,7 +252,8 @@ impl Matrix {
                 .smooth
                 .as_ref()
                 .map(|(factor, offset)| Smooth { factor, offset }),
-            fine: self.fine,
+            fine: self.setting.fine,
+            levels: self.setting.levels,
         }
     }
 }

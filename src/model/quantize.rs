@@ -10,9 +10,15 @@
 //! with the weights, exactly); dividing the few largest channels down to the next; and *smoothing*, input channel `k` divided
 //! by `s[k] = max|x[k]|^a / max|w[k]|^(1-a)` and its weights multiplied by it (SmoothQuant, Xiao et al. 2022), for several `a`.
 
+mod rounding;
+
+use std::collections::BTreeMap;
+
 use candle_core::{DType, Tensor};
 use half::f16;
-use kernels::{Epilogue, Int8Matrix, Kernels, LinearShape, PackedInt8, Smooth, pack_int8};
+use kernels::{
+    Epilogue, Int8Matrix, Kernels, Levels, LinearShape, PackedInt8, Smooth, lay_out_int8, pack_int8,
+};
 use rayon::prelude::*;
 
 use super::encoder::Observer;
@@ -21,12 +27,35 @@ use super::ops::Projection;
 use super::{Model, Packed};
 use crate::error::ModelError;
 use crate::weights::{Dtype, PackedWriter, Weights};
+use rounding::Correlation;
 
 /// Rows of a matrix's inputs on which its error is measured.
 const SAMPLES: usize = 96;
 /// The exponents of smoothing that are tried, and how many channels are divided down.
 const SMOOTHING: [f32; 3] = [0.35, 0.5, 0.7];
 const DIVIDED: [usize; 2] = [4, 16];
+/// The levels that a matrix may get, each faster than the one before where products gain by it: the products of 0, 1, 2 and 4
+/// byte pairs fit 16 bits. Within a step weights and inputs share the range so that either adds about as much error.
+pub const LADDER: [Levels; 4] = [
+    Levels::FULL,
+    Levels {
+        weights: 80,
+        inputs: 204,
+    },
+    Levels {
+        weights: 56,
+        inputs: 146,
+    },
+    Levels {
+        weights: 40,
+        inputs: 102,
+    },
+];
+/// Inputs so coarse that what they do to the logits stands out.
+pub const TRIAL: Levels = Levels {
+    weights: 127,
+    inputs: 31,
+};
 /// Rows of the embedding that are quantized at a time.
 const ROWS: usize = 4096;
 
@@ -47,6 +76,36 @@ pub struct MatrixReport {
     pub error: f32,
     /// The same with the inputs as they are.
     pub plain_error: f32,
+    /// The same at each of [`LADDER`], with weights rounded to the nearest; only of [`Rounding::Nearest`].
+    pub ladder: [f32; LADDER.len()],
+    /// The same at [`TRIAL`].
+    pub trial: f32,
+    pub choice: Choice,
+}
+
+/// What is decided for a matrix.
+#[derive(Debug, Clone)]
+pub struct Choice {
+    pub levels: Levels,
+    /// What its inputs are multiplied by and what is added, channel by channel.
+    pub smooth: Option<(Vec<f32>, Vec<f32>)>,
+}
+
+/// What is decided before a model is packed.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// For the matrices that are not among `choices`; how their inputs are smoothed is found on the way.
+    pub levels: Levels,
+    pub choices: BTreeMap<String, Choice>,
+}
+
+/// How weights are rounded.
+#[derive(Debug, Clone, Copy)]
+pub enum Rounding<'a> {
+    /// To the nearest of all levels, which takes little time: for trials.
+    Nearest,
+    /// So that their errors make up for each other.
+    Compensated(&'a Plan),
 }
 
 /// An upper bound of the tensors that [`quantize`] writes.
@@ -61,6 +120,7 @@ pub fn quantize(
     model: &Model,
     weights: &Weights,
     texts: &Packed,
+    rounding: Rounding<'_>,
     writer: &mut PackedWriter,
     progress: &mut dyn FnMut(Vec<MatrixReport>),
 ) -> Result<Vec<f32>, ModelError> {
@@ -68,6 +128,7 @@ pub fn quantize(
     let prefix = config.family.prefix();
     let mut calibration = Calibration {
         kernels: model.kernels,
+        rounding,
         firsts: &texts.starts,
         layer_prefix: format!("{prefix}.encoder.layer"),
         writer,
@@ -175,6 +236,8 @@ fn words_int8(
 /// anyway.
 #[derive(Default)]
 struct Seen {
+    /// All rows, first tokens' included, if weights are to be compensated.
+    rows: Vec<f32>,
     /// Sampled rows, one after the other.
     samples: Vec<f32>,
     /// Of each channel over all rows.
@@ -185,6 +248,7 @@ struct Seen {
 
 struct Calibration<'a> {
     kernels: Kernels,
+    rounding: Rounding<'a>,
     /// Numbers of the sequences' first tokens, ascending.
     firsts: &'a [usize],
     layer_prefix: String,
@@ -199,6 +263,7 @@ impl Observer for Calibration<'_> {
         let x = x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         let mut sum = vec![0f64; width];
         let mut seen = Seen {
+            rows: Vec::new(),
             samples: Vec::new(),
             mean: Vec::new(),
             least: vec![f32::INFINITY; width],
@@ -224,6 +289,9 @@ impl Observer for Calibration<'_> {
         #[allow(clippy::cast_possible_truncation)]
         let mean = |sum: &f64| (sum / f64::from(u32::try_from(counted).unwrap_or(u32::MAX))) as f32;
         seen.mean = sum.iter().map(mean).collect();
+        if matches!(self.rounding, Rounding::Compensated(_)) {
+            seen.rows = x;
+        }
         self.sites[site as usize] = seen;
         Ok(())
     }
@@ -236,14 +304,19 @@ impl Observer for Calibration<'_> {
     ) -> Result<(), ModelError> {
         let prefix = format!("{}.{index}", self.layer_prefix);
         let names = [QKV, ATTENTION_OUT, UP, DOWN];
+        let names = names.map(|name| format!("{prefix}.{name}"));
+        let (kernels, rounding) = (self.kernels, self.rounding);
         let packed: Vec<Candidate> = projections
             .par_iter()
             .zip(&self.sites)
-            .map(|(projection, seen)| best(self.kernels, projection, seen))
+            .zip(&names)
+            .map(|((projection, seen), name)| {
+                let matrix = Original::new(kernels, projection, seen);
+                matrix.packed(name, rounding, seen)
+            })
             .collect();
         let mut reports = Vec::new();
         for ((name, projection), best) in names.into_iter().zip(projections).zip(packed) {
-            let name = format!("{prefix}.{name}");
             let (n, k) = projection.shape();
             let channels = Int8Matrix::channels(n);
             let panels = best.packed.panels.chunks(1 << 20).map(|chunk| {
@@ -266,7 +339,7 @@ impl Observer for Calibration<'_> {
                 self.writer
                     .floats(&format!("{name}.{what}"), &[channels], values)?;
             }
-            if let Some((factor, offset)) = &best.smooth {
+            if let Some((factor, offset)) = &best.choice.smooth {
                 for (what, values) in [("factor", factor), ("offset", offset)] {
                     self.writer
                         .floats(&format!("{name}.{what}"), &[k], values)?;
@@ -276,6 +349,9 @@ impl Observer for Calibration<'_> {
                 name,
                 error: best.error,
                 plain_error: best.plain_error,
+                ladder: best.ladder,
+                trial: best.trial,
+                choice: best.choice,
             });
             projection.release();
         }
@@ -292,32 +368,109 @@ impl Observer for Calibration<'_> {
 
 struct Candidate {
     packed: PackedInt8,
-    /// Factors and offsets.
-    smooth: Option<(Vec<f32>, Vec<f32>)>,
+    choice: Choice,
     /// What the offsets add to each channel's output.
     offset_product: Vec<f32>,
     error: f32,
     plain_error: f32,
+    ladder: [f32; LADDER.len()],
+    trial: f32,
 }
 
-/// The packing of a matrix with the least error on the inputs that were seen.
-fn best(kernels: Kernels, projection: &Projection, seen: &Seen) -> Candidate {
-    let (n, k) = projection.shape();
-    let w = projection.whole_weight();
-    let m = seen.samples.len() / k;
-    let mut exact = vec![0.0; m * n];
-    let shape = LinearShape { m, k, n };
-    kernels.linear(&seen.samples, &w, shape, Epilogue::None, &mut exact);
-    let candidate = |smooth: Option<(Vec<f32>, Vec<f32>)>| {
+/// A matrix as it was, with inputs that were seen and their exact products.
+struct Original<'a> {
+    kernels: Kernels,
+    w: Vec<f32>,
+    n: usize,
+    k: usize,
+    samples: &'a [f32],
+    exact: Vec<f32>,
+}
+
+impl<'a> Original<'a> {
+    fn new(kernels: Kernels, projection: &Projection, seen: &'a Seen) -> Self {
+        let (n, k) = projection.shape();
+        let w = projection.whole_weight();
+        let m = seen.samples.len() / k;
+        let mut exact = vec![0.0; m * n];
+        let shape = LinearShape { m, k, n };
+        kernels.linear(&seen.samples, &w, shape, Epilogue::None, &mut exact);
+        Self {
+            kernels,
+            w,
+            n,
+            k,
+            samples: &seen.samples,
+            exact,
+        }
+    }
+
+    fn packed(&self, name: &str, rounding: Rounding<'_>, seen: &Seen) -> Candidate {
+        let k = self.k;
+        match rounding {
+            Rounding::Nearest => {
+                let mut best = self.smoothed(seen);
+                let smooth = &best.choice.smooth;
+                let error = |levels| self.candidate(smooth.clone(), levels).error;
+                let ladder = [0, 1, 2, 3].map(|step| match LADDER[step] {
+                    Levels::FULL => best.error,
+                    levels => error(levels),
+                });
+                best.trial = error(TRIAL);
+                best.ladder = ladder;
+                best
+            }
+            Rounding::Compensated(plan) => {
+                let (choice, plain_error) = match plan.choices.get(name) {
+                    Some(choice) => (choice.clone(), f32::NAN),
+                    None => {
+                        let Candidate {
+                            mut choice,
+                            plain_error,
+                            ..
+                        } = self.smoothed(seen);
+                        choice.levels = plan.levels;
+                        (choice, plain_error)
+                    }
+                };
+                let (mut x, mut w) = (seen.rows.clone(), self.w.clone());
+                if let Some((factor, offset)) = &choice.smooth {
+                    for row in x.chunks_exact_mut(k) {
+                        for ((x, f), o) in row.iter_mut().zip(factor).zip(offset) {
+                            *x = *x * f + o;
+                        }
+                    }
+                    for row in w.chunks_exact_mut(k) {
+                        row.iter_mut().zip(factor).for_each(|(w, f)| *w /= f);
+                    }
+                }
+                let together = Correlation::of(self.kernels, &x, k);
+                let (rounded, scales) = together.round(self.kernels, &w, choice.levels);
+                let packed = lay_out_int8(&rounded, &scales, k);
+                Candidate {
+                    plain_error,
+                    ..self.measured(packed, choice)
+                }
+            }
+        }
+    }
+
+    /// Rounded to the nearest.
+    fn candidate(&self, smooth: Option<(Vec<f32>, Vec<f32>)>, levels: Levels) -> Candidate {
         let factor = smooth.as_ref().map(|(factor, _)| &factor[..]);
-        let packed = pack_int8(&w, n, k, factor);
-        let offset_product = match &smooth {
-            Some((factor, offset)) => offset_product(&w, factor, offset),
+        let packed = pack_int8(&self.w, self.n, self.k, factor, levels);
+        self.measured(packed, Choice { levels, smooth })
+    }
+
+    fn measured(&self, packed: PackedInt8, choice: Choice) -> Candidate {
+        let Self { n, k, .. } = *self;
+        let offset_product = match &choice.smooth {
+            Some((factor, offset)) => offset_product(&self.w, factor, offset),
             None => vec![0.0; n],
         };
         let mut bias: Vec<f32> = offset_product.iter().map(|v| -v).collect();
         bias.resize(Int8Matrix::channels(n), 0.0);
-        let mut got = vec![0.0; m * n];
+        let mut got = vec![0.0; self.exact.len()];
         let matrix = Int8Matrix {
             n,
             k,
@@ -325,55 +478,64 @@ fn best(kernels: Kernels, projection: &Projection, seen: &Seen) -> Candidate {
             scales: &packed.scales,
             sums: &packed.sums,
             bias: &bias,
-            smooth: smooth
+            smooth: choice
+                .smooth
                 .as_ref()
                 .map(|(factor, offset)| Smooth { factor, offset }),
             fine: false,
+            levels: choice.levels,
         };
-        kernels.int8_linear(&seen.samples, &matrix, &mut got);
-        let error = relative_error(&got, &exact);
+        self.kernels.int8_linear(self.samples, &matrix, &mut got);
+        let error = relative_error(&got, &self.exact);
         Candidate {
             packed,
-            smooth,
+            choice,
             offset_product,
             error,
             plain_error: error,
+            ladder: [f32::NAN; LADDER.len()],
+            trial: f32::NAN,
         }
-    };
-    let plain = candidate(None);
-    let plain_error = plain.error;
-    // Making the inputs alike costs a multiply-add each; a gain below a tenth does not pay for it.
-    let better = |best: Candidate, next: Candidate| {
-        let bar = match best.smooth {
-            None => 0.9 * best.error,
-            Some(_) => best.error,
+    }
+
+    /// With the inputs smoothed in the way of the least error, at all levels.
+    fn smoothed(&self, seen: &Seen) -> Candidate {
+        let k = self.k;
+        let plain = self.candidate(None, Levels::FULL);
+        let plain_error = plain.error;
+        // Making the inputs alike costs a multiply-add each; a gain below a tenth does not pay for it.
+        let better = |best: Candidate, next: Candidate| {
+            let bar = match best.choice.smooth {
+                None => 0.9 * best.error,
+                Some(_) => best.error,
+            };
+            if next.error < bar { next } else { best }
         };
-        if next.error < bar { next } else { best }
-    };
-    let with = |factor: Vec<f32>, shift: &[f32]| {
-        let offset = factor.iter().zip(shift).map(|(f, s)| -f * s).collect();
-        candidate(Some((factor, offset)))
-    };
-    let none = vec![0.0; k];
-    let shifted = with(vec![1.0; k], &seen.mean);
-    let shift = if shifted.error < plain_error {
-        &seen.mean
-    } else {
-        &none
-    };
-    let largest_input = seen.largest_after(shift);
-    let largest_weight = largest_of_columns(&w, k);
-    let mut best = better(plain, shifted);
-    for channels in DIVIDED {
-        best = better(best, with(division(&largest_input, channels), shift));
-    }
-    for exponent in SMOOTHING {
-        let factor = smoothing(&largest_input, &largest_weight, exponent);
-        best = better(best, with(factor, shift));
-    }
-    Candidate {
-        plain_error,
-        ..best
+        let with = |factor: Vec<f32>, shift: &[f32]| {
+            let offset = factor.iter().zip(shift).map(|(f, s)| -f * s).collect();
+            self.candidate(Some((factor, offset)), Levels::FULL)
+        };
+        let none = vec![0.0; k];
+        let shifted = with(vec![1.0; k], &seen.mean);
+        let shift = if shifted.error < plain_error {
+            &seen.mean
+        } else {
+            &none
+        };
+        let largest_input = seen.largest_after(shift);
+        let largest_weight = largest_of_columns(&self.w, k);
+        let mut best = better(plain, shifted);
+        for channels in DIVIDED {
+            best = better(best, with(division(&largest_input, channels), shift));
+        }
+        for exponent in SMOOTHING {
+            let factor = smoothing(&largest_input, &largest_weight, exponent);
+            best = better(best, with(factor, shift));
+        }
+        Candidate {
+            plain_error,
+            ..best
+        }
     }
 }
 

@@ -23,7 +23,9 @@ use super::Mapped;
 use crate::error::ModelError;
 
 /// Version of the container and of the tensors' names.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
+/// The oldest version that is read: the manifest of version 2 has no levels, and all matrices all of them.
+const OLDEST_FORMAT: u32 = 2;
 /// The metadata's key for the manifest, JSON in a string as safetensors wants it.
 pub(super) const MANIFEST: &str = "reranker";
 /// The last tensor: SHA-256 of the header as it lies in the file.
@@ -52,7 +54,21 @@ pub struct Manifest {
     pub payload_sha256: String,
     /// The matrices of which all inputs are quantized to 16 bits.
     pub fine: BTreeSet<String>,
+    /// How large the operands of the matrices' products become; those that are not named have all eight bits.
+    #[serde(default)]
+    pub levels: BTreeMap<String, Levels>,
     pub fidelity: Option<Fidelity>,
+    /// The same where products gain by small levels, which only differs from it where a matrix has fewer of inputs.
+    #[serde(default)]
+    pub narrow_fidelity: Option<Fidelity>,
+}
+
+/// The largest magnitude of a matrix's weights, and the largest byte of its inputs on instruction sets whose products are faster for
+/// it (AVX2, and AVX-512 without VNNI). On others inputs have all eight bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Levels {
+    pub weights: u8,
+    pub inputs: u8,
 }
 
 /// How near the packed model's results are to the f32 model's, on the texts that the packer carries.
@@ -141,6 +157,20 @@ impl PackedWriter {
             paddings: 0,
             partial,
         })
+    }
+
+    /// Begins anew. The file stays locked, so that no other process comes in between; nothing may have it mapped any more.
+    pub fn restart(&mut self) -> Result<(), ModelError> {
+        let io = |source| ModelError::io(&self.partial, source);
+        self.file.flush().map_err(io)?;
+        self.file.get_ref().set_len(0).map_err(io)?;
+        let start = SeekFrom::Start(8 + self.header_len as u64);
+        self.file.seek(start).map_err(io)?;
+        self.entries.clear();
+        self.position = 0;
+        self.digest = Sha256::new();
+        self.paddings = 0;
+        Ok(())
     }
 
     /// Appends a tensor, its bytes in pieces.
@@ -333,12 +363,12 @@ pub(super) fn manifest(
         ModelError::unfit(path, "manifest", error, "what `reranker pack` writes")
     };
     let Versioned { format } = serde_json::from_str(stated).map_err(unreadable)?;
-    if format != FORMAT {
+    if !(OLDEST_FORMAT..=FORMAT).contains(&format) {
         return Err(ModelError::unfit(
             path,
             "format",
             format!("version {format}"),
-            format!("version {FORMAT}: pack the model again with this program"),
+            format!("version {OLDEST_FORMAT} or {FORMAT}: pack the model again with this program"),
         ));
     }
     let header = &file.bytes()[8..8 + header_len];

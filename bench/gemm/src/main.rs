@@ -8,7 +8,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use kernels::{Int8Matrix, Kernels, PackedInt8, pack_int8};
+use kernels::{Int8Matrix, Kernels, Levels, PackedInt8, pack_int8};
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::NdTensor;
 use rten_tensor::prelude::*;
@@ -71,7 +71,7 @@ fn main() {
             .map(|seed| {
                 let w: Vec<f32> = Values(seed as u64 + 2).take(n * k).collect();
                 Ours {
-                    packed: pack_int8(&w, n, k, None),
+                    packed: pack_int8(&w, n, k, None, Levels::FULL),
                     bias: vec![0.0; Int8Matrix::channels(n)],
                 }
             })
@@ -100,6 +100,7 @@ fn main() {
                     bias,
                     smooth: None,
                     fine: false,
+                    levels: Levels::FULL,
                 };
                 kernels.int8_linear(black_box(&x), &matrix, &mut floats);
             });

@@ -1,5 +1,5 @@
 //! `cargo bench -p kernels --bench int8 [-- FILTER [THREADS]]`: the int8 kernels on the best instruction set (or the one named
-//! in `KERNELS_ISA`) against the chip's own peak, measured in the same run. FILTER is a part of a line's beginning, such as
+//! in `KERNELS_ISA`), of matrices of the bits in `KERNELS_BITS` (`7,7`: weights, inputs), against the chip's own peak, measured in the same run. FILTER is a part of a line's beginning, such as
 //! `encoder 1 x 512`.
 //!
 //! The weights cycle through 24 sets, as the layers of a model do, so that they come from memory.
@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use kernels::{
-    EncoderSpace, Int8Layer, Int8Matrix, Isa, Kernels, LayerNorm, PackedInt8, pack_int8,
+    EncoderSpace, Int8Layer, Int8Matrix, Isa, Kernels, LayerNorm, Levels, PackedInt8, pack_int8,
 };
 
 const LAYERS: usize = 24;
@@ -34,7 +34,7 @@ fn main() {
         .expect("a thread pool");
     let threads = pool.current_num_threads();
     pool.install(|| {
-        let peak = kernels.int8_peak(Duration::from_secs(1));
+        let peak = kernels.int8_peak(levels(), Duration::from_secs(1));
         println!(
             "{} on {threads} threads, peak {:.0} GOP/s, medians",
             kernels.isa(),
@@ -49,6 +49,18 @@ fn main() {
             }
         }
     });
+}
+
+/// Of the bits in `KERNELS_BITS`, of weights and inputs, such as `7,7`: eight of both where it is not set.
+fn levels() -> Levels {
+    let Ok(bits) = std::env::var("KERNELS_BITS") else {
+        return Levels::FULL;
+    };
+    let bits: Vec<u32> = bits.split(',').filter_map(|n| n.parse().ok()).collect();
+    let [weights, inputs] = bits[..] else {
+        panic!("two numbers with a comma");
+    };
+    Levels::of_bits(weights, inputs)
 }
 
 /// Uniform in -1..1, from a linear congruential generator: the values only have to be ordinary.
@@ -89,7 +101,7 @@ struct Weights {
 
 impl Weights {
     fn new(n: usize, k: usize, seed: u64) -> Self {
-        let mut packed = pack_int8(&values(n * k, seed), n, k, None);
+        let mut packed = pack_int8(&values(n * k, seed), n, k, None, levels());
         let len = packed.panels.len();
         packed.panels.resize(len + 64, 0);
         let start = packed.panels.as_ptr().align_offset(64);
@@ -114,6 +126,7 @@ impl Weights {
             bias: &self.bias,
             smooth: None,
             fine: false,
+            levels: levels(),
         }
     }
 }

@@ -9,7 +9,9 @@
 //! **Activations** are quantized per token, asymmetrically: `x[k] ≈ low + step * u[k]` with `u` in 0..=255. The
 //! product is `scale[n] * (step * Σ u q + low * Σ q)`; the sums `Σ q` come with the weights. The i32 sums are exact on every
 //! instruction set: where the dot product wants signed bytes it gets `u - 128`, and where a product of two bytes would
-//! saturate 16 bits the sign moves from the activation to the weight first.
+//! saturate 16 bits the sign moves from the activation to the weight first. A matrix may promise smaller operands, its
+//! [`Levels`]: then instruction sets without a dot product of bytes multiply them as they are, and add up several products in
+//! 16 bits before they widen them.
 //!
 //! **Fine rows** are quantized twice: what the first quantization leaves out becomes a row of bytes of its own, whose product
 //! is added, so that their activations have 16 bits. In the encoder these are every sequence's first token, one row in a
@@ -20,8 +22,11 @@
 mod columns;
 mod encoder;
 mod means;
-mod product;
+pub(crate) mod product;
 mod tiles;
+
+use crate::isa::Kernels;
+use crate::simd::{Kernel, Simd};
 
 pub use encoder::{EncoderSpace, Int8Layer, LayerNorm};
 
@@ -47,6 +52,84 @@ pub struct Int8Matrix<'a> {
     pub smooth: Option<Smooth<'a>>,
     /// Whether the encoder quantizes all rows finely, to 16 bits; it does so with first tokens' rows in any case.
     pub fine: bool,
+    pub levels: Levels,
+}
+
+/// How large a product's operands become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Levels {
+    /// No weight's magnitude is larger. A larger weight makes the product wrong, not unsafe.
+    pub weights: u8,
+    /// Inputs are quantized to 0..=this.
+    pub inputs: u8,
+}
+
+impl Levels {
+    /// Eight bits of both.
+    pub const FULL: Levels = Levels {
+        weights: 127,
+        inputs: 255,
+    };
+
+    /// The levels of so many bits, weights 6 to 8 and inputs 7 or 8. A weight of 7 bits may be 64: with a byte of 255 twice that is
+    /// still within 16 bits.
+    ///
+    /// # Panics
+    /// If there are no such levels.
+    pub const fn of_bits(weights: u32, inputs: u32) -> Levels {
+        assert!(matches!(weights, 6..=8) && matches!(inputs, 7..=8));
+        Levels {
+            weights: if weights == 8 {
+                127
+            } else {
+                1 << (weights - 1)
+            },
+            inputs: if inputs == 8 { 255 } else { 127 },
+        }
+    }
+
+    /// As many inputs as the next slower product bears with these weights; all where it bears any.
+    pub fn more_inputs(self) -> u8 {
+        let most = |depth: usize| i16::MAX as usize / (2 * depth * usize::from(self.weights));
+        let inputs = match self.depth() {
+            0 | 1 => 255,
+            depth => most(depth / 2).min(255),
+        };
+        // At most 255.
+        u8::try_from(inputs).unwrap_or(u8::MAX)
+    }
+
+    /// How many sums of two products fit 16 bits with certainty, as far as the kernels make use of it: 0, 1, 2 or 4. The more, the
+    /// faster is the product on instruction sets that gain by it.
+    pub const fn depth(self) -> usize {
+        let pair = 2 * self.weights as usize * self.inputs as usize;
+        let most = i16::MAX as usize;
+        if 4 * pair <= most {
+            4
+        } else if 2 * pair <= most {
+            2
+        } else if pair <= most {
+            1
+        } else {
+            0
+        }
+    }
+}
+
+impl Kernels {
+    /// Whether products are faster on this instruction set where [`Levels`] are small.
+    pub fn gains_by_levels(self) -> bool {
+        struct Narrow;
+        impl Kernel for Narrow {
+            type Output = bool;
+
+            #[inline(always)]
+            fn run<S: Simd>(self, _: S) -> bool {
+                S::NARROW
+            }
+        }
+        self.dispatch(Narrow)
+    }
 }
 
 /// What makes a matrix's inputs alike before they are quantized: `x[k]` becomes `x[k] * factor[k] + offset[k]`. The weights
@@ -108,24 +191,25 @@ pub struct PackedInt8 {
     pub sums: Vec<f32>,
 }
 
-/// Quantizes `w`, `[n, k]` row-major, each channel to its own scale (its largest magnitude becomes 127), and lays it out in
-/// panels. With `factor` the weights are divided by it, input by input, first.
+/// Quantizes `w`, `[n, k]` row-major, each channel to its own scale (its largest magnitude becomes `levels.weights`), and lays it
+/// out in panels. With `factor` the weights are divided by it, input by input, first.
 ///
 /// # Panics
 /// If `w` is not `n * k` long or `factor` not `k`.
-pub fn pack_int8(w: &[f32], n: usize, k: usize, factor: Option<&[f32]>) -> PackedInt8 {
+pub fn pack_int8(
+    w: &[f32],
+    n: usize,
+    k: usize,
+    factor: Option<&[f32]>,
+    levels: Levels,
+) -> PackedInt8 {
     assert!(
         w.len() == n * k && factor.is_none_or(|factor| factor.len() == k),
         "pack_int8: {} weights do not fit {n} channels of {k} inputs",
         w.len()
     );
-    let channels = Int8Matrix::channels(n);
-    let mut packed = PackedInt8 {
-        panels: vec![0; Int8Matrix::panel_bytes(n, k)],
-        scales: vec![0.0; channels],
-        sums: vec![0.0; channels],
-    };
-    let quads = k.div_ceil(4);
+    let mut rounded = vec![0i8; n * k];
+    let mut scales = vec![0.0; n];
     let mut row = vec![0.0; k];
     for channel in 0..n {
         row.copy_from_slice(&w[channel * k..][..k]);
@@ -133,21 +217,49 @@ pub fn pack_int8(w: &[f32], n: usize, k: usize, factor: Option<&[f32]>) -> Packe
             row.iter_mut().zip(factor).for_each(|(w, f)| *w /= f);
         }
         let largest = row.iter().fold(0f32, |largest, w| largest.max(w.abs()));
-        let scale = largest / 127.0;
+        let scale = largest / f32::from(levels.weights);
         // A channel of zeros, or so small that its scale is no normal number, is one of zeros.
         if scale < f32::MIN_POSITIVE {
             continue;
         }
-        let (panel, column) = (channel / PANEL, channel % PANEL);
-        let mut sum = 0i32;
-        for (input, w) in row.iter().enumerate() {
-            // Within -127..=127, as `largest` is the largest.
+        for (q, w) in rounded[channel * k..].iter_mut().zip(&row) {
+            // Within the levels, as `largest` is the largest.
             #[allow(clippy::cast_possible_truncation)]
-            let q = (w / scale).round_ties_even() as i8;
-            sum += i32::from(q);
-            packed.panels[((panel * quads + input / 4) * PANEL + column) * 4 + input % 4] = q;
+            let nearest = (w / scale).round_ties_even() as i8;
+            *q = nearest;
         }
-        packed.scales[channel] = scale;
+        scales[channel] = scale;
+    }
+    lay_out_int8(&rounded, &scales, k)
+}
+
+/// Lays out weights that are rounded already, `[n, k]` row-major, in panels; `scales` has each channel's.
+///
+/// # Panics
+/// If `rounded` is not as many times `k` long as there are scales.
+pub fn lay_out_int8(rounded: &[i8], scales: &[f32], k: usize) -> PackedInt8 {
+    let n = scales.len();
+    assert!(
+        rounded.len() == n * k,
+        "lay_out_int8: {} weights do not fit {n} channels of {k} inputs",
+        rounded.len()
+    );
+    let channels = Int8Matrix::channels(n);
+    let mut packed = PackedInt8 {
+        panels: vec![0; Int8Matrix::panel_bytes(n, k)],
+        scales: scales.to_vec(),
+        sums: vec![0.0; channels],
+    };
+    packed.scales.resize(channels, 0.0);
+    let quads = k.div_ceil(4);
+    for channel in 0..n {
+        let (panel, column) = (channel / PANEL, channel % PANEL);
+        let row = &rounded[channel * k..][..k];
+        for (quad, weights) in row.chunks(4).enumerate() {
+            let at = ((panel * quads + quad) * PANEL + column) * 4;
+            packed.panels[at..][..weights.len()].copy_from_slice(weights);
+        }
+        let sum: i32 = row.iter().map(|q| i32::from(*q)).sum();
         // Below 2^24 for any k up to 132,000, so exact.
         packed.sums[channel] = sum as f32;
     }

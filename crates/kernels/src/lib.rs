@@ -40,8 +40,8 @@ mod aarch64;
 mod x86_64;
 
 pub use int8::{
-    EncoderSpace, INT8_LAYOUT, Int8Layer, Int8Matrix, LayerNorm, PANEL, PackedInt8, Smooth,
-    pack_int8,
+    EncoderSpace, INT8_LAYOUT, Int8Layer, Int8Matrix, LayerNorm, Levels, PANEL, PackedInt8, Smooth,
+    lay_out_int8, pack_int8,
 };
 pub use isa::{Isa, Kernels, UnknownIsa};
 pub use linear::{Epilogue, LinearShape};

@@ -3,6 +3,8 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use crate::int8::Levels;
+use crate::int8::product::depth;
 use crate::isa::Kernels;
 use crate::matrix_unit::{Ahead, BLOCK, Left, MatrixUnit, STEP, Sums, UnitKernel};
 use crate::parallel;
@@ -14,9 +16,9 @@ const COLUMNS: usize = 2;
 const STEPS: usize = 20_000;
 
 impl Kernels {
-    /// Operations a second (a multiplication and an addition count as two) of the instruction set's byte dot product on
-    /// registers alone, or of its matrix unit on operands in the first-level cache, all threads of the current pool together, measured for about `time`.
-    pub fn int8_peak(self, time: Duration) -> f64 {
+    /// Operations a second (a multiplication and an addition count as two) of the byte dot product that the instruction set has
+    /// for operands of such levels, on registers alone, or of its matrix unit on operands in the first-level cache, all threads of the current pool together, measured for about `time`.
+    pub fn int8_peak(self, levels: Levels, time: Duration) -> f64 {
         let threads = rayon::current_num_threads();
         let rates = std::sync::Mutex::new(vec![0.0; threads]);
         parallel::for_each(threads, |thread| {
@@ -28,7 +30,7 @@ impl Kernels {
                     self.dispatch_unit(SpinUnit);
                     UNIT_RUNS * 2 * BLOCK * BLOCK * UNIT_STEPS * STEP
                 } else {
-                    self.dispatch(Spin)
+                    self.dispatch(Spin(levels))
                 };
                 // The best of many short runs: what the chip can do, not what others left of it.
                 best = best.max(operations as f64 / start.elapsed().as_secs_f64());
@@ -86,44 +88,87 @@ impl UnitKernel for SpinUnit {
 }
 
 /// A run of dot products; returns the operations done.
-struct Spin;
+struct Spin(Levels);
 
 impl Kernel for Spin {
     type Output = usize;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> usize {
-        let bytes = [1u8; 64 * (COLUMNS + ROWS)];
-        let mut sums = [[s.splat_int(0); COLUMNS]; ROWS];
-        for _ in 0..STEPS {
-            // Other operands for every product and every step, for all that the compiler can tell: else it would work out
-            // once what they have in common.
-            let bytes = black_box(bytes.as_ptr());
-            // SAFETY: COLUMNS vectors of at most 64 bytes, after them in as many bytes each a quad in two planes.
-            unsafe {
-                let mut weights = [s.splat_int(0); COLUMNS];
-                for (i, weights) in weights.iter_mut().enumerate() {
-                    *weights = s.load_bytes(bytes.add(64 * i));
+        match depth::<S>(self.0) {
+            4 => spin_narrow::<S, 4>(s),
+            2 => spin_narrow::<S, 2>(s),
+            1 => spin_narrow::<S, 1>(s),
+            _ => spin(s),
+        }
+    }
+}
+
+/// [`Simd::dot_narrow`], with as many rows as the register tile has.
+#[inline(always)]
+fn spin_narrow<S: Simd, const DEPTH: usize>(s: S) -> usize {
+    let bytes = [1u8; 64 * (4 * COLUMNS + ROWS)];
+    let mut sums = [[s.splat_int(0); COLUMNS]; ROWS];
+    for _ in 0..STEPS {
+        // As below.
+        let bytes = black_box(bytes.as_ptr());
+        for (i, sums) in sums.iter_mut().enumerate() {
+            let mut quads = [s.splat_int(0); DEPTH];
+            for (step, quad) in quads.iter_mut().enumerate() {
+                // SAFETY: at most four quads, after four times COLUMNS vectors of at most 64 bytes.
+                *quad = s.splat_int(unsafe {
+                    let quad = bytes.add(64 * (4 * COLUMNS + i) + 4 * step);
+                    quad.cast::<i32>().read_unaligned()
+                });
+            }
+            for (j, sum) in sums.iter_mut().enumerate() {
+                let mut weights = [s.splat_int(0); DEPTH];
+                for (step, weights) in weights.iter_mut().enumerate() {
+                    // SAFETY: one of four times COLUMNS vectors of at most 64 bytes.
+                    *weights = unsafe { s.load_bytes(bytes.add(64 * (step * COLUMNS + j))) };
                 }
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    if S::BLOCKS {
-                        let rows = s.load_bytes(bytes.add(64 * (COLUMNS + i)));
-                        for (sum, weights) in sums.iter_mut().zip(weights) {
-                            *sum = s.dot_blocks(*sum, rows, weights);
-                        }
-                        continue;
-                    }
-                    let quad = s.load_quad(bytes.add(64 * (COLUMNS + i)), 4);
+                *sum = s.dot_narrow(*sum, quads, weights);
+            }
+        }
+    }
+    for sum in sums.as_flattened() {
+        black_box(s.sum(s.int_to_float(*sum)));
+    }
+    STEPS * ROWS * COLUMNS * S::LANES * DEPTH * 4 * 2
+}
+
+#[inline(always)]
+fn spin<S: Simd>(s: S) -> usize {
+    let bytes = [1u8; 64 * (COLUMNS + ROWS)];
+    let mut sums = [[s.splat_int(0); COLUMNS]; ROWS];
+    for _ in 0..STEPS {
+        // Other operands for every product and every step, for all that the compiler can tell: else it would work out
+        // once what they have in common.
+        let bytes = black_box(bytes.as_ptr());
+        // SAFETY: COLUMNS vectors of at most 64 bytes, after them in as many bytes each a quad in two planes.
+        unsafe {
+            let mut weights = [s.splat_int(0); COLUMNS];
+            for (i, weights) in weights.iter_mut().enumerate() {
+                *weights = s.load_bytes(bytes.add(64 * i));
+            }
+            for (i, sums) in sums.iter_mut().enumerate() {
+                if S::BLOCKS {
+                    let rows = s.load_bytes(bytes.add(64 * (COLUMNS + i)));
                     for (sum, weights) in sums.iter_mut().zip(weights) {
-                        *sum = s.dot4(*sum, quad, weights);
+                        *sum = s.dot_blocks(*sum, rows, weights);
                     }
+                    continue;
+                }
+                let quad = s.load_quad(bytes.add(64 * (COLUMNS + i)), 4);
+                for (sum, weights) in sums.iter_mut().zip(weights) {
+                    *sum = s.dot4(*sum, quad, weights);
                 }
             }
         }
-        for sum in sums.as_flattened() {
-            black_box(s.sum(s.int_to_float(*sum)));
-        }
-        let products = if S::BLOCKS { 8 } else { 4 };
-        STEPS * ROWS * COLUMNS * S::LANES * products * 2
     }
+    for sum in sums.as_flattened() {
+        black_box(s.sum(s.int_to_float(*sum)));
+    }
+    let products = if S::BLOCKS { 8 } else { 4 };
+    STEPS * ROWS * COLUMNS * S::LANES * products * 2
 }

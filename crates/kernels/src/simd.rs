@@ -126,6 +126,28 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// -128); with two planes less the sum of the negative activations' magnitudes. Exact as long as the sums stay within i32.
     fn dot4(self, sums: Self::I, activations: Self::Quad, weights: Self::I) -> Self::I;
 
+    /// Whether [`Simd::dot_narrow`] beats [`Simd::dot4`] where operands are small enough for it.
+    const NARROW: bool = false;
+
+    /// Adds to each lane of `sums` the dot products of `DEPTH` times four activations, unsigned bytes, with as many weights. Exact if
+    /// `2 * DEPTH` products of the largest bytes fit 16 bits, and the sums i32.
+    fn dot_narrow<const DEPTH: usize>(
+        self,
+        _sums: Self::I,
+        _activations: [Self::I; DEPTH],
+        _weights: [Self::I; DEPTH],
+    ) -> Self::I {
+        unreachable!("an instruction set without NARROW")
+    }
+
+    /// [`Simd::store_activations`] for [`Simd::dot_narrow`]: the bytes are unsigned.
+    ///
+    /// # Safety
+    /// As [`Simd::store_activations`].
+    unsafe fn store_narrow(self, _dst: *mut u8, _v: Self::V) {
+        unreachable!("an instruction set without NARROW")
+    }
+
     /// Whether the int8 product is made of [`Simd::dot_blocks`] instead of [`Simd::dot4`]. [`Simd::INT8_ROWS`] is even then, and
     /// a vector has four lanes.
     const BLOCKS: bool = false;

@@ -6,8 +6,8 @@
 use std::ops::{Deref, DerefMut};
 
 use kernels::{
-    EncoderSpace, Epilogue, Int8Layer, Int8Matrix, Isa, Kernels, LayerNorm, LinearShape, Smooth,
-    pack_int8,
+    EncoderSpace, Epilogue, Int8Layer, Int8Matrix, Isa, Kernels, LayerNorm, Levels, LinearShape,
+    Smooth, pack_int8,
 };
 
 /// At which end of the values the forbidden page begins.
@@ -294,6 +294,7 @@ struct GuardedMatrix {
     bias: Guarded<f32>,
     smooth: Option<(Guarded<f32>, Guarded<f32>)>,
     fine: bool,
+    levels: Levels,
 }
 
 impl GuardedMatrix {
@@ -308,6 +309,7 @@ impl GuardedMatrix {
             bias: guard(matrix.bias),
             smooth: matrix.smooth.map(|s| (guard(s.factor), guard(s.offset))),
             fine: matrix.fine,
+            levels: matrix.levels,
         }
     }
 
@@ -324,6 +326,7 @@ impl GuardedMatrix {
                 .as_ref()
                 .map(|(factor, offset)| Smooth { factor, offset }),
             fine: self.fine,
+            levels: self.levels,
         }
     }
 }
@@ -336,14 +339,16 @@ struct Weights {
     offset: Vec<f32>,
     n: usize,
     k: usize,
+    levels: Levels,
 }
 
 impl Weights {
-    fn new(random: &mut Random, n: usize, k: usize) -> Self {
+    fn new(random: &mut Random, n: usize, k: usize, levels: Levels) -> Self {
         let mut bias = random.vec(n);
         bias.resize(Int8Matrix::channels(n), 0.0);
         Self {
-            packed: pack_int8(&random.vec(n * k), n, k, None),
+            packed: pack_int8(&random.vec(n * k), n, k, None, levels),
+            levels,
             bias,
             factor: random.vec(k),
             offset: random.vec(k),
@@ -365,6 +370,7 @@ impl Weights {
                 offset: &self.offset,
             }),
             fine,
+            levels: self.levels,
         }
     }
 }
@@ -373,7 +379,9 @@ impl Weights {
 fn the_int8_product_stays_within_its_slices() {
     let mut random = Random(4);
     for LinearShape { m, k, n } in linear_shapes() {
-        let weights = Weights::new(&mut random, n, k);
+        let levels = [(8, 8), (7, 8), (7, 7), (6, 7)][(m + n + k) % 4];
+        let levels = Levels::of_bits(levels.0, levels.1);
+        let weights = Weights::new(&mut random, n, k, levels);
         let x = random.vec(m * k);
         for (kernels, edge) in everywhere() {
             for (smooth, fine) in [(false, false), (true, true)] {
@@ -404,10 +412,10 @@ fn the_int8_encoder_stays_within_its_slices() {
         let layers: Vec<[Weights; 4]> = (0..2)
             .map(|_| {
                 [
-                    Weights::new(&mut random, 3 * hidden, hidden),
-                    Weights::new(&mut random, hidden, hidden),
-                    Weights::new(&mut random, inner, hidden),
-                    Weights::new(&mut random, hidden, inner),
+                    Weights::new(&mut random, 3 * hidden, hidden, Levels::FULL),
+                    Weights::new(&mut random, hidden, hidden, Levels::of_bits(7, 8)),
+                    Weights::new(&mut random, inner, hidden, Levels::of_bits(6, 7)),
+                    Weights::new(&mut random, hidden, inner, Levels::of_bits(7, 7)),
                 ]
             })
             .collect();

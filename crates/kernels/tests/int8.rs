@@ -1,8 +1,8 @@
 //! The int8 engine on every instruction set of this machine against plain loops.
 
 use kernels::{
-    EncoderSpace, Int8Layer, Int8Matrix, Isa, Kernels, LayerNorm, PackedInt8, Smooth, pack_int8,
-    reference,
+    EncoderSpace, Int8Layer, Int8Matrix, Isa, Kernels, LayerNorm, Levels, PackedInt8, Smooth,
+    pack_int8, reference,
 };
 
 /// Uniform in -1..1.
@@ -30,16 +30,35 @@ fn every_isa() -> impl Iterator<Item = Kernels> {
         .chain([model])
 }
 
+/// Those of all bits, and some between, whose sums of products in 16 bits just fit.
+const LEVELS: [Levels; 8] = [
+    Levels::FULL,
+    Levels::of_bits(7, 8),
+    Levels::of_bits(7, 7),
+    Levels::of_bits(6, 8),
+    Levels::of_bits(6, 7),
+    Levels::of_bits(8, 7),
+    Levels {
+        weights: 90,
+        inputs: 91,
+    },
+    Levels {
+        weights: 45,
+        inputs: 91,
+    },
+];
+
 struct Weights {
     w: Vec<f32>,
     packed: PackedInt8,
     bias: Vec<f32>,
     n: usize,
     k: usize,
+    levels: Levels,
 }
 
 impl Weights {
-    fn new(random: &mut Random, n: usize, k: usize) -> Self {
+    fn new(random: &mut Random, n: usize, k: usize, levels: Levels) -> Self {
         let w: Vec<f32> = random
             .vec(n * k)
             .iter()
@@ -48,11 +67,12 @@ impl Weights {
         let mut bias = random.vec(n);
         bias.resize(Int8Matrix::channels(n), 0.0);
         Self {
-            packed: pack_int8(&w, n, k, None),
+            packed: pack_int8(&w, n, k, None, levels),
             w,
             bias,
             n,
             k,
+            levels,
         }
     }
 
@@ -66,6 +86,7 @@ impl Weights {
             bias: &self.bias,
             smooth: None,
             fine: false,
+            levels: self.levels,
         }
     }
 }
@@ -81,7 +102,9 @@ fn int8_linear_is_near_the_exact_product_at_every_shape() {
         (50, 128, 64),
         (7, 1024, 96),
     ] {
-        let weights = Weights::new(&mut random, n, k);
+        let levels = LEVELS[(m + n) % LEVELS.len()];
+        let weights = Weights::new(&mut random, n, k, levels);
+        let bound = 0.02 * 127.0 / f32::from(levels.weights.min(levels.inputs / 2));
         let x = random.vec(m * k);
         for kernels in every_isa() {
             let mut out = vec![f32::NAN; m * n];
@@ -94,7 +117,7 @@ fn int8_linear_is_near_the_exact_product_at_every_shape() {
                         + weights.bias[channel];
                     let got = out[row * n + channel];
                     assert!(
-                        (got - exact).abs() < 0.02,
+                        (got - exact).abs() < bound,
                         "{} {m}x{k}x{n} [{row}, {channel}]: {got} for {exact}",
                         kernels.isa()
                     );
@@ -126,7 +149,8 @@ fn a_matrix_unit_changes_no_bit() {
             (130, 100),
             (312, 40),
         ] {
-            let weights = Weights::new(&mut random, n, k);
+            let levels = LEVELS[(k + n) % LEVELS.len()];
+            let weights = Weights::new(&mut random, n, k, levels);
             for m in [1, 2, 15, 16, 17, 31, 32, 33, 47, 49, 64, 150] {
                 let x = random.vec(m * k);
                 for fine in [false, true] {
@@ -149,9 +173,14 @@ fn a_matrix_unit_changes_no_bit() {
 #[test]
 fn fine_rows_are_a_hundred_and_fifty_times_nearer() {
     let mut random = Random(6);
-    for (m, k, n) in [(1, 3, 5), (29, 70, 65), (80, 384, 40)] {
+    let shapes = [(1, 3, 5), (29, 70, 65), (80, 384, 40)];
+    for ((m, k, n), levels) in shapes
+        .into_iter()
+        .flat_map(|shape| LEVELS.map(|levels| (shape, levels)))
+    {
         // Weights that are exact, so that the activations' error is all there is.
-        let weights = integral_weights(&mut random, n, k, false);
+        let weights = integral_weights(&mut random, n, k, false, levels);
+        let times = 150.0 * f64::from(levels.inputs) / 255.0;
         let x = random.vec(m * k);
         for kernels in every_isa() {
             let error = |fine| {
@@ -171,8 +200,8 @@ fn fine_rows_are_a_hundred_and_fifty_times_nearer() {
             };
             let (coarse, fine) = (error(false), error(true));
             assert!(
-                coarse > 0.0 && fine < coarse / 150.0,
-                "{} {m}x{k}x{n}: {fine} for {coarse}",
+                coarse > 0.0 && fine < coarse / times,
+                "{} {m}x{k}x{n} {levels:?}: {fine} for {coarse}",
                 kernels.isa()
             );
         }
@@ -186,10 +215,10 @@ fn an_encoder_layer_is_near_the_f32_kernels() {
     let layers: Vec<[Weights; 4]> = (0..3)
         .map(|_| {
             [
-                Weights::new(&mut random, 3 * hidden, hidden),
-                Weights::new(&mut random, hidden, hidden),
-                Weights::new(&mut random, inner, hidden),
-                Weights::new(&mut random, hidden, inner),
+                Weights::new(&mut random, 3 * hidden, hidden, Levels::of_bits(7, 7)),
+                Weights::new(&mut random, hidden, hidden, Levels::FULL),
+                Weights::new(&mut random, inner, hidden, Levels::of_bits(7, 8)),
+                Weights::new(&mut random, hidden, inner, Levels::of_bits(6, 7)),
             ]
         })
         .collect();
@@ -277,24 +306,32 @@ fn an_encoder_layer_is_near_the_f32_kernels() {
     }
 }
 
-/// Integral weights of which each channel's largest is 127, so that they quantize to themselves with a scale of 1.
-fn integral_weights(random: &mut Random, n: usize, k: usize, extreme: bool) -> Weights {
+/// Integral weights of which each channel's largest is the levels', so that they quantize to themselves with a scale of 1.
+fn integral_weights(
+    random: &mut Random,
+    n: usize,
+    k: usize,
+    extreme: bool,
+    levels: Levels,
+) -> Weights {
+    let most = f32::from(levels.weights);
     let mut w: Vec<f32> = random
         .vec(n * k)
         .iter()
         .map(|w| {
             if extreme {
-                w.signum() * 127.0
+                w.signum() * most
             } else {
-                (w * 127.0).round()
+                (w * most).round()
             }
         })
         .collect();
     for row in w.chunks_exact_mut(k) {
-        row[0] = -127.0;
+        row[0] = -most;
     }
     Weights {
-        packed: pack_int8(&w, n, k, None),
+        packed: pack_int8(&w, n, k, None, levels),
+        levels,
         w,
         bias: vec![0.0; Int8Matrix::channels(n)],
         n,
@@ -302,24 +339,29 @@ fn integral_weights(random: &mut Random, n: usize, k: usize, extreme: bool) -> W
     }
 }
 
-/// Integers whose row's least is `low` and largest `low + 255`, so that they quantize with a step of 1.
-fn integral_rows(random: &mut Random, m: usize, k: usize, low: f32, extreme: bool) -> Vec<f32> {
+/// Integers whose row's least is `low` and largest `low + most`, so that they quantize with a step of 1.
+fn integral_rows(
+    random: &mut Random,
+    (m, k): (usize, usize),
+    (low, most): (f32, f32),
+    extreme: bool,
+) -> Vec<f32> {
     let mut x: Vec<f32> = random
         .vec(m * k)
         .iter()
         .map(|x| {
-            let byte = ((x + 1.0) * 127.5).round();
+            let byte = ((x + 1.0) / 2.0 * most).round();
             low + if !extreme {
                 byte
-            } else if byte < 128.0 {
+            } else if byte < most / 2.0 {
                 0.0
             } else {
-                255.0
+                most
             }
         })
         .collect();
     for row in x.chunks_exact_mut(k) {
-        (row[0], row[k - 1]) = (low, low + 255.0);
+        (row[0], row[k - 1]) = (low, low + most);
     }
     x
 }
@@ -327,10 +369,15 @@ fn integral_rows(random: &mut Random, m: usize, k: usize, low: f32, extreme: boo
 #[test]
 fn integers_are_multiplied_exactly_on_every_set() {
     let mut random = Random(3);
-    for (m, k, n) in [(1, 2, 1), (3, 9, 40), (14, 100, 32), (37, 500, 65)] {
+    let shapes = [(1, 2, 1), (3, 9, 40), (14, 100, 32), (37, 500, 65)];
+    for ((m, k, n), levels) in shapes
+        .into_iter()
+        .flat_map(|shape| LEVELS.map(|levels| (shape, levels)))
+    {
         for (low, extreme) in [(0.0, false), (-100.0, false), (-128.0, true), (0.0, true)] {
-            let weights = integral_weights(&mut random, n, k, extreme);
-            let x = integral_rows(&mut random, m, k, low, extreme);
+            let weights = integral_weights(&mut random, n, k, extreme, levels);
+            let range = (low, f32::from(levels.inputs));
+            let x = integral_rows(&mut random, (m, k), range, extreme);
             // A power of two either way changes no bit.
             let factor: Vec<f32> = (0..k).map(|i| [1.0, 4.0, 0.125][i % 3]).collect();
             let offset: Vec<f32> = (0..k).map(|i| [0.0, -3.0][i % 2]).collect();
@@ -370,7 +417,7 @@ fn integers_are_multiplied_exactly_on_every_set() {
                         assert_eq!(
                             f64::from(*got),
                             exact,
-                            "{} {m}x{k}x{n} from {low}, extreme {extreme}, smooth {}, fine {fine} [{row}, {channel}]",
+                            "{} {m}x{k}x{n} {levels:?} from {low}, extreme {extreme}, smooth {}, fine {fine} [{row}, {channel}]",
                             kernels.isa(),
                             smooth.is_some()
                         );
@@ -385,7 +432,13 @@ fn integers_are_multiplied_exactly_on_every_set() {
 fn a_hostile_row_stays_alone_and_finite_rows_stay_finite() {
     let mut random = Random(4);
     let (m, k, n) = (15, 70, 48);
-    let weights = Weights::new(&mut random, n, k);
+    for levels in LEVELS {
+        hostile_rows_stay_alone(&mut random, (m, k, n), levels);
+    }
+}
+
+fn hostile_rows_stay_alone(random: &mut Random, (m, k, n): (usize, usize, usize), levels: Levels) {
+    let weights = Weights::new(random, n, k, levels);
     let x = random.vec(m * k);
     for kernels in every_isa() {
         let run = |x: &[f32]| {
@@ -442,8 +495,14 @@ fn neither_threads_nor_a_matrix_unit_change_a_bit() {
         (inner, hidden),
         (hidden, inner),
     ];
+    let mut levels = LEVELS.into_iter();
     let layers: Vec<[Weights; 4]> = (0..2)
-        .map(|_| shapes.map(|(n, k)| Weights::new(&mut random, n, k)))
+        .map(|_| {
+            shapes.map(|(n, k)| {
+                let levels = levels.next().expect("as many as matrices");
+                Weights::new(&mut random, n, k, levels)
+            })
+        })
         .collect();
     let (gamma, beta) = (vec![1.0; hidden], vec![0.0; hidden]);
     let norm = LayerNorm {
@@ -499,6 +558,49 @@ fn neither_threads_nor_a_matrix_unit_change_a_bit() {
                     on_vectors = None;
                 }
                 _ => {}
+            }
+        }
+    }
+}
+
+/// A range that is small beside the values loses digits, and the largest may come out a little beyond the largest byte: which the
+/// products of narrow operands could not bear.
+#[test]
+fn rounding_never_takes_inputs_beyond_their_levels() {
+    let (m, k, n) = (5, 64, 32);
+    for levels in LEVELS {
+        let most = f32::from(levels.weights);
+        let w = vec![most; n * k];
+        let packed = pack_int8(&w, n, k, None, levels);
+        let bias = vec![0.0; n];
+        let matrix = Int8Matrix {
+            n,
+            k,
+            panels: &packed.panels,
+            scales: &packed.scales,
+            sums: &packed.sums,
+            bias: &bias,
+            smooth: None,
+            fine: false,
+            levels,
+        };
+        for low in [1e4f32, 1e6, 8e6, -8e6, 3e7] {
+            // All but one at the top.
+            let mut x = vec![low + 3.0; m * k];
+            x.iter_mut().step_by(k).for_each(|x| *x = low);
+            let exact: f64 = x[..k].iter().map(|x| f64::from(*x) * f64::from(most)).sum();
+            for kernels in every_isa() {
+                let mut out = vec![f32::NAN; m * n];
+                kernels.int8_linear(&x, &matrix, &mut out);
+                // A sum that wrapped would be off by 65536 times the step, for all of the row's sums.
+                let bound = exact.abs() * 1e-6 + 3.0 * f64::from(most) * k as f64 / 64.0;
+                assert!(
+                    out.iter()
+                        .all(|got| (f64::from(*got) - exact).abs() < bound),
+                    "{} {levels:?} from {low}: {} for {exact}",
+                    kernels.isa(),
+                    out[0]
+                );
             }
         }
     }

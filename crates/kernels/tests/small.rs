@@ -2,7 +2,7 @@
 //! enough steps for an interpreter, which finds in them what no CPU shows (`make miri`).
 
 use kernels::{
-    EncoderSpace, Epilogue, Int8Layer, Int8Matrix, Isa, Kernels, LayerNorm, LinearShape,
+    EncoderSpace, Epilogue, Int8Layer, Int8Matrix, Isa, Kernels, LayerNorm, Levels, LinearShape,
     PackedInt8, Smooth, pack_int8, reference,
 };
 
@@ -97,7 +97,7 @@ struct Weights {
 impl Weights {
     fn new(n: usize, k: usize) -> Self {
         Self {
-            packed: pack_int8(&ramp(n * k), n, k, None),
+            packed: pack_int8(&ramp(n * k), n, k, None, Levels::FULL),
             bias: vec![0.25; Int8Matrix::channels(n)],
             factor: vec![1.0; k],
             offset: vec![0.0; k],
@@ -119,6 +119,7 @@ impl Weights {
                 offset: &self.offset,
             }),
             fine,
+            levels: Levels::FULL,
         }
     }
 }

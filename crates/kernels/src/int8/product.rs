@@ -5,9 +5,9 @@
 //! when those of the rows themselves are finished.
 
 use crate::elementwise::gelu_row;
-use crate::int8::{Int8Matrix, PANEL, Smooth};
+use crate::int8::{Int8Matrix, Levels, PANEL, Smooth};
 use crate::scratch::as_bytes;
-use crate::simd::Simd;
+use crate::simd::{Kernel, Simd};
 use crate::tile::{dispatch_rows, pack_panel, panel_start, panels};
 
 /// How to read a row's bytes: `x = low + step * byte`, `byte` as it lies in memory (signed or not).
@@ -19,6 +19,36 @@ pub(super) struct Scale {
     start: i32,
     /// Of a fine row, 1 + the number of its second row.
     pub(super) second: usize,
+}
+
+/// How many products of byte pairs this instruction set adds up in 16 bits for operands of such levels; 0 where it takes
+/// [`Simd::dot4`] or [`Simd::dot_blocks`], which any bytes may have.
+pub(crate) const fn depth<S: Simd>(levels: Levels) -> usize {
+    if S::NARROW { levels.depth() } else { 0 }
+}
+
+/// How a row's values become bytes.
+#[derive(Clone, Copy)]
+struct Coding {
+    /// The largest byte, before 128 is taken from signed ones.
+    most: u8,
+    /// For [`Simd::dot_narrow`].
+    narrow: bool,
+    signed: bool,
+    planes: usize,
+}
+
+impl Coding {
+    #[inline(always)]
+    fn of<S: Simd>(levels: Levels) -> Self {
+        let narrow = depth::<S>(levels) > 0;
+        Self {
+            most: levels.inputs,
+            narrow,
+            signed: S::SIGNED && !narrow,
+            planes: if narrow { 1 } else { S::PLANES },
+        }
+    }
 }
 
 /// The rows that are quantized together, and the numbers of the fine ones among them, ascending.
@@ -64,10 +94,12 @@ pub(super) fn quantize_rows<S: Simd>(
     let seconds = rows.fine.len();
     let scales = &mut scales[..total];
     let width = m.k.div_ceil(4);
+    let coding = Coding::of::<S>(m.levels);
+    let planes = coding.planes;
     let staged_width = staged_len(m.k);
-    let (tiles, rest) = scratch.split_at_mut(S::PLANES * total * width);
+    let (tiles, rest) = scratch.split_at_mut(planes * total * width);
     let plane = S::INT8_ROWS * staged_width;
-    let (staged, rest) = rest.split_at_mut(S::PLANES * plane);
+    let (staged, rest) = rest.split_at_mut(planes * plane);
     let left = &mut rest[..m.k];
     let count = panels(total, S::INT8_ROWS);
     for tile in 0..count {
@@ -82,17 +114,17 @@ pub(super) fn quantize_rows<S: Simd>(
                 let x = x(rows.fine[number]);
                 let scale = quantize_smoothed(s, x, m, row);
                 leave::<S>(s, x, m, scale, row, left);
-                quantize_left(s, left, row)
+                quantize_left(s, left, m, row)
             } else {
                 quantize_smoothed(s, x(number - seconds), m, row)
             };
             scales[number] = scale;
-            if S::PLANES == 2 {
+            if planes == 2 {
                 let signs = as_bytes(&mut signs[plane - staged_width..][..width]);
                 scales[number].start = split_signs(&mut row[..width * 4], signs);
             }
         }
-        let tile = &mut tiles[S::PLANES * first * width..][..S::PLANES * height * width];
+        let tile = &mut tiles[planes * first * width..][..planes * height * width];
         for (staged, tile) in staged
             .chunks_exact(plane)
             .zip(tile.chunks_exact_mut(height * width))
@@ -120,6 +152,7 @@ pub(super) fn leave<S: Simd>(
     bytes: &[u8],
     left: &mut [f32],
 ) {
+    let coding = Coding::of::<S>(m.levels);
     left.copy_from_slice(x);
     if let Some(smooth) = m.smooth {
         let smoothed = Smoothed { x, smooth };
@@ -132,7 +165,7 @@ pub(super) fn leave<S: Simd>(
         }
     }
     for (v, byte) in left.iter_mut().zip(bytes) {
-        let byte = if S::SIGNED {
+        let byte = if coding.signed {
             f32::from(byte.cast_signed())
         } else {
             f32::from(*byte)
@@ -255,24 +288,30 @@ pub(super) fn quantize_smoothed<S: Simd>(
     m: &Int8Matrix<'_>,
     bytes: &mut [u8],
 ) -> Scale {
+    let coding = Coding::of::<S>(m.levels);
     match m.smooth {
         Some(Smooth { factor, offset }) => {
             let (factor, offset) = (&factor[..x.len()], &offset[..x.len()]);
             let smooth = Smooth { factor, offset };
-            quantize_row(s, &Smoothed { x, smooth }, bytes)
+            quantize_row(s, &Smoothed { x, smooth }, coding, bytes)
         }
-        None => quantize_row(s, &Plain(x), bytes),
+        None => quantize_row(s, &Plain(x), coding, bytes),
     }
 }
 
 /// Quantizes what [`leave`] left, as it is.
 #[inline(always)]
-pub(super) fn quantize_left<S: Simd>(s: S, left: &[f32], bytes: &mut [u8]) -> Scale {
-    quantize_row(s, &Plain(left), bytes)
+pub(super) fn quantize_left<S: Simd>(
+    s: S,
+    left: &[f32],
+    m: &Int8Matrix<'_>,
+    bytes: &mut [u8],
+) -> Scale {
+    quantize_row(s, &Plain(left), Coding::of::<S>(m.levels), bytes)
 }
 
 #[inline(always)]
-fn quantize_row<S: Simd>(s: S, row: &impl Row, bytes: &mut [u8]) -> Scale {
+fn quantize_row<S: Simd>(s: S, row: &impl Row, coding: Coding, bytes: &mut [u8]) -> Scale {
     let len = row.len();
     let whole = len / S::LANES * S::LANES;
     let mut seen = [Extremes::new(s), Extremes::new(s)];
@@ -292,28 +331,45 @@ fn quantize_row<S: Simd>(s: S, row: &impl Row, bytes: &mut [u8]) -> Scale {
     let low = -s.largest(s.sub(s.splat(0.0), s.min(a.low, b.low)));
     let range = s.largest(s.max(a.high, b.high)) - low;
     let poison = s.sum(s.add(a.poison, b.poison));
+    let most = f32::from(coding.most);
     // Of a constant row every byte is 0 and `low` says it all; the same where the range is no normal number.
     let (step, inverse) = if range > f32::MIN_POSITIVE * 256.0 {
-        (range / 255.0, 255.0 / range)
+        (range / most, most / range)
     } else {
         (0.0, 0.0)
     };
 
     let (factor, offset) = (s.splat(inverse), s.splat(-low * inverse));
     assert!(bytes.len() >= whole + S::LANES);
+    let most = s.splat(most);
+    let mut store = |v: S::V, at: usize| {
+        let v = s.mul_add(v, factor, offset);
+        assert!(at <= whole);
+        // SAFETY: LANES bytes from `at <= whole` on are within `bytes`, by the assertions.
+        unsafe {
+            let bytes = bytes.as_mut_ptr().add(at);
+            if S::NARROW && coding.narrow {
+                // Rounding may lead a little beyond, which the product could not bear. A NaN is no number afterwards, which
+                // `poison` has seen.
+                s.store_narrow(bytes, s.min(v, most));
+            } else {
+                s.store_activations(bytes, v);
+            }
+        }
+    };
     let mut at = 0;
     while at < whole {
-        let v = s.mul_add(row.at(s, at), factor, offset);
-        // SAFETY: LANES bytes from `at < whole` on are within `bytes`, by the assertion.
-        unsafe { s.store_activations(bytes.as_mut_ptr().add(at), v) };
+        store(row.at(s, at), at);
         at += S::LANES;
     }
     if whole < len {
-        let v = s.mul_add(row.last(s, whole), factor, offset);
-        // SAFETY: as above, from `whole` on.
-        unsafe { s.store_activations(bytes.as_mut_ptr().add(whole), v) };
+        store(row.last(s, whole), whole);
     }
-    let low = if S::SIGNED { low + 128.0 * step } else { low };
+    let low = if coding.signed {
+        low + 128.0 * step
+    } else {
+        low
+    };
     Scale {
         step: step + poison,
         low: low + poison,
@@ -357,41 +413,85 @@ pub(super) unsafe fn multiply_rows<S: Simd>(
     gelu: bool,
     out: &Out,
 ) {
-    let total = rows.total();
-    let seconds = rows.fine.len();
-    let width = m.k.div_ceil(4);
-    let (words, rest) = scratch.split_at_mut(S::PLANES * total * width);
-    let second_products = &mut rest[..seconds * PANEL];
-    assert!(out.slab >= PANEL);
-    let part = S::INT8_VECTORS * S::LANES;
-    let tiles = panels(total, S::INT8_ROWS);
-    for column in (0..m.n).step_by(part) {
-        let place = column / out.slab * out.slab_stride + column % out.slab;
-        for tile in 0..tiles {
-            let row = panel_start(tile, tiles, total);
-            let height = panel_start(tile + 1, tiles, total) - row;
-            // The next part's weights come from far away while this part's are in use: the first two tiles ask for a line a
-            // step, which for two vectors of 64 bytes is all of them.
-            let ahead = ((column + part) / PANEL * PANEL * 4 + tile.min(1) * 64) * width;
-            let tile = Tile {
-                words: &words[S::PLANES * row * width..][..S::PLANES * height * width],
-                scales: &scales[row..row + height],
-                seconds: seconds.saturating_sub(row).min(height),
-                row,
-                column,
-                ahead: m.panels.as_ptr().cast::<u8>().wrapping_add(ahead),
-                gelu,
-            };
-            // SAFETY: rows row..row + height, second rows not counted, are among the caller's.
-            unsafe {
-                let values = out.values.add(place);
-                let first = (values, out.stride, seconds);
-                dispatch_rows!(height, S, INT8_ROWS, |ROWS| match S::INT8_VECTORS {
-                    1 => multiply_tile::<S, ROWS, 1>(s, &tile, m, second_products, first),
-                    2 => multiply_tile::<S, ROWS, 2>(s, &tile, m, second_products, first),
-                    4 => multiply_tile::<S, ROWS, 4>(s, &tile, m, second_products, first),
-                    vectors => unreachable!("a tile of {vectors} vectors"),
-                });
+    // Compiled once, and not for each of the encoder's products: there is a tile for each height and depth.
+    s.vectorize(Multiply {
+        scratch,
+        scales,
+        m,
+        rows,
+        gelu,
+        out,
+    });
+}
+
+struct Multiply<'a> {
+    scratch: &'a mut [f32],
+    scales: &'a [Scale],
+    m: &'a Int8Matrix<'a>,
+    rows: Rows<'a>,
+    gelu: bool,
+    /// Keeps what [`multiply_rows`] was promised.
+    out: &'a Out,
+}
+
+impl Kernel for Multiply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        match depth::<S>(self.m.levels) {
+            4 => self.tiles::<S, 4>(s),
+            2 => self.tiles::<S, 2>(s),
+            1 => self.tiles::<S, 1>(s),
+            _ => self.tiles::<S, 0>(s),
+        }
+    }
+}
+
+impl Multiply<'_> {
+    #[inline(always)]
+    fn tiles<S: Simd, const DEPTH: usize>(self, s: S) {
+        let Self { m, rows, out, .. } = self;
+        let total = rows.total();
+        let seconds = rows.fine.len();
+        let width = m.k.div_ceil(4);
+        let planes = Coding::of::<S>(m.levels).planes;
+        let (words, rest) = self.scratch.split_at_mut(planes * total * width);
+        let second_products = &mut rest[..seconds * PANEL];
+        assert!(out.slab >= PANEL);
+        let part = S::INT8_VECTORS * S::LANES;
+        let tiles = panels(total, S::INT8_ROWS);
+        for column in (0..m.n).step_by(part) {
+            let place = column / out.slab * out.slab_stride + column % out.slab;
+            for tile in 0..tiles {
+                let row = panel_start(tile, tiles, total);
+                let height = panel_start(tile + 1, tiles, total) - row;
+                // The next part's weights come from far away while this part's are in use: the first two tiles ask for a line
+                // a step, which for two vectors of 64 bytes is all of them.
+                let ahead = ((column + part) / PANEL * PANEL * 4 + tile.min(1) * 64) * width;
+                let tile = Tile {
+                    words: &words[planes * row * width..][..planes * height * width],
+                    scales: &self.scales[row..row + height],
+                    seconds: seconds.saturating_sub(row).min(height),
+                    row,
+                    column,
+                    ahead: m.panels.as_ptr().cast::<u8>().wrapping_add(ahead),
+                    gelu: self.gelu,
+                };
+                // SAFETY: rows row..row + height, second rows not counted, are among the caller's.
+                unsafe {
+                    let values = out.values.add(place);
+                    let first = (values, out.stride, seconds);
+                    dispatch_rows!(height, S, INT8_ROWS, |ROWS| match S::INT8_VECTORS {
+                        1 =>
+                            multiply_tile::<S, DEPTH, ROWS, 1>(s, &tile, m, second_products, first),
+                        2 =>
+                            multiply_tile::<S, DEPTH, ROWS, 2>(s, &tile, m, second_products, first),
+                        4 =>
+                            multiply_tile::<S, DEPTH, ROWS, 4>(s, &tile, m, second_products, first),
+                        vectors => unreachable!("a tile of {vectors} vectors"),
+                    });
+                }
             }
         }
     }
@@ -414,7 +514,7 @@ struct Tile<'a> {
 /// `out` must be writable for the tile's columns within `m.n` at each of its rows, `stride` apart and counted from 0 after all
 /// `seconds` second rows.
 #[inline(always)]
-unsafe fn multiply_tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
+unsafe fn multiply_tile<S: Simd, const DEPTH: usize, const ROWS: usize, const VECTORS: usize>(
     s: S,
     tile: &Tile<'_>,
     m: &Int8Matrix<'_>,
@@ -426,7 +526,8 @@ unsafe fn multiply_tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
     let column = tile.column;
     let panel = column / PANEL * steps * PANEL * 4 + column % PANEL * 4;
     assert!(
-        tile.words.len() == S::PLANES * ROWS * steps
+        tile.words.len() == Coding::of::<S>(m.levels).planes * ROWS * steps
+            && DEPTH == depth::<S>(m.levels)
             && tile.scales.len() == ROWS
             && second_products.len() >= seconds * PANEL
             && PANEL.is_multiple_of(width)
@@ -435,7 +536,12 @@ unsafe fn multiply_tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
     // SAFETY: the tile is `steps` quads of ROWS rows; the weights are `steps` times `width` lanes, PANEL lanes apart; both
     // asserted.
     let sums = unsafe {
-        product::<S, ROWS, VECTORS>(s, steps, tile, m.panels.as_ptr().cast::<u8>().add(panel))
+        product::<S, DEPTH, ROWS, VECTORS>(
+            s,
+            steps,
+            tile,
+            m.panels.as_ptr().cast::<u8>().add(panel),
+        )
     };
     let columns = width.min(m.n - column);
     for j in 0..VECTORS {
@@ -486,7 +592,7 @@ unsafe fn multiply_tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
 /// # Safety
 /// The tile must have ROWS rows of `steps` words (in each plane), `weights` be readable for `VECTORS * LANES` quads every [`PANEL`] quads.
 #[inline(always)]
-unsafe fn product<S: Simd, const ROWS: usize, const VECTORS: usize>(
+unsafe fn product<S: Simd, const DEPTH: usize, const ROWS: usize, const VECTORS: usize>(
     s: S,
     steps: usize,
     tile: &Tile<'_>,
@@ -495,6 +601,10 @@ unsafe fn product<S: Simd, const ROWS: usize, const VECTORS: usize>(
     if S::BLOCKS {
         // SAFETY: as promised.
         return unsafe { product_of_blocks::<S, ROWS, VECTORS>(s, steps, tile, weights) };
+    }
+    if DEPTH > 0 {
+        // SAFETY: as promised.
+        return unsafe { narrow_product::<S, DEPTH, ROWS, VECTORS>(s, steps, tile, weights) };
     }
     let mut sums = [[s.splat_int(0); VECTORS]; ROWS];
     if S::PLANES == 2 {
@@ -525,6 +635,67 @@ unsafe fn product<S: Simd, const ROWS: usize, const VECTORS: usize>(
         weights = weights.wrapping_add(4 * PANEL);
     }
     sums
+}
+
+/// [`product`] by [`Simd::dot_narrow`], `DEPTH` steps at a time.
+///
+/// # Safety
+/// As [`product`].
+#[inline(always)]
+unsafe fn narrow_product<S: Simd, const DEPTH: usize, const ROWS: usize, const VECTORS: usize>(
+    s: S,
+    steps: usize,
+    tile: &Tile<'_>,
+    weights: *const u8,
+) -> [[S::I; VECTORS]; ROWS] {
+    let mut sums = [[s.splat_int(0); VECTORS]; ROWS];
+    let rows = tile.words.as_ptr().cast::<u8>();
+    let (whole, last) = (steps / DEPTH, steps % DEPTH);
+    // SAFETY: as promised, the whole groups of steps and then those that are left, one by one.
+    unsafe {
+        let mut at = (rows, weights, tile.ahead);
+        narrow_steps::<S, DEPTH, ROWS, VECTORS>(s, whole, &mut at, &mut sums);
+        narrow_steps::<S, 1, ROWS, VECTORS>(s, last, &mut at, &mut sums);
+    }
+    sums
+}
+
+/// `groups` times `DEPTH` steps of [`narrow_product`] from `at` on: rows, weights and where to prefetch.
+///
+/// # Safety
+/// As [`product`], for so many steps.
+#[inline(always)]
+unsafe fn narrow_steps<S: Simd, const DEPTH: usize, const ROWS: usize, const VECTORS: usize>(
+    s: S,
+    groups: usize,
+    (rows, weights, ahead): &mut (*const u8, *const u8, *const u8),
+    sums: &mut [[S::I; VECTORS]; ROWS],
+) {
+    for _ in 0..groups {
+        // SAFETY: within the steps; the pointers step past the end by wrapping arithmetic only.
+        unsafe {
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let mut quads = [s.splat_int(0); DEPTH];
+                for (step, quad) in quads.iter_mut().enumerate() {
+                    let quad_at = rows.add(4 * (step * ROWS + i)).cast::<i32>();
+                    *quad = s.splat_int(quad_at.read_unaligned());
+                }
+                for (j, sum) in sums.iter_mut().enumerate() {
+                    let mut columns = [s.splat_int(0); DEPTH];
+                    for (step, column) in columns.iter_mut().enumerate() {
+                        *column = s.load_bytes(weights.add(4 * (step * PANEL + j * S::LANES)));
+                    }
+                    *sum = s.dot_narrow(*sum, quads, columns);
+                }
+            }
+        }
+        for _ in 0..DEPTH {
+            s.prefetch(*ahead);
+            *ahead = ahead.wrapping_add(64);
+        }
+        *rows = rows.wrapping_add(4 * ROWS * DEPTH);
+        *weights = weights.wrapping_add(4 * PANEL * DEPTH);
+    }
 }
 
 /// Pairs of rows of the largest tile of an instruction set with [`Simd::BLOCKS`].

@@ -99,7 +99,7 @@ impl SharedRows {
             let bytes = self.bytes.write(second * words, words);
             (as_bytes(bytes), self.scales.write(second, 1))
         };
-        place[0] = quantize_left(s, left, bytes);
+        place[0] = quantize_left(s, left, m, bytes);
     }
 }
 
@@ -135,7 +135,7 @@ impl<U: MatrixUnit> Means for OnTiles<'_, U> {
                 let x = x(rows.fine[number]);
                 let scale = quantize_smoothed(s, x, m, row);
                 leave::<S>(s, x, m, scale, row, left);
-                quantize_left(s, left, row)
+                quantize_left(s, left, m, row)
             } else {
                 quantize_smoothed(s, x(number - seconds), m, row)
             };

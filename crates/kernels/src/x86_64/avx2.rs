@@ -32,6 +32,22 @@ fn vectorize_vnni<K: Kernel>(s: Avx2<true>, kernel: K) -> K::Output {
     kernel.run(s)
 }
 
+/// Each lane rounded to the nearest of 0..=255, in the lower half.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn bytes(v: __m256) -> __m128i {
+    // SAFETY: as promised.
+    unsafe {
+        // Both packings saturate, the second at 0 and 255. The quantized value is at most a little beyond.
+        let ints = _mm256_cvtps_epi32(v);
+        let low = _mm256_castsi256_si128(ints);
+        let words = _mm_packs_epi32(low, _mm256_extracti128_si256::<1>(ints));
+        _mm_packus_epi16(words, words)
+    }
+}
+
 impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type V = __m256;
     const LANES: usize = LANES;
@@ -218,6 +234,36 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
 
+    const NARROW: bool = !VNNI;
+
+    #[inline(always)]
+    fn dot_narrow<const DEPTH: usize>(
+        self,
+        sums: __m256i,
+        quads: [__m256i; DEPTH],
+        weights: [__m256i; DEPTH],
+    ) -> __m256i {
+        // SAFETY: proven by `self`.
+        unsafe {
+            // The caller knows operands for which no sum of 16 bits saturates or wraps.
+            let mut pairs = _mm256_maddubs_epi16(quads[0], weights[0]);
+            // By index, which unrolls into registers; an iterator over the arrays would put them into memory.
+            let mut step = 1;
+            while step < DEPTH {
+                let next = _mm256_maddubs_epi16(quads[step], weights[step]);
+                pairs = _mm256_add_epi16(pairs, next);
+                step += 1;
+            }
+            _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_narrow(self, dst: *mut u8, v: __m256) {
+        // SAFETY: proven by `self`; the caller promises eight writable bytes.
+        unsafe { _mm_storel_epi64(dst.cast(), bytes(v)) }
+    }
+
     #[inline(always)]
     fn dot2(self, sums: __m256i, a: __m256i, b: __m256i) -> __m256i {
         // SAFETY: proven by `self`, VNNI by its constant.
@@ -262,11 +308,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     unsafe fn store_activations(self, dst: *mut u8, v: __m256) {
         // SAFETY: proven by `self`; the caller promises eight writable bytes.
         unsafe {
-            // Both packings saturate, the second at 0 and 255. The quantized value is at most a little beyond.
-            let ints = _mm256_cvtps_epi32(v);
-            let low = _mm256_castsi256_si128(ints);
-            let words = _mm_packs_epi32(low, _mm256_extracti128_si256::<1>(ints));
-            let mut bytes = _mm_packus_epi16(words, words);
+            let mut bytes = bytes(v);
             if Self::SIGNED {
                 bytes = _mm_xor_si128(bytes, _mm_set1_epi8(-128));
             }
