@@ -849,7 +849,8 @@ mod tests {
         for (level, format, expected) in [
             ("TRACE", "JSON", ("trace", LogFormat::Json)),
             ("WARN", "Text", ("warn", LogFormat::Text)),
-            ("FATAL", "", ("error", LogFormat::Auto)),
+            // A usual name for `error`, which the log's filter knows.
+            ("FATAL", "", ("fatal", LogFormat::Auto)),
             ("", "", ("info", LogFormat::Auto)),
         ] {
             let lambda = [(LAMBDA_LOG_LEVEL, level), (LAMBDA_LOG_FORMAT, format)];
