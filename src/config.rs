@@ -232,7 +232,7 @@ pub struct Platform {
     pub azure_port: Option<u16>,
     /// Where Hugging Face's own tools keep downloaded models.
     pub hub_cache: Option<PathBuf>,
-    /// `HF_ENDPOINT` and `HF_TOKEN`: the hub to download from, and the key to it; `HF_HUB_OFFLINE`: do not.
+    /// `HF_ENDPOINT` and `HF_TOKEN` (or its older name): the hub to download from, and the key to it; `HF_HUB_OFFLINE`: do not.
     pub hub_endpoint: Option<String>,
     pub hub_token: Option<String>,
     pub hub_offline: bool,
@@ -680,7 +680,6 @@ impl Config {
         let lambda_memory_mb = number("AWS_LAMBDA_FUNCTION_MEMORY_SIZE")?.map(u64::from);
         let lambda_concurrency = number("AWS_LAMBDA_MAX_CONCURRENCY")?.map(usize::from);
         let text = |name: &str| (read.lookup)(name).filter(|value| !value.is_empty());
-        let path = |name: &str| text(name).map(PathBuf::from);
         Some(Platform {
             lambda_api: lambda_api?,
             lambda_initialization: (read.lookup)("AWS_LAMBDA_INITIALIZATION_TYPE"),
@@ -688,14 +687,14 @@ impl Config {
             lambda_memory_mb,
             azure_port,
             hub_endpoint: text("HF_ENDPOINT"),
-            hub_token: text("HF_TOKEN"),
-            hub_offline: text("HF_HUB_OFFLINE").is_some_and(|text| boolean(&text) == Some(true)),
+            hub_token: text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN")),
+            hub_offline: text("HF_HUB_OFFLINE")
+                .or_else(|| text("TRANSFORMERS_OFFLINE"))
+                .is_some_and(|text| boolean(&text) == Some(true)),
             s3_endpoint: text("AWS_ENDPOINT_URL_S3")
                 .or_else(|| text("AWS_ENDPOINT_URL"))
                 .is_some(),
-            hub_cache: path("HF_HUB_CACHE")
-                .or_else(|| path("HF_HOME").map(|home| home.join("hub")))
-                .or_else(|| path("HOME").map(|home| home.join(".cache/huggingface/hub"))),
+            hub_cache: hub_cache(&text),
         })
     }
 }
@@ -723,6 +722,27 @@ fn as_browsers_send(origin: &str) -> Option<String> {
             .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
     let port_fits = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
     ((is_name || is_v6.is_some()) && port_fits).then(|| format!("{scheme}://{rest}"))
+}
+
+/// Where Hugging Face's own tools keep models, by all their names, in their order.
+fn hub_cache(text: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let home = text("HOME").map(PathBuf::from);
+    let path = |name: &str| {
+        let value = text(name)?;
+        Some(match (value.strip_prefix('~'), &home) {
+            (Some(""), Some(home)) => home.clone(),
+            (Some(rest), Some(home)) if rest.starts_with('/') => home.join(&rest[1..]),
+            _ => PathBuf::from(value),
+        })
+    };
+    path("HF_HUB_CACHE")
+        .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
+        .or_else(|| path("HF_HOME").map(|own| own.join("hub")))
+        .or_else(|| path("XDG_CACHE_HOME").map(|cache| cache.join("huggingface/hub")))
+        .or_else(|| {
+            home.as_ref()
+                .map(|home| home.join(".cache/huggingface/hub"))
+        })
 }
 
 /// The variables as the README's table.
@@ -780,6 +800,25 @@ mod tests {
             ..config
         };
         assert_eq!(parse(&spelled).expect("defaults are valid"), expected);
+    }
+
+    #[test]
+    fn the_hubs_cache_is_where_hugging_faces_tools_look_in_their_order() {
+        let all = [
+            ("HF_HUB_CACHE", "~/a", "/h/a"),
+            ("HUGGINGFACE_HUB_CACHE", "/b", "/b"),
+            ("HF_HOME", "/c", "/c/hub"),
+            ("XDG_CACHE_HOME", "/d", "/d/huggingface/hub"),
+            ("HOME", "/h", "/h/.cache/huggingface/hub"),
+        ];
+        for (first, (_, _, expected)) in all.iter().enumerate() {
+            let set: Vec<(&str, &str)> = all[first..].iter().map(|(n, v, _)| (*n, *v)).collect();
+            let found = parse(&set).expect("valid").platform.hub_cache;
+            assert_eq!(found, Some(PathBuf::from(expected)), "{set:?}");
+        }
+        // An empty one is as good as none.
+        let found = parse(&[("HF_HUB_CACHE", ""), ("HF_HOME", "/c")]).expect("valid");
+        assert_eq!(found.platform.hub_cache, Some("/c/hub".into()));
     }
 
     #[test]

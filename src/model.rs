@@ -25,15 +25,15 @@ use bytes::Bytes;
 use kernels::Kernels;
 
 pub use crate::weights::{Download, PrefetchReport};
-pub use config::{Family, ModelConfig};
+pub use config::{Family, ModelConfig, json};
 pub use gpu::{Chip, Gpu};
 pub use int8::{Setting, Tunable};
 pub use quantize::{Choice, LADDER, MatrixReport, Plan, Rounding, TRIAL, packed_tensors, quantize};
 
-use crate::error::ModelError;
+use crate::error::{ModelError, Remedy};
 use crate::rerank::Precision;
-pub use crate::weights::{Fidelity, Manifest};
-use crate::weights::{Mapped, PACKED_FILE, Prefetch, Weights, sha256_of};
+pub use crate::weights::{Fidelity, Manifest, Sureness, read_file, require, require_weights};
+use crate::weights::{Mapped, PACKED_FILE, Prefetch, Weights};
 use encoder::Encoder;
 use head::Head;
 
@@ -50,6 +50,8 @@ pub struct Model {
     kernels: Kernels,
     gpu: Option<Gpu>,
     prefetch: Prefetch,
+    /// Names of the folder's tensors that nothing reads.
+    unused: Vec<String>,
     /// The files that are mapped.
     files: Vec<Arc<Mapped>>,
 }
@@ -149,17 +151,25 @@ impl Model {
                 "model for a GPU",
                 "a packed model, whose int8 weights are computed on CPUs",
                 "the model folder that it was packed from",
-            ));
+            )
+            .with(Remedy::Set));
         }
         let config = match weights.manifest() {
             Some(manifest) => ModelConfig::parse(path, manifest.config.to_string().as_bytes())?,
             None => ModelConfig::read(&path.join(CONFIG_FILE))?,
         };
+        let encoder = Encoder::load(&config, weights, kernels, gpu.as_ref())?;
+        let head = Head::load(&config, weights, kernels)?;
+        let unused = match weights.manifest() {
+            Some(_) => Vec::new(),
+            None => weights.unused().into_iter().map(str::to_owned).collect(),
+        };
         Ok(Self {
             prefetch,
+            unused,
             files: weights.mapped(),
-            encoder: Encoder::load(&config, weights, kernels, gpu.as_ref())?,
-            head: Head::load(&config, weights, kernels)?,
+            encoder,
+            head,
             stored_dtype: weights.stored_dtype(),
             weight_bytes: weights.bytes(),
             manifest: weights.manifest().cloned(),
@@ -206,6 +216,11 @@ impl Model {
     /// What a packed model says of itself.
     pub fn manifest(&self) -> Option<&Manifest> {
         self.manifest.as_ref()
+    }
+
+    /// Names of the folder's tensors that the configuration has no use for, in order.
+    pub fn unused(&self) -> &[String] {
+        &self.unused
     }
 
     /// The dtype of the weight files.
@@ -256,42 +271,58 @@ impl Model {
 }
 
 /// What to load for this precision: the packed form that a folder may hold, where it is not f32 that is asked for; else `path`
-/// itself. A packed form of another configuration than the folder's is refused.
+/// itself. A packed form that was made from other files than the folder's is refused: it would give the scores of another model.
 pub fn choose(path: &Path, precision: Precision) -> Result<PathBuf, ModelError> {
     let packed = path.join(PACKED_FILE);
     if precision == Precision::F32 || !packed.is_file() {
         return Ok(path.to_owned());
     }
-    let config = path.join(CONFIG_FILE);
-    if config.is_file() {
-        let weights = Weights::open(&packed)?;
-        let sources = weights.manifest().map(|manifest| &manifest.sources);
-        let packed_from = sources.and_then(|sources| sources.get(CONFIG_FILE));
-        if packed_from != Some(&sha256_of(&config)?) {
-            return Err(ModelError::unfit(
-                &packed,
-                "source",
-                "another config.json than the folder's",
-                "the folder's: pack the model again",
-            ));
-        }
-    }
+    check_sources(&packed, Sureness::Quick)?;
     Ok(packed)
 }
 
-/// Refuses a tokenizer that can produce ids for which there is no embedding.
-pub fn check_vocabulary(
+/// Compares the packed file of a model folder with the files beside it that it should have been made from. A packed file of another name
+/// stands for itself.
+pub fn check_sources(packed: &Path, how: Sureness) -> Result<(), ModelError> {
+    if packed.is_dir() || packed.file_name().is_none_or(|name| name != PACKED_FILE) {
+        return Ok(());
+    }
+    let weights = Weights::open(packed)?;
+    let manifest = weights.manifest();
+    manifest.map_or(Ok(()), |manifest| manifest.check_sources(packed, how))
+}
+
+/// Refuses a tokenizer that can produce ids or segments for which there is no embedding: both are told as the number that would be
+/// needed.
+pub fn check_tokenizer(
     config: &ModelConfig,
     tokenizer_path: &Path,
-    vocabulary: usize,
+    ids: usize,
+    segments: usize,
 ) -> Result<(), ModelError> {
-    if vocabulary > config.vocab_size {
-        return Err(ModelError::unfit(
-            tokenizer_path,
-            "vocabulary",
-            format!("{vocabulary} tokens"),
-            format!("at most the embedding's {}", config.vocab_size),
-        ));
+    for (what, found, rows, field) in [
+        ("vocabulary", ids, config.vocab_size, "vocab_size"),
+        (
+            "post_processor",
+            segments,
+            config.type_vocab_size,
+            "type_vocab_size",
+        ),
+    ] {
+        if found > rows {
+            let things = if field == "vocab_size" {
+                "token id"
+            } else {
+                "segment"
+            };
+            return Err(ModelError::unfit(
+                tokenizer_path,
+                what,
+                format!("{things} {}", found - 1),
+                format!("less than the embedding's {rows} rows ({field})"),
+            )
+            .with(Remedy::Mend));
+        }
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Text to token ids, exactly as Hugging Face's fast tokenizers do it, and the two rules that cut long pairs.
 //!
 //! Owns the tokenizer in both its forms: Hugging Face's crate, which reads any `tokenizer.json`, and the compiled form, which is
-//! ready as soon as it is mapped. Both give the same ids. Texts are encoded alone, cut by a pure function of lengths, and joined by
+//! ready as soon as it is mapped. Both give the same ids, those of transformers, which reads more than that file. Texts are encoded alone, cut by a pure function of lengths, and joined by
 //! the tokenizer's own template, so that a text shared by many pairs is encoded once. Refuses lengths that leave no room for text.
 
 use std::path::{Path, PathBuf};
@@ -11,12 +11,16 @@ use bytes::Bytes;
 mod chunk;
 mod compile;
 mod compiled;
+mod files;
 mod huggingface;
+mod template;
 
 pub use chunk::{sentences, windows};
 pub use compile::{BadFile, Compilation, compile};
+pub use files::{CONFIG_FILE, ModelFacts};
 
 use compiled::{Compiled, Side, TemplatePiece};
+use files::{Effective, Files, alone};
 use huggingface::HuggingFace;
 
 use crate::error::{Error, ModelError};
@@ -31,6 +35,15 @@ pub struct PairTokenizer {
 enum Form {
     HuggingFace(Box<HuggingFace>),
     Compiled(Box<Compiled>),
+}
+
+/// A model folder's tokenizer.
+pub struct FolderTokenizer {
+    pub tokenizer: PairTokenizer,
+    /// A `tokenizer.json` that gives the same without any other file.
+    pub json: Vec<u8>,
+    /// The longest sequence in tokens, where the files say one.
+    pub max_length: Option<usize>,
 }
 
 /// One text as token ids, without special tokens.
@@ -56,20 +69,54 @@ pub struct Sequence {
 }
 
 impl PairTokenizer {
-    /// Reads a `tokenizer.json`. Truncation and padding that the file asks for are switched off: lengths are decided here.
+    /// A model folder's tokenizer as transformers reads it: the content of `tokenizer.json`, which lies at `path`, and of the settings
+    /// beside it. Truncation, padding and dropout that they ask for are switched off: lengths are decided here, and the same text has
+    /// the same ids.
+    pub fn of_files(
+        json: &[u8],
+        settings: Option<&[u8]>,
+        path: &Path,
+        facts: ModelFacts<'_>,
+    ) -> Result<FolderTokenizer, ModelError> {
+        let files = Files {
+            json,
+            json_path: path,
+            config: settings,
+            facts,
+        };
+        let Effective {
+            json,
+            max_length,
+            expected,
+        } = files.effective()?;
+        let inner = Self::read(&json, path)?;
+        if let Some(expected) = expected {
+            expected.check(inner.template(), |token| inner.id_of(token), path)?;
+        }
+        Ok(FolderTokenizer {
+            tokenizer: Self::new(Form::HuggingFace(Box::new(inner)), path)?,
+            json: json.into_owned(),
+            max_length,
+        })
+    }
+
+    /// Reads a `tokenizer.json` as it stands.
     pub fn load(path: &Path) -> Result<Self, ModelError> {
-        let bytes = std::fs::read(path).map_err(|source| ModelError::io(path, source))?;
-        Self::from_json(&bytes, path)
+        let json = std::fs::read(path).map_err(|source| ModelError::io(path, source))?;
+        Self::from_json(&json, path)
     }
 
     /// The content of a `tokenizer.json`; `path` is where it came from, for messages.
     pub fn from_json(json: &[u8], path: &Path) -> Result<Self, ModelError> {
-        let inner = HuggingFace::from_json(json).map_err(|error| {
+        let json = alone(json).map_err(|refusal| refusal.at(path))?;
+        Self::new(Form::HuggingFace(Box::new(Self::read(&json, path)?)), path)
+    }
+
+    fn read(json: &[u8], path: &Path) -> Result<HuggingFace, ModelError> {
+        HuggingFace::from_json(json).map_err(|error| {
             let expected = "a Hugging Face fast tokenizer file";
             ModelError::unfit(path, "tokenizer", error, expected)
-        })?;
-        let special_tokens = inner.special_tokens();
-        Self::new(Form::HuggingFace(Box::new(inner)), special_tokens, path)
+        })
     }
 
     /// What [`compile`] wrote, used where it lies: nothing is copied, and pages are read as texts need them. `path` is the file that
@@ -79,12 +126,12 @@ impl PairTokenizer {
             let expected = "what this version writes";
             ModelError::unfit(path, "compiled tokenizer", damaged, expected)
         })?;
-        let is_token = |piece: &&TemplatePiece| matches!(piece, TemplatePiece::Token { .. });
-        let special_tokens = inner.template().iter().filter(is_token).count();
-        Self::new(Form::Compiled(Box::new(inner)), special_tokens, path)
+        Self::new(Form::Compiled(Box::new(inner)), path)
     }
 
-    fn new(form: Form, special_tokens: usize, path: &Path) -> Result<Self, ModelError> {
+    fn new(form: Form, path: &Path) -> Result<Self, ModelError> {
+        let is_token = |piece: &&TemplatePiece| matches!(piece, TemplatePiece::Token { .. });
+        let special_tokens = form.template().iter().filter(is_token).count();
         if special_tokens < 3 {
             return Err(ModelError::unfit(
                 path,
@@ -104,12 +151,24 @@ impl PairTokenizer {
         &self.path
     }
 
-    /// Number of token ids, added tokens included.
-    pub fn vocab_size(&self) -> usize {
-        match &self.form {
-            Form::HuggingFace(inner) => inner.vocab_size(),
+    /// One more than the largest id, of the vocabulary, of added tokens and of the template.
+    pub fn id_bound(&self) -> usize {
+        let of_texts = match &self.form {
+            Form::HuggingFace(inner) => inner.id_bound(),
             Form::Compiled(inner) => inner.vocab_size(),
-        }
+        };
+        let template = self.form.template().iter();
+        let of_template = template.filter_map(|piece| match *piece {
+            TemplatePiece::Token { id, .. } => Some(id as usize + 1),
+            TemplatePiece::Text { .. } => None,
+        });
+        of_template.max().unwrap_or(0).max(of_texts)
+    }
+
+    /// One more than the largest segment.
+    pub fn segment_bound(&self) -> usize {
+        let segments = self.form.template().iter().map(|piece| piece.type_id());
+        segments.max().map_or(0, |segment| segment as usize + 1)
     }
 
     /// Special tokens that a pair gains: 4 for the RoBERTa family, 3 for BERT.
@@ -158,13 +217,17 @@ impl PairTokenizer {
 
     /// Joins two texts' tokens, which the caller has cut.
     pub fn join_pieces(&self, query: &[u32], document: &[u32]) -> Result<Sequence, Error> {
-        let (ids, type_ids) = match &self.form {
-            Form::HuggingFace(inner) => inner
-                .join(query, document)
-                .map_err(|_| Error::Internal("the tokenizer failed to join a pair".into()))?,
-            Form::Compiled(inner) => fill(inner.template(), query, document),
-        };
+        let (ids, type_ids) = fill(self.form.template(), query, document);
         Ok(Sequence { ids, type_ids })
+    }
+}
+
+impl Form {
+    fn template(&self) -> &[TemplatePiece] {
+        match self {
+            Self::HuggingFace(inner) => inner.template(),
+            Self::Compiled(inner) => inner.template(),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! map where the file holds f32 and widened where it holds f16, bf16 or int8 with a scale per row (`<name>.scale`). Refuses,
 //! naming file and tensor, whatever is missing, truncated, of another shape or of another dtype.
 
+mod folder;
 mod hub;
 mod locate;
 mod mapped;
@@ -17,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -25,11 +26,13 @@ use safetensors::tensor::Metadata;
 use safetensors::{SafeTensorError, SafeTensors};
 
 use crate::error::ModelError;
+pub use folder::{read_file, require, require_weights};
 pub use hub::{FetchError, Fetched, Hub};
-pub use locate::{Located as LocatedModel, locate};
+pub use locate::{HubName, Located as LocatedModel, hub_name, locate};
 pub use mapped::Mapped;
 pub use packed::{
-    FORMAT, Fidelity, Levels, Manifest, PackedWriter, check_payload, hex, is_packed, sha256_of,
+    FORMAT, Fidelity, Levels, Manifest, PackedWriter, Sureness, check_payload, fingerprint, hex,
+    is_packed, sha256_of,
 };
 pub use pins::{Pin, PinError, is_sha256};
 pub use prefetch::{Prefetch, PrefetchReport};
@@ -52,6 +55,8 @@ pub struct Weights {
 }
 
 struct Located {
+    /// Whether the model has asked for it.
+    used: AtomicBool,
     file: Arc<Mapped>,
     dtype: Dtype,
     shape: Vec<usize>,
@@ -139,28 +144,60 @@ impl Weights {
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         if path.is_file() {
             let mut weights = Self::empty(path.to_owned());
-            let (file, header, metadata) = weights.add_file(path)?;
+            let (file, header, metadata) = weights.add_file(path, None)?;
             weights.manifest = Some(packed::manifest(&file, header, &metadata)?);
             return Ok(weights);
         }
         let folder = path;
-        let single = folder.join(SINGLE_FILE);
-        let index = folder.join(INDEX_FILE);
-        let (root, files) = if single.is_file() {
-            (single.clone(), vec![single])
-        } else if index.is_file() {
-            (index.clone(), shards(folder, &index)?)
-        } else {
-            return Err(ModelError::NotFound(format!(
-                "{}: neither {SINGLE_FILE} nor {INDEX_FILE} is there",
-                folder.display()
-            )));
+        let Some((root, shards)) = weight_files(folder)? else {
+            return Err(folder::lacking(folder, SINGLE_FILE));
         };
         let mut weights = Self::empty(root);
-        for path in files {
-            weights.add_file(&path)?;
+        for (file, names) in &shards {
+            let path = folder.join(file);
+            weights.add_file(&path, names.as_ref())?;
+            let missing = names.iter().flatten();
+            if let Some(name) = missing
+                .into_iter()
+                .find(|name| !weights.tensors.contains_key(*name))
+            {
+                return Err(ModelError::unfit(
+                    &path,
+                    format!("tensor {name}"),
+                    "nothing of that name",
+                    format!("one, by {INDEX_FILE}"),
+                ));
+            }
         }
+        weights.rename_norms();
         Ok(weights)
+    }
+
+    /// Checkpoints of old call a layer norm's parameters by Greek letters.
+    fn rename_norms(&mut self) {
+        for (old, new) in [("gamma", "weight"), ("beta", "bias")] {
+            let end = format!("LayerNorm.{old}");
+            let names: Vec<String> = self.tensors.keys().cloned().collect();
+            for name in names.into_iter().filter(|name| name.ends_with(&end)) {
+                let renamed = format!("{}{new}", &name[..name.len() - old.len()]);
+                if let Some(tensor) = self.tensors.remove(&name) {
+                    self.tensors.entry(renamed).or_insert(tensor);
+                }
+            }
+        }
+    }
+
+    /// Names of the tensors that nothing has asked for, but buffers that older versions of transformers saved, in order.
+    pub fn unused(&self) -> Vec<&str> {
+        let is_buffer = |name: &str| name.ends_with("embeddings.position_ids");
+        let mut names: Vec<&str> = self
+            .tensors
+            .iter()
+            .filter(|(name, tensor)| !tensor.used.load(Ordering::Relaxed) && !is_buffer(name))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        names.sort_unstable();
+        names
     }
 
     fn empty(root: PathBuf) -> Self {
@@ -178,10 +215,18 @@ impl Weights {
         self.manifest.as_ref()
     }
 
-    /// Adds the file's tensors; returns it with its header's length and content.
-    fn add_file(&mut self, path: &Path) -> Result<(Arc<Mapped>, usize, Metadata), ModelError> {
+    /// Adds the file's tensors, of a shard those that the index places in it: it may hold a copy of others. Returns it with its header's
+    /// length and content.
+    fn add_file(
+        &mut self,
+        path: &Path,
+        listed: Option<&BTreeSet<String>>,
+    ) -> Result<(Arc<Mapped>, usize, Metadata), ModelError> {
         let file = Arc::new(Mapped::open(path)?);
         let size = file.bytes().len();
+        if let Some(error) = folder::other_format(path) {
+            return Err(error);
+        }
         let (header, metadata) =
             SafeTensors::read_metadata(file.bytes()).map_err(|error| match error {
                 SafeTensorError::MetadataIncompleteBuffer => {
@@ -205,11 +250,15 @@ impl Weights {
         let start = 8 + header;
         self.bytes += size as u64;
         for (name, info) in metadata.tensors() {
+            if listed.is_some_and(|listed| !listed.contains(&name)) {
+                continue;
+            }
             let (from, to) = info.data_offsets;
             *self.dtypes.entry(format!("{:?}", info.dtype)).or_default() += to - from;
             self.tensors.insert(
                 name,
                 Located {
+                    used: AtomicBool::new(false),
                     file: Arc::clone(&file),
                     dtype: info.dtype,
                     shape: info.shape.clone(),
@@ -275,6 +324,12 @@ impl Weights {
             .map_or_else(|| "none".into(), |(dtype, _)| dtype.to_lowercase())
     }
 
+    /// The first dimension of a tensor; 0 where there is none of that name.
+    pub fn rows(&self, name: &str) -> usize {
+        let shape = self.tensors.get(name).map(|tensor| &tensor.shape[..]);
+        shape.and_then(|shape| shape.first()).copied().unwrap_or(0)
+    }
+
     pub fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
@@ -296,6 +351,7 @@ impl Weights {
                 format!("shape {shape:?}"),
             ));
         }
+        found.used.store(true, Ordering::Relaxed);
         Ok(found)
     }
 
@@ -308,13 +364,20 @@ impl Weights {
         )
     }
 
-    /// `len` values.
+    /// `len` values. Those of a folder are found to be numbers, because an infinite bias may come out of the layers as a finite score; a
+    /// packed file's were when it was made.
     pub fn vector(&self, name: &str, len: usize) -> Result<Floats, ModelError> {
         let found = self.locate(name, &[len])?;
         if found.dtype == Dtype::I8 {
             return Err(Self::wrong_dtype(found, name));
         }
-        self.widen(name, found, 1, len)
+        let values = self.widen(name, found, 1, len)?;
+        if self.manifest.is_none()
+            && let Some(at) = values.iter().position(|value| !value.is_finite())
+        {
+            return Err(not_finite(found.file.path(), name, at, values[at]));
+        }
+        Ok(values)
     }
 
     /// `rows` by `columns` values, row-major.
@@ -495,30 +558,52 @@ fn described_size(bytes: &[u8]) -> Option<usize> {
     Some(8 + header + metadata.data_len())
 }
 
-/// The shard files that an index names, each once, in the order of their names.
-fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, ModelError> {
+/// A value that is no number to compute with; `row` counts from 0.
+pub fn not_finite(path: &Path, name: &str, row: usize, value: f32) -> ModelError {
+    ModelError::unfit(
+        path,
+        format!("tensor {name}, row {row}"),
+        value,
+        "a finite number",
+    )
+}
+
+/// A file with weights, and the tensors that the index places in it; all of them where there is no index.
+type Shard = (String, Option<BTreeSet<String>>);
+
+/// The folder's one file, or its index, with the names of the files that hold the weights; nothing where it has neither.
+fn weight_files(folder: &Path) -> Result<Option<(PathBuf, Vec<Shard>)>, ModelError> {
+    let single = folder.join(SINGLE_FILE);
+    if single.exists() {
+        return Ok(Some((single, vec![(SINGLE_FILE.to_owned(), None)])));
+    }
+    let index = folder.join(INDEX_FILE);
+    if !index.exists() {
+        return Ok(None);
+    }
     #[derive(serde::Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let bytes = std::fs::read(index).map_err(|source| ModelError::io(index, source))?;
-    let parsed: Index = serde_json::from_slice(&bytes)
-        .map_err(|error| ModelError::unfit(index, "index", error, "an object with a weight_map"))?;
-    let mut names: Vec<String> = parsed.weight_map.into_values().collect();
-    names.sort();
-    names.dedup();
-    for name in &names {
+    let bytes = read_file(&index)?;
+    let parsed: Index = serde_json::from_slice(&bytes).map_err(|error| {
+        ModelError::unfit(&index, "index", error, "an object with a weight_map")
+    })?;
+    let mut shards: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (tensor, file) in parsed.weight_map {
         // A shard lies beside its index; a path that leaves the folder is not a model's.
-        if Path::new(name).components().count() != 1 || name.starts_with("..") {
+        if Path::new(&file).components().count() != 1 || file.starts_with("..") {
             return Err(ModelError::unfit(
-                index,
+                &index,
                 "weight_map",
-                format!("file {name:?}"),
+                format!("file {file:?}"),
                 "a plain file name",
             ));
         }
+        shards.entry(file).or_default().insert(tensor);
     }
-    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+    let shards = shards.into_iter().map(|(file, names)| (file, Some(names)));
+    Ok(Some((index, shards.collect())))
 }
 
 #[cfg(test)]

@@ -855,9 +855,10 @@ fn verify_passes_on_the_models_own_scores_and_fails_on_others() {
     let text = String::from_utf8_lossy(&failed.stdout).into_owned();
     assert_eq!(text.matches("FAIL").count(), 1, "{text}");
 
+    // Nothing to compare with is no fault.
     let unknown = run(reranker(&["verify"]));
-    assert_eq!(unknown.status.code(), Some(2));
-    assert!(stderr(&unknown).contains("BAAI/bge-reranker-v2-m3"));
+    assert_eq!(unknown.status.code(), Some(0));
+    assert!(stdout(&unknown).contains("no scores are known"));
 }
 
 #[test]
@@ -885,36 +886,6 @@ fn the_demo_model_does_not_pass_for_another() {
         stderr(&output).contains("found the demo model"),
         "{}",
         stderr(&output)
-    );
-}
-
-#[test]
-fn a_tokenizer_with_more_tokens_than_the_embedding_is_refused() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let golden = golden();
-    let tests = golden.parent().expect("a folder");
-    std::fs::copy(
-        golden.join("tokenizer.json"),
-        folder.path().join("tokenizer.json"),
-    )
-    .expect("copied");
-    for entry in std::fs::read_dir(tests.join("roberta")).expect("a model") {
-        let path = entry.expect("an entry").path();
-        let name = path.file_name().expect("a name");
-        if name != "tokenizer.json" {
-            std::fs::copy(&path, folder.path().join(name)).expect("copied");
-        }
-    }
-    let mut command = reranker(&["score", "--query", "q", "p"]);
-    command.env("MODEL_DIR", folder.path());
-    let output = run(command);
-    assert_eq!(output.status.code(), Some(1));
-    let message = stderr(&output);
-    assert!(
-        message.contains(
-            "tokenizer.json: vocabulary: found 2000 tokens, expected at most the embedding's"
-        ),
-        "{message}"
     );
 }
 

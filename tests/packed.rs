@@ -359,7 +359,7 @@ fn a_damaged_file_is_refused_and_never_scores_wrong() {
     };
     for (needle, replacement, message) in [
         (
-            "\\\"format\\\":3",
+            "\\\"format\\\":4",
             "\\\"format\\\":1",
             "pack the model again",
         ),
@@ -576,14 +576,14 @@ fn a_file_of_another_version_or_layout_is_refused_though_its_digests_fit() {
     let mut damaged = Damaged::new();
     for (from, to, says) in [
         (
+            "\\\"format\\\":4",
             "\\\"format\\\":3",
-            "\\\"format\\\":1",
-            "expected version 2 or 3: pack the model again",
+            "expected version 4: pack the model again",
         ),
         (
-            "\\\"format\\\":3",
             "\\\"format\\\":4",
-            "expected version 2 or 3: pack the model again",
+            "\\\"format\\\":5",
+            "expected version 4: pack the model again",
         ),
         (
             "panel32x4",

@@ -52,7 +52,7 @@ fn run(input: &mut Unstructured) -> arbitrary::Result<()> {
         let Ok(ids) = tokenizer.encode(text) else {
             continue;
         };
-        let vocabulary = tokenizer.vocab_size();
+        let vocabulary = tokenizer.id_bound();
         assert!(ids.ids().iter().all(|&id| (id as usize) < vocabulary));
         let joined = tokenizer
             .join(&ids, &ids, 64, Truncation::Flag)

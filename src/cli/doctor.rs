@@ -10,7 +10,7 @@ use super::output::say;
 use super::{Usage, setup};
 use crate::config::Config;
 use crate::error::ModelError;
-use crate::model::{Gpu, Model};
+use crate::model::{Gpu, Model, Sureness, check_sources};
 use crate::service::Engine;
 
 /// One line of the report.
@@ -114,7 +114,9 @@ fn model(config: &Config) -> Vec<Finding> {
         }
         Err(error) => {
             let advice = if matches!(setup::s3_model(config), Ok(None)) {
-                "set MODEL_DIR to a folder with config.json, tokenizer.json and model.safetensors"
+                error
+                    .downcast_ref()
+                    .map_or("see the message", ModelError::advice)
             } else {
                 "AWS_REGION, AWS_ENDPOINT_URL_S3, the credentials of AWS's SDKs, S3_PATH_STYLE and S3_ANONYMOUS say how S3 is asked, MODEL_CACHE where to"
             };
@@ -144,16 +146,17 @@ fn model(config: &Config) -> Vec<Finding> {
         return findings;
     }
     let on_gpu = plan.settings.gpu.is_some();
-    let engine = match Engine::load(&plan.path, plan.settings, true, Instant::now()) {
+    // Starts compare a packed file with its sources quickly; here there is time to be sure.
+    let whole = check_sources(&plan.path, Sureness::Whole);
+    let loaded = whole.and_then(|()| Engine::load(&plan.path, plan.settings, true, Instant::now()));
+    let engine = match loaded {
         Ok(engine) => engine,
         Err(error) => {
             let advice = match &error {
                 ModelError::Compute(_) | ModelError::Lost(_) if on_gpu => {
                     "the GPU cannot compute it so; DEVICE=cpu computes it on the CPU"
                 }
-                _ => {
-                    "the file named above must be replaced by the original; re-download it if it was cut"
-                }
+                error => error.advice(),
             };
             findings.push(Wrong(format!("model: {error}"), advice.into()));
             return findings;
@@ -176,6 +179,12 @@ fn model(config: &Config) -> Vec<Finding> {
         ),
         None => Fine(described),
     });
+    findings.extend(setup::unused(engine.model().unused()).map(|unused| {
+        Better(
+            unused,
+            "where a layer is among them, config.json is another model's".into(),
+        )
+    }));
     if config.max_length > info.model_max_length {
         findings.push(Better(
             format!(

@@ -5,20 +5,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use indicatif::ProgressBar;
 
 use super::output::{self, note, say};
 use super::{Usage, setup};
 use crate::config::Config;
-use crate::weights::{Hub, Pin, S3Model, is_sha256, locate};
+use crate::weights::{FetchError, Hub, HubName, Pin, S3Model, hub_name, is_sha256, locate};
 
 /// Requests at a time; more do not make a link to the hub's storage faster.
 const CONNECTIONS: usize = 8;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// The model's hub id (owner/name or owner/name@revision), or its address in S3 (s3://bucket/key); the configured one where it is
+    /// The model's hub id (owner/name or owner/name@revision) or a link to its page, or its address in S3 (s3://bucket/key); the configured one where it is
     /// not given.
     #[arg(value_name = "ID|ADDRESS")]
     name: Option<String>,
@@ -97,10 +97,10 @@ fn asked(args: &Args) -> Pin {
 
 fn from_hub(args: &Args, config: &Config, name: &str) -> anyhow::Result<PathBuf> {
     let platform = &config.platform;
-    let (name, own_revision) = match name.split_once('@') {
-        Some((name, revision)) => (name, Some(revision)),
-        None => (name, None),
-    };
+    let cache = platform.hub_cache.clone();
+    let HubName { id, revision } =
+        hub_name(name, cache.as_deref()).map_err(|reason| Usage(format!("{name}: {reason}")))?;
+    let (name, own_revision) = (id.as_str(), revision.as_deref());
     if own_revision.is_some() && args.revision.is_some() {
         return Err(Usage("--revision: the name has one already".into()).into());
     }
@@ -111,7 +111,6 @@ fn from_hub(args: &Args, config: &Config, name: &str) -> anyhow::Result<PathBuf>
     let revision = own_revision
         .or(args.revision.as_deref())
         .or(config.model_revision.as_deref());
-    let cache = platform.hub_cache.clone();
     let cache = cache.ok_or_else(|| Usage("there is no cache: set HF_HOME or HOME".into()))?;
     if platform.hub_offline {
         let wanted = revision.or(pin.as_ref().map(|pin| pin.revision.as_str()));
@@ -152,7 +151,16 @@ fn from_hub(args: &Args, config: &Config, name: &str) -> anyhow::Result<PathBuf>
         },
     );
     bar.finish_and_clear();
-    let fetched = fetched.context("the model was not fetched")?;
+    let fetched = fetched.map_err(|error| {
+        // The usual case is a machine that may not reach the hub.
+        let elsewhere = match &error {
+            FetchError::Lost { .. } => {
+                ": HF_ENDPOINT names a mirror; or fetch it on a machine with a network, copy the folder that is printed there here and set MODEL_DIR to it"
+            }
+            _ => "",
+        };
+        anyhow::Error::new(error).context(format!("the model was not fetched{elsewhere}"))
+    })?;
     asked(args).check_folder(&fetched.folder)?;
     note!(
         "{name} at {}: {} bytes came",

@@ -12,16 +12,19 @@ use serde::Deserialize;
 
 use super::eval::metrics::{Differences, kendall_tau_b, mean};
 use super::output::{self, note, say};
+use super::setup::unused;
 use super::{ModelArg, Usage, setup};
 use crate::config::Config;
+use crate::error::ModelError;
 use crate::model::{
     CONFIG_FILE, Choice, Fidelity, LADDER, Manifest, MatrixReport, Model, Packed, PackedTokenizer,
-    Plan, Rounding, Setting, TRIAL, check_vocabulary, packed_tensors, quantize,
+    Plan, Rounding, Setting, TRIAL, check_tokenizer, packed_tensors, quantize, read_file,
 };
 use crate::rerank::{Precision, Truncation, sigmoid};
-use crate::tokenizer::{Compilation, PairTokenizer, compile};
+use crate::service::{TOKENIZER_FILE, folder_config, folder_tokenizer};
+use crate::tokenizer::{self, Compilation, FolderTokenizer, PairTokenizer, compile};
 use crate::weights::{
-    Dtype, FORMAT, PACKED_FILE, PackedWriter, Prefetch, Weights, is_packed, sha256_of,
+    Dtype, FORMAT, PACKED_FILE, PackedWriter, Prefetch, Weights, fingerprint, is_packed, sha256_of,
 };
 
 #[derive(clap::Args)]
@@ -108,13 +111,22 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
     let kernels = setup::kernels(config)?;
     let pool = setup::pool(config)?;
 
-    let tokenizer_path = folder.join(PackedTokenizer::JSON);
-    let json =
-        std::fs::read(&tokenizer_path).with_context(|| format!("{}", tokenizer_path.display()))?;
-    let tokenizer = PairTokenizer::from_json(&json, &tokenizer_path)?;
+    let FolderTokenizer {
+        tokenizer,
+        json,
+        max_length,
+    } = folder_tokenizer(&folder, &folder_config(&folder)?)?;
     let weights = Weights::open(&folder)?;
     let model = Model::from_weights(&folder, &weights, kernels, None, Prefetch::none())?;
-    check_vocabulary(model.config(), &tokenizer_path, tokenizer.vocab_size())?;
+    check_tokenizer(
+        model.config(),
+        tokenizer.path(),
+        tokenizer.id_bound(),
+        tokenizer.segment_bound(),
+    )?;
+    if let Some(unused) = unused(model.unused()) {
+        note!("note: {}: {unused}", folder.display());
+    }
     let texts = texts(&tokenizer, model.config().max_length())?;
 
     if !std::io::stderr().is_terminal() {
@@ -140,8 +152,10 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
             tool: concat!("reranker ", env!("CARGO_PKG_VERSION")).into(),
             name: model.config().about.name.clone().or(Some(found.name)),
             revision: found.revision,
-            config: serde_json::from_slice(&std::fs::read(folder.join(CONFIG_FILE))?)?,
+            config: crate::model::json(&read_file(&folder.join(CONFIG_FILE))?)?,
             sources: sources(&folder, &weights)?,
+            fingerprints: fingerprints(&weights)?,
+            max_length,
             payload_sha256: String::new(),
             fine: BTreeSet::new(),
             levels: BTreeMap::new(),
@@ -586,13 +600,25 @@ fn check_out(out: &Path) -> anyhow::Result<()> {
 
 /// SHA-256 of each file of the source that the packed model was made from.
 fn sources(folder: &Path, weights: &Weights) -> anyhow::Result<BTreeMap<String, String>> {
-    let names = [CONFIG_FILE, PackedTokenizer::JSON].map(|name| folder.join(name));
-    let paths = names.into_iter().chain(weights.files());
-    let digests = paths.map(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        Ok((name.into_owned(), sha256_of(&path)?))
-    });
-    digests.collect()
+    let names = [CONFIG_FILE, TOKENIZER_FILE, tokenizer::CONFIG_FILE].map(|name| folder.join(name));
+    let paths = names.into_iter().filter(|path| path.exists());
+    by_name(paths.chain(weights.files()), sha256_of)
+}
+
+fn fingerprints(weights: &Weights) -> anyhow::Result<BTreeMap<String, String>> {
+    by_name(weights.files().into_iter(), fingerprint)
+}
+
+fn by_name(
+    paths: impl Iterator<Item = PathBuf>,
+    digest: fn(&Path) -> Result<String, ModelError>,
+) -> anyhow::Result<BTreeMap<String, String>> {
+    paths
+        .map(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            Ok((name.into_owned(), digest(&path)?))
+        })
+        .collect()
 }
 
 /// The carried texts as the model reads them.

@@ -363,8 +363,13 @@ async fn load(
                 ms = log_ms(info.load.total),
                 "model ready"
             );
+            if let Some(unused) = setup::unused(engine.model().unused()) {
+                tracing::warn!("{unused}");
+            }
         }
-        Err(error @ Error::Model(_)) => tracing::error!(%error, "model not loaded"),
+        Err(error @ Error::Model(_)) => {
+            tracing::error!(%error, state = "still listening, for /health to tell", "model not loaded");
+        }
         Err(error) => tracing::error!(%error, "loading failed"),
     }
 }

@@ -229,6 +229,23 @@ pub fn pool(config: &Config) -> anyhow::Result<rayon::ThreadPool> {
         .context("cannot start the compute threads")
 }
 
+/// What to say of tensors that nothing reads; nothing where there are none.
+pub fn unused(names: &[String]) -> Option<String> {
+    const LISTED: usize = 3;
+    if names.is_empty() {
+        return None;
+    }
+    let listed = names.iter().take(LISTED).map(String::as_str);
+    let listed = listed.collect::<Vec<_>>().join(", ");
+    let more = match names.len().saturating_sub(LISTED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some(format!(
+        "the weights hold what config.json has no place for, so it is not used: {listed}{more} (num_hidden_layers and model_type decide)"
+    ))
+}
+
 /// Loads the configured model on `pool`, and says what is special about it.
 pub fn load(config: &Config, pool: &rayon::ThreadPool) -> anyhow::Result<Engine> {
     let plan = model(config)?;
@@ -237,6 +254,9 @@ pub fn load(config: &Config, pool: &rayon::ThreadPool) -> anyhow::Result<Engine>
         .context("cannot load the model")?;
     if let Some(note) = &engine.info().note {
         note!("note: {note}");
+    }
+    if let Some(unused) = unused(engine.model().unused()) {
+        note!("note: {unused}");
     }
     Ok(engine)
 }

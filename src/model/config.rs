@@ -1,28 +1,36 @@
 //! `config.json` of a Hugging Face model, reduced to what the forward pass needs, and checked.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::Value;
 
-use crate::error::ModelError;
+use crate::error::{ModelError, Remedy};
+use crate::json::mended;
+use crate::weights::read_file;
 
-/// The three families differ in tensor names, position offsets and the name of the head's layers, in nothing else.
+/// The families differ in tensor names, position offsets and the name of the head's layers, in nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     Bert,
     Roberta,
     XlmRoberta,
+    Camembert,
 }
 
 impl Family {
-    const ALL: [(Self, &str, &str); 3] = [
+    const ALL: [(Self, &str, &str); 4] = [
         (Self::Bert, "bert", "BertForSequenceClassification"),
         (Self::Roberta, "roberta", "RobertaForSequenceClassification"),
         (
             Self::XlmRoberta,
             "xlm-roberta",
             "XLMRobertaForSequenceClassification",
+        ),
+        (
+            Self::Camembert,
+            "camembert",
+            "CamembertForSequenceClassification",
         ),
     ];
 
@@ -37,7 +45,7 @@ impl Family {
     pub fn prefix(self) -> &'static str {
         match self {
             Self::Bert => "bert",
-            Self::Roberta | Self::XlmRoberta => "roberta",
+            Self::Roberta | Self::XlmRoberta | Self::Camembert => "roberta",
         }
     }
 }
@@ -55,6 +63,8 @@ pub struct ModelConfig {
     pub type_vocab_size: usize,
     pub layer_norm_eps: f32,
     pub pad_token_id: u32,
+    /// The class of transformers that reads the tokenizer, where the file names it.
+    pub tokenizer_class: Option<String>,
     /// What the folder says of itself beyond Hugging Face's fields.
     pub about: About,
 }
@@ -72,24 +82,21 @@ pub struct About {
 
 #[derive(Deserialize)]
 struct Raw {
-    #[serde(default)]
-    architectures: Vec<String>,
-    model_type: String,
     vocab_size: usize,
     hidden_size: usize,
     num_hidden_layers: usize,
     num_attention_heads: usize,
     intermediate_size: usize,
+    #[serde(default = "gelu")]
     hidden_act: String,
     max_position_embeddings: usize,
-    #[serde(default = "one")]
+    #[serde(default = "two")]
     type_vocab_size: usize,
     #[serde(default = "default_eps")]
     layer_norm_eps: f64,
     pad_token_id: Option<u32>,
     position_embedding_type: Option<String>,
-    id2label: Option<BTreeMap<String, String>>,
-    num_labels: Option<usize>,
+    tokenizer_class: Option<String>,
     #[serde(default)]
     is_decoder: bool,
     #[serde(default, rename = "reranker")]
@@ -99,64 +106,46 @@ struct Raw {
 /// Beyond any model of the family, and so small that no product of two sizes overflows.
 const LARGEST: usize = 1 << 24;
 
-fn one() -> usize {
-    1
+// Where a field is absent, Hugging Face's own defaults hold, which are the same in all families.
+
+fn two() -> usize {
+    2
 }
 
-/// The default of Hugging Face's BERT configuration.
+fn gelu() -> String {
+    "gelu".into()
+}
+
 fn default_eps() -> f64 {
     1e-12
 }
 
 impl ModelConfig {
     pub fn read(path: &Path) -> Result<Self, ModelError> {
-        let bytes = std::fs::read(path).map_err(|source| ModelError::io(path, source))?;
-        Self::parse(path, &bytes)
+        Self::parse(path, &read_file(path)?)
     }
 
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, ModelError> {
-        let raw: Raw = serde_json::from_slice(bytes).map_err(|error| {
-            ModelError::unfit(
+        const EXPECTED: &str =
+            "a Hugging Face config.json of a BERT, RoBERTa, XLM-RoBERTa or CamemBERT model";
+        let unreadable =
+            |error: serde_json::Error| ModelError::unfit(path, "configuration", error, EXPECTED);
+        let value = json(bytes).map_err(unreadable)?;
+        if !value.is_object() {
+            return Err(ModelError::unfit(
                 path,
                 "configuration",
-                error,
-                "a Hugging Face config.json of a BERT, RoBERTa or XLM-RoBERTa model",
-            )
-        })?;
+                "no object",
+                EXPECTED,
+            ));
+        }
+        // Before anything else, because a model of another kind lacks other fields too.
+        let family = Self::family(path, &value)?;
+        Self::check_labels(path, &value)?;
+        let raw: Raw = serde_json::from_value(value).map_err(unreadable)?;
         let unfit = |what: &str, found: String, expected: String| {
-            Err(ModelError::unfit(path, what, found, expected))
+            Err(ModelError::not_served(path, what, found, expected))
         };
-        let Some((family, _, architecture)) = Family::ALL
-            .into_iter()
-            .find(|(_, model_type, _)| *model_type == raw.model_type)
-        else {
-            return unfit(
-                "model_type",
-                format!("{:?}", raw.model_type),
-                "bert, roberta or xlm-roberta".into(),
-            );
-        };
-        if raw.architectures != [architecture] {
-            return unfit(
-                "architectures",
-                format!("{:?}", raw.architectures),
-                format!("[{architecture:?}]"),
-            );
-        }
-        // Hugging Face's own default where neither is given is two labels.
-        let labels = raw
-            .id2label
-            .as_ref()
-            .map(BTreeMap::len)
-            .or(raw.num_labels)
-            .unwrap_or(2);
-        if labels != 1 {
-            return unfit(
-                "number of labels",
-                labels.to_string(),
-                "1 (a reranker has one logit)".into(),
-            );
-        }
         if raw.hidden_act != "gelu" {
             return unfit(
                 "hidden_act",
@@ -177,6 +166,9 @@ impl ModelConfig {
         if raw.is_decoder {
             return unfit("is_decoder", "true".into(), "false".into());
         }
+        let unfit = |what: &str, found: String, expected: String| {
+            Err(ModelError::unfit(path, what, found, expected).with(Remedy::Mend))
+        };
         for (name, value) in [
             ("vocab_size", raw.vocab_size),
             ("hidden_size", raw.hidden_size),
@@ -224,6 +216,7 @@ impl ModelConfig {
             pad_token_id: raw
                 .pad_token_id
                 .unwrap_or(if family == Family::Bert { 0 } else { 1 }),
+            tokenizer_class: raw.tokenizer_class,
             about: raw.about,
         };
         if config.max_length() < 8 {
@@ -236,11 +229,83 @@ impl ModelConfig {
         Ok(config)
     }
 
+    /// The model's family, or why it has none that is served.
+    fn family(path: &Path, config: &Value) -> Result<Family, ModelError> {
+        let refuse = |what: &str, found: String, expected: &str| {
+            Err(ModelError::not_served(path, what, found, expected))
+        };
+        const SERVED: &str =
+            "bert, roberta, xlm-roberta or camembert: no other architecture is served";
+        let kind = config["model_type"].as_str();
+        let found = Family::ALL
+            .into_iter()
+            .find(|(_, name, _)| Some(*name) == kind);
+        let Some((family, _, architecture)) = found else {
+            return match kind {
+                Some(kind) => refuse("model_type", format!("{kind:?}"), SERVED),
+                None => refuse("model_type", config["model_type"].to_string(), SERVED),
+            };
+        };
+        // Custom code may compute anything under the names of a known architecture.
+        let custom = ["AutoConfig", "AutoModelForSequenceClassification"];
+        if let Some(name) = custom
+            .iter()
+            .find(|name| config["auto_map"].get(name).is_some())
+        {
+            return refuse(
+                "auto_map",
+                format!("{name} by custom code, {}", config["auto_map"][name]),
+                "an architecture of transformers itself: code from model repositories is not run",
+            );
+        }
+        match &config["architectures"] {
+            // transformers takes the class from the model's type.
+            Value::Null => Ok(family),
+            Value::Array(names) if names.is_empty() => Ok(family),
+            Value::Array(names) if names.iter().any(|name| name == architecture) => Ok(family),
+            other => {
+                let name = other[0].as_str().unwrap_or_default();
+                let what = if name.ends_with("Model") {
+                    "this is an embedding model, which gives vectors and no score"
+                } else if name.ends_with("ForMaskedLM") {
+                    "this is a language model before any training for ranking"
+                } else {
+                    "a model with a head for one score"
+                };
+                refuse(
+                    "architectures",
+                    other.to_string(),
+                    &format!("[{architecture:?}]: {what}"),
+                )
+            }
+        }
+    }
+
+    /// Refuses any number of labels but one, counted as transformers counts them.
+    fn check_labels(path: &Path, config: &Value) -> Result<(), ModelError> {
+        const WANTED: &str = "1 (a reranker has one logit)";
+        let refuse =
+            |what: &str, found: String| Err(ModelError::not_served(path, what, found, WANTED));
+        match (&config["id2label"], &config["num_labels"]) {
+            (Value::Object(labels), _) if labels.len() == 1 => Ok(()),
+            (Value::Object(labels), _) => {
+                refuse("number of labels", format!("{} in id2label", labels.len()))
+            }
+            (Value::Null, Value::Number(labels)) if labels.as_u64() == Some(1) => Ok(()),
+            (Value::Null, Value::Null) => refuse(
+                "number of labels",
+                "neither id2label nor num_labels, which transformers takes for 2".into(),
+            ),
+            (Value::Null, labels) => refuse("number of labels", format!("{labels} in num_labels")),
+            (labels, _) => refuse("id2label", labels.to_string()),
+        }
+    }
+
     /// Position of the first token: RoBERTa counts from the one after the padding token's.
     pub fn first_position(&self) -> usize {
         match self.family {
             Family::Bert => 0,
-            Family::Roberta | Family::XlmRoberta => self.pad_token_id as usize + 1,
+            _ => self.pad_token_id as usize + 1,
         }
     }
 
@@ -268,6 +333,11 @@ impl ModelConfig {
             })
             .sum()
     }
+}
+
+/// The JSON of a file, which may begin with a byte order mark.
+pub fn json(bytes: &[u8]) -> serde_json::Result<Value> {
+    serde_json::from_slice(&mended(bytes))
 }
 
 #[cfg(test)]

@@ -457,6 +457,8 @@ mod tests {
             revision: None,
             config: serde_json::from_slice(&config).expect("JSON"),
             sources: BTreeMap::new(),
+            fingerprints: BTreeMap::new(),
+            max_length: None,
             payload_sha256: String::new(),
             fine: BTreeSet::new(),
             levels: BTreeMap::new(),

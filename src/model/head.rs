@@ -22,7 +22,7 @@ impl Head {
     pub fn names(family: Family) -> (&'static str, &'static str) {
         match family {
             Family::Bert => ("bert.pooler.dense", "classifier"),
-            Family::Roberta | Family::XlmRoberta => ("classifier.dense", "classifier.out_proj"),
+            _ => ("classifier.dense", "classifier.out_proj"),
         }
     }
 

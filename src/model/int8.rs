@@ -7,7 +7,7 @@ use kernels::{
 };
 
 use super::config::ModelConfig;
-use crate::error::ModelError;
+use crate::error::{ModelError, Remedy};
 use crate::weights::{self, Floats, Int8s, Weights};
 
 /// The projections of a layer that are packed: what the file calls them.
@@ -108,7 +108,8 @@ impl Layers {
                 "weight layout",
                 format!("{:?}", manifest.layout),
                 format!("{INT8_LAYOUT:?}: pack the model again with this program"),
-            ));
+            )
+            .with(Remedy::Pack));
         }
         let layers = (0..config.layers).map(|index| Layer::load(config, weights, kernels, index));
         Ok(Self {

@@ -13,6 +13,7 @@
 mod rounding;
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Tensor};
 use half::f16;
@@ -26,7 +27,7 @@ use super::int8::{ATTENTION_OUT, DOWN, QKV, UP, panel_shape};
 use super::ops::Projection;
 use super::{Model, Packed};
 use crate::error::ModelError;
-use crate::weights::{Dtype, PackedWriter, Weights};
+use crate::weights::{Dtype, PackedWriter, Weights, not_finite};
 use rounding::Correlation;
 
 /// Rows of a matrix's inputs on which its error is measured.
@@ -129,6 +130,7 @@ pub fn quantize(
     let mut calibration = Calibration {
         kernels: model.kernels,
         rounding,
+        weights,
         firsts: &texts.starts,
         layer_prefix: format!("{prefix}.encoder.layer"),
         writer,
@@ -149,7 +151,10 @@ pub fn quantize(
             (format!("{dense}.bias"), vec![rows]),
         ] {
             let values = match shape[..] {
-                [rows, columns] => weights.matrix(&name, rows, columns)?,
+                [rows, columns] => {
+                    check_matrix(weights, &name, columns)?;
+                    weights.matrix(&name, rows, columns)?
+                }
                 _ => weights.vector(&name, rows)?,
             };
             writer.floats(&name, &shape, &values)?;
@@ -182,15 +187,27 @@ fn halves(
 ) -> Result<(), ModelError> {
     let table = weights.table(name, rows, columns)?;
     let mut row = vec![0.0; columns];
+    let mut beyond = None;
     let pieces = (0..rows).map(|index| {
         table.read_row(index, &mut row);
-        let bytes: Vec<u8> = row
-            .iter()
-            .flat_map(|v| f16::from_f32(*v).to_le_bytes())
-            .collect();
+        let halves = row.iter().map(|v| f16::from_f32(*v));
+        if let Some(at) = halves.clone().position(|half| !half.is_finite()) {
+            beyond.get_or_insert((index, row[at]));
+        }
+        let bytes: Vec<u8> = halves.flat_map(f16::to_le_bytes).collect();
         bytes
     });
-    writer.tensor(name, Dtype::F16, &[rows, columns], pieces)
+    writer.tensor(name, Dtype::F16, &[rows, columns], pieces)?;
+    match beyond {
+        None => Ok(()),
+        Some((row, value)) if value.is_finite() => Err(ModelError::unfit(
+            weights.path(),
+            format!("tensor {name}, row {row}"),
+            value,
+            format!("at most {} in size, as f16 holds", f16::MAX),
+        )),
+        Some((row, value)) => Err(not_finite(weights.path(), name, row, value)),
+    }
 }
 
 /// A table in int8, each row to its own scale.
@@ -202,6 +219,7 @@ fn words_int8(
     writer: &mut PackedWriter,
 ) -> Result<(), ModelError> {
     let table = weights.table(name, rows, columns)?;
+    let damaged = Mutex::new(None);
     let mut scales = vec![0f32; rows];
     let pieces = scales.chunks_mut(ROWS).enumerate().map(|(chunk, scales)| {
         let mut bytes = vec![0u8; scales.len() * columns];
@@ -212,7 +230,13 @@ fn words_int8(
             .for_each_init(
                 || vec![0.0; columns],
                 |values, (row, (bytes, scale))| {
-                    table.read_row(chunk * ROWS + row, values);
+                    let row = chunk * ROWS + row;
+                    table.read_row(row, values);
+                    // A maximum passes over NaN, which would become a zero.
+                    if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+                        let mut damaged = damaged.lock().unwrap_or_else(PoisonError::into_inner);
+                        damaged.get_or_insert((row, *value));
+                    }
                     let largest = values.iter().fold(0f32, |most, v| most.max(v.abs()));
                     *scale = largest / 127.0;
                     if *scale >= f32::MIN_POSITIVE {
@@ -229,7 +253,20 @@ fn words_int8(
         bytes
     });
     writer.tensor(name, Dtype::I8, &[rows, columns], pieces)?;
+    if let Some((row, value)) = damaged.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(not_finite(weights.path(), name, row, value));
+    }
     writer.floats(&format!("{name}.scale"), &[rows], &scales)
+}
+
+/// Refuses a matrix in which anything is no number: quantizing would make one of it.
+fn check_matrix(weights: &Weights, name: &str, columns: usize) -> Result<(), ModelError> {
+    let rows = weights.rows(name);
+    let values = weights.matrix(name, rows, columns)?;
+    match values.iter().position(|value| !value.is_finite()) {
+        None => Ok(()),
+        Some(at) => Err(not_finite(weights.path(), name, at / columns, values[at])),
+    }
 }
 
 /// What is seen of a matrix's inputs. Sequences' first tokens are left out: they are far from the rest, and quantized finely
@@ -249,6 +286,7 @@ struct Seen {
 struct Calibration<'a> {
     kernels: Kernels,
     rounding: Rounding<'a>,
+    weights: &'a Weights,
     /// Numbers of the sequences' first tokens, ascending.
     firsts: &'a [usize],
     layer_prefix: String,
@@ -303,6 +341,16 @@ impl Observer for Calibration<'_> {
         norms: [(&[f32], &[f32]); 2],
     ) -> Result<(), ModelError> {
         let prefix = format!("{}.{index}", self.layer_prefix);
+        for (part, columns) in [
+            ("attention.self.query", projections[0].shape().1),
+            ("attention.self.key", projections[0].shape().1),
+            ("attention.self.value", projections[0].shape().1),
+            (ATTENTION_OUT, projections[1].shape().1),
+            (UP, projections[2].shape().1),
+            (DOWN, projections[3].shape().1),
+        ] {
+            check_matrix(self.weights, &format!("{prefix}.{part}.weight"), columns)?;
+        }
         let names = [QKV, ATTENTION_OUT, UP, DOWN];
         let names = names.map(|name| format!("{prefix}.{name}"));
         let (kernels, rounding) = (self.kernels, self.rounding);

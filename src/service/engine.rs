@@ -9,12 +9,15 @@ use kernels::Kernels;
 use super::prepare::{Defaults, Halt, Prepared};
 use super::receipt::{Downloaded, LoadTimes, Prefetched, Receipt, Span};
 use crate::batch::plan;
-use crate::error::{Error, Invalid, ModelError, Result};
+use crate::error::{Error, Invalid, ModelError, Remedy, Result};
 use crate::model::{
-    Download, Fidelity, Gpu, Manifest, Model, Packed, PackedTokenizer, check_vocabulary,
+    CONFIG_FILE, Download, Fidelity, Gpu, Manifest, Model, ModelConfig, Packed, PackedTokenizer,
+    check_tokenizer, read_file, require, require_weights,
 };
 use crate::rerank::{Precision, Request, Score, Truncation};
-use crate::tokenizer::{PairTokenizer, Sequence};
+use crate::tokenizer::{
+    CONFIG_FILE as TOKENIZER_CONFIG_FILE, FolderTokenizer, ModelFacts, PairTokenizer, Sequence,
+};
 
 /// Of a model folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -79,6 +82,36 @@ pub struct Info {
     pub load: LoadTimes,
 }
 
+/// The configuration of a model folder, once it is clear that the folder holds a model.
+pub fn folder_config(folder: &Path) -> Result<ModelConfig, ModelError> {
+    require(folder, CONFIG_FILE)?;
+    // What kind of model it is comes before what is missing of it.
+    let config = ModelConfig::read(&folder.join(CONFIG_FILE))?;
+    require_weights(folder)?;
+    require(folder, TOKENIZER_FILE)?;
+    Ok(config)
+}
+
+/// The tokenizer of a model folder, as transformers reads it for this model.
+pub fn folder_tokenizer(
+    folder: &Path,
+    config: &ModelConfig,
+) -> Result<FolderTokenizer, ModelError> {
+    let json = read_file(&folder.join(TOKENIZER_FILE))?;
+    let settings = folder.join(TOKENIZER_CONFIG_FILE);
+    let settings = settings
+        .exists()
+        .then(|| read_file(&settings))
+        .transpose()?;
+    let facts = ModelFacts {
+        model_type: config.family.model_type(),
+        tokenizer_class: config.tokenizer_class.as_deref(),
+        segments: config.type_vocab_size,
+    };
+    let path = folder.join(TOKENIZER_FILE);
+    PairTokenizer::of_files(&json, settings.as_deref(), &path, facts)
+}
+
 impl Engine {
     /// Loads a model folder or packed file; with `warm_up` also runs it once, so that the first request finds its pages read. `started` is when
     /// the process began.
@@ -101,25 +134,40 @@ impl Engine {
             let gpu = settings.gpu.clone();
             Model::load(path, settings.kernels, gpu).map(|m| (m, Span::since(begun, started)))
         };
-        let timed_tokenizer = |packed: Option<&PackedTokenizer>| {
-            let begun = Instant::now();
-            match packed {
+        // The tokenizer, and the longest sequence that its files allow.
+        let packed_tokenizer = |model: &Model| {
+            let max_length = model.manifest().and_then(|manifest| manifest.max_length);
+            let tokenizer = match model.tokenizer() {
                 Some(PackedTokenizer::Compiled(bytes)) => {
                     PairTokenizer::from_compiled(bytes.clone(), path)
                 }
                 Some(PackedTokenizer::Json(bytes)) => PairTokenizer::from_json(bytes, path),
-                None => PairTokenizer::load(&path.join(TOKENIZER_FILE)),
-            }
-            .map(|t| (t, Span::since(begun, started)))
+                None => Err(ModelError::Compute(
+                    "a packed model without a tokenizer".into(),
+                )),
+            };
+            Ok::<_, ModelError>((tokenizer?, max_length))
         };
-        let (tokenizer, model) = if path.is_dir() {
-            let (tokenizer, model) = rayon::join(|| timed_tokenizer(None), timed_model);
-            (tokenizer?, model?)
+        let (tokenizer, tokenizer_time, (model, weights_time)) = if path.is_dir() {
+            let config = folder_config(path)?;
+            let (tokenizer, model) = rayon::join(
+                || {
+                    let begun = Instant::now();
+                    let read = folder_tokenizer(path, &config)?;
+                    let span = Span::since(begun, started);
+                    Ok::<_, ModelError>(((read.tokenizer, read.max_length), span))
+                },
+                timed_model,
+            );
+            let (tokenizer, span) = tokenizer?;
+            (tokenizer, span, model?)
         } else {
             let model = timed_model()?;
-            (timed_tokenizer(model.0.tokenizer())?, model)
+            let begun = Instant::now();
+            let tokenizer = packed_tokenizer(&model.0)?;
+            (tokenizer, Span::since(begun, started), model)
         };
-        let ((model, weights_time), (tokenizer, tokenizer_time)) = (model, tokenizer);
+        let (tokenizer, tokenizer_limit) = tokenizer;
         let precision = model.precision();
         if !matches!(settings.precision, Precision::Auto) && settings.precision != precision {
             let (found, expected) = match precision {
@@ -134,10 +182,19 @@ impl Engine {
                 format!("model for PRECISION={}", settings.precision.name()),
                 found,
                 expected,
-            ));
+            )
+            .with(Remedy::Set));
         }
         let config = model.config();
-        check_vocabulary(config, tokenizer.path(), tokenizer.vocab_size())?;
+        check_tokenizer(
+            config,
+            tokenizer.path(),
+            tokenizer.id_bound(),
+            tokenizer.segment_bound(),
+        )?;
+        let model_max_length = config
+            .max_length()
+            .min(tokenizer_limit.unwrap_or(usize::MAX));
         let about = &config.about;
         let own_name = about.name.clone().filter(|_| about.demo || !settings.named);
         if let Some(own) = &own_name
@@ -149,7 +206,8 @@ impl Engine {
                 "model",
                 format!("the demo model {own}"),
                 format!("MODEL_NAME={}", settings.name),
-            ));
+            )
+            .with(Remedy::Set));
         }
         let packed = |part: fn(&Manifest) -> &Option<String>| {
             model.manifest().and_then(|manifest| part(manifest).clone())
@@ -169,8 +227,8 @@ impl Engine {
             layers: config.layers,
             hidden_size: config.hidden_size,
             vocab_size: config.vocab_size,
-            max_length: settings.max_length.min(config.max_length()),
-            model_max_length: config.max_length(),
+            max_length: settings.max_length.min(model_max_length),
+            model_max_length,
             truncation: settings.truncation,
             precision: precision.name(),
             stored_dtype: model.stored_dtype().to_owned(),

@@ -14,17 +14,18 @@ use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::processors::PostProcessorWrapper;
 use tokenizers::{
-    AddedToken, Encoding, NormalizedString, Normalizer, NormalizerWrapper, PostProcessor,
-    PreTokenizerWrapper,
+    AddedToken, NormalizedString, Normalizer, NormalizerWrapper, PreTokenizerWrapper,
 };
 use unicode_categories::UnicodeCategories;
 use unicode_normalization_alignments::UnicodeNormalization;
 use unicode_normalization_alignments::char::canonical_combining_class;
 
 use super::compiled::write::{
-    BuildError, Charsmap, MetaspaceRules, Model, PAGE, Section, Settings, Side, StepKind,
+    BuildError, Charsmap, MetaspaceRules, Model, PAGE, Section, Settings, StepKind,
     TAKES_SPACE_LEFT, TAKES_SPACE_RIGHT, TemplatePiece, Trie, Writer, build, entry,
 };
+use super::files::alone;
+use super::template::template;
 
 /// What became of a tokenizer file.
 #[derive(Debug)]
@@ -65,7 +66,8 @@ impl From<BuildError> for Stop {
 }
 
 pub fn compile(json: &[u8]) -> Result<Compilation, BadFile> {
-    match compile_file(json) {
+    let json = alone(json).map_err(|fault| BadFile(fault.to_string()))?;
+    match compile_file(&json) {
         Ok(bytes) => Ok(Compilation::Compiled(bytes)),
         Err(Stop::Refused(reason)) => Ok(Compilation::Refused(reason)),
         Err(Stop::Bad(reason)) => Err(BadFile(reason)),
@@ -116,7 +118,8 @@ struct ModelFile {
     max_input_chars_per_word: Option<u32>,
 }
 
-enum Vocabulary {
+/// A model's entries.
+pub(super) enum Vocabulary {
     Scored(Vec<(String, f64)>),
     Ids(BTreeMap<String, u32>),
 }
@@ -583,66 +586,14 @@ fn normalize(normalizer: Option<&NormalizerWrapper>, text: &str) -> Step<String>
     Ok(normalized.get().to_owned())
 }
 
-/// Finds out what the post-processor makes of a pair by giving it marked ones.
 fn write_template(file: &File, vocab_size: u32, writer: &mut Writer) -> Step<()> {
     let Some(processor) = &file.post_processor else {
         return refuse("no post-processor");
     };
-    let mark = |side: Side, index: u32| u32::MAX - 2 * index - side as u32;
-    let marks = |side, tokens: u32| (0..tokens).map(move |index| mark(side, index));
-    let encoding = |ids: &mut dyn Iterator<Item = u32>| {
-        let token = |id| tokenizers::Token::new(id, String::new(), (0, 0));
-        Encoding::from_tokens(ids.map(token).collect(), 0)
-    };
-    let process = |query: u32, document: Option<u32>, special: bool| -> Step<Vec<(u32, u32)>> {
-        let query = encoding(&mut marks(Side::Query, query));
-        let document = document.map(|tokens| encoding(&mut marks(Side::Document, tokens)));
-        let joined = processor
-            .process(query, document, special)
-            .map_err(|error| Stop::Bad(error.to_string()))?;
-        let type_ids = joined.get_type_ids().iter().copied();
-        Ok(joined.get_ids().iter().copied().zip(type_ids).collect())
-    };
-    let alone: Vec<u32> = process(3, None, false)?.iter().map(|(id, _)| *id).collect();
-    if !alone.iter().copied().eq(marks(Side::Query, 3)) {
-        return refuse("a post-processor that changes a single text");
-    }
-    let pieces: Vec<TemplatePiece> = process(1, Some(1), true)?
-        .into_iter()
-        .map(|(id, type_id)| {
-            let side = [Side::Query, Side::Document]
-                .into_iter()
-                .find(|&side| id == mark(side, 0));
-            match side {
-                Some(side) => TemplatePiece::Text { side, type_id },
-                None => TemplatePiece::Token { id, type_id },
-            }
-        })
-        .collect();
-    for [query, document] in [[0, 0], [1, 3], [4, 0], [5, 2]] {
-        let expected = pieces.iter().flat_map(|piece| match *piece {
-            TemplatePiece::Token { id, type_id } => vec![(id, type_id)],
-            TemplatePiece::Text { side, type_id } => {
-                let tokens = if side == Side::Query { query } else { document };
-                marks(side, tokens).map(|id| (id, type_id)).collect()
-            }
-        });
-        if !process(query, Some(document), true)?
-            .into_iter()
-            .eq(expected)
-        {
-            return refuse("a post-processor that does not only put tokens around the texts");
-        }
-    }
+    let pieces = template(processor).map_err(Stop::Refused)?;
     let beyond = |piece: &&TemplatePiece| matches!(piece, TemplatePiece::Token { id, .. } if *id >= vocab_size);
     if pieces.iter().find(beyond).is_some() {
         return refuse("a template with ids beyond the vocabulary");
-    }
-    for wanted in [Side::Query, Side::Document] {
-        let is_wanted = |piece: &&TemplatePiece| matches!(piece, TemplatePiece::Text { side, .. } if *side == wanted);
-        if pieces.iter().filter(is_wanted).count() != 1 {
-            return refuse("a template that does not hold each text once");
-        }
     }
     writer.words(
         Section::Template,

@@ -24,7 +24,7 @@ pub(super) mod write {
     pub use super::charsmap::Charsmap;
     pub use super::layout::{Section, Writer};
     pub use super::trie::{BuildError, Trie, build};
-    pub use super::{MetaspaceRules, Model, Settings, Side, StepKind, TemplatePiece};
+    pub use super::{MetaspaceRules, Model, Settings, StepKind, TemplatePiece};
 }
 
 use added::{AddedToken, FirstBytes, Part};
@@ -219,6 +219,13 @@ pub enum Side {
 }
 
 impl TemplatePiece {
+    /// The segment of its tokens.
+    pub fn type_id(self) -> u32 {
+        match self {
+            Self::Token { type_id, .. } | Self::Text { type_id, .. } => type_id,
+        }
+    }
+
     pub fn to_words(self) -> [u32; 3] {
         match self {
             Self::Token { id, type_id } => [0, id, type_id],

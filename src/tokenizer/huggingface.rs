@@ -2,48 +2,55 @@
 //!
 //! Takes every kind of fast tokenizer; slow and large to load. It is what the compiled form is compared with.
 
-use tokenizers::{Encoding, PostProcessor, Token, Tokenizer};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-pub struct HuggingFace(Tokenizer);
+use tokenizers::Tokenizer;
+
+use super::compiled::TemplatePiece;
+use super::template::template;
+
+pub struct HuggingFace {
+    inner: Tokenizer,
+    /// Empty where the file has no post-processor.
+    template: Vec<TemplatePiece>,
+}
 
 impl HuggingFace {
-    /// Truncation and padding that the file asks for are switched off: lengths are decided by the caller.
-    pub fn from_json(json: &[u8]) -> Result<Self, tokenizers::Error> {
-        let mut inner = Tokenizer::from_bytes(json)?;
-        inner.with_truncation(None)?;
-        inner.with_padding(None);
-        Ok(Self(inner))
+    /// Truncation and padding that the file asks for are switched off: lengths are decided by the caller. A panic inside the crate is the
+    /// file's fault.
+    pub fn from_json(json: &[u8]) -> Result<Self, String> {
+        let read = || {
+            let mut inner = Tokenizer::from_bytes(json).map_err(|error| error.to_string())?;
+            inner
+                .with_truncation(None)
+                .map_err(|error| error.to_string())?;
+            inner.with_padding(None);
+            let template = match inner.get_post_processor() {
+                Some(processor) => template(processor)?,
+                None => Vec::new(),
+            };
+            Ok(Self { inner, template })
+        };
+        catch_unwind(AssertUnwindSafe(read))
+            .unwrap_or_else(|_| Err("what its library panics over".into()))
     }
 
-    pub fn vocab_size(&self) -> usize {
-        self.0.get_vocab_size(true)
+    pub fn template(&self) -> &[TemplatePiece] {
+        &self.template
     }
 
-    /// Tokens that the template adds to a pair.
-    pub fn special_tokens(&self) -> usize {
-        self.0
-            .get_post_processor()
-            .map_or(0, |processor| processor.added_tokens(true))
+    /// One more than the largest id that a text can give.
+    pub fn id_bound(&self) -> usize {
+        let ids = self.inner.get_vocab(true).into_values();
+        ids.max().map_or(0, |id| id as usize + 1)
+    }
+
+    pub fn id_of(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
     }
 
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, tokenizers::Error> {
-        let encoding = self.0.encode_fast(text, false)?;
+        let encoding = self.inner.encode_fast(text, false)?;
         Ok(encoding.get_ids().to_vec())
-    }
-
-    /// Ids and segments of a pair.
-    pub fn join(
-        &self,
-        query: &[u32],
-        document: &[u32],
-    ) -> Result<(Vec<u32>, Vec<u32>), tokenizers::Error> {
-        let encoding = |ids: &[u32]| {
-            let token = |&id| Token::new(id, String::new(), (0, 0));
-            Encoding::from_tokens(ids.iter().map(token).collect(), 0)
-        };
-        let joined = self
-            .0
-            .post_process(encoding(query), Some(encoding(document)), true)?;
-        Ok((joined.get_ids().to_vec(), joined.get_type_ids().to_vec()))
     }
 }

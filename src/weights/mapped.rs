@@ -23,6 +23,7 @@ impl Mapped {
     /// An empty file cannot be mapped and is refused like a truncated one.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         let io = |source| ModelError::io(path, source);
+        super::folder::plain(path)?;
         let file = File::open(path).map_err(io)?;
         let metadata = file.metadata().map_err(io)?;
         let modified = metadata.modified().map_err(io)?;

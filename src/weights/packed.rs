@@ -19,13 +19,11 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::Mapped;
-use crate::error::ModelError;
+use super::{Mapped, folder, weight_files};
+use crate::error::{ModelError, Remedy};
 
 /// Version of the container and of the tensors' names.
-pub const FORMAT: u32 = 3;
-/// The oldest version that is read: the manifest of version 2 has no levels, and all matrices all of them.
-const OLDEST_FORMAT: u32 = 2;
+pub const FORMAT: u32 = 4;
 /// The metadata's key for the manifest, JSON in a string as safetensors wants it.
 pub(super) const MANIFEST: &str = "reranker";
 /// The last tensor: SHA-256 of the header as it lies in the file.
@@ -50,16 +48,18 @@ pub struct Manifest {
     pub config: serde_json::Value,
     /// SHA-256 of every source file, in hexadecimal.
     pub sources: BTreeMap<String, String>,
+    /// [`fingerprint`] of those that hold weights.
+    pub fingerprints: BTreeMap<String, String>,
+    /// The longest sequence that the source's tokenizer allows, where it says one.
+    pub max_length: Option<usize>,
     /// SHA-256 of all tensors but the header's digest, padding included, in hexadecimal.
     pub payload_sha256: String,
     /// The matrices of which all inputs are quantized to 16 bits.
     pub fine: BTreeSet<String>,
     /// How large the operands of the matrices' products become; those that are not named have all eight bits.
-    #[serde(default)]
     pub levels: BTreeMap<String, Levels>,
     pub fidelity: Option<Fidelity>,
     /// The same where products gain by small levels, which only differs from it where a matrix has fewer of inputs.
-    #[serde(default)]
     pub narrow_fidelity: Option<Fidelity>,
 }
 
@@ -82,6 +82,116 @@ pub struct Fidelity {
     pub max_score_difference: f64,
     /// Kendall's rank correlation (tau-b) of all pairs by logit; nothing where the logits are all alike.
     pub kendall_tau: Option<f64>,
+}
+
+/// How surely a packed file is compared with its sources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sureness {
+    /// Weights by their fingerprints, and whole where they were written after the packed file.
+    Quick,
+    /// Every byte.
+    Whole,
+}
+
+impl Manifest {
+    /// Refuses a packed file that lies in a folder with other files than those that it was made from. Files that are gone do not matter:
+    /// most images hold none of them.
+    pub fn check_sources(&self, packed: &Path, how: Sureness) -> Result<(), ModelError> {
+        let folder = packed.parent().unwrap_or(Path::new("."));
+        let stale = |file: &str, found: &str| {
+            Err(ModelError::unfit(
+                packed,
+                "source",
+                format!("another {file} than the folder's{found}"),
+                "the folder's: pack the model again, or set PRECISION=f32",
+            )
+            .with(Remedy::Pack))
+        };
+        for file in SMALL_SOURCES {
+            let path = folder.join(file);
+            let recorded = self.sources.get(file);
+            if !path.exists() {
+                continue;
+            }
+            if recorded != Some(&source_digest(&path)?) {
+                return stale(file, "");
+            }
+        }
+        let Some((_, shards)) = weight_files(folder)? else {
+            return Ok(());
+        };
+        let modified = |path: &Path| std::fs::metadata(path).and_then(|file| file.modified());
+        let packed_at = modified(packed).map_err(|source| ModelError::io(packed, source))?;
+        for (file, _) in shards {
+            let path = folder.join(&file);
+            let Some(recorded) = self.sources.get(&file) else {
+                return stale(&file, ", which is none of its sources");
+            };
+            if !path.exists() {
+                continue;
+            }
+            if let Some(digest) = folder::pointed_at(&path) {
+                if digest != *recorded {
+                    return stale(&file, "");
+                }
+                continue;
+            }
+            let written = modified(&path).map_err(|source| ModelError::io(&path, source))?;
+            // Copying may leave any order of times, so a later time is no fault, only a reason to look.
+            let whole = how == Sureness::Whole || written > packed_at;
+            let print = self.fingerprints.get(&file);
+            let same = if whole {
+                source_digest(&path)? == *recorded
+            } else {
+                print == fingerprint(&path).ok().as_ref()
+            };
+            if !same {
+                return stale(&file, "");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sources that are compared whole at every start.
+const SMALL_SOURCES: [&str; 3] = ["config.json", "tokenizer.json", "tokenizer_config.json"];
+/// Bytes of each tensor's two ends that go into a fingerprint.
+const PRINTED: usize = 1024;
+
+/// A digest of a weight file's header and of both ends of each tensor: training changes all of them, and reading them takes milliseconds.
+pub fn fingerprint(path: &Path) -> Result<String, ModelError> {
+    let file = Mapped::open(path)?;
+    let bytes = file.bytes();
+    let (header, metadata) = safetensors::SafeTensors::read_metadata(bytes).map_err(|error| {
+        ModelError::unfit(
+            path,
+            "safetensors header",
+            error,
+            "a whole safetensors file",
+        )
+    })?;
+    let start = 8 + header;
+    let mut ends: Vec<std::ops::Range<usize>> = Vec::new();
+    for info in metadata.tensors().values() {
+        let (from, to) = (start + info.data_offsets.0, start + info.data_offsets.1);
+        ends.push(from..to.min(from + PRINTED));
+        ends.push(from.max(to.saturating_sub(PRINTED))..to);
+    }
+    ends.sort_by_key(|range| (range.start, range.end));
+    // All at once: read one by one, each would be waited for.
+    ends.iter().for_each(|range| file.read_soon(range.clone()));
+    let mut sum = Sha256::new();
+    sum.update(&bytes[..start]);
+    ends.into_iter().for_each(|range| sum.update(&bytes[range]));
+    Ok(hex(&sum.finalize()))
+}
+
+/// SHA-256 of a source, or what a pointer of Git LFS in its place says.
+fn source_digest(path: &Path) -> Result<String, ModelError> {
+    match folder::pointed_at(path) {
+        Some(digest) => Ok(digest),
+        None => sha256_of(path),
+    }
 }
 
 #[derive(Serialize)]
@@ -327,6 +437,7 @@ pub fn is_packed(path: &Path) -> std::io::Result<bool> {
 /// SHA-256 of a file, in hexadecimal.
 pub fn sha256_of(path: &Path) -> Result<String, ModelError> {
     let io = |source| ModelError::io(path, source);
+    folder::plain(path)?;
     let mut digest = Sha256::new();
     std::io::copy(&mut File::open(path).map_err(io)?, &mut digest).map_err(io)?;
     Ok(hex(&digest.finalize()))
@@ -352,8 +463,9 @@ pub(super) fn manifest(
             path,
             "metadata",
             "no manifest",
-            "a file that `reranker pack` wrote",
-        ));
+            "a file that `reranker pack` wrote; name the folder where this is a model's own file",
+        )
+        .with(Remedy::Set));
     };
     #[derive(Deserialize)]
     struct Versioned {
@@ -363,13 +475,14 @@ pub(super) fn manifest(
         ModelError::unfit(path, "manifest", error, "what `reranker pack` writes")
     };
     let Versioned { format } = serde_json::from_str(stated).map_err(unreadable)?;
-    if !(OLDEST_FORMAT..=FORMAT).contains(&format) {
+    if format != FORMAT {
         return Err(ModelError::unfit(
             path,
             "format",
             format!("version {format}"),
-            format!("version {OLDEST_FORMAT} or {FORMAT}: pack the model again with this program"),
-        ));
+            format!("version {FORMAT}: pack the model again with this program"),
+        )
+        .with(Remedy::Pack));
     }
     let header = &file.bytes()[8..8 + header_len];
     let digest = metadata.info(HEADER_DIGEST).and_then(|info| {

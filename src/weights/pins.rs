@@ -47,6 +47,12 @@ pub struct Pin {
 }
 
 impl Pin {
+    /// The ids of the models that the program pins.
+    pub fn names() -> Vec<String> {
+        let pins: Vec<Self> = serde_json::from_str(BUILT_IN).expect("a test reads them");
+        pins.into_iter().map(|pin| pin.name).collect()
+    }
+
     /// The program's own pin of this model.
     pub fn built_in(name: &str) -> Option<Self> {
         let pins: Vec<Self> = serde_json::from_str(BUILT_IN).expect("a test reads them");

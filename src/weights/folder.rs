@@ -1,0 +1,236 @@
+//! What lies in a folder that is said to hold a model: files are read only where they are plain ones, and what is there instead of a
+//! model is named, with the next step.
+
+use std::fs::Metadata;
+use std::io::Read;
+use std::path::Path;
+
+use super::{INDEX_FILE, PACKED_FILE, SINGLE_FILE};
+use crate::error::{ModelError, Remedy};
+
+/// A pointer is three short lines.
+const POINTER_BYTES: u64 = 1024;
+const POINTER: &[u8] = b"version https://git-lfs";
+/// How many names a message lists.
+const LISTED: usize = 8;
+
+const CONVERT: &str = "python3 -c \"from transformers import AutoModelForSequenceClassification as M; M.from_pretrained('DIR').save_pretrained('DIR', safe_serialization=True)\" writes it";
+
+/// The whole content of a small file: configuration, tokenizer, index.
+pub fn read_file(path: &Path) -> Result<Vec<u8>, ModelError> {
+    let metadata = plain(path)?;
+    let bytes = std::fs::read(path).map_err(|source| ModelError::io(path, source))?;
+    if metadata.len() <= POINTER_BYTES && bytes.starts_with(POINTER) {
+        return Err(pointer(path));
+    }
+    Ok(bytes)
+}
+
+/// Refuses what is no plain file: opening a pipe would wait for ever.
+pub(super) fn plain(path: &Path) -> Result<Metadata, ModelError> {
+    let metadata = std::fs::metadata(path).map_err(|source| ModelError::io(path, source))?;
+    if metadata.is_file() {
+        return Ok(metadata);
+    }
+    let found = if metadata.is_dir() {
+        "a folder"
+    } else {
+        "a pipe, device or socket"
+    };
+    Err(ModelError::unfit(path, "file", found, "a plain file"))
+}
+
+fn pointer(path: &Path) -> ModelError {
+    ModelError::unfit(
+        path,
+        "file",
+        "a pointer of Git LFS",
+        "the file that it stands for: run `git lfs pull` in the folder",
+    )
+}
+
+/// SHA-256 that a pointer of Git LFS stands for.
+pub(super) fn pointed_at(path: &Path) -> Option<String> {
+    let metadata = plain(path).ok()?;
+    if metadata.len() > POINTER_BYTES {
+        return None;
+    }
+    let text = std::fs::read_to_string(path).ok()?;
+    if !text.as_bytes().starts_with(POINTER) {
+        return None;
+    }
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("oid sha256:"))?;
+    Some(line.trim().to_owned())
+}
+
+/// Why these bytes, the first of a file that is said to hold weights, are no safetensors file; nothing where they may be.
+pub(super) fn other_format(path: &Path) -> Option<ModelError> {
+    let mut first = [0; 32];
+    let mut file = std::fs::File::open(path).ok()?;
+    let length = file.read(&mut first).ok()?;
+    let first = &first[..length];
+    if first.starts_with(POINTER) {
+        return Some(pointer(path));
+    }
+    let found = if first.starts_with(b"GGUF") {
+        "a GGUF file"
+    } else if first.starts_with(b"PK\x03\x04") || first.starts_with(b"\x80\x02") {
+        "a file of PyTorch"
+    } else if first.starts_with(b"\x89HDF") {
+        "a file of TensorFlow"
+    } else if path.extension().is_some_and(|end| end == "onnx") {
+        "an ONNX file"
+    } else {
+        return None;
+    };
+    let expected = "weights in safetensors, in a folder with config.json and tokenizer.json";
+    Some(ModelError::not_served(path, "format", found, expected))
+}
+
+/// Refuses a file that is named as the model, and is none that `reranker pack` wrote, as far as its name and first bytes tell.
+pub(super) fn check_packed(path: &Path) -> Result<(), ModelError> {
+    plain(path)?;
+    if let Some(error) = other_format(path) {
+        return Err(error);
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let is_packed = path.extension().is_some_and(|end| end == "safetensors");
+    let of_folder = name == SINGLE_FILE || name.contains("-of-") || !is_packed;
+    let folder = path
+        .parent()
+        .filter(|folder| folder.join("config.json").exists());
+    match folder {
+        Some(folder) if of_folder => Err(ModelError::unfit(
+            path,
+            "model",
+            "one file of a model folder",
+            format!("the folder: MODEL_DIR={}", folder.display()),
+        )
+        .with(Remedy::Set)),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a folder without this file, telling what is there instead.
+pub fn require(folder: &Path, file: &str) -> Result<(), ModelError> {
+    if folder.join(file).exists() {
+        return Ok(());
+    }
+    Err(lacking(folder, file))
+}
+
+/// The same for the weights, in whichever form.
+pub fn require_weights(folder: &Path) -> Result<(), ModelError> {
+    if folder.join(SINGLE_FILE).exists() || folder.join(INDEX_FILE).exists() {
+        return Ok(());
+    }
+    Err(lacking(folder, SINGLE_FILE))
+}
+
+/// `wanted` is not there: what is.
+pub(super) fn lacking(folder: &Path, wanted: &str) -> ModelError {
+    let link = folder.join(wanted);
+    if let Ok(target) = std::fs::read_link(&link) {
+        return ModelError::unfit(
+            &link,
+            "link",
+            format!("nothing at {}, where it leads", target.display()),
+            "a file: is the download complete?",
+        );
+    }
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(source) => return ModelError::io(folder, source),
+    };
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+        .collect();
+    names.sort();
+    let has = |name: &str| names.iter().any(|found| found == name);
+    let ends = |end: &str| names.iter().find(|name| name.ends_with(end)).cloned();
+    let hint = if wanted == "tokenizer.json" {
+        ["vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model"]
+            .into_iter()
+            .find(|name| has(name))
+            .map(|name| {
+                format!("{name} is a slow tokenizer's: python3 -c \"from transformers import AutoTokenizer as T; T.from_pretrained('DIR').save_pretrained('DIR')\" writes tokenizer.json")
+            })
+    } else if has("adapter_config.json") {
+        Some("adapter_config.json says that this is an adapter (LoRA): merge it into its base model (merge_and_unload of peft) and save that".into())
+    } else if has("snapshots") {
+        Some(cached(folder))
+    } else if names.iter().any(|name| name.starts_with("models--")) {
+        Some("this is Hugging Face's cache: set MODEL_NAME to owner/name of a model in it, and HF_HUB_CACHE to this folder".into())
+    } else if let Some(name) = ["pytorch_model.bin", "pytorch_model.bin.index.json"]
+        .into_iter()
+        .find(|name| has(name))
+    {
+        Some(format!(
+            "{name} has the weights in PyTorch's format: {CONVERT}"
+        ))
+    } else if let Some(name) = ["tf_model.h5", "flax_model.msgpack"]
+        .into_iter()
+        .find(|name| has(name))
+    {
+        Some(format!(
+            "{name} is another framework's: transformers 4 converts it"
+        ))
+    } else if let Some(name) = ends(".gguf")
+        .or_else(|| ends(".onnx"))
+        .or_else(|| has("onnx").then(|| "onnx".to_owned()))
+    {
+        Some(format!(
+            "{name} is of a format that is not read: take the model that it was made from"
+        ))
+    } else if let Some(name) = ends(".safetensors").filter(|name| name != PACKED_FILE) {
+        Some(format!(
+            "{name} has another name than {SINGLE_FILE}, or its {INDEX_FILE} is missing"
+        ))
+    } else {
+        names
+            .iter()
+            .find(|name| folder.join(name).join("config.json").is_file())
+            .map(|name| format!("the folder {name} in it has one: set MODEL_DIR to that"))
+    };
+    let listed = match names.len() {
+        0 => "it is empty".to_owned(),
+        count if count <= LISTED => format!("it has {}", names.join(", ")),
+        count => format!(
+            "it has {} and {} more",
+            names[..LISTED].join(", "),
+            count - LISTED
+        ),
+    };
+    let needed = ["config.json", "tokenizer.json", SINGLE_FILE]
+        .into_iter()
+        .filter(|name| !has(name) && !(*name == SINGLE_FILE && has(INDEX_FILE)))
+        .collect::<Vec<_>>()
+        .join(", ");
+    ModelError::unfit(
+        folder,
+        "model folder",
+        format!("no {needed}; {listed}"),
+        match hint {
+            Some(hint) => format!("a whole model: {hint}"),
+            None => "config.json, tokenizer.json and model.safetensors (or its shards and index)"
+                .to_owned(),
+        },
+    )
+    .with(Remedy::Set)
+}
+
+/// What to name instead of a repository in Hugging Face's cache.
+fn cached(folder: &Path) -> String {
+    let commit = std::fs::read_to_string(folder.join("refs/main")).ok();
+    let snapshot = commit.map(|commit| folder.join("snapshots").join(commit.trim()));
+    let snapshot = snapshot.filter(|path| path.is_dir());
+    match snapshot {
+        Some(path) => format!(
+            "this is a model in Hugging Face's cache: set MODEL_DIR to {}, or MODEL_NAME to its name",
+            path.display()
+        ),
+        None => "this is a model in Hugging Face's cache: set MODEL_DIR to a folder in its snapshots, or MODEL_NAME to its name".into(),
+    }
+}
