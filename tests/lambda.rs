@@ -425,8 +425,15 @@ fn no_event_fails_the_function() {
             "[::1",
         ] {
             let odd = changed(name, |event| {
-                event["headers"]["host"] = host.into();
-                event["multiValueHeaders"]["host"] = json!([host]);
+                // A REST API writes it in this case, and two that differ in it alone would be two.
+                for name in ["host", "Host"] {
+                    if event["headers"].get(name).is_some() {
+                        event["headers"][name] = host.into();
+                    }
+                    if event["multiValueHeaders"].get(name).is_some() {
+                        event["multiValueHeaders"][name] = json!([host]);
+                    }
+                }
             });
             add(&format!("{name}: host {host:?}"), odd, OK);
         }
@@ -1261,17 +1268,20 @@ fn a_gateway_that_gives_up_sooner_than_the_function_is_answered_before() {
         ("THREADS", "1"),
         ("BATCH_TOKENS", "512"),
     ]);
+    // Starting the process must not count.
+    assert_eq!(function.answer(&event("health.json"), LATER).status(), 200);
     let taken = |ago: u64| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         u64::try_from(now.expect("after 1970").as_millis()).expect("fits") - ago * 1000
     };
     // Several minutes of work.
+    let work = event_for("POST", "/rerank/batch", &SlowModel::batch(1000));
     let long = |ago| {
-        let mut event = event_for("POST", "/rerank/batch", &SlowModel::batch(1000));
+        let mut event = work.clone();
         event["requestContext"]["timeEpoch"] = taken(ago).into();
         event
     };
-    let answer = function.answer(&long(25), LATER);
+    let answer = function.answer(&long(19), LATER);
     assert_eq!(answer.status(), 504, "{}", answer.json());
     // Where nobody waits for thirty seconds alone, the invocation's own time counts.
     let mut url = long(25);
