@@ -69,7 +69,7 @@ DEVICE = "auto", "where the model computes: `cpu`; `cuda` (an NVIDIA GPU; withou
     INIT_BUDGET_S = "8", "seconds from the start that Lambda's initialisation may wait for the weights to be read into memory; the rest is read while requests are served";
     WARM_UP = "auto", "run the model once before answering ready: `true`, `false`, or `auto` (yes, except on Lambda on demand)";
     BASE_PATH = "", "path prefix to take off every request, such as `/search`; none that a route begins with; `/api` is always taken off on Azure Functions, the stage on API Gateway";
-    LOG_LEVEL = "info", "`error`, `warn`, `info`, `debug`, `trace` or `off`, also by other usual names (`warning`, `critical`, `none`), or a filter such as `reranker=debug`; where it is not set, Lambda's own `AWS_LAMBDA_LOG_LEVEL` holds";
+    LOG_LEVEL = "info", "`error`, `warn`, `info`, `debug`, `trace` or `off`, also by other usual names (`warning`, `critical`, `none`), or a filter such as `reranker=debug`, which leaves errors of all else on; where it is not set, Lambda's own `AWS_LAMBDA_LOG_LEVEL` holds";
     LOG_FORMAT = "auto", "`json`, `text`, or `auto` (`json` on Lambda and where the output is no terminal); where it is not set, Lambda's own `AWS_LAMBDA_LOG_FORMAT` holds";
     EMF_METRICS = "auto", "write each request's metrics to stdout in CloudWatch's embedded metric format: `true`, `false`, or `auto` (on Lambda); AWS bills each combination of metric, route and dialect";
     OTEL_EXPORTER_OTLP_ENDPOINT = "", "collector to send traces to, as OTLP over HTTP (`http://127.0.0.1:4318`); nothing is sent where neither this nor `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` is set; OpenTelemetry's other variables for resource, sampler, batches, headers, timeout and certificate hold too";

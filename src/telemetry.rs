@@ -78,6 +78,9 @@ const LEVELS: [(&str, &[&str]); 6] = [
 /// Our own module's name in filters.
 const OURS: &str = "reranker";
 
+/// The level of what a filter of modules alone does not name.
+const FOR_OTHERS: &str = "error";
+
 /// Reads a level by any of its usual names, or a filter such as `reranker=debug,hyper=info`.
 pub fn parse_filter(text: &str) -> Result<Targets, String> {
     let level = |name: &str| {
@@ -112,8 +115,11 @@ pub fn parse_filter(text: &str) -> Result<Targets, String> {
         }
     };
     let directives: Vec<String> = text.split(',').map(directive).collect::<Result<_, _>>()?;
-    directives
-        .join(",")
+    // A filter of modules alone leaves errors of all others on: a module's name that is misspelt silences nothing.
+    let is_level = |directive: &String| LEVELS.iter().any(|(level, _)| level == directive);
+    let others = (!directives.iter().any(is_level)).then(|| FOR_OTHERS.to_owned());
+    let all: Vec<String> = others.into_iter().chain(directives).collect();
+    all.join(",")
         .parse()
         .map_err(|error: ParseError| error.to_string())
 }
@@ -217,10 +223,16 @@ mod tests {
             ("OFF", "off"),
             ("Info", "info"),
             ("verbose", "debug"),
-            ("reranker=Warning, hyper = NONE", "reranker=warn,hyper=off"),
+            // Of what is not named, errors.
+            (
+                "reranker=Warning, hyper = NONE",
+                "error,reranker=warn,hyper=off",
+            ),
+            ("rerankr=debug", "error,rerankr=debug"),
             ("warning,reranker=debug", "warn,reranker=debug"),
-            ("reranker::http=trace", "reranker::http=trace"),
-            ("reranker", "reranker"),
+            ("reranker::http=trace", "error,reranker::http=trace"),
+            ("reranker", "error,reranker"),
+            ("reranker=off", "error,reranker=off"),
             ("3", "info"),
         ] {
             let expected: Targets = level.parse().expect("a filter");
