@@ -509,7 +509,7 @@ mod tests {
         assert!(matches!(mended(br#"["\u00e9\n"]"#), Cow::Borrowed(_)));
         // The place of another error is where it was.
         let cut = br#"{"x":"\ud83d","pairs":[}"#;
-        assert_eq!(error(&mended(cut)), error(br#"{"x":"      ","pairs":[}"#));
+        assert_eq!(error(mended(cut)), error(br#"{"x":"      ","pairs":[}"#));
     }
 
     #[test]
@@ -600,7 +600,7 @@ mod tests {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
                 prop::collection::btree_map("[a-z\\\\\" ]{0,3}", inner, 0..4)
-                    .prop_map(|map| Value::from_iter(map)),
+                    .prop_map(Value::from_iter),
             ]
         })
     }

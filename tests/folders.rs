@@ -14,6 +14,9 @@ use reranker::tokenizer::{Compilation, PairTokenizer, compile};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+/// What is done to a folder before it is looked at.
+type Change = fn(&Path);
+
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden")
@@ -162,7 +165,7 @@ fn ids_segments_and_logits_are_those_of_transformers_or_the_folder_is_refused_by
         }
         let config = ModelConfig::read(&dir.path().join("config.json")).expect("a configuration");
         let read = folder_tokenizer(dir.path(), &config);
-        if let [file, field] = &case["refused"].as_array().map_or(&[][..], |it| it)[..] {
+        if let [file, field] = case["refused"].as_array().map_or(&[][..], |it| it) {
             let error = read
                 .err()
                 .map(|error| error.to_string())
@@ -566,7 +569,7 @@ fn set_time(path: &Path, seconds: i64) {
 
 #[test]
 fn a_packed_model_beside_other_files_than_its_sources_is_never_served() {
-    let changes: &[(&str, &str, fn(&Path))] = &[
+    let changes: &[(&str, &str, Change)] = &[
         ("new weights", "model.safetensors", |dir| {
             poke(dir, "classifier.out_proj.bias", 0, &9f32.to_le_bytes());
         }),
@@ -636,7 +639,7 @@ fn a_packed_model_beside_other_files_than_its_sources_is_never_served() {
     };
     let expected = score(&packed, &[]).expect("scores");
     // Copies are the same model whatever their times are, and so is a packed file alone, or beside pointers to its sources.
-    let sound: &[(&str, fn(&Path))] = &[
+    let sound: &[(&str, Change)] = &[
         ("a copy", |_| {}),
         ("sources that are newer", |dir| {
             set_time(&dir.join("model.safetensors"), 900)

@@ -236,8 +236,9 @@ fn a_start_that_fails_says_so_whatever_the_log_shows() {
     let model = model.to_str().expect("a UTF-8 path");
     let none = tempfile::tempdir().expect("a folder");
     let no_folder = format!("cd {}", none.path().display());
-    // The shell's first words, variables, the exit code and what is said.
-    let starts: [(&str, &[(&str, &str)], i32, &[&str]); 8] = [
+    /// The shell's first words, variables, the exit code and what is said.
+    type Start<'a> = (&'a str, &'a [(&'a str, &'a str)], i32, &'a [&'a str]);
+    let starts: [Start<'_>; 8] = [
         (
             ":",
             &[("MODEL_DIR", "/no/such"), ("LOG_LEVEL", "none")],

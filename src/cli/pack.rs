@@ -300,12 +300,12 @@ impl Job<'_> {
             let mut best: Option<(f64, f64, usize, usize)> = None;
             for (matrix, report) in reports.iter().enumerate() {
                 let now = steps[matrix];
-                for next in now + 1..LADDER.len() {
+                for (next, time) in NARROW_TIME.iter().enumerate().skip(now + 1) {
                     let more = (noise_at(report, next) - noise_at(report, now)).max(0.0);
                     if noise + more > NOISE * NOISE {
                         break;
                     }
-                    let saved = (NARROW_TIME[now] - NARROW_TIME[next]) * weights[matrix] as f64;
+                    let saved = (NARROW_TIME[now] - time) * weights[matrix] as f64;
                     let gain = saved / more.max(f64::MIN_POSITIVE);
                     if best.is_none_or(|(best, ..)| gain > best) {
                         best = Some((gain, more, matrix, next));

@@ -205,7 +205,7 @@ pub(super) fn lacking(folder: &Path, wanted: &str) -> ModelError {
     };
     let needed = ["config.json", "tokenizer.json", SINGLE_FILE]
         .into_iter()
-        .filter(|name| !has(name) && !(*name == SINGLE_FILE && has(INDEX_FILE)))
+        .filter(|name| !(has(name) || *name == SINGLE_FILE && has(INDEX_FILE)))
         .collect::<Vec<_>>()
         .join(", ");
     ModelError::unfit(

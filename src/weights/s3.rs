@@ -103,7 +103,10 @@ pub enum S3Error {
         expected: String,
     },
     #[error("{object}: what came is deleted: {reason}")]
-    Damaged { object: String, reason: ModelError },
+    Damaged {
+        object: String,
+        reason: Box<ModelError>,
+    },
     #[error("{folder}: neither {SINGLE_FILE} nor {INDEX_FILE} is there{}", aside(.said))]
     NoWeights { folder: String, said: String },
     #[error(
@@ -643,7 +646,7 @@ impl Bucket<'_> {
         if packed {
             return check_payload(path).map_err(|reason| S3Error::Damaged {
                 object: self.uri(&object.key),
-                reason,
+                reason: Box::new(reason),
             });
         }
         let Some((algorithm, expected)) = &object.checksum else {
