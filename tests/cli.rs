@@ -573,6 +573,7 @@ fn a_file_that_score_did_not_write_is_left_as_it_is() {
     std::fs::write(bulk.path("notes.txt"), "a line\nwithout its end").expect("written");
     std::fs::hard_link(bulk.path("in.jsonl"), bulk.path("hard.jsonl")).expect("linked");
     std::os::unix::fs::symlink(bulk.path("in.jsonl"), bulk.path("soft.jsonl")).expect("linked");
+    std::fs::hard_link(bulk.path("in.jsonl"), bulk.path("anew.jsonl.partial")).expect("linked");
     std::fs::create_dir(bulk.path("folder")).expect("made");
     let fifo = Command::new("mkfifo").arg(bulk.path("fifo")).status();
     assert!(fifo.expect("mkfifo").success());
@@ -581,6 +582,8 @@ fn a_file_that_score_did_not_write_is_left_as_it_is() {
         ("in.jsonl", "that is the file to read"),
         ("hard.jsonl", "that is the file to read"),
         ("soft.jsonl", "that is the file to read"),
+        // Where its rows would be written anew.
+        ("anew.jsonl", "that is the file to read"),
         ("notes.txt", "not written by `score`"),
         ("new.jsonl", "not written by `score`"),
         ("folder", "not a plain file"),

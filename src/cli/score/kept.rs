@@ -64,6 +64,9 @@ struct Row {
     error: Option<IgnoredAny>,
 }
 
+/// The ending of a file that takes the place of another once it is whole.
+const PARTIAL: &str = ".partial";
+
 fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
@@ -110,14 +113,22 @@ impl Kept {
         let named = path.to_owned();
         // Behind a link, so that what lies beside is found again whatever the file is called by.
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let about_path = beside(&path, ".about");
         let is_input = |path: &Path| {
             fs::metadata(path).is_ok_and(|meta| input == Some((meta.dev(), meta.ino())))
         };
-        if is_input(&path) || is_input(&about_path) {
-            return Err(usage(&named, "that is the file to read: choose another"));
+        let about_path = beside(&path, ".about");
+        // What is written anew is another file first, and one that lies there is removed.
+        let anew = [&path, &about_path].map(|path| beside(path, PARTIAL));
+        if is_input(&path) || is_input(&about_path) || anew.iter().any(|path| is_input(path)) {
+            return Err(usage(
+                &named,
+                "that is the file to read, or one that is written beside it: choose another",
+            ));
         }
         let rows = open_plain(&path)?;
+        // A link to nothing leads somewhere only now.
+        let path = io(&path, fs::canonicalize(&path))?;
+        let about_path = beside(&path, ".about");
         lock(&rows, &path)?;
         let about_line = serde_json::to_string(about)?;
         let found = io(&path, rows.metadata())?.len();
@@ -301,7 +312,7 @@ fn lock(file: &File, path: &Path) -> anyhow::Result<()> {
 
 /// A new file beside `path`; what a killed run left there is removed, and no link is followed.
 fn partial(path: &Path) -> anyhow::Result<(BufWriter<File>, PathBuf)> {
-    let path = beside(path, ".partial");
+    let path = beside(path, PARTIAL);
     match fs::remove_file(&path) {
         Err(error) if error.kind() != ErrorKind::NotFound => return io(&path, Err(error)),
         _ => {}
