@@ -686,7 +686,7 @@ fn no_event_fails_the_function() {
     for wrapped in [
         json!({"path": "/tei/rerank", "body": {"query": "q", "texts": ["a"]}}),
         json!({"rawPath": "/tei/rerank", "body": "{\"query\": \"q\", \"texts\": [\"a\"]}"}),
-        json!({"path": "tei/rerank", "httpMethod": "POST", "isBase64Encoded": true, "body": BASE64_STANDARD.encode("{\"query\": \"q\", \"texts\": [\"a\"]}")}),
+        json!({"path": "tei/rerank", "httpMethod": "post", "isBase64Encoded": true, "body": BASE64_STANDARD.encode("{\"query\": \"q\", \"texts\": [\"a\"]}")}),
     ] {
         let (_, outcome) = function.outcome(&wrapped, LATER);
         let body = json!({"query": "q", "texts": ["a"]}).to_string();

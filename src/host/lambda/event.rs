@@ -370,7 +370,8 @@ fn direct(top: &Fields, body: Bytes) -> Result<Request<Body>, Refusal> {
     let wrapped = !scored;
     let path = path.filter(|_| wrapped).unwrap_or_else(|| "/rerank".into());
     let method = match top.text("httpMethod").filter(|_| wrapped) {
-        Some(method) => method_of(&method)?,
+        // People write it, and no method that is served has small letters.
+        Some(method) => method_of(&method.to_ascii_uppercase())?,
         None if body.is_empty() => Method::GET,
         None => Method::POST,
     };
