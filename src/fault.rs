@@ -1,7 +1,10 @@
-//! Panics on purpose, for the tests of what a panic does: only in builds with debug assertions, and only where `INJECT_PANIC` asks.
+//! Panics and delays on purpose, for the tests of what they do: only in builds with debug assertions. `INJECT_PANIC` asks for panics, a file in
+//! the model's folder for a delay.
 
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// Where a request can panic: on the thread that makes its tokens, on the compute thread, or where its answer is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +39,15 @@ impl FromStr for Faults {
             .map(one)
             .collect::<Result<_, ()>>()
             .map(Self)
+    }
+}
+
+/// Waits for as long as a model's folder holds a file of the name `hold-loading`.
+pub fn hold_loading(folder: &Path) {
+    if cfg!(debug_assertions) {
+        while folder.join("hold-loading").exists() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use super::prepare::{Defaults, Halt, Prepared};
 use super::receipt::{Downloaded, LoadTimes, Prefetched, Receipt, Span};
 use crate::batch::plan;
 use crate::error::{Error, Invalid, ModelError, Remedy, Result};
+use crate::fault;
 use crate::model::{
     CONFIG_FILE, Download, Fidelity, Gpu, Manifest, Model, ModelConfig, Packed, PackedTokenizer,
     check_tokenizer, read_file, require, require_weights,
@@ -121,6 +122,7 @@ impl Engine {
         warm_up: bool,
         started: Instant,
     ) -> Result<Self, ModelError> {
+        fault::hold_loading(path);
         let download = settings.download.map(|it| Downloaded::new(it, started));
         let process = match &download {
             Some(download) => Span {

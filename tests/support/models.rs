@@ -3,13 +3,12 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::process::{PATIENCE, tiny_model};
+use super::process::tiny_model;
 
-/// A copy of the tiny model that cannot be loaded before the test wants it: its tokenizer comes through a pipe.
+/// A copy of the tiny model that cannot be loaded before the test wants it: debug builds wait while a file is there.
 pub struct GatedModel {
     folder: tempfile::TempDir,
 }
@@ -17,14 +16,10 @@ pub struct GatedModel {
 impl GatedModel {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        for file in ["config.json", "model.safetensors"] {
+        for file in ["config.json", "model.safetensors", "tokenizer.json"] {
             std::fs::copy(tiny_model().join(file), folder.path().join(file)).expect("copied");
         }
-        let made = Command::new("mkfifo")
-            .arg(folder.path().join("tokenizer.json"))
-            .status()
-            .expect("mkfifo runs");
-        assert!(made.success(), "no pipe was made");
+        std::fs::write(folder.path().join(GATE), "").expect("written");
         Self { folder }
     }
 
@@ -32,23 +27,14 @@ impl GatedModel {
         self.folder.path().to_str().expect("a UTF-8 path")
     }
 
-    /// Lets loading go on. Returns once the tokenizer has been read.
+    /// Lets loading go on.
     pub fn open(&self) {
-        let tokenizer = std::fs::read(tiny_model().join("tokenizer.json")).expect("read");
-        let path = self.folder.path().join("tokenizer.json");
-        let (done, written) = std::sync::mpsc::channel();
-        // Opening a pipe for writing waits until the other side reads it, for ever where it has ended.
-        std::thread::spawn(move || {
-            let pipe = File::options().write(true).open(path);
-            done.send(pipe.and_then(|mut pipe| pipe.write_all(&tokenizer)))
-        });
-        written
-            .recv_timeout(PATIENCE)
-            .expect("the program opens its tokenizer")
-            .expect("the program reads its tokenizer");
+        std::fs::remove_file(self.folder.path().join(GATE)).expect("removed");
     }
 }
 
+/// The file that `src/fault.rs` looks for.
+const GATE: &str = "hold-loading";
 const HIDDEN: usize = 256;
 const INTERMEDIATE: usize = 1024;
 const LAYERS: usize = 12;
