@@ -74,6 +74,10 @@ pub(super) fn other_format(path: &Path) -> Option<ModelError> {
     if first.starts_with(POINTER) {
         return Some(pointer(path));
     }
+    // The length of a safetensors header may be spelt by any bytes, those of another format's mark among them. What follows it is JSON.
+    if first.get(8) == Some(&b'{') {
+        return None;
+    }
     let found = if first.starts_with(b"GGUF") {
         "a GGUF file"
     } else if first.starts_with(b"PK\x03\x04") || first.starts_with(b"\x80\x02") {
@@ -232,5 +236,26 @@ fn cached(folder: &Path) -> String {
             path.display()
         ),
         None => "this is a model in Hugging Face's cache: set MODEL_DIR to a folder in its snapshots, or MODEL_NAME to its name".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_headers_length_is_not_taken_for_the_mark_of_another_format() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("model.safetensors");
+        let marks: [&[u8]; 3] = [b"\x80\x02", b"PK\x03\x04", b"GGUF"];
+        for mark in marks {
+            let mut bytes = [0; 32];
+            bytes[..mark.len()].copy_from_slice(mark);
+            std::fs::write(&path, bytes).expect("written");
+            assert!(other_format(&path).is_some(), "{mark:?}");
+            bytes[8] = b'{';
+            std::fs::write(&path, bytes).expect("written");
+            assert!(other_format(&path).is_none(), "{mark:?}");
+        }
     }
 }
