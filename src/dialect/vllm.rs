@@ -104,8 +104,8 @@ pub struct ScoreItem {
 }
 
 impl ScoreBody {
-    /// The two sides with the names that they go by.
-    fn sides(self) -> Result<[(&'static str, Documents); 2], Invalid> {
+    /// The two sides with the names that they go by: the first of each that is there. The others count for nothing, but must be lists of texts.
+    fn sides(self, limits: &Limits) -> Result<[(&'static str, Documents); 2], Invalid> {
         let first = [
             ("queries", self.queries),
             ("text_1", self.text_1),
@@ -118,12 +118,18 @@ impl ScoreBody {
             ("data_2", self.data_2),
         ];
         let find = |sides: Vec<(&'static str, Option<Documents>)>| {
-            let mut given = sides.into_iter();
-            given.find_map(|(name, side)| side.map(|side| (name, side)))
+            let mut given = sides
+                .into_iter()
+                .filter_map(|(name, side)| Some((name, side?)));
+            let found = given.next();
+            for (name, other) in given {
+                texts(name, other, |index| format!("{name}[{index}]"), limits)?;
+            }
+            Ok(found)
         };
         Ok([
-            required(find(first.into()), || "queries".into())?,
-            required(find(second.into()), || "documents".into())?,
+            required(find(first.into())?, || "queries".into())?,
+            required(find(second.into())?, || "documents".into())?,
         ])
     }
 }
@@ -153,7 +159,7 @@ impl Dialect for Score {
         options.side = body.truncation_side.map_or(options.side, Into::into);
         let activation = body.use_activation.map(|Bool(wanted)| wanted);
         let normalize = options.normalize.or(activation).unwrap_or(true);
-        let [(query_name, queries), (document_name, documents)] = body.sides()?;
+        let [(query_name, queries), (document_name, documents)] = body.sides(limits)?;
         let (asked, count) = (queries.count(), documents.count());
         limits.check_pairs(document_name, count)?;
         if asked != 1 && asked != count {
