@@ -90,6 +90,7 @@ pub struct Event {
     pub gateway_since: Option<u64>,
 }
 
+/// Fields of an event, besides those of the three tables below.
 const TOP: &[&str] = &[
     "requestContext",
     "version",
@@ -111,37 +112,6 @@ const TOP: &[&str] = &[
     "raw_path",
     "Records",
     "source",
-    "detail-type",
-    "eventSource",
-    // Bodies of requests.
-    "query",
-    "queries",
-    "passage",
-    "pairs",
-    "texts",
-    "documents",
-    "text_1",
-    "data_1",
-    // Pings, by those who send them.
-    "warmer",
-    "warmup",
-    "warmUp",
-    "keepWarm",
-    "keep_warm",
-    "keep-warm",
-    "ping",
-    "heartbeat",
-    "key1",
-    // Other services.
-    "triggerSource",
-    "awslogs",
-    "invokingEvent",
-    "deliveryStreamArn",
-    "ResponseURL",
-    "messageVersion",
-    "typeName",
-    "session",
-    "CodePipeline.job",
 ];
 
 const CONTEXT: &[&str] = &[
@@ -220,7 +190,9 @@ impl Event {
         if !json.is_object() {
             return Self::of(Form::Data, Wish::Warm);
         }
-        let top = json.select(TOP);
+        let services = SERVICES.iter().map(|(name, _)| name);
+        let names = TOP.iter().chain(SCORED).chain(PINGS).chain(services);
+        let top = json.select(&names.copied().collect::<Vec<_>>());
         if top.has("methodArn") || top.has("routeArn") {
             return Self::of(Form::Data, foreign("an API Gateway authorizer's event"));
         }
