@@ -119,3 +119,64 @@ fn base_images_are_named_by_digest_and_toolchains_are_one() {
         assert!(whole, "{image} is not named by digest");
     }
 }
+
+/// As a heading's address is made: small letters, no punctuation, hyphens for blanks.
+fn address(heading: &str) -> String {
+    let plain = heading.to_lowercase().replace(
+        |c: char| !(c.is_alphanumeric() || c == ' ' || c == '-' || c == '_'),
+        "",
+    );
+    plain.trim().replace(' ', "-")
+}
+
+#[test]
+fn every_link_between_pages_leads_to_a_file_and_a_heading() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages: Vec<_> = [
+        ".",
+        "docs",
+        "bench",
+        "models/demo",
+        "terraform/aws",
+        "terraform/azure",
+    ]
+    .iter()
+    .flat_map(|folder| std::fs::read_dir(root.join(folder)).expect("a folder"))
+    .map(|entry| entry.expect("an entry").path())
+    .filter(|path| path.extension().is_some_and(|it| it == "md"))
+    .collect();
+    pages.sort();
+    assert!(pages.len() > 10, "{pages:?}");
+    let mut broken = Vec::new();
+    for page in &pages {
+        let text = std::fs::read_to_string(page).expect("a page");
+        let links = text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|link| !link.contains("://") && !link.contains(' ')) {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => page.clone(),
+                file => page.parent().expect("a folder").join(file),
+            };
+            let headings = || {
+                let text = std::fs::read_to_string(&target).unwrap_or_default();
+                let lines = text.lines().filter(|line| line.starts_with('#'));
+                lines
+                    .map(|line| address(line.trim_start_matches('#')))
+                    .collect::<Vec<_>>()
+            };
+            if !target.exists()
+                || !(heading.is_empty() || headings().iter().any(|it| it == heading))
+            {
+                broken.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(
+        broken.is_empty(),
+        "links that lead nowhere:\n{}",
+        broken.join("\n")
+    );
+}
