@@ -11,7 +11,7 @@ mod http2;
 mod process;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -584,8 +584,18 @@ fn slow_senders_are_cut_off_and_keep_nobody_out() {
     let (status, goaway, took) = idle_2.join().expect("joins");
     assert_eq!((status, goaway), (Some(200), true));
     within("an idle HTTP/2 connection that pings", took, IDLE);
-    assert_eq!(metric(address, "reranker_connections"), 1.0);
+    only_the_asking_connection_is_left(address);
     drop(server);
+}
+
+/// Waits until the server holds no connection but the one that asks for its metrics. A client sees the end of a connection before the
+/// server has taken it off the count, so the first reading may still hold one that is closed.
+fn only_the_asking_connection_is_left(address: SocketAddr) {
+    let begun = Instant::now();
+    while metric(address, "reranker_connections") > 1.0 {
+        assert!(begun.elapsed() < PATIENCE, "a connection is still open");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]
@@ -603,11 +613,7 @@ fn an_answer_that_nobody_reads_is_given_up() {
     write_head(&mut deaf, "POST", "/tei/rerank", &headers);
     deaf.write_all(body.as_bytes()).expect("sent");
     let begun = Instant::now();
-    // The one that asks, and the deaf one.
-    while metric(address, "reranker_connections") > 1.0 {
-        assert!(begun.elapsed() < PATIENCE, "it is still open");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    only_the_asking_connection_is_left(address);
     let cut = read_all(&mut deaf).len();
     println!("cut after {:?} and {cut} bytes", begun.elapsed());
     let whole = send(address, "POST", "/tei/rerank", &[JSON], body.as_bytes());
@@ -1024,7 +1030,7 @@ fn an_answer_that_is_taken_too_slowly_is_given_up_though_its_connection_is_busy(
             break;
         }
     }
-    assert_eq!(metric(address, "reranker_connections"), 1.0);
+    only_the_asking_connection_is_left(address);
 }
 
 #[test]
