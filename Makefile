@@ -131,12 +131,12 @@ test-browser: build ## drive the playground and the API's page in headless Chrom
 test-client: build ## drive the example clients in client/ (installs curl and jq where they are missing)
 	tests/client/run.sh $(BINARY)
 
-test-clients: build ## drive the real client packages (fetches them from PyPI and npm), and hold the README's table to what was found
+test-clients: build ## drive the real client packages (fetches them from PyPI and npm), and hold docs/reference/clients.md to what was found
 	tests/clients/run.sh $(BINARY)
-	python3 tests/clients/table.py --check target/clients/result.json README.md
+	python3 tests/clients/table.py --check target/clients/result.json docs/reference/clients.md
 
-clients-table: ## write the README's table of clients from the last run of test-clients
-	python3 tests/clients/table.py target/clients/result.json README.md
+clients-table: ## write the table of docs/reference/clients.md from the last run of test-clients
+	python3 tests/clients/table.py target/clients/result.json docs/reference/clients.md
 
 test-openapi: build ## hold the program to its own OpenAPI document (fetches schemathesis from PyPI)
 	tests/openapi/run.sh $(BINARY)

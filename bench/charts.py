@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws the README's charts from the records, and from nothing else: the same records give the same bytes.
+"""Draws the documentation's charts from the records, and from nothing else: the same records give the same bytes.
 
 usage: charts.py [--records DIR] [--out DIR]
 

@@ -29,7 +29,7 @@ macro_rules! variables {
         $(const $constant: Variable = Variable {
             name: stringify!($constant), default: $default, meaning: $meaning,
         };)*
-        /// All variables that are ours, in the order of the README.
+        /// All variables that are ours, in the order of docs/reference/configuration.md.
         pub const VARIABLES: &[Variable] = &[$($constant),*];
     };
 }
@@ -745,7 +745,7 @@ fn hub_cache(text: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
         })
 }
 
-/// The variables as the README's table.
+/// The variables as the table in docs/reference/configuration.md.
 pub fn markdown_table() -> String {
     let mut table = String::from("| Variable | Default | Meaning |\n|---|---|---|\n");
     for Variable {

@@ -111,7 +111,7 @@ impl From<&Score> for Shown {
 pub struct Failure {
     /// The HTTP status, for the bodies that repeat it.
     pub status: u16,
-    /// Stable name of the error; listed in the README.
+    /// Stable name of the error; listed in docs/reference/errors.md.
     pub code: &'static str,
     pub message: String,
     pub field: Option<String>,

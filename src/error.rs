@@ -54,7 +54,7 @@ pub enum Error {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Invalid {
-    /// Stable, machine-readable; listed in the README.
+    /// Stable, machine-readable; listed in docs/reference/errors.md.
     pub code: &'static str,
     /// Path of the field in the caller's own terms, such as `pairs[3].query`.
     pub field: Option<String>,

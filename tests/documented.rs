@@ -1,4 +1,4 @@
-//! What the README says of variables, error codes and answers is what the program has, and images are what their digests say.
+//! The pages say what the program has: variables, error codes, answers. Their links lead somewhere, and images are named by digest.
 
 // Not every test file uses everything that they share.
 #[allow(dead_code)]
@@ -8,7 +8,7 @@ mod client;
 #[path = "support/process.rs"]
 mod process;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -17,26 +17,22 @@ fn text(name: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-fn readme() -> String {
-    text("README.md")
-}
-
 #[test]
-fn the_readmes_table_of_variables_is_the_programs() {
+fn the_documented_variables_are_the_programs() {
     let table = reranker::config::markdown_table();
     assert!(
-        readme().contains(&table),
-        "README.md lacks this table (`reranker variables` prints it):\n{table}"
+        text("docs/reference/configuration.md").contains(&table),
+        "docs/reference/configuration.md lacks this table (`reranker variables` prints it):\n{table}"
     );
 }
 
 #[test]
-fn the_readme_lists_every_error_code() {
-    let readme = readme();
+fn every_error_code_is_documented() {
+    let page = text("docs/reference/errors.md");
     for code in reranker::http::ERROR_CODES {
         assert!(
-            readme.contains(&format!("`{code}`")),
-            "{code} is not in README.md"
+            page.contains(&format!("`{code}`")),
+            "{code} is not in docs/reference/errors.md"
         );
     }
 }
@@ -77,7 +73,7 @@ fn differs(sample: &Value, answer: &Value) -> Option<String> {
 }
 
 #[test]
-fn the_readmes_sample_answers_are_the_programs() {
+fn documented_answers_are_the_programs() {
     let server = process::Process::serve(&[
         ("HOST", "127.0.0.1"),
         ("PORT", "0"),
@@ -85,17 +81,23 @@ fn the_readmes_sample_answers_are_the_programs() {
         ("MODEL_DIR", "models/demo"),
     ]);
     server.wait_for_message("model ready");
-    let samples = samples(&readme());
-    assert!(samples.len() >= 4, "{samples:?}");
-    for (path, body, sample) in samples {
-        let reply = client::post(server.address(), &path, &body);
-        assert_eq!(reply.status, 200, "{path} {body}");
-        let differs = differs(&sample, &reply.json());
-        assert!(
-            differs.is_none(),
-            "README.md, {path}: {differs:?}\n{}",
-            reply.json()
-        );
+    for page in [
+        "README.md",
+        "docs/reference/api.md",
+        "docs/guides/clients.md",
+    ] {
+        let samples = samples(&text(page));
+        assert!(!samples.is_empty(), "{page} shows no answer");
+        for (path, body, sample) in samples {
+            let reply = client::post(server.address(), &path, &body);
+            assert_eq!(reply.status, 200, "{page}, {path} {body}");
+            let differs = differs(&sample, &reply.json());
+            assert!(
+                differs.is_none(),
+                "{page}, {path}: {differs:?}\n{}",
+                reply.json()
+            );
+        }
     }
 }
 
@@ -129,24 +131,28 @@ fn address(heading: &str) -> String {
     plain.trim().replace(' ', "-")
 }
 
+/// Every page of the tree but those of what was built or run.
+fn pages(folder: &Path) -> Vec<PathBuf> {
+    let mut pages = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.is_dir()
+            && !name.starts_with('.')
+            && !["target", "run", "node_modules"].contains(&&*name)
+        {
+            pages.extend(self::pages(&path));
+        } else if path.extension().is_some_and(|it| it == "md") {
+            pages.push(path);
+        }
+    }
+    pages
+}
+
 #[test]
 fn every_link_between_pages_leads_to_a_file_and_a_heading() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut pages: Vec<_> = [
-        ".",
-        "docs",
-        "bench",
-        "models/demo",
-        "terraform/aws",
-        "terraform/azure",
-    ]
-    .iter()
-    .flat_map(|folder| std::fs::read_dir(root.join(folder)).expect("a folder"))
-    .map(|entry| entry.expect("an entry").path())
-    .filter(|path| path.extension().is_some_and(|it| it == "md"))
-    .collect();
-    pages.sort();
-    assert!(pages.len() > 10, "{pages:?}");
+    let pages = pages(Path::new(env!("CARGO_MANIFEST_DIR")));
+    assert!(pages.len() > 30, "{pages:?}");
     let mut broken = Vec::new();
     for page in &pages {
         let text = std::fs::read_to_string(page).expect("a page");

@@ -73,7 +73,7 @@ const SAME_LOGIT: f32 = 1e-3;
 /// The same below f32, in scores: instruction sets, and batches on a GPU, differ by no more than the precision does from f32.
 const SAME_SCORE: f64 = MAX_SCORE_BOUND;
 
-/// What goes in and what comes out; docs/commands.md says the same at more length.
+/// What goes in and what comes out; docs/guides/scoring.md says the same at more length.
 const LEGEND: &str = r#"What a set's folder holds:
   corpus.jsonl            {"_id": "d1", "title": "…", "text": "…"} a line; a title is put before its text
   queries.jsonl           {"_id": "q1", "text": "…"} a line

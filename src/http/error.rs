@@ -14,7 +14,7 @@ use crate::error::{Error, Invalid};
 /// The same as `Retry-After`, for clients that read it to the millisecond.
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
-/// Every code that an error can have; the README explains them.
+/// Every code that an error can have; docs/reference/errors.md explains them.
 pub const ERROR_CODES: [&str; 37] = [
     "answer_too_large",
     "body_too_large",

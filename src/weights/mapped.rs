@@ -32,7 +32,7 @@ impl Mapped {
         }
         // SAFETY: the map is private and read-only, so nothing in this process writes to it. Another process that rewrites the
         // file in place could change the bytes under us, or end us with SIGBUS by cutting it; a model file is replaced by
-        // renaming a new one over it, never written in place, as the README says, and `is_unchanged` finds out who did not read that.
+        // renaming a new one over it, never written in place, as docs/guides/models.md says, and `is_unchanged` finds out who did not read that.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
         Ok(Self {
             map,

@@ -315,7 +315,7 @@ variable "functions" {
 # ---- the program
 
 variable "environment" {
-  description = "Settings of the program (README, Configuration) for all apps: MAX_LENGTH, CACHE_PAIRS, CORS_ORIGINS and so on."
+  description = "Settings of the program (docs/reference/configuration.md) for all apps: MAX_LENGTH, CACHE_PAIRS, CORS_ORIGINS and so on."
   type        = map(string)
   default     = {}
 

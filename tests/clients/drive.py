@@ -110,9 +110,9 @@ def run(name, command, setup, work, **variables):
     return found
 
 
-def readme_code(python, older, url, key, work):
-    """Runs each of the README's examples as a user would paste it, with this server's address and key; gives the names of those that fail."""
-    _, block = (ROOT / "README.md").read_text().split("```python\n", 1)
+def guide_code(python, older, url, key, work):
+    """Runs each example of the guide as a user would paste it, with this server's address and key; gives the names of those that fail."""
+    _, block = (ROOT / "docs/guides/clients.md").read_text().split("```python\n", 1)
     first, *examples = block.split("```", 1)[0].split("\n\n")
     failed = []
     for example in examples:
@@ -123,7 +123,7 @@ def readme_code(python, older, url, key, work):
         environment = {"PATH": os.environ["PATH"], "HOME": str(work), "NO_PROXY": "127.0.0.1", "HF_HUB_OFFLINE": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True", **path}
         done = subprocess.run([python, "-c", code], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE)
         passed = done.returncode == 0 and DOCUMENTS[1] in done.stdout
-        print(f"{'pass' if passed else 'FAIL'}  README: {name}", flush=True)
+        print(f"{'pass' if passed else 'FAIL'}  docs/guides/clients.md: {name}", flush=True)
         if not passed:
             print(done.stdout + done.stderr)
             failed.append(name)
@@ -158,7 +158,7 @@ def main(program, installed, result):
             *run("older.py", [python, HERE / "older.py"], setup, work, PYTHONPATH=str(installed / "older")),
             *run("npm.mjs", ["sh", "-c", 'cd "$0" && exec node npm.mjs', installed / "node"], setup, work),
         ]
-        failed = readme_code(python, installed / "older", url, key, work)
+        failed = guide_code(python, installed / "older", url, key, work)
     checks = [client[check] for client in found for check in CHECKS] + [False] * len(failed)
     pathlib.Path(result).write_text(json.dumps(found, indent=1) + "\n")
     print(f"{sum(checks)} passed, {len(checks) - sum(checks)} failed")

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Writes the README's table of clients from what drive.py found: table.py [--check] RESULT README.
+"""Writes the table of clients into a page from what drive.py found: table.py [--check] RESULT PAGE.
 
 The table stands between `<!-- clients -->` and `<!-- /clients -->`. With --check nothing is written, and the exit status is 1 where
-the README says something else than RESULT.
+the page says something else than RESULT.
 """
 
 import json
@@ -33,18 +33,18 @@ def table(clients):
 
 def main(arguments):
     check = "--check" in arguments
-    result, readme = map(pathlib.Path, (argument for argument in arguments if argument != "--check"))
-    text = readme.read_text()
+    result, page = map(pathlib.Path, (argument for argument in arguments if argument != "--check"))
+    text = page.read_text()
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        print(f"{readme} has no {BEGIN} … {END}", file=sys.stderr)
+        print(f"{page} has no {BEGIN} … {END}", file=sys.stderr)
         return 2
     expected = f"{before}{BEGIN}\n{table(json.loads(result.read_text()))}\n{END}{after}"
     if not check:
-        readme.write_text(expected)
+        page.write_text(expected)
     elif text != expected:
-        print(f"{readme} does not say what was found: run tests/clients/table.py {result} {readme}", file=sys.stderr)
+        print(f"{page} does not say what was found: run tests/clients/table.py {result} {page}", file=sys.stderr)
         return 1
     return 0
 
