@@ -35,45 +35,45 @@ macro_rules! variables {
 }
 
 variables! {
-    MODEL_NAME = "", "Hub id (`owner/name`) of a model that is in the local Hugging Face cache; with `MODEL_DIR`, the name to report for it";
-    MODEL_DIR = "models/demo", "folder with `config.json`, `tokenizer.json` and `model.safetensors` (or its shards), and `packed.safetensors` beside them or instead; or a packed file; or either in S3, as `s3://bucket/folder/` or `s3://bucket/key.safetensors`; the default holds only where `MODEL_NAME` is not set";
+    MODEL_NAME = "", "hub id (`owner/name`) of a model in the local Hugging Face cache; with `MODEL_DIR`, the name that the server reports for it";
+    MODEL_DIR = "models/demo", "the model: a folder with `config.json`, `tokenizer.json` and `model.safetensors` (or its shards), with `packed.safetensors` beside them or instead; or a packed file; or either in S3, as `s3://bucket/folder/` or `s3://bucket/key.safetensors`; the default holds only without `MODEL_NAME`";
     MODEL_REVISION = "", "revision to report, and to look for in the Hugging Face cache";
-    MODEL_CACHE = "/tmp/reranker", "folder that models from S3 are downloaded to, and found in again; made for its owner alone";
-    S3_PATH_STYLE = "auto", "put the bucket's name into the path: `true`, `false`, or `auto` (where `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` names another store); region, endpoint and credentials are found as AWS's SDKs find them";
+    MODEL_CACHE = "/tmp/reranker", "folder for models that are downloaded from S3; created for its owner alone";
+    S3_PATH_STYLE = "auto", "whether the path names the bucket: `true`, `false`, or `auto` (if `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` names another store); region, endpoint and credentials follow the rules of AWS's SDKs";
     S3_ANONYMOUS = "false", "read public buckets without credentials";
     HOST = "0.0.0.0", "address to listen on";
-    PORT = "8000", "port to listen on; Azure Functions' own port goes before it";
-DEVICE = "auto", "where the model computes: `cpu`; `cuda` (an NVIDIA GPU; without one, or built without the `cuda` feature, nothing is served); or `auto`: on a GPU where there is one and the model and `PRECISION` allow it, else on the CPU";
-    PRECISION = "auto", "what the model computes in: `int8` (needs a packed model: `reranker pack`, and a CPU), `f32` (needs a model folder), `bf16` or `f16` (need a GPU and a model folder), or `auto`: `f16` on a GPU, else `int8` where the model is packed, else `f32`";
-    USE_FP16 = "", "what `PRECISION=auto` means on a GPU: `true` or not set `f16`, `false` `f32`; on CPUs it changes nothing";
-    GPU_KERNELS = "fused", "what computes on a GPU in 16 bits: `fused` (this program's own kernels, for the models and chips that they are made for, else as `plain`) or `plain` (candle's operations)";
-    CORS_ORIGINS = "*", "origins allowed to call from a browser, separated by commas; `*` for all, empty for none; `null` is refused, as any page can have it";
-    MAX_LENGTH = "512", "longest sequence in tokens, special tokens included; the model's own limit where that is lower";
-    TRUNCATION = "longest_first", "how longer pairs are cut: `longest_first`, `flag`, or `none` (they are refused)";
-    MAX_PAIRS = "1000", "most pairs, or documents, in one request";
-    MAX_TEXT_CHARS = "100000", "most characters in one query or passage";
-    MAX_TOKENS = "1000000", "most tokens of one request, after cutting; 0 for no limit";
-    MAX_BODY_BYTES = "10485760", "largest request body in bytes";
-    MAX_BODY_BYTES_IN_FLIGHT = "67108864", "most bytes of the bodies and answers of all requests together: a body from its arrival until it is answered, an answer until it is taken; more are answered 429; an eighth is kept for those of up to 64 KiB, so it is at least 8/7 of `MAX_BODY_BYTES`";
-    MAX_CONNECTIONS = "800", "most connections at a time, as far as the limit of open files allows; more are answered 503 and closed";
-    MAX_QUEUE = "64", "most requests waiting for the compute thread; more are answered 429";
-    CACHE_PAIRS = "0", "scores of pairs to keep for when they come again, about 100 bytes each; 0 for none";
-    API_KEYS = "", "keys of which a request must bring one, separated by commas: as they are, or as `sha256:` with the hash in hex; where it is not set, or empty, everyone may call; white space alone is an error";
-    REQUEST_TIMEOUT_S = "300", "most seconds for one request, its body and its wait included";
-    HEADER_TIMEOUT_S = "30", "most seconds for the head of a request to arrive; a connection that brings none by then is closed";
-    IDLE_TIMEOUT_S = "75", "most seconds that a connection may stay open without a request, or without taking more of its answer; longer than a load balancer's own, so that it never sends into a closing one";
-    SHUTDOWN_GRACE_S = "30", "seconds that accepted requests have to finish after SIGTERM";
-    THREADS = "", "compute threads; all available cores where it is not set";
-    BATCH_TOKENS = "", "tokens of one forward pass; where it is not set, 4096 on CPUs and 16384 on a GPU; bounds memory, about 40 bytes times the hidden size for each token";
-    INSTRUCTION_SET = "", "force the kernels' instruction set (`reranker doctor` lists this machine's); the best one where it is not set";
+    PORT = "8000", "port to listen on; Azure Functions' own port takes precedence";
+    DEVICE = "auto", "device of the model: `cpu`; `cuda` (an NVIDIA GPU; without one, or built without the `cuda` feature, the server refuses to serve); or `auto`: a GPU if there is one and the model and `PRECISION` allow it, else the CPU";
+    PRECISION = "auto", "arithmetic of the model: `int8` (needs a packed model: `reranker pack`, and a CPU), `f32` (needs a model folder), `bf16` or `f16` (need a GPU and a model folder), or `auto`: `f16` on a GPU, else `int8` if the model is packed, else `f32`";
+    USE_FP16 = "", "meaning of `PRECISION=auto` on a GPU: `f16` if `true` or not set, `f32` if `false`; no effect on CPUs";
+    GPU_KERNELS = "fused", "16-bit kernels on a GPU: `fused` (this program's own, for the models and chips that they support, else `plain`) or `plain` (candle's operations)";
+    CORS_ORIGINS = "*", "origins that may call from a browser, separated by commas; `*` for all, empty for none; `null` is refused, because any page can have it";
+    MAX_LENGTH = "512", "maximum length of a sequence in tokens, special tokens included; the model's own limit if that is lower";
+    TRUNCATION = "longest_first", "rule for pairs that are too long: `longest_first`, `flag`, or `none` (they are rejected)";
+    MAX_PAIRS = "1000", "maximum number of pairs, or documents, in one request";
+    MAX_TEXT_CHARS = "100000", "maximum number of characters in one query or passage";
+    MAX_TOKENS = "1000000", "maximum number of tokens in one request, after truncation; 0 for no limit";
+    MAX_BODY_BYTES = "10485760", "maximum size of a request body in bytes";
+    MAX_BODY_BYTES_IN_FLIGHT = "67108864", "byte budget of the bodies and answers of all requests together, each counted from its arrival until it is answered or taken; further requests get 429; an eighth is reserved for bodies of up to 64 KiB, so the budget is at least 8/7 of `MAX_BODY_BYTES`";
+    MAX_CONNECTIONS = "800", "maximum number of connections, as far as the limit of open files allows; further ones get 503 and are closed";
+    MAX_QUEUE = "64", "maximum number of requests that wait for the compute thread; further ones get 429";
+    CACHE_PAIRS = "0", "number of pairs whose scores are kept for later requests, about 100 bytes each; 0 for none";
+    API_KEYS = "", "keys, separated by commas: plain, or as `sha256:` with the hash in hex; a request must bring one of them; if not set or empty, everyone may call; white space alone is an error";
+    REQUEST_TIMEOUT_S = "300", "timeout of one request in seconds, its body and its wait included";
+    HEADER_TIMEOUT_S = "30", "timeout in seconds for the head of a request; a connection without one by then is closed";
+    IDLE_TIMEOUT_S = "75", "timeout in seconds of a connection that brings no request, or takes no more of its answer; it should exceed a load balancer's own, or the balancer sends into a closing connection";
+    SHUTDOWN_GRACE_S = "30", "seconds after SIGTERM in which accepted requests may finish";
+    THREADS = "", "number of compute threads; all available cores if not set";
+    BATCH_TOKENS = "", "tokens of one forward pass; 4096 on CPUs and 16384 on a GPU if not set; bounds memory, about 40 bytes times the hidden size for each token";
+    INSTRUCTION_SET = "", "instruction set that the kernels must use (`reranker doctor` lists this machine's); the best one if not set";
     INIT_BUDGET_S = "8", "seconds from the start that Lambda's initialisation may wait for the weights to be read into memory; the rest is read while requests are served";
     WARM_UP = "auto", "run the model once before answering ready: `true`, `false`, or `auto` (yes, except on Lambda on demand)";
-    BASE_PATH = "", "path prefix to take off every request, such as `/search`; none that a route begins with; `/api` is always taken off on Azure Functions, the stage on API Gateway";
-    LOG_LEVEL = "info", "`error`, `warn`, `info`, `debug`, `trace` or `off`, also by other usual names (`warning`, `critical`, `none`), or a filter such as `reranker=debug`, which leaves errors of all else on; where it is not set, Lambda's own `AWS_LAMBDA_LOG_LEVEL` holds";
-    LOG_FORMAT = "auto", "`json`, `text`, or `auto` (`json` on Lambda and where the output is no terminal); where it is not set, Lambda's own `AWS_LAMBDA_LOG_FORMAT` holds";
+    BASE_PATH = "", "path prefix that the server removes from every request, such as `/search`; no prefix of a route; `/api` is always removed on Azure Functions, the stage on API Gateway";
+    LOG_LEVEL = "info", "`error`, `warn`, `info`, `debug`, `trace` or `off`, other usual names (`warning`, `critical`, `none`), or a filter such as `reranker=debug`, which keeps all other errors; if not set, Lambda's `AWS_LAMBDA_LOG_LEVEL` holds";
+    LOG_FORMAT = "auto", "`json`, `text`, or `auto` (`json` on Lambda and if the output is no terminal); if not set, Lambda's `AWS_LAMBDA_LOG_FORMAT` holds";
     EMF_METRICS = "auto", "write each request's metrics to stdout in CloudWatch's embedded metric format: `true`, `false`, or `auto` (on Lambda); AWS bills each combination of metric, route and dialect";
-    OTEL_EXPORTER_OTLP_ENDPOINT = "", "collector to send traces to, as OTLP over HTTP (`http://127.0.0.1:4318`); nothing is sent where neither this nor `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` is set; OpenTelemetry's other variables for resource, sampler, batches, headers, timeout and certificate hold too";
-    TRACE_CONTENT = "false", "put the texts of queries and documents into exported traces; without it they hold places, scores and counts";
+    OTEL_EXPORTER_OTLP_ENDPOINT = "", "collector of traces, as OTLP over HTTP (`http://127.0.0.1:4318`); the server exports nothing unless this or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` is set; OpenTelemetry's other variables for resource, sampler, batches, headers, timeout and certificate hold too";
+    TRACE_CONTENT = "false", "put the texts of queries and documents into exported traces; without it they hold positions, scores and counts";
 }
 
 /// OpenTelemetry's variables. An empty value means unset to all of them, and one for traces goes before the general one.

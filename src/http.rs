@@ -39,7 +39,7 @@ use mounts::Mounts;
 use voice::Voices;
 
 pub use auth::{BadKey, Keys};
-pub use error::{ERROR_CODES, Refusal};
+pub use error::{ERROR_CODES, ErrorCode, Refusal};
 pub use observe::RequestId;
 pub use path::SentUri;
 pub use voice::Told;

@@ -14,45 +14,177 @@ use crate::error::{Error, Invalid};
 /// The same as `Retry-After`, for clients that read it to the millisecond.
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
-/// Every code that an error can have; docs/reference/errors.md explains them.
-pub const ERROR_CODES: [&str; 37] = [
-    "answer_too_large",
-    "body_too_large",
-    "busy",
-    "deadline_exceeded",
-    "deadline_unreachable",
-    "draining",
-    "empty_query",
-    "head_too_large",
-    "internal",
-    "invalid_chunks",
-    "invalid_max_length",
-    "invalid_rank_fields",
-    "invalid_timeout",
-    "invalid_truncation",
-    "malformed_event",
-    "malformed_json",
-    "malformed_request",
-    "method_not_allowed",
-    "missing_field",
-    "model_unavailable",
-    "no_pairs",
-    "not_found",
-    "not_ready",
-    "pair_too_long",
-    "request_timeout",
-    "text_too_long",
-    "too_many_pairs",
-    "too_many_queries",
-    "too_many_sentences",
-    "too_many_tokens",
-    "unauthorized",
-    "unequal_lists",
-    "unknown_shape",
-    "unreadable_body",
-    "unsupported_event",
-    "unsupported_media_type",
-    "wrong_type",
+/// A code that an error can have: a row of docs/reference/errors.md.
+pub struct ErrorCode {
+    pub name: &'static str,
+    pub statuses: &'static [u16],
+    /// When it is answered, as Markdown.
+    pub meaning: &'static str,
+}
+
+const fn code(name: &'static str, statuses: &'static [u16], meaning: &'static str) -> ErrorCode {
+    ErrorCode {
+        name,
+        statuses,
+        meaning,
+    }
+}
+
+/// Every code that an error can have.
+pub const ERROR_CODES: &[ErrorCode] = &[
+    code(
+        "answer_too_large",
+        &[422],
+        "the answer alone exceeds the share of `MAX_BODY_BYTES_IN_FLIGHT` for large ones, or the platform's limit (on Lambda 6 MB; 1 MB behind a load balancer)",
+    ),
+    code(
+        "body_too_large",
+        &[413],
+        "the body exceeds `MAX_BODY_BYTES`",
+    ),
+    code(
+        "busy",
+        &[429, 503],
+        "429: the queue (`MAX_QUEUE`) or `MAX_BODY_BYTES_IN_FLIGHT` is full, and `Retry-After` says when to retry; 503: over `MAX_CONNECTIONS`",
+    ),
+    code(
+        "deadline_exceeded",
+        &[504],
+        "the deadline passed; nothing partial is returned",
+    ),
+    code(
+        "deadline_unreachable",
+        &[503, 504],
+        "the request would exceed its deadline, `got` and `limit` are milliseconds; 503 if it would meet the deadline without earlier requests",
+    ),
+    code("draining", &[503], "the server shuts down"),
+    code("empty_query", &[422], "a query is empty or white space"),
+    code(
+        "head_too_large",
+        &[431],
+        "on Lambda: an address of more than 65,534 bytes, or more than 1,000 headers",
+    ),
+    code(
+        "internal",
+        &[500],
+        "a fault of the server; the log has the request's id",
+    ),
+    code(
+        "invalid_chunks",
+        &[422],
+        "`max_chunks_per_doc` exceeds its limit",
+    ),
+    code(
+        "invalid_max_length",
+        &[422],
+        "`max_length` is 0, too small for any text, or above the server's `MAX_LENGTH`",
+    ),
+    code(
+        "invalid_rank_fields",
+        &[422],
+        "`rank_fields` has too many names, or one name twice",
+    ),
+    code(
+        "invalid_timeout",
+        &[422],
+        "`x-request-timeout-ms` is not a whole number of at least 1",
+    ),
+    code(
+        "invalid_truncation",
+        &[422],
+        "`truncation` is none of its values",
+    ),
+    code(
+        "malformed_event",
+        &[400],
+        "on Lambda and Azure Functions: the event is no request",
+    ),
+    code(
+        "malformed_json",
+        &[400],
+        "the body is not JSON; the message says where it breaks",
+    ),
+    code(
+        "malformed_request",
+        &[400],
+        "two Host headers, or a transfer coding other than chunked",
+    ),
+    code(
+        "method_not_allowed",
+        &[405],
+        "the route has other methods; the `Allow` header lists them",
+    ),
+    code("missing_field", &[422], "a field is missing"),
+    code(
+        "model_unavailable",
+        &[503],
+        "the model cannot be loaded, or was given up; `/health` has the reason",
+    ),
+    code(
+        "no_pairs",
+        &[422],
+        "the list of pairs or documents is empty",
+    ),
+    code(
+        "not_found",
+        &[404],
+        "no such route, or (Bedrock) a model that does not rank; the answer suggests the nearest route and lists all",
+    ),
+    code("not_ready", &[503], "the model is still loading"),
+    code(
+        "pair_too_long",
+        &[422],
+        "a pair exceeds `max_length`, and `truncation` is `none`",
+    ),
+    code("request_timeout", &[408], "the body arrived too slowly"),
+    code("text_too_long", &[422], "a text exceeds `MAX_TEXT_CHARS`"),
+    code(
+        "too_many_pairs",
+        &[422],
+        "more pairs or documents than `MAX_PAIRS`",
+    ),
+    code(
+        "too_many_queries",
+        &[422],
+        "Bedrock: the list of queries has not exactly one",
+    ),
+    code(
+        "too_many_sentences",
+        &[422],
+        "sentence scores of more than 50,000 sentences",
+    ),
+    code(
+        "too_many_tokens",
+        &[422],
+        "the request's tokens exceed `MAX_TOKENS`",
+    ),
+    code("unauthorized", &[401], "no API key, or a wrong one"),
+    code(
+        "unequal_lists",
+        &[422],
+        "vLLM: two lists of different lengths cannot be paired",
+    ),
+    code(
+        "unknown_shape",
+        &[422],
+        "a body of no dialect; the message names the expected fields, or the field that was probably meant",
+    ),
+    code("unreadable_body", &[400], "the body broke off"),
+    code(
+        "unsupported_event",
+        &[400],
+        "on Lambda and Azure Functions: an event of another service, which sends no requests",
+    ),
+    code(
+        "unsupported_media_type",
+        &[415],
+        "the content type is not JSON, or the body is compressed (`content-encoding`)",
+    ),
+    code(
+        "wrong_type",
+        &[422],
+        "a field has another type; the message names the field and both types",
+    ),
 ];
 
 /// What is wrong with the HTTP request itself.
@@ -327,8 +459,10 @@ impl IntoResponse for Error {
 /// A response without a body, which `observe` writes from the failure that it carries.
 fn respond(status: StatusCode, mut failure: Failure) -> Response {
     debug_assert!(
-        ERROR_CODES.contains(&failure.code),
-        "{} is not listed",
+        ERROR_CODES
+            .iter()
+            .any(|it| it.name == failure.code && it.statuses.contains(&status.as_u16())),
+        "{} with {status} is not listed",
         failure.code
     );
     failure.status = status.as_u16();
