@@ -5,45 +5,45 @@ output "repository_url" {
 
 output "api_url" {
   description = "Where clients with an API key go."
-  value       = aws_apigatewayv2_api.this.api_endpoint
+  value       = module.lambda.api_url
 }
 
 output "function_url" {
   description = "Where callers with IAM go; requests are signed for the service lambda."
-  value       = aws_lambda_function_url.live.function_url
+  value       = module.lambda.function_url
 }
 
 output "caller_policy_arn" {
   description = "Policy for whoever may call the Function URL."
-  value       = aws_iam_policy.caller.arn
+  value       = module.lambda.caller_policy_arn
 }
 
 output "alias_arn" {
   description = "The alias that callers reach."
-  value       = aws_lambda_alias.live.arn
+  value       = module.lambda.alias_arn
 }
 
 output "version" {
   description = "The newest published version; stable_version goes back to one before it."
-  value       = aws_lambda_function.this.version
+  value       = module.lambda.version
 }
 
 output "log_groups" {
   description = "The function's log and the HTTP API's access log."
-  value       = { function = aws_cloudwatch_log_group.function.name, access = aws_cloudwatch_log_group.access.name }
+  value       = module.lambda.log_groups
 }
 
 output "model_bucket" {
   description = "Bucket for packed models, with create_model_bucket."
-  value       = try(aws_s3_bucket.this["models"].bucket, null)
+  value       = one(module.model_bucket[*].name)
 }
 
 output "bulk_bucket" {
   description = "Bucket whose in/ takes files of pairs and whose out/ gets their scores, with bulk."
-  value       = try(aws_s3_bucket.this["bulk"].bucket, null)
+  value       = one(module.bulk[*].bucket)
 }
 
 output "bulk_state_machine_arn" {
   description = "The machine that scores files of pairs, with bulk."
-  value       = try(aws_sfn_state_machine.bulk[0].arn, null)
+  value       = one(module.bulk[*].state_machine_arn)
 }

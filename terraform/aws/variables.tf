@@ -27,64 +27,36 @@ variable "image_digest" {
   description = "Digest (sha256:…) of the image pushed to the repository. Empty only for the first apply, which makes the repository."
   type        = string
   default     = ""
-  validation {
-    condition     = can(regex("^(sha256:[0-9a-f]{64})?$", var.image_digest))
-    error_message = "image_digest: sha256: and 64 hex digits, as `docker push` prints it; a tag could be moved."
-  }
 }
 
 variable "architecture" {
   description = "What the image was built for: x86_64 or arm64."
   type        = string
   default     = "x86_64"
-  validation {
-    condition     = contains(["x86_64", "arm64"], var.architecture)
-    error_message = "architecture: x86_64 or arm64."
-  }
 }
 
 variable "memory_mb" {
   description = "Memory of an instance. One vCPU comes with each 1,769 MB, up to six at 10,240; scoring uses all of them, so double the memory takes about half the time for the same price."
   type        = number
   default     = 3538
-  validation {
-    condition     = var.memory_mb >= 1769 && var.memory_mb <= 10240 && floor(var.memory_mb) == var.memory_mb
-    error_message = "memory_mb: 1769 (one vCPU) to 10240 (six)."
-  }
 }
 
 variable "timeout_s" {
   description = "Seconds of one call. The service refuses what it cannot do in them. An HTTP API gives up after 30 whatever stands here."
   type        = number
   default     = 30
-  validation {
-    condition     = var.timeout_s >= 10 && var.timeout_s <= 900
-    error_message = "timeout_s: 10 to 900."
-  }
 }
 
 variable "ephemeral_storage_mb" {
   description = "Size of /tmp, which only a model from S3 may need."
   type        = number
   default     = 512
-  validation {
-    condition     = var.ephemeral_storage_mb >= 512 && var.ephemeral_storage_mb <= 10240
-    error_message = "ephemeral_storage_mb: 512 to 10240."
-  }
-  validation {
-    condition     = var.start != "snap-start" || var.ephemeral_storage_mb == 512
-    error_message = "ephemeral_storage_mb: SnapStart allows 512 and no more."
-  }
 }
 
 variable "reserved_concurrency" {
   description = "Most instances at a time, which also bounds the cost; -1 for the account's own limit. A new account has 10 in all and can reserve none."
   type        = number
   default     = -1
-  validation {
-    condition     = var.reserved_concurrency == -1 || var.reserved_concurrency >= 1
-    error_message = "reserved_concurrency: -1, or at least 1."
-  }
 }
 
 # Start and roll-out
@@ -93,54 +65,30 @@ variable "start" {
   description = "How a new instance comes to its model: on-demand, snap-start or provisioned-concurrency. Lambda takes one of the last two, never both, and so does this one variable."
   type        = string
   default     = "on-demand"
-  validation {
-    condition     = contains(["on-demand", "snap-start", "provisioned-concurrency"], var.start)
-    error_message = "start: on-demand, snap-start or provisioned-concurrency."
-  }
 }
 
 variable "provisioned_concurrency" {
   description = "Instances that are always ready, with start = provisioned-concurrency."
   type        = number
   default     = 0
-  validation {
-    condition     = (var.start == "provisioned-concurrency") == (var.provisioned_concurrency > 0)
-    error_message = "provisioned_concurrency: above 0 with start = provisioned-concurrency, 0 with any other."
-  }
 }
 
 variable "init_budget_s" {
   description = "Seconds of Lambda's ten that an initialisation may spend on reading weights."
   type        = number
   default     = 8
-  validation {
-    condition     = var.init_budget_s > 0 && var.init_budget_s <= 9
-    error_message = "init_budget_s: above 0 and up to 9."
-  }
 }
 
 variable "stable_version" {
   description = "Published version that the alias stays at: for a gradual roll-out, or to go back. Empty for the newest."
   type        = string
   default     = ""
-  validation {
-    condition     = can(regex("^([1-9][0-9]*)?$", var.stable_version))
-    error_message = "stable_version: a version's number."
-  }
 }
 
 variable "canary_weight" {
   description = "Share of calls, from 0 to 1, that the newest version gets while the alias stays at stable_version."
   type        = number
   default     = 0
-  validation {
-    condition     = var.canary_weight >= 0 && var.canary_weight < 1
-    error_message = "canary_weight: from 0 to less than 1."
-  }
-  validation {
-    condition     = var.canary_weight == 0 || var.stable_version != ""
-    error_message = "canary_weight: needs stable_version, which the other calls go to."
-  }
 }
 
 # Model and service
@@ -155,40 +103,24 @@ variable "model_uri" {
   description = "s3://bucket/key of a packed model, or s3://bucket/folder/ of a model folder, to load instead of the image's. The function may read what begins with it and nothing else. It goes to /tmp, so ephemeral_storage_mb must be larger than it."
   type        = string
   default     = ""
-  validation {
-    condition     = can(regex("^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^*?\\s]+)?$", var.model_uri))
-    error_message = "model_uri: s3://bucket/key."
-  }
 }
 
 variable "max_length" {
   description = "Longest sequence in tokens."
   type        = number
   default     = 512
-  validation {
-    condition     = var.max_length >= 8 && var.max_length <= 8192
-    error_message = "max_length: 8 to 8192."
-  }
 }
 
 variable "log_level" {
   description = "error, warn, info, debug or trace."
   type        = string
   default     = "info"
-  validation {
-    condition     = contains(["error", "warn", "info", "debug", "trace"], var.log_level)
-    error_message = "log_level: error, warn, info, debug or trace."
-  }
 }
 
 variable "environment" {
   description = "More of the service's variables, by name."
   type        = map(string)
   default     = {}
-  validation {
-    condition     = length(setintersection(keys(var.environment), ["API_KEYS", "MODEL_DIR", "MAX_LENGTH", "INIT_BUDGET_S", "LOG_LEVEL", "OTEL_EXPORTER_OTLP_ENDPOINT"])) == 0
-    error_message = "environment: API_KEYS, MODEL_DIR, MAX_LENGTH, INIT_BUDGET_S, LOG_LEVEL and OTEL_EXPORTER_OTLP_ENDPOINT have variables of their own here."
-  }
 }
 
 # Who may call
@@ -197,36 +129,18 @@ variable "api_key_hashes" {
   description = "Hashes (sha256:…) of API keys: `printf %s KEY | sha256sum`. Neither the state nor the function's settings then hold a key."
   type        = list(string)
   default     = []
-  validation {
-    condition     = alltrue([for hash in var.api_key_hashes : can(regex("^sha256:[0-9a-f]{64}$", hash))])
-    error_message = "api_key_hashes: each is sha256: and 64 hex digits."
-  }
 }
 
 variable "api_keys_secret_arn" {
   description = "Secret whose text is a list of keys, separated by commas. Terraform's state will hold them; needed only for clients that sign requests with a key, otherwise use api_key_hashes."
   type        = string
   default     = ""
-  validation {
-    condition     = can(regex("^(arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:.+)?$", var.api_keys_secret_arn))
-    error_message = "api_keys_secret_arn: the ARN of a secret of Secrets Manager."
-  }
 }
 
 variable "http_api_authorization" {
   description = "What the HTTP API itself asks for, before the service looks at its keys: NONE, AWS_IAM or JWT."
   type        = string
   default     = "NONE"
-  validation {
-    condition     = contains(["NONE", "AWS_IAM", "JWT"], var.http_api_authorization)
-    error_message = "http_api_authorization: NONE, AWS_IAM or JWT."
-  }
-  validation {
-    condition = (
-      var.http_api_authorization != "NONE" || var.allow_anonymous || length(var.api_key_hashes) > 0 || var.api_keys_secret_arn != ""
-    )
-    error_message = "http_api_authorization: NONE without API keys lets in everyone on the internet; allow_anonymous = true says that this is meant."
-  }
 }
 
 variable "allow_anonymous" {
@@ -239,50 +153,30 @@ variable "jwt_issuer" {
   description = "Issuer of the tokens, with http_api_authorization = JWT."
   type        = string
   default     = ""
-  validation {
-    condition     = (var.http_api_authorization == "JWT") == startswith(var.jwt_issuer, "https://")
-    error_message = "jwt_issuer: an https:// address with http_api_authorization = JWT, empty otherwise."
-  }
 }
 
 variable "jwt_audience" {
   description = "Audiences of the tokens, with http_api_authorization = JWT."
   type        = list(string)
   default     = []
-  validation {
-    condition     = var.http_api_authorization != "JWT" || length(var.jwt_audience) > 0
-    error_message = "jwt_audience: at least one with http_api_authorization = JWT."
-  }
 }
 
 variable "function_url_accounts" {
   description = "Other accounts whose IAM may let its users call the Function URL. Callers of this account need only the policy in the outputs."
   type        = list(string)
   default     = []
-  validation {
-    condition     = alltrue([for account in var.function_url_accounts : can(regex("^[0-9]{12}$", account))])
-    error_message = "function_url_accounts: account ids of 12 digits."
-  }
 }
 
 variable "throttle_rate" {
   description = "Requests a second that the HTTP API lets through, of all callers together."
   type        = number
   default     = 20
-  validation {
-    condition     = var.throttle_rate >= 1 && var.throttle_rate <= 10000
-    error_message = "throttle_rate: 1 to 10000."
-  }
 }
 
 variable "throttle_burst" {
   description = "How many may come at once above that rate."
   type        = number
   default     = 40
-  validation {
-    condition     = var.throttle_burst >= 1 && var.throttle_burst <= 5000
-    error_message = "throttle_burst: 1 to 5000."
-  }
 }
 
 variable "vpc_subnet_ids" {
@@ -295,10 +189,6 @@ variable "vpc_security_group_ids" {
   description = "Security groups of the function in the VPC."
   type        = list(string)
   default     = []
-  validation {
-    condition     = (length(var.vpc_security_group_ids) > 0) == (length(var.vpc_subnet_ids) > 0)
-    error_message = "vpc_security_group_ids: go together with vpc_subnet_ids."
-  }
 }
 
 # What is seen
@@ -307,10 +197,6 @@ variable "log_retention_days" {
   description = "Days that logs are kept."
   type        = number
   default     = 30
-  validation {
-    condition     = contains([1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653], var.log_retention_days)
-    error_message = "log_retention_days: a number of days that CloudWatch knows (1, 3, 5, 7, 14, 30, 60, 90, …, 3653)."
-  }
 }
 
 variable "kms_key_arn" {
@@ -327,50 +213,30 @@ variable "tracing" {
   description = "Active sends Lambda's own segments to X-Ray; PassThrough does not."
   type        = string
   default     = "PassThrough"
-  validation {
-    condition     = contains(["Active", "PassThrough"], var.tracing)
-    error_message = "tracing: Active or PassThrough."
-  }
 }
 
 variable "otlp_endpoint" {
   description = "Collector that the service's own traces go to, as OTLP over HTTP."
   type        = string
   default     = ""
-  validation {
-    condition     = can(regex("^(https?://\\S+)?$", var.otlp_endpoint))
-    error_message = "otlp_endpoint: an http:// or https:// address."
-  }
 }
 
 variable "alarm_topic_arn" {
   description = "Topic of SNS that alarms are told to."
   type        = string
   default     = ""
-  validation {
-    condition     = can(regex("^(arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:.+)?$", var.alarm_topic_arn))
-    error_message = "alarm_topic_arn: the ARN of a topic."
-  }
 }
 
 variable "alarm_p99_ms" {
   description = "Alarm when one call in a hundred takes longer."
   type        = number
   default     = 10000
-  validation {
-    condition     = var.alarm_p99_ms > 0 && var.alarm_p99_ms <= 900000
-    error_message = "alarm_p99_ms: above 0 and up to 900000."
-  }
 }
 
 variable "alarm_init_ms" {
   description = "Alarm when an initialisation or a restored snapshot takes longer. Lambda begins anew after 10000."
   type        = number
   default     = 9000
-  validation {
-    condition     = var.alarm_init_ms > 0 && var.alarm_init_ms <= 130000
-    error_message = "alarm_init_ms: above 0 and up to 130000."
-  }
 }
 
 # Millions of pairs
@@ -385,48 +251,28 @@ variable "bulk_memory_mb" {
   description = "Memory of an instance of the bulk function, as memory_mb."
   type        = number
   default     = 3538
-  validation {
-    condition     = var.bulk_memory_mb >= 1769 && var.bulk_memory_mb <= 10240 && floor(var.bulk_memory_mb) == var.bulk_memory_mb
-    error_message = "bulk_memory_mb: 1769 (one vCPU) to 10240 (six)."
-  }
 }
 
 variable "bulk_batch_pairs" {
   description = "Pairs of one call. It must be done in four minutes, and its texts must fit into 150 kB; longer ones make smaller batches by themselves."
   type        = number
   default     = 100
-  validation {
-    condition     = var.bulk_batch_pairs >= 1 && var.bulk_batch_pairs <= 1000
-    error_message = "bulk_batch_pairs: 1 to 1000, the service's MAX_PAIRS."
-  }
 }
 
 variable "bulk_concurrency" {
   description = "Most instances of the bulk function at a time. The account's limit is shared with everything else that runs in it."
   type        = number
   default     = 5
-  validation {
-    condition     = var.bulk_concurrency >= 1 && var.bulk_concurrency <= 10000
-    error_message = "bulk_concurrency: 1 to 10000."
-  }
 }
 
 variable "bulk_tolerated_failures" {
   description = "Percentage of pairs that may fail before a run is given up."
   type        = number
   default     = 1
-  validation {
-    condition     = var.bulk_tolerated_failures >= 0 && var.bulk_tolerated_failures <= 100
-    error_message = "bulk_tolerated_failures: 0 to 100."
-  }
 }
 
 variable "bulk_retention_days" {
   description = "Days that files of pairs and their scores are kept."
   type        = number
   default     = 30
-  validation {
-    condition     = var.bulk_retention_days >= 1
-    error_message = "bulk_retention_days: at least 1."
-  }
 }

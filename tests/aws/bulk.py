@@ -140,7 +140,7 @@ def check(machine):
 def main():
     program, emulator, folder = (pathlib.Path(argument).resolve() for argument in sys.argv[1:4])
     root = pathlib.Path(__file__).resolve().parents[2]
-    machine = definition(root / "terraform/aws/bulk.asl.json")
+    machine = definition(root / "terraform/modules/lambda-bulk/bulk.asl.json")
     resource = {
         "Type": "AWS::StepFunctions::StateMachine",
         "Properties": {"RoleArn": "arn:aws:iam::123456789012:role/bulk", "Definition": machine},

@@ -1,12 +1,15 @@
 """A Terraform provider that has a schema and nothing behind it: enough for `validate`, and for tests with mocked providers, which ask a
 provider for its schema alone. Planning anything for real fails, as it should.
 
-    provider.py SCHEMA      a file that schemas.py has written; Terraform starts this
+    provider.py NAMESPACE/NAME=SCHEMA...      files that schemas.py has written
+
+Serves until it is stopped, and prints what Terraform wants in TF_REATTACH_PROVIDERS to call it.
 """
 
-import base64
 import json
+import os
 import pathlib
+import signal
 import sys
 import tempfile
 import threading
@@ -14,7 +17,6 @@ from concurrent import futures
 
 import grpc
 from tf.gen import grpc_controller_pb2, grpc_controller_pb2_grpc, grpc_stdio_pb2_grpc, tfplugin_pb2, tfplugin_pb2_grpc
-from tf.runner import _self_signed_cert
 
 BLOCK_NESTING = {"single": 1, "list": 2, "set": 3, "map": 4}
 ATTRIBUTE_NESTING = {"single": 1, "list": 2, "set": 3, "map": 4}
@@ -93,11 +95,8 @@ class Provider(tfplugin_pb2_grpc.ProviderServicer):
 
 
 class Controller(grpc_controller_pb2_grpc.GRPCControllerServicer):
-    def __init__(self):
-        self.asked_to_stop = threading.Event()
-
     def Shutdown(self, request, context):
-        self.asked_to_stop.set()
+        # Others may still call.
         return grpc_controller_pb2.Empty()
 
 
@@ -106,23 +105,37 @@ class Output(grpc_stdio_pb2_grpc.GRPCStdioServicer):
         return iter(())
 
 
-def main(path):
-    controller = Controller()
+def serve(path, folder, index):
     # A provider's schema is larger than the 4 MB that a message may have by default.
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=8), options=[("grpc.max_send_message_length", -1)])
     tfplugin_pb2_grpc.add_ProviderServicer_to_server(Provider(json.loads(path.read_text())), server)
-    grpc_controller_pb2_grpc.add_GRPCControllerServicer_to_server(controller, server)
+    grpc_controller_pb2_grpc.add_GRPCControllerServicer_to_server(Controller(), server)
     grpc_stdio_pb2_grpc.add_GRPCStdioServicer_to_server(Output(), server)
+    socket = f"{folder}/{index}"
+    server.add_insecure_port(f"unix:{socket}")
+    server.start()
+    return server, socket
+
+
+def main(schemas):
+    """One process for all providers and all of Terraform's runs, which find it by the variable that this prints."""
     with tempfile.TemporaryDirectory() as folder:
-        certificate, credentials = _self_signed_cert()
-        server.add_secure_port(f"unix://{folder}/socket", credentials)
-        server.start()
-        encoded = base64.b64encode(certificate).decode().rstrip("=")
-        # The plugin protocol's greeting: its version, that of Terraform's protocol, and where to call.
-        print(f"1|6|unix|{folder}/socket|grpc|{encoded}", flush=True)
-        controller.asked_to_stop.wait()
-        server.stop(0.2)
+        servers, providers = [], {}
+        for index, (address, path) in enumerate(schemas):
+            server, socket = serve(pathlib.Path(path), folder, index)
+            servers.append(server)
+            providers[f"registry.terraform.io/{address}"] = {
+                "Protocol": "grpc",
+                "ProtocolVersion": 6,
+                "Pid": os.getpid(),
+                "Test": True,
+                "Addr": {"Network": "unix", "String": socket},
+            }
+        print(json.dumps(providers), flush=True)
+        stopped = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+        stopped.wait()
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    main([schema.split("=", 1) for schema in sys.argv[1:]])

@@ -1,10 +1,10 @@
 """Takes the schemas of Terraform providers out of packages on PyPI, for where Terraform's registry can't be reached.
 
-    schemas.py CONFIGURATION FOLDER
+    schemas.py CONFIGURATIONS FOLDER
 
 CDK Terrain publishes each provider's schema as generated TypeScript classes, packed into a Python wheel. What they say of an argument
 is exact: name, type, required or not, block or attribute. It becomes a schema as Terraform's plugin protocol has it, for the resource
-types that CONFIGURATION names, and FOLDER/CONFIGURATION.rc tells Terraform to take provider.py, which serves it, for the provider.
+types that the CONFIGURATIONS name: FOLDER/PROVIDER.json, which provider.py serves. Prints PROVIDER=FILE for each.
 """
 
 import base64
@@ -12,7 +12,6 @@ import io
 import json
 import pathlib
 import re
-import stat
 import subprocess
 import sys
 import tarfile
@@ -204,35 +203,29 @@ def schemas(wheel, wanted):
     return result
 
 
-def main(configuration, folder):
-    text = "\n".join(path.read_text() for path in sorted(configuration.rglob("*.tf")))
+def main(configurations, folder):
+    text = "\n".join(path.read_text() for path in sorted(configurations.rglob("*.tf")))
     used = {(word == "data", kind) for word, kind in re.findall(r'^\s*(resource|data)\s+"(\w+)"', text, re.M)}
-    asked = re.findall(r'source\s*=\s*"(\w+/\w+)"', text)
+    asked = dict.fromkeys(re.findall(r'source\s*=\s*"(\w+/\w+)"', text))
     wheels = folder / "wheels"
     for provider in asked:
         name = provider.partition("/")[2]
         package, version = PACKAGES.get(provider) or sys.exit(f"no package is known to have the schemas of {provider}")
-        pattern = f"{package.replace('-', '_')}-{version}-*.whl"
-        if not list(wheels.glob(pattern)):
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-            if subprocess.run([*command, "--dest", str(wheels), f"{package}=={version}"], check=False).returncode:
-                print(f"{package} {version} can't be had", file=sys.stderr)
-                sys.exit(UNREACHABLE)
-        schema = schemas(next(wheels.glob(pattern)), {each for each in used if each[1].startswith(f"{name}_")})
-        path = folder / f"{configuration.name}-{name}.json"
-        path.write_text(json.dumps(schema))
-        place = folder / "mirror" / configuration.name / "registry.terraform.io" / provider / schema["version"] / "linux_amd64"
-        place.mkdir(parents=True, exist_ok=True)
-        program = place / f"terraform-provider-{name}_v{schema['version']}"
-        server = pathlib.Path(__file__).with_name("provider.py").resolve()
-        # The server keeps its certificate in the home folder.
-        program.write_text(f"#!/bin/sh\nHOME='{folder}' exec '{sys.executable}' '{server}' '{path}'\n")
-        program.chmod(program.stat().st_mode | stat.S_IXUSR)
-        print(f"{provider} {schema['version']}: {len(schema['resources'])} resources, {len(schema['data'])} data sources")
-    mirror = folder / "mirror" / configuration.name
-    (folder / f"{configuration.name}.rc").write_text(
-        f'provider_installation {{\n  filesystem_mirror {{\n    path = "{mirror}"\n  }}\n}}\ndisable_checkpoint = true\n'
-    )
+        wanted = {each for each in used if each[1].startswith(f"{name}_")}
+        path = folder / f"{name}.json"
+        stamp = json.dumps([package, version, sorted(wanted)])
+        if not path.exists() or path.with_suffix(".of").read_text() != stamp:
+            pattern = f"{package.replace('-', '_')}-{version}-*.whl"
+            if not list(wheels.glob(pattern)):
+                command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+                if subprocess.run([*command, "--dest", str(wheels), f"{package}=={version}"], check=False).returncode:
+                    print(f"{package} {version} can't be had", file=sys.stderr)
+                    sys.exit(UNREACHABLE)
+            schema = schemas(next(wheels.glob(pattern)), wanted)
+            print(f"{provider} {schema['version']}: {len(schema['resources'])} resources, {len(schema['data'])} data sources", file=sys.stderr)
+            path.write_text(json.dumps(schema))
+            path.with_suffix(".of").write_text(stamp)
+        print(f"{provider}={path}")
 
 
 if __name__ == "__main__":

@@ -1,34 +1,46 @@
 # Millions of pairs: a JSON Lines file put under in/ starts a run, whose scores come to lie under out/. A distributed map cuts the file
 # into batches and calls a function of its own for each, so that neither its instances nor its long calls are in the way of others.
+data "aws_caller_identity" "current" {}
+data "aws_region" "current" {}
+data "aws_partition" "current" {}
+
 locals {
-  bulk      = var.bulk ? 1 : 0
+  account   = data.aws_caller_identity.current.account_id
+  region    = data.aws_region.current.id
+  partition = data.aws_partition.current.partition
+  iam_name  = "${var.name}-${local.region}"
   bulk_name = "${var.name}-bulk"
+}
+
+module "bucket" {
+  source = "../bucket"
+
+  name          = "${var.name}-bulk-${local.account}-${local.region}"
+  kms_key_arn   = var.service.kms_key_arn
+  force_destroy = var.force_destroy
+  expires_days  = var.retention_days
 }
 
 resource "aws_cloudwatch_log_group" "bulk" {
   #checkov:skip=CKV_AWS_338:How long logs are worth keeping is log_retention_days; a month is enough to look into what an alarm tells.
-  for_each = var.bulk ? { function = "/aws/lambda/${local.bulk_name}", runs = "/aws/vendedlogs/states/${local.bulk_name}" } : {}
+  for_each = { function = "/aws/lambda/${local.bulk_name}", runs = "/aws/vendedlogs/states/${local.bulk_name}" }
 
   name              = each.value
-  retention_in_days = var.log_retention_days
-  kms_key_id        = local.key_arn
+  retention_in_days = var.service.log_retention_days
+  kms_key_id        = var.service.kms_key_arn
 }
 
 resource "aws_iam_role" "bulk_function" {
-  count = local.bulk
-
   name               = "${local.iam_name}-bulk-function"
-  assume_role_policy = local.assume_lambda
+  assume_role_policy = var.service.assume_role_policy
 }
 
 resource "aws_iam_role_policy" "bulk_function" {
-  count = local.bulk
-
   name = "function"
-  role = aws_iam_role.bulk_function[0].id
+  role = aws_iam_role.bulk_function.id
   policy = jsonencode({
     Version = "2012-10-17"
-    Statement = concat(local.shared_statements, [
+    Statement = concat(var.service.statements, [
       {
         Effect   = "Allow"
         Action   = ["logs:CreateLogStream", "logs:PutLogEvents"]
@@ -42,27 +54,25 @@ resource "aws_lambda_function" "bulk" {
   #checkov:skip=CKV_AWS_115:The state machine's MaxConcurrency bounds it; reserving would take instances from others for ever.
   #checkov:skip=CKV_AWS_116:The state machine waits for each answer, and lists what failed beside the results.
   #checkov:skip=CKV_AWS_272:Lambda can't check signatures of container images; the digest names the bytes.
-  count = local.bulk
-
   function_name = local.bulk_name
   description   = "The reranker for files of pairs; called by the state machine of the same name and nobody else"
-  role          = aws_iam_role.bulk_function[0].arn
+  role          = aws_iam_role.bulk_function.arn
   package_type  = "Image"
-  image_uri     = local.image_uri
-  architectures = [var.architecture]
-  memory_size   = var.bulk_memory_mb
+  image_uri     = var.service.image_uri
+  architectures = [var.service.architecture]
+  memory_size   = var.memory_mb
   # A batch runs as an express workflow, which ends after five minutes.
   timeout     = 240
-  kms_key_arn = local.key_arn
+  kms_key_arn = var.service.kms_key_arn
   publish     = true
 
   # No API keys: it has no address, and IAM says who may call it.
   environment {
-    variables = local.shared_environment
+    variables = var.service.environment
   }
 
   ephemeral_storage {
-    size = var.ephemeral_storage_mb
+    size = var.service.ephemeral_storage_mb
   }
 
   logging_config {
@@ -71,32 +81,28 @@ resource "aws_lambda_function" "bulk" {
   }
 
   tracing_config {
-    mode = var.tracing
+    mode = var.service.tracing
   }
 
   dynamic "vpc_config" {
-    for_each = length(var.vpc_subnet_ids) > 0 ? [1] : []
+    for_each = length(var.service.vpc_subnet_ids) > 0 ? [1] : []
     content {
-      subnet_ids         = var.vpc_subnet_ids
-      security_group_ids = var.vpc_security_group_ids
+      subnet_ids         = var.service.vpc_subnet_ids
+      security_group_ids = var.service.vpc_security_group_ids
     }
   }
 
-  depends_on = [aws_ecr_repository_policy.this, aws_iam_role_policy.bulk_function]
+  depends_on = [aws_iam_role_policy.bulk_function]
 }
 
 # What the state machine calls, so that a new version needs no new definition of it.
 resource "aws_lambda_alias" "bulk" {
-  count = local.bulk
-
   name             = "live"
-  function_name    = aws_lambda_function.bulk[0].function_name
-  function_version = aws_lambda_function.bulk[0].version
+  function_name    = aws_lambda_function.bulk.function_name
+  function_version = aws_lambda_function.bulk.version
 }
 
 resource "aws_iam_role" "bulk" {
-  count = local.bulk
-
   name = "${local.iam_name}-bulk"
   assume_role_policy = jsonencode({
     Version = "2012-10-17"
@@ -110,21 +116,20 @@ resource "aws_iam_role" "bulk" {
 }
 
 resource "aws_iam_role_policy" "bulk" {
-  count = local.bulk
-
   name = "run"
-  role = aws_iam_role.bulk[0].id
+  role = aws_iam_role.bulk.id
   policy = jsonencode({
     Version = "2012-10-17"
-    Statement = [
-      { Effect = "Allow", Action = ["lambda:InvokeFunction"], Resource = [aws_lambda_alias.bulk[0].arn] },
-      { Effect = "Allow", Action = ["s3:GetObject"], Resource = ["${aws_s3_bucket.this["bulk"].arn}/in/*"] },
+    Statement = concat(var.service.kms_key_arn == null ? [] : [
+      { Effect = "Allow", Action = ["kms:Decrypt", "kms:GenerateDataKey"], Resource = [var.service.kms_key_arn] },
+      ], [
+      { Effect = "Allow", Action = ["lambda:InvokeFunction"], Resource = [aws_lambda_alias.bulk.arn] },
+      { Effect = "Allow", Action = ["s3:GetObject"], Resource = ["${module.bucket.arn}/in/*"] },
       {
         Effect   = "Allow"
         Action   = ["s3:PutObject", "s3:GetObject", "s3:ListMultipartUploadParts", "s3:AbortMultipartUpload"]
-        Resource = ["${aws_s3_bucket.this["bulk"].arn}/out/*"]
+        Resource = ["${module.bucket.arn}/out/*"]
       },
-      { Effect = "Allow", Action = ["kms:Decrypt", "kms:GenerateDataKey"], Resource = [local.key_arn] },
       # A distributed map starts its batches as executions of the same machine.
       {
         Effect   = "Allow"
@@ -145,26 +150,24 @@ resource "aws_iam_role_policy" "bulk" {
         ]
         Resource = ["*"]
       },
-    ]
+    ])
   })
 }
 
 resource "aws_sfn_state_machine" "bulk" {
   #checkov:skip=CKV_AWS_285:It asks for the data of executions in the log: queries and passages, which stay out of every log.
-  count = local.bulk
-
   name     = local.bulk_name
-  role_arn = aws_iam_role.bulk[0].arn
+  role_arn = aws_iam_role.bulk.arn
   # Standard, because a run may take hours.
   type = "STANDARD"
   definition = templatefile("${path.module}/bulk.asl.json", {
     partition          = local.partition
-    bucket             = aws_s3_bucket.this["bulk"].bucket
-    function           = aws_lambda_alias.bulk[0].arn
-    batch_pairs        = var.bulk_batch_pairs
+    bucket             = module.bucket.name
+    function           = aws_lambda_alias.bulk.arn
+    batch_pairs        = var.batch_pairs
     batch_bytes        = 150000
-    concurrency        = var.bulk_concurrency
-    tolerated_failures = var.bulk_tolerated_failures
+    concurrency        = var.concurrency
+    tolerated_failures = var.tolerated_failures
   })
 
   # Queries and passages are the data of executions, and stay out of logs.
@@ -175,40 +178,34 @@ resource "aws_sfn_state_machine" "bulk" {
   }
 
   tracing_configuration {
-    enabled = var.tracing == "Active"
+    enabled = var.service.tracing == "Active"
   }
 
   depends_on = [aws_iam_role_policy.bulk]
 }
 
 resource "aws_s3_bucket_notification" "bulk" {
-  count = local.bulk
-
-  bucket      = aws_s3_bucket.this["bulk"].id
+  bucket      = module.bucket.name
   eventbridge = true
 }
 
 resource "aws_cloudwatch_event_rule" "bulk" {
-  count = local.bulk
-
   name        = local.bulk_name
   description = "A file of pairs has come"
   event_pattern = jsonencode({
     source      = ["aws.s3"]
     detail-type = ["Object Created"]
     detail = {
-      bucket = { name = [aws_s3_bucket.this["bulk"].bucket] }
+      bucket = { name = [module.bucket.name] }
       object = { key = [{ wildcard = "in/*.jsonl" }] }
     }
   })
 }
 
 resource "aws_cloudwatch_event_target" "bulk" {
-  count = local.bulk
-
-  rule     = aws_cloudwatch_event_rule.bulk[0].name
-  arn      = aws_sfn_state_machine.bulk[0].arn
-  role_arn = aws_iam_role.bulk_start[0].arn
+  rule     = aws_cloudwatch_event_rule.bulk.name
+  arn      = aws_sfn_state_machine.bulk.arn
+  role_arn = aws_iam_role.bulk_start.arn
   input_transformer {
     input_paths    = { key = "$.detail.object.key" }
     input_template = "{\"key\": <key>}"
@@ -216,8 +213,6 @@ resource "aws_cloudwatch_event_target" "bulk" {
 }
 
 resource "aws_iam_role" "bulk_start" {
-  count = local.bulk
-
   name = "${local.iam_name}-bulk-start"
   assume_role_policy = jsonencode({
     Version = "2012-10-17"
@@ -231,30 +226,26 @@ resource "aws_iam_role" "bulk_start" {
 }
 
 resource "aws_iam_role_policy" "bulk_start" {
-  count = local.bulk
-
   name = "start"
-  role = aws_iam_role.bulk_start[0].id
+  role = aws_iam_role.bulk_start.id
   policy = jsonencode({
     Version   = "2012-10-17"
-    Statement = [{ Effect = "Allow", Action = ["states:StartExecution"], Resource = [aws_sfn_state_machine.bulk[0].arn] }]
+    Statement = [{ Effect = "Allow", Action = ["states:StartExecution"], Resource = [aws_sfn_state_machine.bulk.arn] }]
   })
 }
 
 resource "aws_cloudwatch_metric_alarm" "bulk" {
-  count = local.bulk
-
   alarm_name          = "${local.bulk_name}-failed"
   alarm_description   = "A run over a file of pairs was given up. Its execution names the batches; redrive it once the cause is gone, and only those run again."
   namespace           = "AWS/States"
   metric_name         = "ExecutionsFailed"
-  dimensions          = { StateMachineArn = aws_sfn_state_machine.bulk[0].arn }
+  dimensions          = { StateMachineArn = aws_sfn_state_machine.bulk.arn }
   statistic           = "Sum"
   threshold           = 0
   period              = 60
   evaluation_periods  = 1
   comparison_operator = "GreaterThanThreshold"
   treat_missing_data  = "notBreaching"
-  alarm_actions       = local.alarm_actions
-  ok_actions          = local.alarm_actions
+  alarm_actions       = var.service.alarm_actions
+  ok_actions          = var.service.alarm_actions
 }

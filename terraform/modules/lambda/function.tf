@@ -1,14 +1,24 @@
+data "aws_caller_identity" "current" {}
+data "aws_region" "current" {}
+data "aws_partition" "current" {}
+
 locals {
+  account   = data.aws_caller_identity.current.account_id
+  region    = data.aws_region.current.id
+  partition = data.aws_partition.current.partition
+  # Whose key it is where none is given: AWS's own.
+  key_arn = var.kms_key_arn == "" ? null : var.kms_key_arn
+
   # IAM knows no regions: without one in the name, a second region would find the name taken.
   iam_name   = "${var.name}-${local.region}"
-  image_uri  = "${aws_ecr_repository.this.repository_url}@${var.image_digest}"
+  image_uri  = "${var.repository_url}@${var.image_digest}"
   model_path = trimprefix(var.model_uri, "s3://")
 
   api_keys = concat(
     var.api_key_hashes,
     [for secret in data.aws_secretsmanager_secret_version.api_keys : secret.secret_string],
   )
-  # Of the function that callers reach and of the one for bulk work, which nobody reaches but the state machine.
+  # Of the function that callers reach and of one for bulk work, which nobody reaches but a state machine.
   shared_environment = merge(
     var.environment,
     {
@@ -31,7 +41,7 @@ locals {
   })
   # Beside its own log: traces, one prefix of S3, and what decrypts them. Only what is in use.
   shared_statements = concat(
-    [{ Effect = "Allow", Action = ["kms:Decrypt"], Resource = [local.key_arn] }],
+    var.kms_key_arn == "" ? [] : [{ Effect = "Allow", Action = ["kms:Decrypt"], Resource = [var.kms_key_arn] }],
     var.tracing == "Active" ? [
       # X-Ray's actions know no resources.
       { Effect = "Allow", Action = ["xray:PutTraceSegments", "xray:PutTelemetryRecords"], Resource = ["*"] }
@@ -142,7 +152,7 @@ resource "aws_lambda_function" "this" {
     }
   }
 
-  depends_on = [aws_ecr_repository_policy.this, aws_iam_role_policy.function]
+  depends_on = [aws_iam_role_policy.function]
 }
 
 # What callers reach. It moves to a new version at once, or stays at stable_version and lets some calls through to the new one.

@@ -13,12 +13,6 @@ mock_provider "aws" {
   mock_data "aws_secretsmanager_secret_version" {
     defaults = { secret_string = "first,second" }
   }
-  mock_resource "aws_kms_key" {
-    defaults = { arn = "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab" }
-  }
-  mock_resource "aws_ecr_repository" {
-    defaults = { repository_url = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/reranker" }
-  }
   mock_resource "aws_iam_role" {
     defaults = { arn = "arn:aws:iam::123456789012:role/role" }
   }
@@ -37,15 +31,10 @@ mock_provider "aws" {
   mock_resource "aws_apigatewayv2_api" {
     defaults = { id = "a1b2c3d4e5", execution_arn = "arn:aws:execute-api:eu-central-1:123456789012:a1b2c3d4e5" }
   }
-  mock_resource "aws_s3_bucket" {
-    defaults = { arn = "arn:aws:s3:::bucket" }
-  }
-  mock_resource "aws_sfn_state_machine" {
-    defaults = { arn = "arn:aws:states:eu-central-1:123456789012:stateMachine:reranker-bulk" }
-  }
 }
 
 variables {
+  repository_url = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/reranker"
   image_digest   = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
   api_key_hashes = ["sha256:ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"]
 }
@@ -79,15 +68,6 @@ run "smallest" {
   }
   assert {
     condition = alltrue([
-      aws_ecr_repository.this.image_tag_mutability == "IMMUTABLE",
-      aws_ecr_repository.this.image_scanning_configuration[0].scan_on_push,
-      aws_ecr_repository.this.encryption_configuration[0].encryption_type == "KMS",
-      aws_ecr_repository.this.encryption_configuration[0].kms_key == aws_kms_key.this[0].arn,
-    ])
-    error_message = "the registry's tags stay, its images are scanned and encrypted"
-  }
-  assert {
-    condition = alltrue([
       aws_apigatewayv2_route.every.route_key == "$default",
       aws_apigatewayv2_stage.default.name == "$default",
       aws_apigatewayv2_integration.this.integration_uri == aws_lambda_alias.live.invoke_arn,
@@ -114,8 +94,8 @@ run "smallest" {
     error_message = "callers of a Function URL need both actions"
   }
   assert {
-    condition     = toset(flatten([for statement in jsondecode(aws_iam_role_policy.function.policy).Statement : statement.Action])) == toset(["logs:CreateLogStream", "logs:PutLogEvents", "kms:Decrypt"])
-    error_message = "the function may write its log and decrypt its variables, and nothing else"
+    condition     = toset(flatten([for statement in jsondecode(aws_iam_role_policy.function.policy).Statement : statement.Action])) == toset(["logs:CreateLogStream", "logs:PutLogEvents"])
+    error_message = "the function may write its log, and nothing else"
   }
   assert {
     condition     = alltrue([for statement in jsondecode(aws_iam_role_policy.function.policy).Statement : !contains(statement.Resource, "*")])
@@ -133,10 +113,6 @@ run "smallest" {
       aws_cloudwatch_metric_alarm.this["slow-start"].namespace == one(aws_cloudwatch_log_metric_filter.start["InitTime"].metric_transformation).namespace,
     ])
     error_message = "the alarms look at the alias, at p99 and at what the filter counts"
-  }
-  assert {
-    condition     = length(aws_s3_bucket.this) == 0 && length(aws_sfn_state_machine.bulk) == 0 && length(aws_lambda_function.bulk) == 0
-    error_message = "buckets and bulk work are for those who ask"
   }
 }
 
@@ -201,7 +177,6 @@ run "everything_around" {
     vpc_subnet_ids         = ["subnet-1", "subnet-2"]
     vpc_security_group_ids = ["sg-1"]
     model_uri              = "s3://models/bge/packed.safetensors"
-    create_model_bucket    = true
     tracing                = "Active"
     otlp_endpoint          = "https://collector.example.com:4318"
     kms_key_arn            = "arn:aws:kms:eu-central-1:123456789012:key/0"
@@ -227,8 +202,8 @@ run "everything_around" {
     error_message = "the function reads the model and nothing else of S3"
   }
   assert {
-    condition     = length(aws_kms_key.this) == 0 && aws_cloudwatch_log_group.function.kms_key_id == var.kms_key_arn && aws_lambda_function.this.kms_key_arn == var.kms_key_arn
-    error_message = "the given key is used, and none is made"
+    condition     = aws_cloudwatch_log_group.function.kms_key_id == var.kms_key_arn && aws_lambda_function.this.kms_key_arn == var.kms_key_arn
+    error_message = "the given key is used"
   }
   assert {
     condition     = aws_apigatewayv2_route.every.authorization_type == "JWT" && aws_apigatewayv2_authorizer.jwt[0].jwt_configuration[0].issuer == "https://issuer.example.com"
@@ -251,101 +226,29 @@ run "everything_around" {
     error_message = "every alarm tells the topic"
   }
   assert {
-    condition     = aws_s3_bucket_public_access_block.this["models"].restrict_public_buckets && aws_s3_bucket_versioning.this["models"].versioning_configuration[0].status == "Enabled"
-    error_message = "the model's bucket is private and keeps versions"
-  }
-}
-
-run "the_longest_name_fits_everywhere" {
-  variables {
-    name                = "a-name-of-24-characters1"
-    create_model_bucket = true
-    bulk                = true
-  }
-  assert {
-    # ap-southeast-1 is as long as a region's name gets.
-    condition     = alltrue([for bucket in aws_s3_bucket.this : length(bucket.bucket) + length("ap-southeast-1") - length("eu-central-1") <= 63])
-    error_message = "S3 takes 63 characters"
-  }
-  assert {
-    condition     = length(aws_iam_role.bulk_function[0].name) + length("ap-southeast-1") - length("eu-central-1") <= 64
-    error_message = "IAM takes 64 characters for a role"
+    condition     = one([for statement in jsondecode(aws_iam_role_policy.function.policy).Statement : statement.Resource[0] if contains(statement.Action, "kms:Decrypt")]) == var.kms_key_arn
+    error_message = "the function may decrypt its variables"
   }
 }
 
 run "a_second_region_finds_no_name_taken" {
   variables {
-    bulk = true
+    name = "a-name-of-24-characters1"
   }
   assert {
-    condition = alltrue([
-      for name in concat(
-        [aws_iam_role.function.name, aws_iam_policy.caller.name],
-        [aws_iam_role.bulk[0].name, aws_iam_role.bulk_function[0].name, aws_iam_role.bulk_start[0].name],
-      ) : strcontains(name, "eu-central-1")
-    ])
+    condition     = alltrue([for name in [aws_iam_role.function.name, aws_iam_policy.caller.name] : strcontains(name, "eu-central-1")])
     error_message = "IAM's names are the account's, so each has its region in it"
   }
-}
-
-run "nothing_with_contents_is_destroyed_unasked" {
-  variables {
-    create_model_bucket = true
-  }
   assert {
-    condition     = !aws_ecr_repository.this.force_delete && !aws_s3_bucket.this["models"].force_destroy
-    error_message = "images and objects stay"
+    # ap-southeast-1 is as long as a region's name gets.
+    condition     = length(aws_iam_role.function.name) + length("ap-southeast-1") - length("eu-central-1") <= 64
+    error_message = "IAM takes 64 characters for a role"
   }
 }
 
-run "destroying_everything_can_be_asked_for" {
-  variables {
-    create_model_bucket = true
-    bulk                = true
-    force_destroy       = true
-  }
+run "bulk_work_gets_the_image_and_the_settings_without_the_keys" {
   assert {
-    condition     = aws_ecr_repository.this.force_delete && alltrue([for bucket in aws_s3_bucket.this : bucket.force_destroy])
-    error_message = "else `terraform destroy` stops at the first image or object"
-  }
-}
-
-run "bulk" {
-  variables {
-    bulk             = true
-    bulk_batch_pairs = 50
-    bulk_concurrency = 20
-  }
-  assert {
-    condition = alltrue([
-      jsondecode(aws_sfn_state_machine.bulk[0].definition).States["Every pair"].MaxConcurrency == 20,
-      jsondecode(aws_sfn_state_machine.bulk[0].definition).States["Every pair"].ItemBatcher.MaxItemsPerBatch == 50,
-      jsondecode(aws_sfn_state_machine.bulk[0].definition).States["Every pair"].ItemReader.Arguments.Bucket == "reranker-bulk-123456789012-eu-central-1",
-      jsondecode(aws_sfn_state_machine.bulk[0].definition).States["Every pair"].ItemProcessor.States.Score.Arguments.FunctionName == aws_lambda_alias.bulk[0].arn,
-    ])
-    error_message = "the machine reads the bucket in batches and calls the alias"
-  }
-  assert {
-    condition     = !contains(keys(aws_lambda_function.bulk[0].environment[0].variables), "API_KEYS") && aws_lambda_function.bulk[0].timeout < 300
-    error_message = "the bulk function needs no key, and ends before its express workflow does"
-  }
-  assert {
-    condition     = !aws_sfn_state_machine.bulk[0].tracing_configuration[0].enabled
-    error_message = "traces are paid for, so the state machine sends none unless `tracing` is Active"
-  }
-  assert {
-    condition     = !aws_sfn_state_machine.bulk[0].logging_configuration[0].include_execution_data
-    error_message = "texts stay out of logs"
-  }
-  assert {
-    condition = alltrue([
-      for statement in jsondecode(aws_iam_role_policy.bulk[0].policy).Statement :
-      !contains(statement.Resource, "*") || alltrue([for action in statement.Action : can(regex("^(logs|xray):", action))])
-    ])
-    error_message = "only the delivery of logs and traces is allowed on everything"
-  }
-  assert {
-    condition     = aws_s3_bucket_notification.bulk[0].eventbridge && jsondecode(aws_cloudwatch_event_rule.bulk[0].event_pattern).detail.object.key[0].wildcard == "in/*.jsonl"
-    error_message = "a file under in/ starts a run, and results under out/ do not"
+    condition     = output.service.image_uri == aws_lambda_function.this.image_uri && !contains(keys(output.service.environment), "API_KEYS")
+    error_message = "the bulk function has no address, so it needs no keys"
   }
 }

@@ -3,6 +3,7 @@
 mock_provider "aws" {}
 
 variables {
+  repository_url = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/reranker"
   image_digest   = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
   api_key_hashes = ["sha256:ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"]
 }
@@ -305,46 +306,6 @@ run "a_start_alarm_at_nothing" {
     alarm_init_ms = 0
   }
   expect_failures = [var.alarm_init_ms]
-}
-
-run "a_bulk_batch_over_the_services_limit" {
-  command = plan
-  variables {
-    bulk_batch_pairs = 1001
-  }
-  expect_failures = [var.bulk_batch_pairs]
-}
-
-run "a_bulk_memory_of_less_than_a_core" {
-  command = plan
-  variables {
-    bulk_memory_mb = 128
-  }
-  expect_failures = [var.bulk_memory_mb]
-}
-
-run "a_bulk_run_with_no_instance" {
-  command = plan
-  variables {
-    bulk_concurrency = 0
-  }
-  expect_failures = [var.bulk_concurrency]
-}
-
-run "more_failures_than_there_are" {
-  command = plan
-  variables {
-    bulk_tolerated_failures = 101
-  }
-  expect_failures = [var.bulk_tolerated_failures]
-}
-
-run "results_that_go_at_once" {
-  command = plan
-  variables {
-    bulk_retention_days = 0
-  }
-  expect_failures = [var.bulk_retention_days]
 }
 
 run "a_function_without_an_image" {
