@@ -10,9 +10,6 @@ locals {
   tags = merge(var.tags, { application = "serverless-reranker" })
   # Registries and storage accounts have names of their own in the whole of Azure, without hyphens.
   global_name = "${replace(var.name, "-", "")}${random_string.suffix.result}"
-
-  apps_enabled      = var.image != null || var.gpu_image != null
-  functions_enabled = var.functions_image != null
 }
 
 resource "azurerm_resource_group" "this" {
@@ -73,4 +70,114 @@ resource "azurerm_log_analytics_workspace" "this" {
   # Nobody writes with a shared key: the environments' logs arrive by diagnostic settings.
   local_authentication_enabled = false
   tags                         = local.tags
+}
+
+resource "azurerm_monitor_action_group" "this" {
+  count = var.alert_email == null ? 0 : 1
+
+  name                = "${var.name}-alerts"
+  resource_group_name = azurerm_resource_group.this.name
+  short_name          = "reranker"
+  tags                = local.tags
+
+  email_receiver {
+    name                    = "operators"
+    email_address           = var.alert_email
+    use_common_alert_schema = true
+  }
+}
+
+# The CPU app and the GPU app: the same app twice, in environments of their own.
+
+module "cpu" {
+  source = "../modules/container-app"
+  count  = var.image == null ? 0 : 1
+
+  name          = "${var.name}-cpu"
+  location      = azurerm_resource_group.this.location
+  image         = var.image
+  subnet_id     = var.subnet_id
+  size          = var.cpu
+  scale         = var.scale
+  revision_mode = var.revision_mode
+  traffic       = var.traffic
+
+  resource_group_name        = azurerm_resource_group.this.name
+  tags                       = local.tags
+  registry_server            = azurerm_container_registry.this.login_server
+  identity_id                = azurerm_user_assigned_identity.apps.id
+  log_analytics_workspace_id = azurerm_log_analytics_workspace.this.id
+  alerts                     = var.alert_email != null
+  alert_action_group_id      = one(azurerm_monitor_action_group.this[*].id)
+
+  api_keys                = var.api_keys
+  api_keys_secret         = var.api_keys_secret
+  allow_anonymous         = var.allow_anonymous
+  external                = var.external
+  allowed_ip_ranges       = var.allowed_ip_ranges
+  environment             = var.environment
+  request_timeout_seconds = var.request_timeout_seconds
+  otlp_endpoint           = var.otlp_endpoint
+
+  depends_on = [
+    azurerm_role_assignment.apps_pull,
+    azurerm_role_assignment.apps_keys,
+  ]
+}
+
+module "gpu" {
+  source = "../modules/container-app"
+  count  = var.gpu_image == null ? 0 : 1
+
+  name              = "${var.name}-gpu"
+  location          = var.gpu.location
+  resource_group_id = azurerm_resource_group.this.id
+  image             = var.gpu_image
+  gpu_profile       = var.gpu.profile
+  scale             = var.gpu
+
+  resource_group_name        = azurerm_resource_group.this.name
+  tags                       = local.tags
+  registry_server            = azurerm_container_registry.this.login_server
+  identity_id                = azurerm_user_assigned_identity.apps.id
+  log_analytics_workspace_id = azurerm_log_analytics_workspace.this.id
+  alerts                     = var.alert_email != null
+  alert_action_group_id      = one(azurerm_monitor_action_group.this[*].id)
+
+  api_keys                = var.api_keys
+  api_keys_secret         = var.api_keys_secret
+  allow_anonymous         = var.allow_anonymous
+  external                = var.external
+  allowed_ip_ranges       = var.allowed_ip_ranges
+  environment             = var.environment
+  request_timeout_seconds = var.request_timeout_seconds
+  otlp_endpoint           = var.otlp_endpoint
+
+  depends_on = [
+    azurerm_role_assignment.apps_pull,
+    azurerm_role_assignment.apps_keys,
+  ]
+}
+
+module "functions" {
+  source = "../modules/functions"
+  count  = var.functions_image == null ? 0 : 1
+
+  name                       = var.name
+  suffix                     = random_string.suffix.result
+  resource_group_name        = azurerm_resource_group.this.name
+  location                   = azurerm_resource_group.this.location
+  tags                       = local.tags
+  registry                   = { id = azurerm_container_registry.this.id, server = azurerm_container_registry.this.login_server }
+  image                      = var.functions_image
+  plan                       = var.functions
+  log_analytics_workspace_id = azurerm_log_analytics_workspace.this.id
+
+  api_keys                = var.api_keys
+  api_keys_secret         = var.api_keys_secret
+  allow_anonymous         = var.allow_anonymous
+  allowed_ip_ranges       = var.allowed_ip_ranges
+  environment             = var.environment
+  request_timeout_seconds = var.request_timeout_seconds
+  otlp_endpoint           = var.otlp_endpoint
 }

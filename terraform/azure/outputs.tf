@@ -15,22 +15,22 @@ output "registry_server" {
 
 output "url" {
   description = "Address of the CPU app."
-  value       = var.image == null ? null : "https://${azurerm_container_app.this["cpu"].ingress[0].fqdn}"
+  value       = one(module.cpu[*].url)
 }
 
 output "gpu_url" {
   description = "Address of the GPU app."
-  value       = var.gpu_image == null ? null : "https://${azurerm_container_app.this["gpu"].ingress[0].fqdn}"
+  value       = one(module.gpu[*].url)
 }
 
 output "functions_url" {
   description = "Address of the function app."
-  value       = local.functions_enabled ? "https://${one(azurerm_linux_function_app.this[*].default_hostname)}" : null
+  value       = one(module.functions[*].url)
 }
 
 output "revisions" {
   description = "The newest revision of each container app, for a rollback."
-  value       = { for kind, app in azurerm_container_app.this : kind => app.latest_revision_name }
+  value       = merge({}, concat([for app in module.cpu : { cpu = app.revision }], [for app in module.gpu : { gpu = app.revision }])...)
 }
 
 output "log_workspace_id" {

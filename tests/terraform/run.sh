@@ -95,5 +95,4 @@ for folder in "${folders[@]}"; do
     [[ $folder == */modules/* ]] || directories+=(--directory "terraform${folder#"$work"}")
 done
 # With the defaults it would leave out what is not deployed by them.
-[[ $source != terraform/aws ]] || directories+=(--var-file tests/aws/everything.tfvars)
-"$tools/checkov/bin/checkov" "${directories[@]}" --skip-path tests --framework terraform --quiet --compact --skip-download
+"$tools/checkov/bin/checkov" "${directories[@]}" --var-file "$here/${source##*/}.tfvars" --skip-path tests --framework terraform --quiet --compact --skip-download

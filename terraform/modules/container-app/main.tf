@@ -1,4 +1,4 @@
-# The CPU app and the GPU app: the same app twice, in environments of their own.
+# One app in an environment of its own, on CPUs or on GPUs.
 
 locals {
   # Container Apps takes what it gets on this port, whatever image it is.
@@ -6,76 +6,42 @@ locals {
   # What a request may take, it may also take while the app is being stopped, as far as Azure waits: 600 seconds at most.
   shutdown_grace_seconds = var.request_timeout_seconds
 
+  on_gpu = var.gpu_profile != null
   # GPU profiles come as one machine for each replica.
-  gpu_sizes = {
+  size = local.on_gpu ? {
     "Consumption-GPU-NC8as-T4"  = { vcpus = 8, memory_gib = 56 }
     "Consumption-GPU-NC24-A100" = { vcpus = 24, memory_gib = 220 }
-  }
-
-  apps = merge(
-    var.image == null ? {} : {
-      cpu = {
-        environment_id      = one(azurerm_container_app_environment.cpu[*].id)
-        profile             = "Consumption"
-        image               = var.image
-        vcpus               = var.cpu.vcpus
-        memory_gib          = var.cpu.memory_gib
-        min_replicas        = var.scale.min_replicas
-        max_replicas        = var.scale.max_replicas
-        concurrent_requests = var.scale.concurrent_requests
-        cooldown_seconds    = var.scale.cooldown_seconds
-        revision_mode       = var.revision_mode
-        traffic             = var.traffic
-        in_subnet           = var.subnet_id != null
-        environment         = {}
-      }
-    },
-    var.gpu_image == null ? {} : {
-      gpu = {
-        environment_id      = one(azapi_resource.gpu_environment[*].id)
-        profile             = local.gpu_profile_name
-        image               = var.gpu_image
-        vcpus               = local.gpu_sizes[var.gpu.profile].vcpus
-        memory_gib          = local.gpu_sizes[var.gpu.profile].memory_gib
-        min_replicas        = var.gpu.min_replicas
-        max_replicas        = var.gpu.max_replicas
-        concurrent_requests = var.gpu.concurrent_requests
-        cooldown_seconds    = var.gpu.cooldown_seconds
-        in_subnet           = false
-        # Two revisions would need two GPUs.
-        revision_mode = "Single"
-        traffic       = { latest = 100 }
-        # A replica that finds no GPU must not serve at a CPU's speed and a GPU's price.
-        environment = { DEVICE = "cuda" }
-      }
-    },
-  )
+  }[var.gpu_profile] : var.size
 
   gpu_profile_name = "gpu"
+  environment_id   = local.on_gpu ? one(azapi_resource.gpu_environment[*].id) : one(azurerm_container_app_environment.this[*].id)
 
   has_keys = nonsensitive(length(var.api_keys) > 0) || var.api_keys_secret != null
 
   program_environment = merge(
     var.environment,
     {
+      PORT              = tostring(local.port)
       REQUEST_TIMEOUT_S = tostring(var.request_timeout_seconds)
       SHUTDOWN_GRACE_S  = tostring(local.shutdown_grace_seconds)
     },
+    # A replica that finds no GPU must not serve at a CPU's speed and a GPU's price.
+    local.on_gpu ? { DEVICE = "cuda" } : {},
     var.otlp_endpoint == null ? {} : { OTEL_EXPORTER_OTLP_ENDPOINT = var.otlp_endpoint },
   )
 }
 
-resource "azurerm_container_app_environment" "cpu" {
-  count = var.image == null ? 0 : 1
+resource "azurerm_container_app_environment" "this" {
+  count = local.on_gpu ? 0 : 1
 
-  name                = "${var.name}-cpu"
-  resource_group_name = azurerm_resource_group.this.name
-  location            = azurerm_resource_group.this.location
+  name                = var.name
+  resource_group_name = var.resource_group_name
+  location            = var.location
   # By diagnostic settings, which need no shared key of the workspace.
   logs_destination               = "azure-monitor"
   infrastructure_subnet_id       = var.subnet_id
   internal_load_balancer_enabled = var.subnet_id == null ? null : !var.external
-  tags                           = local.tags
+  tags                           = var.tags
 
   # Named, or the environment would be of the older kind, whose replicas have at most 2 vCPUs.
   workload_profile {
@@ -88,31 +54,31 @@ resource "azurerm_container_app_environment" "cpu" {
 # (hashicorp/terraform-provider-azurerm#31763). An environment of its own, because GPUs are sold in other regions than the rest may be
 # in, and because azurerm would take a profile that it did not make out of an environment that it manages.
 resource "azapi_resource" "gpu_environment" {
-  count = var.gpu_image == null ? 0 : 1
+  count = local.on_gpu ? 1 : 0
 
   type      = "Microsoft.App/managedEnvironments@2025-07-01"
-  name      = "${var.name}-gpu"
-  parent_id = azurerm_resource_group.this.id
-  location  = var.gpu.location
-  tags      = local.tags
+  name      = var.name
+  parent_id = var.resource_group_id
+  location  = var.location
+  tags      = var.tags
 
   body = {
     properties = {
       appLogsConfiguration = { destination = "azure-monitor" }
       workloadProfiles = [
         { name = "Consumption", workloadProfileType = "Consumption" },
-        { name = local.gpu_profile_name, workloadProfileType = var.gpu.profile },
+        { name = local.gpu_profile_name, workloadProfileType = var.gpu_profile },
       ]
     }
   }
 }
 
-resource "azurerm_monitor_diagnostic_setting" "apps" {
-  for_each = { for kind, app in local.apps : kind => app.environment_id }
+resource "azurerm_monitor_diagnostic_setting" "this" {
+  count = var.keep_logs ? 1 : 0
 
   name                       = "logs"
-  target_resource_id         = each.value
-  log_analytics_workspace_id = azurerm_log_analytics_workspace.this.id
+  target_resource_id         = local.environment_id
+  log_analytics_workspace_id = var.log_analytics_workspace_id
 
   enabled_log {
     category = "ContainerAppConsoleLogs"
@@ -123,24 +89,22 @@ resource "azurerm_monitor_diagnostic_setting" "apps" {
 }
 
 resource "azurerm_container_app" "this" {
-  for_each = local.apps
-
-  name                         = "${var.name}-${each.key}"
-  resource_group_name          = azurerm_resource_group.this.name
-  container_app_environment_id = each.value.environment_id
-  workload_profile_name        = each.value.profile
-  revision_mode                = each.value.revision_mode
+  name                         = var.name
+  resource_group_name          = var.resource_group_name
+  container_app_environment_id = local.environment_id
+  workload_profile_name        = local.on_gpu ? local.gpu_profile_name : "Consumption"
+  revision_mode                = var.revision_mode
   max_inactive_revisions       = 10
-  tags                         = local.tags
+  tags                         = var.tags
 
   identity {
     type         = "UserAssigned"
-    identity_ids = [azurerm_user_assigned_identity.apps.id]
+    identity_ids = [var.identity_id]
   }
 
   registry {
-    server   = azurerm_container_registry.this.login_server
-    identity = azurerm_user_assigned_identity.apps.id
+    server   = var.registry_server
+    identity = var.identity_id
   }
 
   dynamic "secret" {
@@ -150,19 +114,19 @@ resource "azurerm_container_app" "this" {
       name                = secret.value
       value               = var.api_keys_secret == null ? join(",", var.api_keys) : null
       key_vault_secret_id = try(var.api_keys_secret.uri, null)
-      identity            = var.api_keys_secret == null ? null : azurerm_user_assigned_identity.apps.id
+      identity            = var.api_keys_secret == null ? null : var.identity_id
     }
   }
 
   ingress {
     # In an environment that is itself closed to the internet, "external" means the subnet's network.
-    external_enabled           = var.external || each.value.in_subnet
+    external_enabled           = var.external || (var.subnet_id != null && !local.on_gpu)
     allow_insecure_connections = false
     target_port                = local.port
     transport                  = "auto"
 
     dynamic "traffic_weight" {
-      for_each = each.value.traffic
+      for_each = var.traffic
 
       content {
         latest_revision = traffic_weight.key == "latest"
@@ -183,24 +147,24 @@ resource "azurerm_container_app" "this" {
   }
 
   template {
-    min_replicas                     = each.value.min_replicas
-    max_replicas                     = each.value.max_replicas
-    cooldown_period_in_seconds       = each.value.cooldown_seconds
+    min_replicas                     = var.scale.min_replicas
+    max_replicas                     = var.scale.max_replicas
+    cooldown_period_in_seconds       = var.scale.cooldown_seconds
     termination_grace_period_seconds = local.shutdown_grace_seconds + 10
 
     http_scale_rule {
       name                = "requests"
-      concurrent_requests = tostring(each.value.concurrent_requests)
+      concurrent_requests = tostring(var.scale.concurrent_requests)
     }
 
     container {
       name   = "reranker"
-      image  = "${azurerm_container_registry.this.login_server}/${each.value.image}"
-      cpu    = each.value.vcpus
-      memory = "${each.value.memory_gib}Gi"
+      image  = "${var.registry_server}/${var.image}"
+      cpu    = local.size.vcpus
+      memory = "${local.size.memory_gib}Gi"
 
       dynamic "env" {
-        for_each = merge(local.program_environment, { PORT = tostring(local.port) }, each.value.environment)
+        for_each = local.program_environment
 
         content {
           name  = env.key
@@ -261,9 +225,4 @@ resource "azurerm_container_app" "this" {
       }
     }
   }
-
-  depends_on = [
-    azurerm_role_assignment.apps_pull,
-    azurerm_role_assignment.apps_keys,
-  ]
 }

@@ -4,55 +4,63 @@
 # program. Who wants Functions wants what that one lacks, instances that are always warm and App Service's networking, and azurerm has
 # this resource whole, so that each argument is checked.
 
-resource "azurerm_user_assigned_identity" "functions" {
-  count = local.functions_enabled ? 1 : 0
-
+resource "azurerm_user_assigned_identity" "this" {
   name                = "${var.name}-functions"
-  resource_group_name = azurerm_resource_group.this.name
-  location            = azurerm_resource_group.this.location
-  tags                = local.tags
+  resource_group_name = var.resource_group_name
+  location            = var.location
+  tags                = var.tags
 }
 
 locals {
-  functions_identity = one(azurerm_user_assigned_identity.functions)
+  has_keys = nonsensitive(length(var.api_keys) > 0) || var.api_keys_secret != null
+
+  program_environment = merge(
+    var.environment,
+    {
+      REQUEST_TIMEOUT_S = tostring(var.request_timeout_seconds)
+      # What a request may take, it may also take while the app is being stopped.
+      SHUTDOWN_GRACE_S = tostring(var.request_timeout_seconds)
+    },
+    var.otlp_endpoint == null ? {} : { OTEL_EXPORTER_OTLP_ENDPOINT = var.otlp_endpoint },
+  )
+
+  identity = azurerm_user_assigned_identity.this
 
   # Everything that the function app's identity may do, and on what.
-  functions_roles = local.functions_enabled ? merge(
+  roles = merge(
     {
-      pull = { role = "AcrPull", scope = azurerm_container_registry.this.id }
+      pull = { role = "AcrPull", scope = var.registry.id }
       # The host keeps its lease and its own keys in blobs, and takes ownership of them.
-      host = { role = "Storage Blob Data Owner", scope = one(azurerm_storage_account.functions[*].id) }
+      host = { role = "Storage Blob Data Owner", scope = azurerm_storage_account.this.id }
       # To send telemetry without an ingestion key.
-      telemetry = { role = "Monitoring Metrics Publisher", scope = one(azurerm_application_insights.functions[*].id) }
+      telemetry = { role = "Monitoring Metrics Publisher", scope = azurerm_application_insights.this.id }
     },
     var.api_keys_secret == null ? {} : {
       keys = { role = "Key Vault Secrets User", scope = var.api_keys_secret.resource_id }
     },
-  ) : {}
+  )
 }
 
-resource "azurerm_role_assignment" "functions" {
-  for_each = local.functions_roles
+resource "azurerm_role_assignment" "this" {
+  for_each = local.roles
 
   scope                = each.value.scope
   role_definition_name = each.value.role
-  principal_id         = local.functions_identity.principal_id
+  principal_id         = local.identity.principal_id
   principal_type       = "ServicePrincipal"
 }
 
-resource "azurerm_storage_account" "functions" {
+resource "azurerm_storage_account" "this" {
   #checkov:skip=CKV_AZURE_33:The host of HTTP functions uses no queues.
   #checkov:skip=CKV_AZURE_35:The host comes from App Service's shared addresses, which no rule can name; there are no keys, and no public blobs.
   #checkov:skip=CKV_AZURE_59:As CKV_AZURE_35; a private endpoint needs a network, which is the operator's to plan.
   #checkov:skip=CKV_AZURE_206:It holds the host's lease and keys, which the host makes anew; three copies in one region are enough.
   #checkov:skip=CKV2_AZURE_1:The same data need no encryption key of the operator's own.
   #checkov:skip=CKV2_AZURE_33:As CKV_AZURE_59.
-  count = local.functions_enabled ? 1 : 0
-
-  name                = local.global_name
-  resource_group_name = azurerm_resource_group.this.name
-  location            = azurerm_resource_group.this.location
-  tags                = local.tags
+  name                = "${replace(var.name, "-", "")}${var.suffix}"
+  resource_group_name = var.resource_group_name
+  location            = var.location
+  tags                = var.tags
 
   account_kind                     = "StorageV2"
   account_tier                     = "Standard"
@@ -78,52 +86,44 @@ resource "azurerm_storage_account" "functions" {
 # Azure makes this group unasked where Application Insights finds none of the name. Nobody would then remove it, and a resource group with something
 # left in it is not destroyed.
 resource "azurerm_monitor_action_group" "smart_detection" {
-  count = local.functions_enabled ? 1 : 0
-
   name                = "Application Insights Smart Detection"
-  resource_group_name = azurerm_resource_group.this.name
+  resource_group_name = var.resource_group_name
   short_name          = "SmartDetect"
-  tags                = local.tags
+  tags                = var.tags
 }
 
-resource "azurerm_application_insights" "functions" {
-  count = local.functions_enabled ? 1 : 0
-
+resource "azurerm_application_insights" "this" {
   name                = "${var.name}-functions"
-  resource_group_name = azurerm_resource_group.this.name
-  location            = azurerm_resource_group.this.location
-  workspace_id        = azurerm_log_analytics_workspace.this.id
+  resource_group_name = var.resource_group_name
+  location            = var.location
+  workspace_id        = var.log_analytics_workspace_id
   application_type    = "web"
   # Only identities with the role above may send.
   local_authentication_enabled = false
-  tags                         = local.tags
+  tags                         = var.tags
 
   depends_on = [azurerm_monitor_action_group.smart_detection]
 }
 
-resource "azurerm_service_plan" "functions" {
+resource "azurerm_service_plan" "this" {
   #checkov:skip=CKV_AZURE_212:One warm instance is the least that Premium runs; functions.min_instances asks for more.
   #checkov:skip=CKV_AZURE_225:Zones need three instances around the clock.
-  count = local.functions_enabled ? 1 : 0
-
   name                         = "${var.name}-functions"
-  resource_group_name          = azurerm_resource_group.this.name
-  location                     = azurerm_resource_group.this.location
+  resource_group_name          = var.resource_group_name
+  location                     = var.location
   os_type                      = "Linux"
-  sku_name                     = var.functions.sku
-  maximum_elastic_worker_count = var.functions.max_instances
-  tags                         = local.tags
+  sku_name                     = var.plan.sku
+  maximum_elastic_worker_count = var.plan.max_instances
+  tags                         = var.tags
 }
 
 resource "azurerm_linux_function_app" "this" {
   #checkov:skip=CKV_AZURE_221:It is a public API, behind keys; allowed_ip_ranges narrows who reaches it.
-  count = local.functions_enabled ? 1 : 0
-
-  name                = "${var.name}-functions-${random_string.suffix.result}"
-  resource_group_name = azurerm_resource_group.this.name
-  location            = azurerm_resource_group.this.location
-  service_plan_id     = one(azurerm_service_plan.functions[*].id)
-  tags                = local.tags
+  name                = "${var.name}-functions-${var.suffix}"
+  resource_group_name = var.resource_group_name
+  location            = var.location
+  service_plan_id     = azurerm_service_plan.this.id
+  tags                = var.tags
 
   functions_extension_version   = "~4"
   https_only                    = true
@@ -133,16 +133,16 @@ resource "azurerm_linux_function_app" "this" {
   webdeploy_publish_basic_authentication_enabled = false
   builtin_logging_enabled                        = false
 
-  storage_account_name          = one(azurerm_storage_account.functions[*].name)
+  storage_account_name          = azurerm_storage_account.this.name
   storage_uses_managed_identity = true
   # The app is in the image. Azure Files would need the storage account's key.
   content_share_force_disabled = true
 
-  key_vault_reference_identity_id = local.functions_identity.id
+  key_vault_reference_identity_id = local.identity.id
 
   identity {
     type         = "UserAssigned"
-    identity_ids = [local.functions_identity.id]
+    identity_ids = [local.identity.id]
   }
 
   app_settings = merge(
@@ -152,9 +152,9 @@ resource "azurerm_linux_function_app" "this" {
       WEBSITES_ENABLE_APP_SERVICE_STORAGE = "false"
       # With storage_uses_managed_identity alone the host would ask for an identity of the system's.
       AzureWebJobsStorage__credential = "managedidentity"
-      AzureWebJobsStorage__clientId   = local.functions_identity.client_id
+      AzureWebJobsStorage__clientId   = local.identity.client_id
 
-      APPLICATIONINSIGHTS_AUTHENTICATION_STRING = "ClientId=${local.functions_identity.client_id};Authorization=AAD"
+      APPLICATIONINSIGHTS_AUTHENTICATION_STRING = "ClientId=${local.identity.client_id};Authorization=AAD"
     },
     local.has_keys ? {
       API_KEYS = var.api_keys_secret == null ? join(",", var.api_keys) : "@Microsoft.KeyVault(SecretUri=${var.api_keys_secret.uri})"
@@ -162,12 +162,12 @@ resource "azurerm_linux_function_app" "this" {
   )
 
   site_config {
-    application_insights_connection_string        = one(azurerm_application_insights.functions[*].connection_string)
+    application_insights_connection_string        = azurerm_application_insights.this.connection_string
     container_registry_use_managed_identity       = true
-    container_registry_managed_identity_client_id = local.functions_identity.client_id
+    container_registry_managed_identity_client_id = local.identity.client_id
 
-    elastic_instance_minimum  = var.functions.min_instances
-    app_scale_limit           = var.functions.max_instances
+    elastic_instance_minimum  = var.plan.min_instances
+    app_scale_limit           = var.plan.max_instances
     pre_warmed_instance_count = 1
 
     # An instance that does not score is left out; the host passes the probe on, which needs no key.
@@ -195,12 +195,12 @@ resource "azurerm_linux_function_app" "this" {
 
     application_stack {
       docker {
-        registry_url = "https://${azurerm_container_registry.this.login_server}"
-        image_name   = var.functions_image.repository
-        image_tag    = var.functions_image.tag
+        registry_url = "https://${var.registry.server}"
+        image_name   = var.image.repository
+        image_tag    = var.image.tag
       }
     }
   }
 
-  depends_on = [azurerm_role_assignment.functions]
+  depends_on = [azurerm_role_assignment.this]
 }
