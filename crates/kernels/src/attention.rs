@@ -115,7 +115,7 @@ impl Kernels {
         } else if int16 && layout.head_dim.is_multiple_of(2) && self.dispatch(FastDot2) {
             self.dispatch(AttendIn::<true>(attend));
         } else {
-            self.dispatch(AttendIn::<false>(attend));
+            self.dispatch_f32(AttendIn::<false>(attend));
         }
     }
 }
@@ -309,11 +309,19 @@ impl<const INT16: bool> Kernel for AttendIn<'_, INT16> {
                 first: block == 0,
             };
             for (tile, state) in states.chunks_exact_mut(state_len).enumerate() {
-                let state = TileState::new(state, d, width);
+                let (block, state) = (&block, TileState::new(state, d, width));
                 if queries - tile * width > S::LANES {
-                    attend_tile::<S, INT16, 2>(s, &block, state, logits);
+                    s.vectorize(AttendTile::<INT16, 2> {
+                        block,
+                        state,
+                        logits,
+                    });
                 } else {
-                    attend_tile::<S, INT16, 1>(s, &block, state, logits);
+                    s.vectorize(AttendTile::<INT16, 1> {
+                        block,
+                        state,
+                        logits,
+                    });
                 }
             }
         }
@@ -680,86 +688,176 @@ fn quantize_lanes<S: Simd>(s: S, queries: &mut [f32], d: usize, width: usize, sc
 }
 
 /// Adds one block of keys to what a tile of `VECTORS` vectors of queries has so far.
-#[inline(always)]
-fn attend_tile<S: Simd, const INT16: bool, const VECTORS: usize>(
-    s: S,
-    block: &Block<'_>,
-    state: TileState<'_>,
-    logits: &mut [f32],
-) {
-    let width = VECTORS * S::LANES;
-    let mut max = [s.splat(f32::NEG_INFINITY); VECTORS];
-    if !block.first {
-        for (j, max) in max.iter_mut().enumerate() {
-            *max = s.load(&state.max[j * S::LANES..]);
-        }
-    }
-    let before = max;
-    let count = panels(block.keys, S::TILE_ROWS);
-    for panel in 0..count {
-        let row = panel_start(panel, count, block.keys);
-        let height = panel_start(panel + 1, count, block.keys) - row;
-        dispatch_rows!(height, S, TILE_ROWS, |ROWS| logit_panel::<
-            S,
-            INT16,
-            ROWS,
-            VECTORS,
-        >(
-            s, block, row, &state, logits, &mut max
-        ));
-    }
+///
+/// The tile and its two products are functions of their own on each instruction set (through [`Simd::vectorize`]). Inlined into one
+/// another, with a loop for every height of a panel, they would take the compiler more than twice as long.
+struct AttendTile<'a, const INT16: bool, const VECTORS: usize> {
+    block: &'a Block<'a>,
+    state: TileState<'a>,
+    logits: &'a mut [f32],
+}
 
-    // The weight of what was summed before, now that the maximum may have grown, and what a quantized weight counts.
-    let mut decay = [s.splat(0.0); VECTORS];
-    let mut unit = [s.splat(1.0); VECTORS];
-    for j in 0..VECTORS {
-        let total = &mut state.total[j * S::LANES..];
-        let mut sum = s.splat(0.0);
-        let weights = &mut logits[j * S::LANES..];
-        for key in 0..block.keys {
-            let logit = &mut weights[key * width..];
-            let weight = weight::<S, INT16>(s, s.sub(s.load(logit), max[j]));
-            s.store(logit, weight);
-            sum = s.add(sum, weight);
-        }
-        if INT16 {
-            // The largest weight of a block is 1 unless an earlier one had a larger, then the sum may be tiny: at least
-            // 2^-126, whose inverse is a number.
-            unit[j] = s.mul(sum, s.splat(1.0 / WEIGHT_SUM));
-            pair_weights(
-                s,
-                weights,
-                block.keys,
-                width,
-                s.div(s.splat(WEIGHT_SUM), sum),
-            );
-        }
-        if !block.first {
-            decay[j] = weight::<S, INT16>(s, s.sub(before[j], max[j]));
-            sum = s.mul_add(s.load(total), decay[j], sum);
-        }
-        s.store(total, sum);
-        s.store(&mut state.max[j * S::LANES..], max[j]);
-        unit[j] = s.mul(unit[j], s.splat(block.value_scale));
-    }
+impl<const INT16: bool, const VECTORS: usize> Kernel for AttendTile<'_, INT16, VECTORS> {
+    type Output = ();
 
-    let count = panels(block.head_dim, S::TILE_ROWS);
-    for panel in 0..count {
-        let row = panel_start(panel, count, block.head_dim);
-        let height = panel_start(panel + 1, count, block.head_dim) - row;
-        dispatch_rows!(height, S, TILE_ROWS, |ROWS| value_panel::<
-            S,
-            INT16,
-            ROWS,
-            VECTORS,
-        >(
-            s,
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self {
             block,
-            row,
+            mut state,
             logits,
-            (decay, unit),
-            state.sums
-        ));
+        } = self;
+        let width = VECTORS * S::LANES;
+        let mut before = [s.splat(f32::NEG_INFINITY); VECTORS];
+        if !block.first {
+            for (j, before) in before.iter_mut().enumerate() {
+                *before = s.load(&state.max[j * S::LANES..]);
+            }
+        }
+        s.vectorize(LogitPanels::<INT16, VECTORS> {
+            block,
+            state: &mut state,
+            logits,
+        });
+
+        // The weight of what was summed before, now that the maximum may have grown, and what a quantized weight counts.
+        let (mut decays, mut units) = ([0.0; MOST_LANES], [0.0; MOST_LANES]);
+        for (j, before) in before.into_iter().enumerate() {
+            let first = j * S::LANES;
+            let max = s.load(&state.max[first..]);
+            let total = &mut state.total[first..];
+            let mut sum = s.splat(0.0);
+            let mut unit = s.splat(1.0);
+            let weights = &mut logits[first..];
+            for key in 0..block.keys {
+                let logit = &mut weights[key * width..];
+                let weight = weight::<S, INT16>(s, s.sub(s.load(logit), max));
+                s.store(logit, weight);
+                sum = s.add(sum, weight);
+            }
+            if INT16 {
+                // The largest weight of a block is 1 unless an earlier one had a larger, then the sum may be tiny: at least
+                // 2^-126, whose inverse is a number.
+                unit = s.mul(sum, s.splat(1.0 / WEIGHT_SUM));
+                pair_weights(
+                    s,
+                    weights,
+                    block.keys,
+                    width,
+                    s.div(s.splat(WEIGHT_SUM), sum),
+                );
+            }
+            if !block.first {
+                let decay = weight::<S, INT16>(s, s.sub(before, max));
+                s.store(&mut decays[first..], decay);
+                sum = s.mul_add(s.load(total), decay, sum);
+            }
+            s.store(total, sum);
+            let unit = s.mul(unit, s.splat(block.value_scale));
+            s.store(&mut units[first..], unit);
+        }
+
+        s.vectorize(ValuePanels::<INT16, VECTORS> {
+            block,
+            weights: logits,
+            decays: &decays,
+            units: &units,
+            sums: state.sums,
+        });
+    }
+}
+
+/// The most lanes of a tile: two vectors of 16.
+const MOST_LANES: usize = 32;
+
+/// The logits of a block's keys and a tile's queries, `[keys, width]`, and each query's largest so far.
+struct LogitPanels<'a, 'b, const INT16: bool, const VECTORS: usize> {
+    block: &'a Block<'a>,
+    state: &'a mut TileState<'b>,
+    logits: &'a mut [f32],
+}
+
+impl<const INT16: bool, const VECTORS: usize> Kernel for LogitPanels<'_, '_, INT16, VECTORS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self {
+            block,
+            state,
+            logits,
+        } = self;
+        let mut max = [s.splat(f32::NEG_INFINITY); VECTORS];
+        if !block.first {
+            for (j, max) in max.iter_mut().enumerate() {
+                *max = s.load(&state.max[j * S::LANES..]);
+            }
+        }
+        let count = panels(block.keys, S::TILE_ROWS);
+        for panel in 0..count {
+            let row = panel_start(panel, count, block.keys);
+            let height = panel_start(panel + 1, count, block.keys) - row;
+            dispatch_rows!(height, S, TILE_ROWS, |ROWS| logit_panel::<
+                S,
+                INT16,
+                ROWS,
+                VECTORS,
+            >(
+                s, block, row, state, logits, &mut max
+            ));
+        }
+        for (j, max) in max.into_iter().enumerate() {
+            s.store(&mut state.max[j * S::LANES..], max);
+        }
+    }
+}
+
+/// Adds a block's weighted values to a tile's sums, `[head_dim, width]`.
+struct ValuePanels<'a, const INT16: bool, const VECTORS: usize> {
+    block: &'a Block<'a>,
+    /// `[keys, width]`; on i16 pairs of them.
+    weights: &'a [f32],
+    /// What the sums so far count, a query a lane.
+    decays: &'a [f32; MOST_LANES],
+    /// On i16, what one of a quantized weight and value counts, a query a lane.
+    units: &'a [f32; MOST_LANES],
+    sums: &'a mut [f32],
+}
+
+impl<const INT16: bool, const VECTORS: usize> Kernel for ValuePanels<'_, INT16, VECTORS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self {
+            block,
+            weights,
+            sums,
+            ..
+        } = self;
+        let (mut decays, mut units) = ([s.splat(0.0); VECTORS], [s.splat(0.0); VECTORS]);
+        for j in 0..VECTORS {
+            decays[j] = s.load(&self.decays[j * S::LANES..]);
+            units[j] = s.load(&self.units[j * S::LANES..]);
+        }
+        let count = panels(block.head_dim, S::TILE_ROWS);
+        for panel in 0..count {
+            let row = panel_start(panel, count, block.head_dim);
+            let height = panel_start(panel + 1, count, block.head_dim) - row;
+            dispatch_rows!(height, S, TILE_ROWS, |ROWS| value_panel::<
+                S,
+                INT16,
+                ROWS,
+                VECTORS,
+            >(
+                s,
+                block,
+                row,
+                weights,
+                (decays, units),
+                sums
+            ));
+        }
     }
 }
 

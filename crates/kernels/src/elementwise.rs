@@ -35,7 +35,7 @@ impl Kernels {
             "{name}: x of {} values is no whole number of rows of the bias's {n}",
             x.len(),
         );
-        parallel::for_each_rows(x, n, |_, x| self.dispatch(Biased { x, bias, gelu }));
+        parallel::for_each_rows(x, n, |_, x| self.dispatch_f32(Biased { x, bias, gelu }));
     }
 }
 

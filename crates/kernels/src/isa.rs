@@ -240,7 +240,7 @@ impl Kernels {
     /// Runs `kernel` compiled for this instruction set.
     pub(crate) fn dispatch<K: Kernel>(self, kernel: K) -> K::Output {
         match self.proven {
-            Proven::Portable(s) => s.vectorize(kernel),
+            Proven::Portable(s) | Proven::Modelled(s, _) => s.vectorize(kernel),
             #[cfg(target_arch = "aarch64")]
             Proven::Neon(s) => s.vectorize(kernel),
             #[cfg(target_arch = "aarch64")]
@@ -255,7 +255,27 @@ impl Kernels {
             Proven::Avx512(s) => s.vectorize(kernel),
             #[cfg(target_arch = "x86_64")]
             Proven::Avx512Vnni(s) | Proven::Amx(s, _) => s.vectorize(kernel),
-            Proven::Modelled(s, _) => s.vectorize(kernel),
+        }
+    }
+
+    /// Runs `kernel`, which computes on f32 alone: sets that differ only in their products of bytes share what is compiled.
+    pub(crate) fn dispatch_f32<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.proven {
+            Proven::Portable(s) | Proven::Modelled(s, _) => s.vectorize(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Proven::Neon(s) => s.vectorize(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Proven::NeonDot(s) => s.base().vectorize(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Proven::NeonI8mm(s) => s.base().vectorize(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Proven::Avx2(s) => s.vectorize(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Proven::AvxVnni(s) => s.base().vectorize(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Proven::Avx512(s) => s.vectorize(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Proven::Avx512Vnni(s) | Proven::Amx(s, _) => s.base().vectorize(kernel),
         }
     }
 

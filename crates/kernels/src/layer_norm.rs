@@ -74,7 +74,7 @@ impl Kernels {
         );
         parallel::for_each_rows(x, n, |first, x| {
             let add = add.map(|(bias, residual)| (bias, &residual[first * n..][..x.len()]));
-            self.dispatch(Normalize {
+            self.dispatch_f32(Normalize {
                 x,
                 add,
                 norm: LayerNorm { gamma, beta, eps },

@@ -148,21 +148,21 @@ impl Kernels {
     }
 
     fn multiply(self, chunk: &Chunk<'_>) {
-        let (panels, width) = self.dispatch(Geometry { rows: chunk.rows });
+        let (panels, width) = self.dispatch_f32(Geometry { rows: chunk.rows });
         let column_panels = chunk.n.div_ceil(width);
         if chunk.rows * chunk.k * chunk.n <= SERIAL {
             for panel in 0..panels {
-                self.dispatch(PackRows { chunk, panel });
+                self.dispatch_f32(PackRows { chunk, panel });
             }
             let (rows, columns) = (0..panels, 0..column_panels);
-            self.dispatch(MultiplyGroup {
+            self.dispatch_f32(MultiplyGroup {
                 chunk,
                 rows,
                 columns,
             });
             return;
         }
-        parallel::for_each(panels, |panel| self.dispatch(PackRows { chunk, panel }));
+        parallel::for_each(panels, |panel| self.dispatch_f32(PackRows { chunk, panel }));
         // Where the columns alone would leave threads idle at the end, the rows are split too.
         let wanted = 4 * rayon::current_num_threads();
         let most = if chunk.rows * chunk.k > FAR {
@@ -181,7 +181,7 @@ impl Kernels {
             let rows =
                 panel_start(row, row_groups, panels)..panel_start(row + 1, row_groups, panels);
             let columns = column * group..(column * group + group).min(column_panels);
-            self.dispatch(MultiplyGroup {
+            self.dispatch_f32(MultiplyGroup {
                 chunk,
                 rows,
                 columns,

@@ -148,7 +148,7 @@ mod tests {
     fn map(isa: Isa, mut x: Vec<f32>, function: Function) -> Vec<f32> {
         x.resize(x.len().next_multiple_of(16), 0.0);
         let kernels = Kernels::with(isa).expect("the set is available");
-        kernels.dispatch(Map {
+        kernels.dispatch_f32(Map {
             x: &mut x,
             function,
         });

@@ -22,7 +22,8 @@ impl Simd for Portable {
     const LANES: usize = LANES;
     const TILE_ROWS: usize = 4;
 
-    #[inline(always)]
+    // A function of its own, as on the other sets: what several callers share is compiled once.
+    #[inline(never)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         kernel.run(self)
     }

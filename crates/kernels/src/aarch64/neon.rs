@@ -28,6 +28,11 @@ impl<const LEVEL: u8> Neon<LEVEL> {
             && (LEVEL < I8MM || is_aarch64_feature_detected!("i8mm"));
         found.then_some(Self(()))
     }
+
+    /// The set without its products of bytes.
+    pub(crate) fn base(self) -> Neon<BASE> {
+        Neon(())
+    }
 }
 
 #[target_feature(enable = "neon")]

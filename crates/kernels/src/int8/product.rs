@@ -90,55 +90,89 @@ pub(super) fn quantize_rows<S: Simd>(
     scratch: &mut [f32],
     scales: &mut [Scale],
 ) {
-    let total = rows.total();
-    let seconds = rows.fine.len();
-    let scales = &mut scales[..total];
-    let width = m.k.div_ceil(4);
-    let coding = Coding::of::<S>(m.levels);
-    let planes = coding.planes;
-    let staged_width = staged_len(m.k);
-    let (tiles, rest) = scratch.split_at_mut(planes * total * width);
-    let plane = S::INT8_ROWS * staged_width;
-    let (staged, rest) = rest.split_at_mut(planes * plane);
-    let left = &mut rest[..m.k];
-    let count = panels(total, S::INT8_ROWS);
-    for tile in 0..count {
-        let first = panel_start(tile, count, total);
-        let height = panel_start(tile + 1, count, total) - first;
-        for i in 0..height {
-            let (row, signs) = staged[i * staged_width..].split_at_mut(staged_width);
-            let row = as_bytes(row);
-            let number = first + i;
-            let x = |number: usize| &x[number * stride..][..m.k];
-            let scale = if number < seconds {
-                let x = x(rows.fine[number]);
-                let scale = quantize_smoothed(s, x, m, row);
-                leave::<S>(s, x, m, scale, row, left);
-                quantize_left(s, left, m, row)
-            } else {
-                quantize_smoothed(s, x(number - seconds), m, row)
-            };
-            scales[number] = scale;
-            if planes == 2 {
-                let signs = as_bytes(&mut signs[plane - staged_width..][..width]);
-                scales[number].start = split_signs(&mut row[..width * 4], signs);
+    // Compiled once, and not for each of the encoder's products.
+    s.vectorize(Quantize {
+        x,
+        stride,
+        m,
+        rows,
+        scratch,
+        scales,
+    });
+}
+
+struct Quantize<'a> {
+    x: &'a [f32],
+    stride: usize,
+    m: &'a Int8Matrix<'a>,
+    rows: Rows<'a>,
+    scratch: &'a mut [f32],
+    scales: &'a mut [Scale],
+}
+
+impl Kernel for Quantize<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self {
+            x,
+            stride,
+            m,
+            rows,
+            scratch,
+            scales,
+        } = self;
+        let total = rows.total();
+        let seconds = rows.fine.len();
+        let scales = &mut scales[..total];
+        let width = m.k.div_ceil(4);
+        let coding = Coding::of::<S>(m.levels);
+        let planes = coding.planes;
+        let staged_width = staged_len(m.k);
+        let (tiles, rest) = scratch.split_at_mut(planes * total * width);
+        let plane = S::INT8_ROWS * staged_width;
+        let (staged, rest) = rest.split_at_mut(planes * plane);
+        let left = &mut rest[..m.k];
+        let count = panels(total, S::INT8_ROWS);
+        for tile in 0..count {
+            let first = panel_start(tile, count, total);
+            let height = panel_start(tile + 1, count, total) - first;
+            for i in 0..height {
+                let (row, signs) = staged[i * staged_width..].split_at_mut(staged_width);
+                let row = as_bytes(row);
+                let number = first + i;
+                let x = |number: usize| &x[number * stride..][..m.k];
+                let scale = if number < seconds {
+                    let x = x(rows.fine[number]);
+                    let scale = quantize_smoothed(s, x, m, row);
+                    leave::<S>(s, x, m, scale, row, left);
+                    quantize_left(s, left, m, row)
+                } else {
+                    quantize_smoothed(s, x(number - seconds), m, row)
+                };
+                scales[number] = scale;
+                if planes == 2 {
+                    let signs = as_bytes(&mut signs[plane - staged_width..][..width]);
+                    scales[number].start = split_signs(&mut row[..width * 4], signs);
+                }
+            }
+            let tile = &mut tiles[planes * first * width..][..planes * height * width];
+            for (staged, tile) in staged
+                .chunks_exact(plane)
+                .zip(tile.chunks_exact_mut(height * width))
+            {
+                // SAFETY: `height <= INT8_ROWS` rows of `width` words lie `staged_width` apart in the staged plane, and as many in
+                // the tile's.
+                unsafe {
+                    let staged = (staged.as_ptr(), staged_width);
+                    pack_panel(s, staged, (height, width), tile.as_mut_ptr());
+                }
             }
         }
-        let tile = &mut tiles[planes * first * width..][..planes * height * width];
-        for (staged, tile) in staged
-            .chunks_exact(plane)
-            .zip(tile.chunks_exact_mut(height * width))
-        {
-            // SAFETY: `height <= INT8_ROWS` rows of `width` words lie `staged_width` apart in the staged plane, and as many in
-            // the tile's.
-            unsafe {
-                let staged = (staged.as_ptr(), staged_width);
-                pack_panel(s, staged, (height, width), tile.as_mut_ptr());
-            }
+        for (second, &row) in rows.fine.iter().enumerate() {
+            scales[seconds + row].second = 1 + second;
         }
-    }
-    for (second, &row) in rows.fine.iter().enumerate() {
-        scales[seconds + row].second = 1 + second;
     }
 }
 
@@ -486,20 +520,20 @@ impl Multiply<'_> {
                 unsafe {
                     let values = out.values.add(place);
                     let first = (values, out.stride, seconds);
-                    dispatch_rows!(height, S, INT8_ROWS, |ROWS| match S::INT8_VECTORS {
-                        1 =>
-                            multiply_tile::<S, DEPTH, ROWS, 1>(s, &tile, m, second_products, first),
-                        2 =>
-                            multiply_tile::<S, DEPTH, ROWS, 2>(s, &tile, m, second_products, first),
-                        4 =>
-                            multiply_tile::<S, DEPTH, ROWS, 4>(s, &tile, m, second_products, first),
+                    match S::INT8_VECTORS {
+                        1 => multiply_tile::<S, DEPTH, 1>(s, &tile, m, second_products, first),
+                        2 => multiply_tile::<S, DEPTH, 2>(s, &tile, m, second_products, first),
+                        4 => multiply_tile::<S, DEPTH, 4>(s, &tile, m, second_products, first),
                         vectors => unreachable!("a tile of {vectors} vectors"),
-                    });
+                    }
                 }
             }
         }
     }
 }
+
+/// The most rows of a tile on any instruction set.
+const MOST_ROWS: usize = 12;
 
 struct Tile<'a> {
     words: &'a [f32],
@@ -518,7 +552,7 @@ struct Tile<'a> {
 /// `out` must be writable for the tile's columns within `m.n` at each of its rows, `stride` apart and counted from 0 after all
 /// `seconds` second rows.
 #[inline(always)]
-unsafe fn multiply_tile<S: Simd, const DEPTH: usize, const ROWS: usize, const VECTORS: usize>(
+unsafe fn multiply_tile<S: Simd, const DEPTH: usize, const VECTORS: usize>(
     s: S,
     tile: &Tile<'_>,
     m: &Int8Matrix<'_>,
@@ -529,24 +563,26 @@ unsafe fn multiply_tile<S: Simd, const DEPTH: usize, const ROWS: usize, const VE
     let width = VECTORS * S::LANES;
     let column = tile.column;
     let panel = column / PANEL * steps * PANEL * 4 + column % PANEL * 4;
+    let height = tile.scales.len();
     assert!(
-        tile.words.len() == Coding::of::<S>(m.levels).planes * ROWS * steps
+        tile.words.len() == Coding::of::<S>(m.levels).planes * height * steps
             && DEPTH == depth::<S>(m.levels)
-            && tile.scales.len() == ROWS
             && second_products.len() >= seconds * PANEL
             && PANEL.is_multiple_of(width)
             && m.panels.len() >= panel + ((steps.max(1) - 1) * PANEL + width) * 4 * steps.min(1)
     );
-    // SAFETY: the tile is `steps` quads of ROWS rows; the weights are `steps` times `width` lanes, PANEL lanes apart; both
-    // asserted.
-    let sums = unsafe {
-        product::<S, DEPTH, ROWS, VECTORS>(
-            s,
-            steps,
-            tile,
-            m.panels.as_ptr().cast::<u8>().add(panel),
-        )
-    };
+    // Only the sums are computed in registers, by a loop for each height. All that follows is compiled once.
+    let mut sums = [[s.splat_int(0); VECTORS]; MOST_ROWS];
+    dispatch_rows!(height, S, INT8_ROWS, |ROWS| {
+        // SAFETY: the tile is `steps` quads of ROWS rows; the weights are `steps` times `width` lanes, PANEL lanes apart; both
+        // asserted.
+        let tile_sums = unsafe {
+            let weights = m.panels.as_ptr().cast::<u8>().add(panel);
+            product::<S, DEPTH, ROWS, VECTORS>(s, steps, tile, weights)
+        };
+        sums[..ROWS].copy_from_slice(&tile_sums);
+    });
+    let sums = &sums[..height];
     let columns = width.min(m.n - column);
     for j in 0..VECTORS {
         let first = j * S::LANES;
@@ -581,7 +617,7 @@ unsafe fn multiply_tile<S: Simd, const DEPTH: usize, const ROWS: usize, const VE
         }
     }
     if tile.gelu {
-        for i in tile.seconds..ROWS {
+        for i in tile.seconds..height {
             // SAFETY: the row's columns, just written.
             gelu_row::<S, true>(s, unsafe {
                 let row = out.add((tile.row + i - seconds) * stride);

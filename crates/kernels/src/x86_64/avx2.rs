@@ -20,6 +20,11 @@ impl<const VNNI: bool> Avx2<VNNI> {
             && (!VNNI || is_x86_feature_detected!("avxvnni"));
         found.then_some(Self(()))
     }
+
+    /// The set without its byte dot product.
+    pub(crate) fn base(self) -> Avx2<false> {
+        Avx2(())
+    }
 }
 
 #[target_feature(enable = "avx2,fma")]

@@ -24,6 +24,11 @@ impl<const VNNI: bool> Avx512<VNNI> {
             && (!VNNI || is_x86_feature_detected!("avx512vnni"));
         found.then_some(Self(()))
     }
+
+    /// The set without its byte dot product.
+    pub(crate) fn base(self) -> Avx512<false> {
+        Avx512(())
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
