@@ -245,6 +245,25 @@ fn every_stage_of_ci_is_a_job_and_has_its_promise() {
     assert_eq!(run, stages, "the workflow runs other stages than there are");
 }
 
+#[test]
+fn front_pages_and_help_stay_short() {
+    let makefile = text("Makefile");
+    let help = makefile
+        .lines()
+        .filter(|line| {
+            line.starts_with("## ") || (!line.starts_with('\t') && line.contains(" ## "))
+        })
+        .count();
+    assert!(help <= 24, "make help has {help} lines, at most 24 fit");
+    for (page, most) in [("README.md", 9 * 1024), ("ARCHITECTURE.md", 13 * 1024)] {
+        let got = text(page).len();
+        assert!(
+            got <= most,
+            "{page} has {got} bytes, the limit is {most}: say it in docs/"
+        );
+    }
+}
+
 /// As a heading's address is made: small letters, no punctuation, hyphens for blanks.
 fn address(heading: &str) -> String {
     let plain = heading.to_lowercase().replace(
