@@ -3,7 +3,7 @@
 //! Activations are candle tensors on the CPU; weights are windows into mapped files that candle never copies.
 
 use candle_core::{CpuStorage, CustomOp1, InplaceOp2, Layout, Result, Shape, bail};
-use kernels::{Epilogue, Kernels, LinearShape};
+use kernels::{AttentionKind, Epilogue, Kernels, LinearShape};
 
 use crate::error::ModelError;
 use crate::weights::{Floats, Weights};
@@ -196,8 +196,9 @@ impl CustomOp1 for Attention<'_> {
         let hidden = self.heads * self.head_dim;
         let tokens = qkv.len() / (3 * hidden);
         let mut out = vec![0.0; tokens * hidden];
+        let kind = AttentionKind::default();
         self.kernels
-            .attention(qkv, self.starts, self.heads, self.head_dim, &mut out);
+            .attention(qkv, self.starts, self.heads, self.head_dim, &kind, &mut out);
         Ok((CpuStorage::F32(out), Shape::from((tokens, hidden))))
     }
 }

@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use gemm::Parallelism;
-use kernels::{Epilogue, Isa, Kernels, LinearShape};
+use kernels::{AttentionKind, Epilogue, Isa, Kernels, LinearShape};
 
 /// The time every contestant gets per case, and the fewest repetitions.
 const SECONDS: f64 = 0.6;
@@ -167,7 +167,8 @@ fn attention(kernels: Kernels) {
             let cu_seqlens: Vec<usize> = (0..=sequences).map(|i| i * len).collect();
             let mut out = vec![0.0; tokens * hidden];
             let [time] = race([&mut || {
-                kernels.attention(&qkv, &cu_seqlens, heads, head_dim, &mut out);
+                let kind = AttentionKind::default();
+                kernels.attention(&qkv, &cu_seqlens, heads, head_dim, &kind, &mut out);
                 black_box(&mut out);
             }]);
             let flop = 4e-9 * (tokens * len * hidden) as f64;

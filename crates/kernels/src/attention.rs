@@ -10,13 +10,16 @@
 //! and exactly. Its error is a hundredth of what int8 activations cost elsewhere.
 //!
 //! The blocks are fixed by the sequence's length and a lane never looks at its neighbours, so a query's result depends on
-//! its own sequence only, to the bit. Scratch memory is a few hundred KiB a thread at any length.
+//! its own sequence only, to the bit. With a window the items are fixed as well, an item has the keys that its queries see and no
+//! others, and a tile passes over those of them that it does not see: the cost is linear in the length. Scratch memory is a few hundred KiB a thread at any length.
 
+mod kind;
 mod unit;
 
 use std::cmp::Reverse;
 use std::ops::Range;
 
+use crate::attention::kind::rotate_row;
 use crate::attention::unit::AttendOnUnit;
 use crate::isa::Kernels;
 use crate::math::{exp_negative, exp2_negative};
@@ -25,15 +28,22 @@ use crate::scratch::{Buffer, Slot};
 use crate::simd::{Kernel, Simd, transpose};
 use crate::tile::{dispatch_rows, pack_panel, panel_start, panels, product, product_of_pairs};
 
+pub use kind::{AttentionKind, RelativeBias, Rotary};
+
 /// The most keys of a block: with the widest tile its logits take 32 KiB.
 const KEYS: usize = 256;
 /// The most queries of an item: the packing of the keys is spread over them.
 const QUERIES: usize = 512;
 /// The fewest queries an item is cut down to for the sake of idle threads.
 const MIN_QUERIES: usize = 64;
+/// The queries of an item with a window: with the usual 64 tokens on either side its keys are one block.
+const WINDOW_QUERIES: usize = 128;
+/// Rows that are rotated together, at least as many as a vector has lanes and a tile rows.
+const TURNED: usize = 16;
 
 impl Kernels {
-    /// `softmax(q · kᵀ / sqrt(head_dim)) · v` for each head, each query over the keys of its own sequence.
+    /// `softmax(q · kᵀ / sqrt(head_dim)) · v` for each head, each query over the keys of its own sequence. `kind` may rotate queries
+    /// and keys by their positions, add a bias to the scaled logits, and leave out keys beyond a window.
     ///
     /// `qkv` is `[tokens, 3 * hidden]` with `hidden = heads * head_dim`: a token's queries, keys and values follow each
     /// other, in each the heads (biases already added: [`crate::Epilogue::Bias`] does it on the way). Sequence `i` is the
@@ -44,13 +54,14 @@ impl Kernels {
     /// the logits themselves are f32 sums. A weight below e^-87 of the largest counts as that.
     ///
     /// # Panics
-    /// If `cu_seqlens` is not as described, or `qkv` or `out` does not fit.
+    /// If `cu_seqlens` is not as described, or `qkv`, `out` or a table of `kind` does not fit.
     pub fn attention(
         self,
         qkv: &[f32],
         cu_seqlens: &[usize],
         heads: usize,
         head_dim: usize,
+        kind: &AttentionKind<'_>,
         out: &mut [f32],
     ) {
         assert!(
@@ -79,13 +90,15 @@ impl Kernels {
         if hidden == 0 {
             return;
         }
-        let items = items(cu_seqlens, heads, false);
+        let lengths = cu_seqlens.windows(2).map(|bounds| bounds[1] - bounds[0]);
+        kind.check("attention", heads, head_dim, lengths.max().unwrap_or(0));
+        let items = items(cu_seqlens, heads, kind.window, false);
         let out = Shared::new(out);
         parallel::for_each(items.len(), |i| {
             let item = &items[i];
             let layout = Layout::rows(heads, head_dim);
             // SAFETY: `items` gives each query of each head to one item, and `out` has a row for every token.
-            unsafe { self.attend(item, qkv, layout, false, (out, hidden)) };
+            unsafe { self.attend(item, qkv, layout, kind, false, (out, hidden)) };
         });
     }
 
@@ -99,12 +112,14 @@ impl Kernels {
         item: &Item,
         qkv: &[f32],
         layout: Layout,
+        kind: &AttentionKind<'_>,
         int16: bool,
         (out, stride): (Shared, usize),
     ) {
         let attend = Attend {
             qkv,
             layout,
+            kind,
             item,
             head_dim: layout.head_dim,
             out,
@@ -162,16 +177,23 @@ impl Layout {
     }
 }
 
-/// A run of queries of one head over the keys of their sequence; token ranges.
+/// A run of queries of one head over the keys of their sequence, or as many of them as a window lets them see; token ranges.
 #[derive(Clone, Debug)]
 pub(crate) struct Item {
+    /// The sequence's first token.
+    start: usize,
     keys: Range<usize>,
     queries: Range<usize>,
     head: usize,
 }
 
 /// The items of packed sequences: all queries, or only each sequence's first.
-pub(crate) fn items(cu_seqlens: &[usize], heads: usize, first_only: bool) -> Vec<Item> {
+pub(crate) fn items(
+    cu_seqlens: &[usize],
+    heads: usize,
+    window: Option<usize>,
+    first_only: bool,
+) -> Vec<Item> {
     let sequences = || cu_seqlens.windows(2).map(|bounds| bounds[0]..bounds[1]);
     let queries = |sequence: &Range<usize>| {
         let most = if first_only { 1 } else { usize::MAX };
@@ -182,16 +204,28 @@ pub(crate) fn items(cu_seqlens: &[usize], heads: usize, first_only: bool) -> Vec
             .map(|s| queries(&s).len().div_ceil(run) * heads)
             .sum()
     };
-    let mut run = QUERIES;
-    while run > MIN_QUERIES && count(run) < 4 * rayon::current_num_threads() {
+    let mut run = if window.is_some() {
+        WINDOW_QUERIES
+    } else {
+        QUERIES
+    };
+    while window.is_none() && run > MIN_QUERIES && count(run) < 4 * rayon::current_num_threads() {
         run /= 2;
     }
     let mut items = Vec::with_capacity(count(run));
-    for keys in sequences() {
-        let queries = queries(&keys);
+    for sequence in sequences() {
+        let queries = queries(&sequence);
         for first in queries.clone().step_by(run) {
             let queries = first..(first + run).min(queries.end);
+            let keys = match window {
+                Some(window) => {
+                    let from = queries.start.saturating_sub(window).max(sequence.start);
+                    from..queries.end.saturating_add(window).min(sequence.end)
+                }
+                None => sequence.clone(),
+            };
             items.extend((0..heads).map(|head| Item {
+                start: sequence.start,
                 keys: keys.clone(),
                 queries: queries.clone(),
                 head,
@@ -207,6 +241,7 @@ pub(crate) fn items(cu_seqlens: &[usize], heads: usize, first_only: bool) -> Vec
 struct Attend<'a> {
     qkv: &'a [f32],
     layout: Layout,
+    kind: &'a AttentionKind<'a>,
     item: &'a Item,
     head_dim: usize,
     out: Shared,
@@ -253,8 +288,12 @@ struct Block<'a> {
     key_scales: &'a [f32],
     /// On i16, what a quantized value is multiplied by.
     value_scale: f32,
-    /// Whether there was no block before.
+    /// Whether there was no block before that the tile sees.
     first: bool,
+    /// The keys that the tile sees. On i16 they begin with an even number.
+    seen: Range<usize>,
+    /// What is added to logits: element `(last key - key) + lane`.
+    offsets: Option<&'a [f32]>,
 }
 
 impl<const INT16: bool> Kernel for AttendIn<'_, INT16> {
@@ -272,45 +311,61 @@ impl<const INT16: bool> Kernel for AttendIn<'_, INT16> {
         let state_len = (2 * d + 3) * width;
         let mut scratch = Buffer::take(
             Slot::Thread,
-            tiles * state_len + largest * (2 * d + width + 1) + KEYS.max(largest) * d,
+            tiles * state_len
+                + largest * (2 * d + width + 1)
+                + KEYS.max(largest) * d
+                + TURNED * d
+                + attend.offsets_len(tiles * width),
         );
         let (states, rest) = scratch.split_at_mut(tiles * state_len);
         let (logits, rest) = rest.split_at_mut(largest * width);
         let (packed_keys, rest) = rest.split_at_mut(largest * d);
         let (values, rest) = rest.split_at_mut(largest * d);
-        let (key_scales, rows) = rest.split_at_mut(largest);
+        let (key_scales, rest) = rest.split_at_mut(largest);
+        let (rows, rest) = rest.split_at_mut(KEYS.max(largest) * d);
+        let (turned, offsets) = rest.split_at_mut(TURNED * d);
+        let factor = if INT16 { std::f32::consts::LOG2_E } else { 1.0 };
+        let offsets = attend.offsets(factor, offsets);
 
         for (tile, state) in states.chunks_exact_mut(state_len).enumerate() {
             let first = tile * width;
             let lanes = width.min(queries - first);
             let mut state = TileState::new(state, d, width);
-            attend.pack_queries::<S, INT16>(s, first, lanes, &mut state);
+            attend.pack_queries::<S, INT16>(s, first, lanes, &mut state, turned);
         }
         for block in 0..blocks {
             let start = panel_start(block, blocks, keys);
-            let keys = panel_start(block + 1, blocks, keys) - start;
+            let later = keys - panel_start(block + 1, blocks, keys);
+            let keys = keys - later - start;
             let value_scale = if INT16 {
-                attend.quantize_keys(s, start, keys, rows, key_scales);
+                attend.quantize_keys(s, start, keys, rows, key_scales, turned);
                 attend.pack_key_words(s, keys, rows, packed_keys);
                 attend.quantize_values(s, start, keys, values)
             } else {
-                attend.pack_keys(s, start, keys, packed_keys, values);
+                attend.pack_keys(s, start, keys, packed_keys, values, turned);
                 1.0
             };
             let words = if INT16 { d / 2 } else { d };
             let value_rows = if INT16 { keys.div_ceil(2) } else { keys };
-            let block = Block {
-                keys,
-                head_dim: d,
-                packed_keys: &packed_keys[..keys * words],
-                values: &values[..value_rows * d],
-                key_scales: &key_scales[..keys],
-                value_scale,
-                first: block == 0,
-            };
             for (tile, state) in states.chunks_exact_mut(state_len).enumerate() {
+                let first = tile * width;
+                let lanes = width.min(queries - first);
+                let Some((seen, is_first)) = attend.seen(first, lanes, start, keys, 2) else {
+                    continue;
+                };
+                let block = Block {
+                    keys,
+                    head_dim: d,
+                    packed_keys: &packed_keys[..keys * words],
+                    values: &values[..value_rows * d],
+                    key_scales: &key_scales[..keys],
+                    value_scale,
+                    first: is_first,
+                    seen,
+                    offsets: offsets.map(|offsets| &offsets[first + later..]),
+                };
                 let (block, state) = (&block, TileState::new(state, d, width));
-                if queries - tile * width > S::LANES {
+                if lanes > S::LANES {
                     s.vectorize(AttendTile::<INT16, 2> {
                         block,
                         state,
@@ -358,17 +413,86 @@ fn tile_width<S: Simd>(lanes: usize) -> usize {
 }
 
 impl Attend<'_> {
-    /// The head's part `part` (0 queries, 1 keys, 2 values) of token `token`.
+    /// Where the head's part `part` (0 queries, 1 keys, 2 values) of token `token` begins.
     #[inline(always)]
-    fn part(&self, token: usize, part: usize) -> &[f32] {
+    fn part_start(&self, token: usize, part: usize) -> usize {
         let Layout {
             token: row,
             head,
             part: third,
             ..
         } = self.layout;
-        let start = token * row + part * third + self.item.head * head;
-        &self.qkv[start..][..self.head_dim]
+        token * row + part * third + self.item.head * head
+    }
+
+    #[inline(always)]
+    fn part(&self, token: usize, part: usize) -> &[f32] {
+        &self.qkv[self.part_start(token, part)..][..self.head_dim]
+    }
+
+    /// `count` rows of part `part` from token `token` on, and how far apart they are: as they lie in `qkv`, or queries and keys
+    /// rotated, in `turned`.
+    #[inline(always)]
+    fn rows<'b, S: Simd>(
+        &'b self,
+        s: S,
+        (token, count): (usize, usize),
+        part: usize,
+        turned: &'b mut [f32],
+    ) -> (&'b [f32], usize) {
+        let d = self.head_dim;
+        let Some(rotary) = &self.kind.rotary else {
+            let len = (count - 1) * self.layout.token + d;
+            let start = self.part_start(token, part);
+            return (&self.qkv[start..][..len], self.layout.token);
+        };
+        let turned = &mut turned[..count * d];
+        for (i, out) in turned.chunks_exact_mut(d).enumerate() {
+            let position = token + i - self.item.start;
+            rotate_row(s, self.part(token + i, part), rotary, position, out);
+        }
+        (turned, d)
+    }
+
+    /// Of the keys `start..start + keys` of the item, as numbers from `start` on, those that `lanes` queries from number `first` on
+    /// see, from a multiple of `unit` on and up to one or the last; and whether they see none before. Nothing if they see none.
+    #[inline(always)]
+    fn seen(
+        &self,
+        first: usize,
+        lanes: usize,
+        start: usize,
+        keys: usize,
+        unit: usize,
+    ) -> Option<(Range<usize>, bool)> {
+        let Some(window) = self.kind.window else {
+            return Some((0..keys, start == 0));
+        };
+        let query = self.item.queries.start + first - self.item.keys.start;
+        let earliest = query.saturating_sub(window);
+        let from = earliest.saturating_sub(start) / unit * unit;
+        let end = (query + lanes).saturating_add(window);
+        let to = end.saturating_sub(start).min(keys);
+        let to = to.next_multiple_of(unit).min(keys);
+        (from < to).then_some((from..to, earliest >= start))
+    }
+
+    /// Length of [`Self::offsets`] for tiles of so many lanes in all.
+    fn offsets_len(&self, lanes: usize) -> usize {
+        if self.kind.offsets_logits() {
+            lanes + self.item.keys.len()
+        } else {
+            0
+        }
+    }
+
+    /// What is added to logits, if anything is ([`AttentionKind::offsets`]), in the first values of `room`.
+    fn offsets<'b>(&self, factor: f32, room: &'b mut [f32]) -> Option<&'b [f32]> {
+        if !self.kind.offsets_logits() {
+            return None;
+        }
+        self.kind.offsets(self.item, factor, room);
+        Some(room)
     }
 
     /// Packs `lanes` queries from number `first` of the item on, a query a lane, zeros in lanes without one.
@@ -379,6 +503,7 @@ impl Attend<'_> {
         first: usize,
         lanes: usize,
         state: &mut TileState<'_>,
+        turned: &mut [f32],
     ) {
         let d = self.head_dim;
         let width = tile_width::<S>(lanes);
@@ -386,14 +511,13 @@ impl Attend<'_> {
         for vector in (0..lanes).step_by(S::LANES) {
             let token = self.item.queries.start + first + vector;
             let rows = S::LANES.min(lanes - vector);
-            // The last row's bounds; the rows before it end earlier.
-            self.part(token + rows - 1, 0);
-            // SAFETY: `rows` rows of `d` values a token apart lie within `qkv` (just checked); the destination is `d` rows of
-            // `width`, of which LANES from `vector` on are written.
+            let (values, stride) = self.rows(s, (token, rows), 0, turned);
+            // SAFETY: `values` is `rows` rows of `d` values `stride` apart; the destination is `d` rows of `width`, of which LANES
+            // from `vector` on are written.
             unsafe {
                 transpose(
                     s,
-                    (self.part(token, 0).as_ptr(), self.layout.token),
+                    (values.as_ptr(), stride),
                     (rows, d),
                     (state.queries.as_mut_ptr().add(vector), width),
                     d,
@@ -419,6 +543,7 @@ impl Attend<'_> {
         keys: usize,
         packed_keys: &mut [f32],
         values: &mut [f32],
+        turned: &mut [f32],
     ) {
         let d = self.head_dim;
         assert!(packed_keys.len() >= keys * d);
@@ -427,14 +552,13 @@ impl Attend<'_> {
             let row = panel_start(panel, count, keys);
             let height = panel_start(panel + 1, count, keys) - row;
             let token = self.item.keys.start + start + row;
-            // The last row's bounds; the rows before it end earlier.
-            self.part(token + height - 1, 1);
-            // SAFETY: `height` rows of `d` values a token apart lie within `qkv` (just checked); the panel takes
-            // `height * d` of the `keys * d` values from `row * d` on.
+            let (rows, stride) = self.rows(s, (token, height), 1, turned);
+            // SAFETY: `rows` is `height` rows of `d` values `stride` apart; the panel takes `height * d` of the `keys * d` values
+            // from `row * d` on.
             unsafe {
                 pack_panel(
                     s,
-                    (self.part(token, 1).as_ptr(), self.layout.token),
+                    (rows.as_ptr(), stride),
                     (height, d),
                     packed_keys.as_mut_ptr().add(row * d),
                 );
@@ -455,12 +579,14 @@ impl Attend<'_> {
         keys: usize,
         rows: &mut [f32],
         scales: &mut [f32],
+        turned: &mut [f32],
     ) {
         let d = self.head_dim;
         let most = key_max(d);
         let rows = &mut rows[..keys * d / 2];
         for (key, (row, scale)) in rows.chunks_exact_mut(d / 2).zip(scales).enumerate() {
-            let values = self.part(self.item.keys.start + start + key, 1);
+            let token = self.item.keys.start + start + key;
+            let (values, _) = self.rows(s, (token, 1), 1, turned);
             let largest = largest(s, values);
             let factor;
             (factor, *scale) = quantizer(largest, most);
@@ -719,6 +845,19 @@ impl<const INT16: bool, const VECTORS: usize> Kernel for AttendTile<'_, INT16, V
             state: &mut state,
             logits,
         });
+        let seen = block.seen.clone();
+        if let Some(offsets) = block.offsets {
+            for (j, before) in before.iter().enumerate() {
+                let first = j * S::LANES;
+                let mut max = *before;
+                for key in seen.clone() {
+                    let offsets = &offsets[block.keys - 1 - key + first..];
+                    max = offset_logit(s, &mut logits[key * width + first..], offsets, max);
+                }
+                s.store(&mut state.max[first..], max);
+            }
+        }
+        let (keys, logits) = (seen.len(), &mut logits[seen.start * width..]);
 
         // The weight of what was summed before, now that the maximum may have grown, and what a quantized weight counts.
         let (mut decays, mut units) = ([0.0; MOST_LANES], [0.0; MOST_LANES]);
@@ -729,7 +868,7 @@ impl<const INT16: bool, const VECTORS: usize> Kernel for AttendTile<'_, INT16, V
             let mut sum = s.splat(0.0);
             let mut unit = s.splat(1.0);
             let weights = &mut logits[first..];
-            for key in 0..block.keys {
+            for key in 0..keys {
                 let logit = &mut weights[key * width..];
                 let weight = weight::<S, INT16>(s, s.sub(s.load(logit), max));
                 s.store(logit, weight);
@@ -739,13 +878,7 @@ impl<const INT16: bool, const VECTORS: usize> Kernel for AttendTile<'_, INT16, V
                 // The largest weight of a block is 1 unless an earlier one had a larger, then the sum may be tiny: at least
                 // 2^-126, whose inverse is a number.
                 unit = s.mul(sum, s.splat(1.0 / WEIGHT_SUM));
-                pair_weights(
-                    s,
-                    weights,
-                    block.keys,
-                    width,
-                    s.div(s.splat(WEIGHT_SUM), sum),
-                );
+                pair_weights(s, weights, keys, width, s.div(s.splat(WEIGHT_SUM), sum));
             }
             if !block.first {
                 let decay = weight::<S, INT16>(s, s.sub(before, max));
@@ -770,7 +903,7 @@ impl<const INT16: bool, const VECTORS: usize> Kernel for AttendTile<'_, INT16, V
 /// The most lanes of a tile: two vectors of 16.
 const MOST_LANES: usize = 32;
 
-/// The logits of a block's keys and a tile's queries, `[keys, width]`, and each query's largest so far.
+/// The logits of a block's keys, at least of those seen, and a tile's queries, `[keys, width]`, and each query's largest so far.
 struct LogitPanels<'a, 'b, const INT16: bool, const VECTORS: usize> {
     block: &'a Block<'a>,
     state: &'a mut TileState<'b>,
@@ -797,6 +930,9 @@ impl<const INT16: bool, const VECTORS: usize> Kernel for LogitPanels<'_, '_, INT
         for panel in 0..count {
             let row = panel_start(panel, count, block.keys);
             let height = panel_start(panel + 1, count, block.keys) - row;
+            if row + height <= block.seen.start || row >= block.seen.end {
+                continue;
+            }
             dispatch_rows!(height, S, TILE_ROWS, |ROWS| logit_panel::<
                 S,
                 INT16,
@@ -815,7 +951,7 @@ impl<const INT16: bool, const VECTORS: usize> Kernel for LogitPanels<'_, '_, INT
 /// Adds a block's weighted values to a tile's sums, `[head_dim, width]`.
 struct ValuePanels<'a, const INT16: bool, const VECTORS: usize> {
     block: &'a Block<'a>,
-    /// `[keys, width]`; on i16 pairs of them.
+    /// Of the keys that are seen, `[keys, width]`; on i16 pairs of them.
     weights: &'a [f32],
     /// What the sums so far count, a query a lane.
     decays: &'a [f32; MOST_LANES],
@@ -840,6 +976,10 @@ impl<const INT16: bool, const VECTORS: usize> Kernel for ValuePanels<'_, INT16, 
             decays[j] = s.load(&self.decays[j * S::LANES..]);
             units[j] = s.load(&self.units[j * S::LANES..]);
         }
+        // Of the values those that are seen, on i16 by pairs.
+        let share = if INT16 { 2 } else { 1 };
+        let values = &block.values[block.seen.start / share * block.head_dim..];
+        let values = &values[..block.seen.len().div_ceil(share) * block.head_dim];
         let count = panels(block.head_dim, S::TILE_ROWS);
         for panel in 0..count {
             let row = panel_start(panel, count, block.head_dim);
@@ -852,13 +992,21 @@ impl<const INT16: bool, const VECTORS: usize> Kernel for ValuePanels<'_, INT16, 
             >(
                 s,
                 block,
-                row,
+                (row, values),
                 weights,
                 (decays, units),
                 sums
             ));
         }
     }
+}
+
+/// Adds offsets to a vector of logits; returns the larger of `max` and what came out.
+#[inline(always)]
+fn offset_logit<S: Simd>(s: S, logits: &mut [f32], offsets: &[f32], max: S::V) -> S::V {
+    let v = s.add(s.load(logits), s.load(offsets));
+    s.store(logits, v);
+    s.max(max, v)
 }
 
 /// The exponential of a logit's distance from the largest; logits on i16 are exponents of two.
@@ -938,15 +1086,15 @@ fn logit_panel<S: Simd, const INT16: bool, const ROWS: usize, const VECTORS: usi
 fn value_panel<S: Simd, const INT16: bool, const ROWS: usize, const VECTORS: usize>(
     s: S,
     block: &Block<'_>,
-    row: usize,
+    (row, values): (usize, &[f32]),
     weights: &[f32],
     (decay, unit): ([S::V; VECTORS], [S::V; VECTORS]),
     sums: &mut [f32],
 ) {
     let (d, width) = (block.head_dim, VECTORS * S::LANES);
-    let steps = block.values.len() / d;
+    let steps = values.len() / d;
     assert!(row + ROWS <= d && weights.len() >= steps * width);
-    let (values, weights) = (block.values[row..].as_ptr(), weights.as_ptr());
+    let (values, weights) = (values[row..].as_ptr(), weights.as_ptr());
     let mut new = [[s.splat(0.0); VECTORS]; ROWS];
     if INT16 {
         // SAFETY: `values` is `steps` times `d` words, of which ROWS from `row` on are read; `weights` `steps` times `width`.
@@ -1005,8 +1153,6 @@ mod tests {
                 if queries { uniform * SPREAD } else { uniform }
             })
             .collect();
-        let mut exact = vec![0.0; tokens * hidden];
-        reference::attention(&qkv, &cu_seqlens, heads, head_dim, &mut exact);
         let mut slabs = vec![0.0; qkv.len()];
         let layout = Layout::slabs(heads, head_dim, tokens);
         for (i, &v) in qkv.iter().enumerate() {
@@ -1014,6 +1160,47 @@ mod tests {
             let (head, c) = (i % hidden / head_dim, i % head_dim);
             slabs[token * layout.token + part * layout.part + head * layout.head + c] = v;
         }
+        let angles = (0..1100 * head_dim / 2).map(|i| i as f32 / 77.0);
+        let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|x| (x.cos(), x.sin())).unzip();
+        let rotary = Some(Rotary {
+            cos: &cos,
+            sin: &sin,
+        });
+        let (table, reach) = (&qkv[..heads * 257], 128);
+        let bias = Some(RelativeBias { table, reach });
+        let plain = AttentionKind::default();
+        for kind in [
+            plain,
+            AttentionKind { rotary, ..plain },
+            AttentionKind { bias, ..plain },
+            AttentionKind {
+                rotary,
+                window: Some(64),
+                bias: None,
+            },
+            AttentionKind {
+                rotary,
+                window: Some(150),
+                bias,
+            },
+        ] {
+            let mut exact = vec![0.0; tokens * hidden];
+            reference::attention(&qkv, &cu_seqlens, heads, head_dim, &kind, &mut exact);
+            on_i16(&qkv, (&slabs, layout), &cu_seqlens, heads, &kind, &exact);
+        }
+    }
+
+    /// Every instruction set, in both layouts, against `exact`.
+    fn on_i16(
+        qkv: &[f32],
+        (slabs, layout): (&[f32], Layout),
+        cu_seqlens: &[usize],
+        heads: usize,
+        kind: &AttentionKind<'_>,
+        exact: &[f32],
+    ) {
+        let head_dim = layout.head_dim;
+        let hidden = heads * head_dim;
         let model = Kernels::modelled_unit();
         let mut on_vectors = None;
         for kernels in Isa::ALL
@@ -1022,16 +1209,16 @@ mod tests {
             .chain([model])
         {
             let run = |qkv: &[f32], layout: Layout| {
-                let mut out = vec![f32::NAN; tokens * hidden];
+                let mut out = vec![f32::NAN; exact.len()];
                 let shared = Shared::new(&mut out);
-                for item in &items(&cu_seqlens, heads, false) {
+                for item in &items(cu_seqlens, heads, kind.window, false) {
                     // SAFETY: one item after the other, and `out` has a row for every token.
-                    unsafe { kernels.attend(item, qkv, layout, true, (shared, hidden)) };
+                    unsafe { kernels.attend(item, qkv, layout, kind, true, (shared, hidden)) };
                 }
                 out
             };
-            let out = run(&qkv, Layout::rows(heads, head_dim));
-            let worst = out.iter().zip(&exact).fold(0f32, |worst, (a, b)| {
+            let out = run(qkv, Layout::rows(heads, head_dim));
+            let worst = out.iter().zip(exact).fold(0f32, |worst, (a, b)| {
                 if (a - b).abs() <= worst {
                     worst
                 } else {
@@ -1039,11 +1226,12 @@ mod tests {
                 }
             });
             println!(
-                "attention on i16, {}: largest error {worst:.2e}",
-                kernels.isa()
+                "attention on i16, {}, window {:?}: largest error {worst:.2e}",
+                kernels.isa(),
+                kind.window
             );
             assert!(worst < 1e-3, "{}: {worst:e}", kernels.isa());
-            assert_eq!(run(&slabs, layout), out, "{} in slabs", kernels.isa());
+            assert_eq!(run(slabs, layout), out, "{} in slabs", kernels.isa());
             // A matrix unit beside the same vectors gives the same bits.
             match (kernels.isa(), &on_vectors) {
                 (Isa::Avx512Vnni, _) => on_vectors = Some(out),

@@ -1,4 +1,4 @@
-//! The element-wise operations: bias addition and GELU.
+//! The element-wise operations: bias addition, GELU and gates.
 
 use crate::isa::Kernels;
 use crate::math;
@@ -23,6 +23,27 @@ impl Kernels {
     /// If `x` is no whole number of rows.
     pub fn bias_gelu(self, x: &mut [f32], bias: &[f32]) {
         self.biased(x, bias, "bias_gelu", true);
+    }
+
+    /// `out[r, c] = gelu(up[r, c]) * up[r, inner + c]`, with the GELU of [`Kernels::bias_gelu`]; `up` is `[rows, 2 * inner]`, `out`
+    /// `[rows, inner]`.
+    ///
+    /// # Panics
+    /// If `out` is no whole number of rows of `inner`, or `up` not twice as long.
+    pub fn gated_gelu(self, up: &[f32], inner: usize, out: &mut [f32]) {
+        if out.is_empty() && up.is_empty() {
+            return;
+        }
+        assert!(
+            inner > 0 && out.len().is_multiple_of(inner) && up.len() == 2 * out.len(),
+            "gated_gelu: up of {} and out of {} values do not fit rows of {inner}",
+            up.len(),
+            out.len(),
+        );
+        parallel::for_each_rows(out, inner, |first, out| {
+            let up = &up[first * 2 * inner..][..2 * out.len()];
+            self.dispatch_f32(Gated { up, inner, out });
+        });
     }
 
     fn biased(self, x: &mut [f32], bias: &[f32], name: &str, gelu: bool) {
@@ -56,6 +77,36 @@ impl Kernel for Biased<'_> {
                 bias_row::<S, true>(s, row, self.bias);
             } else {
                 bias_row::<S, false>(s, row, self.bias);
+            }
+        }
+    }
+}
+
+/// The gates of whole rows.
+struct Gated<'a> {
+    up: &'a [f32],
+    inner: usize,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Gated<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let rows = self.up.chunks_exact(2 * self.inner);
+        for (up, out) in rows.zip(self.out.chunks_exact_mut(self.inner)) {
+            let (up, gate) = up.split_at(self.inner);
+            let mut outs = out.chunks_exact_mut(S::LANES);
+            let mut ups = up.chunks_exact(S::LANES);
+            let mut gates = gate.chunks_exact(S::LANES);
+            for ((out, up), gate) in (&mut outs).zip(&mut ups).zip(&mut gates) {
+                s.store(out, s.mul(math::gelu(s, s.load(up)), s.load(gate)));
+            }
+            let (up, gate) = (ups.remainder(), gates.remainder());
+            if !up.is_empty() {
+                let v = s.mul(math::gelu(s, s.load_first(up)), s.load_first(gate));
+                s.store_first(outs.into_remainder(), v);
             }
         }
     }

@@ -39,6 +39,7 @@ mod aarch64;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
+pub use attention::{AttentionKind, RelativeBias, Rotary};
 pub use int8::{
     EncoderSpace, INT8_LAYOUT, Int8Layer, Int8Matrix, LayerNorm, Levels, PANEL, PackedInt8, Smooth,
     lay_out_int8, pack_int8,

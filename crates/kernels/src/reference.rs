@@ -3,6 +3,8 @@
 
 use std::f64::consts::{PI, SQRT_2};
 
+use crate::attention::{AttentionKind, RelativeBias, Rotary};
+
 /// `x[r, c] += bias[c]`.
 pub fn bias_add(x: &mut [f32], bias: &[f32]) {
     for row in x.chunks_exact_mut(bias.len()) {
@@ -94,35 +96,70 @@ pub fn linear(x: &[f32], w: &[f32], k: usize, bias: &[f32], out: &mut [f32]) {
     }
 }
 
+/// `gelu` of a row's first half, times its second half; `up` is `[rows, 2 * inner]`, `out` `[rows, inner]`.
+pub fn gated_gelu(up: &[f32], inner: usize, out: &mut [f32]) {
+    for (up, out) in up.chunks_exact(2 * inner).zip(out.chunks_exact_mut(inner)) {
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = (gelu(f64::from(up[i])) * f64::from(up[inner + i])) as f32;
+        }
+    }
+}
+
 /// Softmax attention within each sequence of `cu_seqlens`; `qkv` is `[tokens, 3 * hidden]`, `out` `[tokens, hidden]`.
 pub fn attention(
     qkv: &[f32],
     cu_seqlens: &[usize],
     heads: usize,
     head_dim: usize,
+    kind: &AttentionKind<'_>,
     out: &mut [f32],
 ) {
     let hidden = heads * head_dim;
     let at = |token: usize, part: usize, head: usize, c: usize| {
         f64::from(qkv[token * 3 * hidden + part * hidden + head * head_dim + c])
     };
+    // A query's or a key's element, rotated by its token's position.
+    let turned = |token: usize, start: usize, part: usize, head: usize, c: usize| {
+        let Some(Rotary { cos, sin }) = kind.rotary else {
+            return at(token, part, head, c);
+        };
+        let half = head_dim / 2;
+        let place = (token - start) * half + c % half;
+        let (cos, sin) = (f64::from(cos[place]), f64::from(sin[place]));
+        if c < half {
+            at(token, part, head, c) * cos - at(token, part, head, c + half) * sin
+        } else {
+            at(token, part, head, c) * cos + at(token, part, head, c - half) * sin
+        }
+    };
+    let bias = |query: usize, key: usize, head: usize| {
+        kind.bias.map_or(0.0, |RelativeBias { table, reach }| {
+            let distance = (key + reach).saturating_sub(query).min(2 * reach);
+            f64::from(table[head * (2 * reach + 1) + distance])
+        })
+    };
     for bounds in cu_seqlens.windows(2) {
         let tokens = bounds[0]..bounds[1];
         for head in 0..heads {
             for query in tokens.clone() {
-                let logits: Vec<f64> = tokens
+                let keys = tokens
+                    .clone()
+                    .filter(|key| kind.window.is_none_or(|w| key.abs_diff(query) <= w));
+                let start = tokens.start;
+                let logits: Vec<f64> = keys
                     .clone()
                     .map(|key| {
-                        let products =
-                            (0..head_dim).map(|c| at(query, 0, head, c) * at(key, 1, head, c));
-                        products.sum::<f64>() / (head_dim as f64).sqrt()
+                        let products = (0..head_dim).map(|c| {
+                            turned(query, start, 0, head, c) * turned(key, start, 1, head, c)
+                        });
+                        products.sum::<f64>() / (head_dim as f64).sqrt() + bias(query, key, head)
                     })
                     .collect();
                 let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let weights: Vec<f64> = logits.iter().map(|x| (x - largest).exp()).collect();
                 let total = weights.iter().sum::<f64>();
                 for c in 0..head_dim {
-                    let products = tokens
+                    let products = keys
                         .clone()
                         .zip(&weights)
                         .map(|(key, weight)| weight * at(key, 2, head, c));

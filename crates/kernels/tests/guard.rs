@@ -6,8 +6,8 @@
 use std::ops::{Deref, DerefMut};
 
 use kernels::{
-    EncoderSpace, Epilogue, Int8Layer, Int8Matrix, Isa, Kernels, LayerNorm, Levels, LinearShape,
-    Smooth, pack_int8,
+    AttentionKind, EncoderSpace, Epilogue, Int8Layer, Int8Matrix, Isa, Kernels, LayerNorm, Levels,
+    LinearShape, RelativeBias, Rotary, Smooth, pack_int8,
 };
 
 /// At which end of the values the forbidden page begins.
@@ -154,6 +154,24 @@ fn touching_the_guard_ends_a_process() {
 type Call<'a> = dyn Fn(&mut [f32], [&[f32]; 4]) + 'a;
 
 #[test]
+fn gates_stay_within_their_slices() {
+    let mut random = Random(6);
+    for inner in (1..=70).chain([127, 128, 384, 1000]) {
+        for rows in [1, 3] {
+            let up = random.vec(rows * 2 * inner);
+            for (kernels, edge) in everywhere() {
+                let mut want = vec![f32::NAN; rows * inner];
+                kernels.gated_gelu(&up, inner, &mut want);
+                let mut got = Guarded::new(&vec![f32::NAN; rows * inner], edge);
+                kernels.gated_gelu(&Guarded::new(&up, edge), inner, &mut got);
+                let what = format!("gated_gelu of {rows} x {inner}");
+                same(&got, &want, &what, kernels, edge);
+            }
+        }
+    }
+}
+
+#[test]
 fn element_wise_kernels_and_norms_stay_within_their_slices() {
     let mut random = Random(1);
     for n in (1..=70).chain([127, 128, 384, 1000]) {
@@ -272,14 +290,44 @@ fn attention_stays_within_its_slices() {
         let tokens = cu_seqlens[cu_seqlens.len() - 1];
         let hidden = heads * head_dim;
         let qkv = random.vec(tokens * 3 * hidden);
+        let reach = 4;
+        let longest = cu_seqlens.windows(2).map(|bounds| bounds[1] - bounds[0]);
+        let places = longest.max().unwrap_or(0) * (head_dim / 2);
+        let (cos, sin) = (random.vec(places), random.vec(places));
+        let table = random.vec(heads * (2 * reach + 1));
         for (kernels, edge) in everywhere() {
-            let mut want = vec![f32::NAN; tokens * hidden];
-            kernels.attention(&qkv, &cu_seqlens, heads, head_dim, &mut want);
-            let mut got = Guarded::new(&vec![f32::NAN; tokens * hidden], edge);
             let guarded = Guarded::new(&qkv, edge);
-            kernels.attention(&guarded, &cu_seqlens, heads, head_dim, &mut got);
-            let what = format!("attention {cu_seqlens:?} of {heads} heads of {head_dim}");
-            same(&got, &want, &what, kernels, edge);
+            let (cos, sin, table) = (
+                Guarded::new(&cos, edge),
+                Guarded::new(&sin, edge),
+                Guarded::new(&table, edge),
+            );
+            let placed = AttentionKind {
+                rotary: head_dim.is_multiple_of(2).then_some(Rotary {
+                    cos: &cos,
+                    sin: &sin,
+                }),
+                window: None,
+                bias: Some(RelativeBias {
+                    table: &table,
+                    reach,
+                }),
+            };
+            let windowed = AttentionKind {
+                window: Some(7),
+                ..placed
+            };
+            for kind in [AttentionKind::default(), placed, windowed] {
+                let mut want = vec![f32::NAN; tokens * hidden];
+                kernels.attention(&qkv, &cu_seqlens, heads, head_dim, &kind, &mut want);
+                let mut got = Guarded::new(&vec![f32::NAN; tokens * hidden], edge);
+                kernels.attention(&guarded, &cu_seqlens, heads, head_dim, &kind, &mut got);
+                let what = format!(
+                    "attention {cu_seqlens:?} of {heads} heads of {head_dim}, window {:?}",
+                    kind.window
+                );
+                same(&got, &want, &what, kernels, edge);
+            }
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The int8 engine on every instruction set of this machine against plain loops.
 
 use kernels::{
-    EncoderSpace, Int8Layer, Int8Matrix, Isa, Kernels, LayerNorm, Levels, PackedInt8, Smooth,
-    pack_int8, reference,
+    AttentionKind, EncoderSpace, Int8Layer, Int8Matrix, Isa, Kernels, LayerNorm, Levels,
+    PackedInt8, Smooth, pack_int8, reference,
 };
 
 /// Uniform in -1..1.
@@ -254,7 +254,8 @@ fn an_encoder_layer_is_near_the_f32_kernels() {
             };
             let q = linear(&h, qkv, false);
             let mut context = vec![0.0; h.len()];
-            reference::attention(&q, &cu, heads, hidden / heads, &mut context);
+            let kind = AttentionKind::default();
+            reference::attention(&q, &cu, heads, hidden / heads, &kind, &mut context);
             let zero = vec![0.0; hidden];
             let mut a = linear(&context, out, false);
             kernels.bias_residual_layer_norm(&mut a, &zero, &h, &gamma, &beta, 1e-5);

@@ -3,7 +3,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use kernels::{Epilogue, Isa, Kernels, LinearShape, reference};
+use kernels::{
+    AttentionKind, Epilogue, Isa, Kernels, LinearShape, RelativeBias, Rotary, reference,
+};
 
 /// Uniform in -1..1.
 struct Random(u64);
@@ -98,6 +100,25 @@ fn bias_add_and_gelu_match_the_oracle_at_every_row_length() {
             }
         }
     }
+}
+
+#[test]
+fn gates_match_the_oracle_at_every_row_length() {
+    let mut random = Random(13);
+    for inner in (1..=70).chain([384, 1000, 2624]) {
+        for rows in [1, 2, 5] {
+            let up = random.scaled(rows * 2 * inner, 6.0);
+            let mut want = vec![0.0; rows * inner];
+            reference::gated_gelu(&up, inner, &mut want);
+            for kernels in every_isa() {
+                let mut got = vec![f32::NAN; rows * inner];
+                kernels.gated_gelu(&up, inner, &mut got);
+                let error = error(&got, &want);
+                assert!(error < 3e-6, "{} {inner}: {error:e}", kernels.isa());
+            }
+        }
+    }
+    Kernels::detect().gated_gelu(&[], 3, &mut []);
 }
 
 #[test]
@@ -357,10 +378,136 @@ fn cu_seqlens(lens: &[usize]) -> Vec<usize> {
     cu
 }
 
-fn attend(kernels: Kernels, qkv: &[f32], cu: &[usize], heads: usize, head_dim: usize) -> Vec<f32> {
+fn attend_as(
+    kernels: Kernels,
+    qkv: &[f32],
+    cu: &[usize],
+    heads: usize,
+    head_dim: usize,
+    kind: &AttentionKind<'_>,
+) -> Vec<f32> {
     let mut out = vec![f32::NAN; qkv.len() / 3];
-    kernels.attention(qkv, cu, heads, head_dim, &mut out);
+    kernels.attention(qkv, cu, heads, head_dim, kind, &mut out);
     out
+}
+
+fn attend(kernels: Kernels, qkv: &[f32], cu: &[usize], heads: usize, head_dim: usize) -> Vec<f32> {
+    attend_as(kernels, qkv, cu, heads, head_dim, &PLAIN)
+}
+
+const PLAIN: AttentionKind<'static> = AttentionKind {
+    rotary: None,
+    window: None,
+    bias: None,
+};
+
+/// The tables of attentions with positions.
+struct Tables {
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    bias: Vec<f32>,
+    reach: usize,
+}
+
+impl Tables {
+    fn new(
+        random: &mut Random,
+        heads: usize,
+        head_dim: usize,
+        positions: usize,
+        reach: usize,
+    ) -> Self {
+        let half = head_dim / 2;
+        let angle = |i: usize| {
+            let exponent = (i % half) as f64 / half as f64;
+            (i / half) as f64 * 1e4f64.powf(-exponent)
+        };
+        let angles = || (0..positions * half).map(angle);
+        Self {
+            cos: angles().map(|angle| angle.cos() as f32).collect(),
+            sin: angles().map(|angle| angle.sin() as f32).collect(),
+            bias: random.scaled(heads * (2 * reach + 1), 2.0),
+            reach,
+        }
+    }
+
+    fn kind(&self, rotary: bool, window: Option<usize>, bias: bool) -> AttentionKind<'_> {
+        AttentionKind {
+            rotary: rotary.then_some(Rotary {
+                cos: &self.cos,
+                sin: &self.sin,
+            }),
+            window,
+            bias: bias.then_some(RelativeBias {
+                table: &self.bias,
+                reach: self.reach,
+            }),
+        }
+    }
+}
+
+#[test]
+fn attention_with_positions_and_windows_matches_the_oracle() {
+    let mut random = Random(14);
+    // Around the borders of vectors, tiles, windows, a windowed item's 128 queries and a block's 256 keys.
+    let lens = [
+        1, 2, 5, 6, 7, 11, 12, 16, 17, 33, 63, 64, 65, 66, 127, 128, 129, 130, 191, 193, 255, 256,
+        257, 258, 385, 513, 600,
+    ];
+    let cu = cu_seqlens(&lens);
+    for (heads, head_dim, reach) in [(2, 32, 20), (1, 20, 1000), (3, 2, 0)] {
+        let hidden = heads * head_dim;
+        let tables = Tables::new(&mut random, heads, head_dim, 600, reach);
+        let qkv = random.scaled(cu[lens.len()] * 3 * hidden, 2.0);
+        for (rotary, window, bias) in [
+            (true, None, false),
+            (false, None, true),
+            (false, Some(0), false),
+            (false, Some(5), true),
+            (true, Some(64), false),
+            (true, Some(65), true),
+            (false, Some(200), false),
+            (true, Some(usize::MAX), true),
+        ] {
+            let kind = tables.kind(rotary, window, bias);
+            let mut want = vec![0.0; qkv.len() / 3];
+            reference::attention(&qkv, &cu, heads, head_dim, &kind, &mut want);
+            for kernels in every_isa() {
+                let got = attend_as(kernels, &qkv, &cu, heads, head_dim, &kind);
+                let error = error(&got, &want);
+                assert!(
+                    error < 8e-6,
+                    "{} {heads} heads of {head_dim}, rotary {rotary}, window {window:?}, bias {bias}: {error:e}",
+                    kernels.isa()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_beyond_a_window_do_not_matter_however_large() {
+    let mut random = Random(15);
+    let (head_dim, len, window) = (16, 700, 64);
+    let row = 3 * head_dim;
+    let plain = random.vec(len * row);
+    let mut strange = plain.clone();
+    for token in (0..len).filter(|token| token.abs_diff(350) > window) {
+        for v in &mut strange[token * row + head_dim..(token + 1) * row] {
+            *v *= 1e4;
+        }
+    }
+    let kind = AttentionKind {
+        window: Some(window),
+        ..PLAIN
+    };
+    for kernels in every_isa() {
+        let [a, b] = [&plain, &strange].map(|qkv| {
+            let out = attend_as(kernels, qkv, &[0, len], 1, head_dim, &kind);
+            out[350 * head_dim..][..head_dim].to_vec()
+        });
+        assert_eq!(bits(&a), bits(&b), "{}", kernels.isa());
+    }
 }
 
 #[test]
@@ -379,7 +526,7 @@ fn attention_matches_the_oracle_for_every_length_and_head_size() {
         let hidden = heads * head_dim;
         let qkv = random.scaled(cu[lens.len()] * 3 * hidden, 2.0);
         let mut want = vec![0.0; qkv.len() / 3];
-        reference::attention(&qkv, &cu, heads, head_dim, &mut want);
+        reference::attention(&qkv, &cu, heads, head_dim, &PLAIN, &mut want);
         for kernels in every_isa() {
             let error = error(&attend(kernels, &qkv, &cu, heads, head_dim), &want);
             assert!(
@@ -399,7 +546,7 @@ fn attention_takes_huge_logits_without_overflow() {
     // Logits up to about 1e10: each query's weight goes to one key, and the output is that key's value.
     let qkv = random.scaled(317 * 3 * 64, 1e4);
     let mut want = vec![0.0; 317 * 64];
-    reference::attention(&qkv, &cu, heads, head_dim, &mut want);
+    reference::attention(&qkv, &cu, heads, head_dim, &PLAIN, &mut want);
     for kernels in every_isa() {
         let got = attend(kernels, &qkv, &cu, heads, head_dim);
         assert!(got.iter().all(|x| x.is_finite()));
@@ -430,27 +577,28 @@ fn a_sequence_of_attention_has_the_same_bits_alone_in_any_batch_and_on_any_numbe
     let lens = [16, 1, 300, 47, 700, 33];
     let cu = cu_seqlens(&lens);
     let qkv = random.vec(cu[lens.len()] * row);
-    for kernels in every_isa() {
-        let batch = on_threads(2, || bits(&attend(kernels, &qkv, &cu, heads, head_dim)));
+    let tables = Tables::new(&mut random, heads, head_dim, 700, 128);
+    let kinds = [
+        PLAIN,
+        tables.kind(true, None, true),
+        tables.kind(true, Some(64), false),
+        tables.kind(false, Some(150), true),
+    ];
+    for (kernels, kind) in every_isa().flat_map(|kernels| kinds.map(|kind| (kernels, kind))) {
+        let attend =
+            |qkv: &[f32], cu: &[usize]| bits(&attend_as(kernels, qkv, cu, heads, head_dim, &kind));
+        let what = format!("{}, window {:?}", kernels.isa(), kind.window);
+        let batch = on_threads(2, || attend(&qkv, &cu));
         for threads in [1, 3, 16] {
-            let again = on_threads(threads, || {
-                bits(&attend(kernels, &qkv, &cu, heads, head_dim))
-            });
-            assert!(again == batch, "{} {threads} threads", kernels.isa());
+            let again = on_threads(threads, || attend(&qkv, &cu));
+            assert!(again == batch, "{what}: {threads} threads");
         }
         for bounds in cu.windows(2) {
             let (start, end) = (bounds[0], bounds[1]);
-            let alone = attend(
-                kernels,
-                &qkv[start * row..end * row],
-                &[0, end - start],
-                heads,
-                head_dim,
-            );
+            let alone = attend(&qkv[start * row..end * row], &[0, end - start]);
             assert!(
-                bits(&alone) == batch[start * row / 3..end * row / 3],
-                "{} tokens {start}..{end}",
-                kernels.isa()
+                alone == batch[start * row / 3..end * row / 3],
+                "{what}: tokens {start}..{end}"
             );
         }
     }
@@ -590,10 +738,36 @@ fn wrong_lengths_panic_with_the_operation_and_both_lengths() {
             "{seen}"
         );
     }
-    let seen = message(&mut || kernels.attention(&[0.0; 24], &[0, 2], 1, 4, &mut [0.0; 9]));
+    let seen = message(&mut || kernels.attention(&[0.0; 24], &[0, 2], 1, 4, &PLAIN, &mut [0.0; 9]));
     assert!(seen.contains("attention: out of 9 values"), "{seen}");
     for cu in [&[][..], &[1, 2], &[0, 2, 1]] {
-        let seen = message(&mut || kernels.attention(&[0.0; 24], cu, 1, 4, &mut [0.0; 8]));
+        let seen = message(&mut || kernels.attention(&[0.0; 24], cu, 1, 4, &PLAIN, &mut [0.0; 8]));
         assert!(seen.contains("cu_seqlens"), "{seen}");
     }
+    let tables = Tables::new(&mut Random(16), 1, 4, 1, 3);
+    for (kind, expected) in [
+        (
+            tables.kind(true, None, false),
+            "cos of 2 and sin of 2 values do not fit 2 positions of 2",
+        ),
+        (
+            AttentionKind {
+                bias: Some(RelativeBias {
+                    table: &[0.0; 6],
+                    reach: 3,
+                }),
+                ..PLAIN
+            },
+            "bias of 6 values does not fit 1 heads of a reach of 3",
+        ),
+    ] {
+        let seen =
+            message(&mut || kernels.attention(&[0.0; 24], &[0, 2], 1, 4, &kind, &mut [0.0; 8]));
+        assert!(seen.contains(expected), "{seen}");
+    }
+    let seen = message(&mut || kernels.gated_gelu(&[0.0; 9], 2, &mut [0.0; 4]));
+    assert!(
+        seen.contains("gated_gelu: up of 9 and out of 4 values"),
+        "{seen}"
+    );
 }

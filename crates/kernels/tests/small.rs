@@ -2,8 +2,8 @@
 //! enough steps for an interpreter, which finds in them what no CPU shows (`make miri`).
 
 use kernels::{
-    EncoderSpace, Epilogue, Int8Layer, Int8Matrix, Isa, Kernels, LayerNorm, Levels, LinearShape,
-    PackedInt8, Smooth, pack_int8, reference,
+    AttentionKind, EncoderSpace, Epilogue, Int8Layer, Int8Matrix, Isa, Kernels, LayerNorm, Levels,
+    LinearShape, PackedInt8, Smooth, pack_int8, reference,
 };
 
 fn ramp(len: usize) -> Vec<f32> {
@@ -77,9 +77,10 @@ fn sequences_attend_to_themselves() {
             let hidden = heads * head_dim;
             let qkv = ramp(tokens * 3 * hidden);
             let mut got = vec![f32::NAN; tokens * hidden];
-            kernels.attention(&qkv, &cu_seqlens, heads, head_dim, &mut got);
+            let kind = AttentionKind::default();
+            kernels.attention(&qkv, &cu_seqlens, heads, head_dim, &kind, &mut got);
             let mut want = vec![f32::NAN; tokens * hidden];
-            reference::attention(&qkv, &cu_seqlens, heads, head_dim, &mut want);
+            reference::attention(&qkv, &cu_seqlens, heads, head_dim, &kind, &mut want);
             near(&got, &want, 1e-4, "attention");
         }
     });

@@ -4,7 +4,11 @@
 //! the rows of one product, the head's dimensions those of the other; queries are the columns of both. Softmax between the two
 //! has a query a lane, as on the vector registers, and does the same in the same order.
 
-use crate::attention::{Attend, KEYS, WEIGHT_SUM, pair_weights, quantize_lanes, weight};
+use std::ops::Range;
+
+use crate::attention::{
+    Attend, KEYS, TURNED, WEIGHT_SUM, offset_logit, pair_weights, quantize_lanes, weight,
+};
 use crate::matrix_unit::{
     BLOCK, Left, MatrixUnit, PlaneSums, ROWS, STEP, TileSums, UnitKernel, as_floats,
 };
@@ -47,8 +51,9 @@ impl<'a> RowPlanes<'a> {
         }
     }
 
-    fn left(&self, row: usize) -> [Left; 2] {
-        let (at, stride) = (row * self.stride, self.stride);
+    /// The rows from `row` on, without their first `skipped` bytes.
+    fn left(&self, row: usize, skipped: usize) -> [Left; 2] {
+        let (at, stride) = (row * self.stride + skipped, self.stride);
         let (upper, lower) = (self.upper[at..].as_ptr(), self.lower[at..].as_ptr());
         [
             Left {
@@ -147,12 +152,15 @@ struct Block<'a> {
     keys: usize,
     head_dim: usize,
     /// A row for each key.
-    packed_keys: RowPlanes<'a>,
+    packed_keys: &'a RowPlanes<'a>,
     /// A row for each dimension.
-    values: RowPlanes<'a>,
+    values: &'a RowPlanes<'a>,
     key_scales: &'a [f32],
     value_scale: f32,
+    /// As in [`crate::attention::Block`], but in whole steps of the product over keys.
     first: bool,
+    seen: Range<usize>,
+    offsets: Option<&'a [f32]>,
 }
 
 impl UnitKernel for AttendOnUnit<'_> {
@@ -170,7 +178,7 @@ impl UnitKernel for AttendOnUnit<'_> {
         let mut scratch = Buffer::take(
             Slot::Thread,
             // States; logits, their planes; keys' planes; values' planes; scales of keys; keys' i16 or values' pairs; the same of
-            // values with dimensions for rows, or a tile of queries.
+            // values with dimensions for rows, or a tile of queries; rows that are rotated; what is added to logits.
             count * Queries::len(d)
                 + largest * WIDTH
                 + largest * WIDTH / 2
@@ -178,7 +186,9 @@ impl UnitKernel for AttendOnUnit<'_> {
                 + largest * dimensions / 2
                 + largest
                 + largest * d / 2
-                + (largest * d / 2).max(d * WIDTH),
+                + (largest * d / 2).max(d * WIDTH)
+                + TURNED * d
+                + attend.offsets_len(count * WIDTH),
         );
         let (states, rest) = scratch.split_at_mut(count * Queries::len(d));
         let (logits, rest) = rest.split_at_mut(largest * WIDTH);
@@ -186,20 +196,24 @@ impl UnitKernel for AttendOnUnit<'_> {
         let (packed_keys, rest) = rest.split_at_mut(largest * key_stride / 2);
         let (values, rest) = rest.split_at_mut(largest * dimensions / 2);
         let (key_scales, rest) = rest.split_at_mut(largest);
-        let (rows, turned) = rest.split_at_mut(largest * d / 2);
+        let (rows, rest) = rest.split_at_mut(largest * d / 2);
+        let (turned, rest) = rest.split_at_mut((largest * d / 2).max(d * WIDTH));
+        let (rotated, offsets) = rest.split_at_mut(TURNED * d);
+        let offsets = attend.offsets(std::f32::consts::LOG2_E, offsets);
 
         for (tile, state) in states.chunks_exact_mut(Queries::len(d)).enumerate() {
             let first = tile * WIDTH;
             let lanes = WIDTH.min(queries - first);
             let mut state = Queries::new(state, d);
-            attend.queries_to_planes(s, first, lanes, turned, &mut state);
+            attend.queries_to_planes(s, first, lanes, (turned, rotated), &mut state);
         }
         let mut weights = ColumnPlanes::new(weights);
         let (mut sums, mut all) = (PlaneSums::ZERO, TileSums::ZERO);
         for block in 0..blocks {
             let start = panel_start(block, blocks, keys);
-            let keys = panel_start(block + 1, blocks, keys) - start;
-            attend.quantize_keys(s, start, keys, rows, key_scales);
+            let later = keys - panel_start(block + 1, blocks, keys);
+            let keys = keys - later - start;
+            attend.quantize_keys(s, start, keys, rows, key_scales, rotated);
             let mut key_planes = RowPlanes::new(packed_keys, key_stride);
             for (key, row) in as_halves(&mut rows[..keys * d / 2])
                 .chunks_exact(d)
@@ -215,18 +229,25 @@ impl UnitKernel for AttendOnUnit<'_> {
             for (row, values) in rows_of_pairs.chunks_exact(2 * pairs).enumerate() {
                 value_planes.split(row, values);
             }
-            let block = Block {
-                keys,
-                head_dim: d,
-                packed_keys: key_planes,
-                values: value_planes,
-                key_scales: &key_scales[..keys],
-                value_scale,
-                first: block == 0,
-            };
             for (tile, state) in states.chunks_exact_mut(Queries::len(d)).enumerate() {
+                let first = tile * WIDTH;
+                let lanes = WIDTH.min(queries - first);
+                let Some((seen, is_first)) = attend.seen(first, lanes, start, keys, STEP) else {
+                    continue;
+                };
+                let block = Block {
+                    keys,
+                    head_dim: d,
+                    packed_keys: &key_planes,
+                    values: &value_planes,
+                    key_scales: &key_scales[..keys],
+                    value_scale,
+                    first: is_first,
+                    seen,
+                    offsets: offsets.map(|offsets| &offsets[first + later..]),
+                };
                 let state = Queries::new(state, d);
-                let columns = (queries - tile * WIDTH).min(WIDTH).div_ceil(ROWS);
+                let columns = lanes.div_ceil(ROWS);
                 attend_tile::<S, U>(
                     s,
                     &tiles,
@@ -249,14 +270,15 @@ impl UnitKernel for AttendOnUnit<'_> {
 }
 
 impl Attend<'_> {
-    /// Quantizes `lanes` queries from number `first` of the item on; `turned` is room for them, `[head_dim, WIDTH]`.
+    /// Quantizes `lanes` queries from number `first` of the item on; `turned` is room for them, `[head_dim, WIDTH]`, `rotated` for
+    /// [`Self::rows`].
     #[inline(always)]
     fn queries_to_planes<S: Simd>(
         &self,
         s: S,
         first: usize,
         lanes: usize,
-        turned: &mut [f32],
+        (turned, rotated): (&mut [f32], &mut [f32]),
         state: &mut Queries<'_>,
     ) {
         let d = self.head_dim;
@@ -265,14 +287,13 @@ impl Attend<'_> {
         for vector in (0..lanes).step_by(S::LANES) {
             let token = self.item.queries.start + first + vector;
             let rows = S::LANES.min(lanes - vector);
-            // The last row's bounds; the rows before it end earlier.
-            self.part(token + rows - 1, 0);
-            // SAFETY: `rows` rows of `d` values a token apart lie within `qkv` (just checked); the destination is `d` rows of
-            // WIDTH, of which LANES from `vector` on are written.
+            let (values, stride) = self.rows(s, (token, rows), 0, rotated);
+            // SAFETY: `values` is `rows` rows of `d` values `stride` apart; the destination is `d` rows of WIDTH, of which LANES
+            // from `vector` on are written.
             unsafe {
                 transpose(
                     s,
-                    (self.part(token, 0).as_ptr(), self.layout.token),
+                    (values.as_ptr(), stride),
                     (rows, d),
                     (turned.as_mut_ptr().add(vector), WIDTH),
                     d,
@@ -328,10 +349,11 @@ fn attend_tile<S: Simd, U: MatrixUnit>(
         before.copy_from_slice(&state.max[..WIDTH]);
     }
     state.max[..WIDTH].copy_from_slice(&before);
-    for row in (0..block.keys).step_by(ROWS) {
+    let seen = block.seen.clone();
+    for row in seen.clone().step_by(ROWS) {
         let count = ROWS.min(block.keys - row);
         for column in 0..columns {
-            let left = block.packed_keys.left(row);
+            let left = block.packed_keys.left(row, 0);
             let right = state.planes.right(column);
             // SAFETY: rows of their stride, 16 of them because the planes have room for whole steps of keys; columns of as
             // many bytes.
@@ -355,6 +377,18 @@ fn attend_tile<S: Simd, U: MatrixUnit>(
         }
     }
 
+    if let Some(offsets) = block.offsets {
+        for first in (0..used).step_by(S::LANES) {
+            let mut max = s.load(&before[first..]);
+            for key in seen.clone() {
+                let offsets = &offsets[block.keys - 1 - key + first..];
+                max = offset_logit(s, &mut logits[key * WIDTH + first..], offsets, max);
+            }
+            s.store(&mut state.max[first..], max);
+        }
+    }
+    let (keys, logits) = (seen.len(), &mut logits[seen.start * WIDTH..]);
+
     // As on the vector registers: the weights, what was summed before, and what a quantized weight counts.
     let mut decay = [0.0; WIDTH];
     let mut unit = [0.0; WIDTH];
@@ -363,7 +397,7 @@ fn attend_tile<S: Simd, U: MatrixUnit>(
         let total = &mut state.total[first..];
         let mut sum = s.splat(0.0);
         let logits = &mut logits[first..];
-        for key in 0..block.keys {
+        for key in 0..keys {
             let logit = &mut logits[key * WIDTH..];
             let weight = weight::<S, true>(s, s.sub(s.load(logit), max));
             s.store(logit, weight);
@@ -371,7 +405,7 @@ fn attend_tile<S: Simd, U: MatrixUnit>(
         }
         let one = s.mul(sum, s.splat(1.0 / WEIGHT_SUM));
         let factor = s.div(s.splat(WEIGHT_SUM), sum);
-        pair_weights(s, logits, block.keys, WIDTH, factor);
+        pair_weights(s, logits, keys, WIDTH, factor);
         if !block.first {
             let weight = weight::<S, true>(s, s.sub(s.load(&before[first..]), max));
             sum = s.mul_add(s.load(total), weight, sum);
@@ -382,7 +416,7 @@ fn attend_tile<S: Simd, U: MatrixUnit>(
         s.store(&mut unit[first..], one);
     }
     let words = as_words(logits);
-    for quad in 0..block.keys.div_ceil(4) {
+    for quad in 0..keys.div_ceil(4) {
         let (first, second) = words[2 * quad * WIDTH..].split_at(WIDTH);
         weights.split(quad, first, second);
     }
@@ -390,12 +424,12 @@ fn attend_tile<S: Simd, U: MatrixUnit>(
     for row in (0..block.head_dim).step_by(ROWS) {
         let count = ROWS.min(block.head_dim - row);
         for column in 0..columns {
-            let left = block.values.left(row);
+            let left = block.values.left(row, seen.start);
             let right = weights.right(column);
-            // SAFETY: rows of their stride, 16 of them because the planes have room for whole tiles of dimensions; columns
-            // of as many bytes.
+            // SAFETY: the seen part of rows of their stride, which is whole steps because it begins with one and ends with one or
+            // the block, 16 of them because the planes have room for whole tiles of dimensions; columns of as many bytes.
             unsafe {
-                let steps = block.values.stride / STEP;
+                let steps = keys.div_ceil(STEP);
                 U::product_of_planes(tiles, left, right, steps, sums);
             }
             sums.combine(all);

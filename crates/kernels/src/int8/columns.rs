@@ -4,7 +4,7 @@
 //! weights. Here each weight is read once by all threads together, at the price of more waits for each other: rows are
 //! quantized and normed by rows, and multiplied by columns, in turns. What is computed is the same, to the bit.
 
-use crate::attention::{Item, Layout};
+use crate::attention::{AttentionKind, Item, Layout};
 use crate::int8::encoder::{Int8Layer, PAD};
 use crate::int8::product::{Out, Scale};
 use crate::int8::tiles::{Operands, SharedRows, multiply, product_len, rows_words};
@@ -157,7 +157,8 @@ impl Pass<'_> {
                     // SAFETY: see above. All of `qkv` was written by the phase before and is only read in this one.
                     unsafe {
                         let qkv = self.qkv.read(0, self.qkv_len);
-                        kernels.attend(item, qkv, self.layout, true, (self.context, stride));
+                        let kind = AttentionKind::default();
+                        kernels.attend(item, qkv, self.layout, &kind, true, (self.context, stride));
                     }
                 }
                 Step::Gather => {

@@ -5,7 +5,7 @@
 //! and values) while the block's activations stay in its second-level cache: two waits for the other threads a layer, and
 //! no intermediate matrix in memory but queries, keys, values and attention's result.
 
-use crate::attention::{Layout, items};
+use crate::attention::{AttentionKind, Layout, items};
 use crate::int8::columns::{Own, Pass};
 use crate::int8::means::{Dots, Means};
 use crate::int8::product::{Out, Rows, Scale};
@@ -152,8 +152,8 @@ impl Kernels {
             Layout::rows(heads, head_dim)
         };
         let hidden = Shared::new(&mut hidden[..tokens * width]);
-        let all_items = items(cu_seqlens, heads, false);
-        let first_items = items(cu_seqlens, heads, true);
+        let all_items = items(cu_seqlens, heads, None, false);
+        let first_items = items(cu_seqlens, heads, None, true);
         let threads = rayon::current_num_threads();
         if self.has_unit() && threads > 1 && tokens < COLUMNS_BELOW * threads {
             let [bytes, scales, attended, wide] = Own::lens(layers, tokens);
@@ -203,7 +203,8 @@ impl Kernels {
                 // SAFETY: see above. All of `qkv` was written by the phase before and is only read in this one.
                 unsafe {
                     let qkv = qkv.read(0, qkv_len);
-                    self.attend(item, qkv, layout, true, (context, width + PAD));
+                    let kind = AttentionKind::default();
+                    self.attend(item, qkv, layout, &kind, true, (context, width + PAD));
                 }
                 return;
             }
