@@ -24,13 +24,13 @@ TAG ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 
 # A target with `## TEXT` is in `make help`, one with `#- TEXT` in `make suites`.
-.PHONY: $(shell sed -nE 's/^([a-z0-9-]+):.*/\1/p' $(MAKEFILE_LIST))
+.PHONY: $(shell sed -nE 's/^([a-z0-9-]+( [a-z0-9-]+)*):.*/\1/p' $(MAKEFILE_LIST))
 TAIL := $(shell sed -nE 's/^([a-z0-9-]+):.* \#- .*/\1/p' $(MAKEFILE_LIST))
 
 ## Start
 
 help:
-	@sed -nE -e 's/^## (.*)/\1/p' -e 's/^([a-z0-9-]+):.* ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -nE -e 's/^## (.*)/\1/p' -e 's/^([a-z0-9-]+)[a-z0-9 -]*:.* ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
 
 run: build ## serve on $PORT (8000), by default the bundled demo model
 	@mkdir -p run
@@ -46,7 +46,7 @@ endif
 $(DEMO)/packed.safetensors: $(BINARY) $(addprefix $(DEMO)/,config.json tokenizer.json model.safetensors)
 	$(BINARY) pack --model $(DEMO)
 
-logs: ## follow the log of `make run` and `make run-image`
+logs: #- follow the log of `make run` and `make run-image`
 	@mkdir -p run && touch $(LOG)
 	tail -n 100 -F $(LOG)
 
@@ -59,7 +59,7 @@ invoke: event build #- send EVENT=events/….json through the real Lambda runtim
 verify: build ## compare the model with its published scores (MODEL_DIR, MODEL_NAME)
 	$(BINARY) verify
 
-clean: ## remove the files that were built and run
+clean: #- remove the files that were built and run
 	cargo clean
 	rm -rf run
 
@@ -79,7 +79,7 @@ check: fmt lint test check-image check-aws check-azure ## `make fmt lint test`, 
 fmt: #- check the format
 	cargo fmt --all --check
 
-lint: ## clippy, warnings denied
+lint: #- clippy, warnings denied
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 docs: ## write the generated parts of docs/reference from the program
@@ -91,6 +91,9 @@ suite: ## run more tests, as in SUITES="s3 load"; `make suites` lists them
 
 suites:
 	@sed -nE 's/^([a-z0-9-]+):.* #- (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+bench: build $(SYNTHETIC)/model.safetensors ## time a full-size model beside PyTorch, ONNX Runtime and OpenVINO; keeps a record (ARGS)
+	$(PYTHON) bench/run.py $(ARGS)
 
 ## Deploy
 
@@ -197,10 +200,7 @@ bench-gpu: cuda | $(PYTHON) #- on a machine with a GPU: parity with f32, memory 
 check-bench-gpu: build #- the same script on the CPU, with small workloads, to see that it works
 	DEVICE=cpu bench/gpu/device.sh $(BINARY) --rounds 2
 
-## Measure
-
-bench: build $(SYNTHETIC)/model.safetensors ## time a full-size model beside PyTorch, ONNX Runtime and OpenVINO; keeps a record (ARGS)
-	$(PYTHON) bench/run.py $(ARGS)
+# Measuring, and numbers beside PyTorch
 
 fidelity: build | $(PYTHON) #- the difference of int8 from f32, on three models; ARGS="--data DIR" compares rankings too
 	$(PYTHON) bench/fidelity.py $(ARGS)
