@@ -20,6 +20,11 @@ module "lambda" {
   start                   = var.start
   provisioned_concurrency = var.provisioned_concurrency
   init_budget_s           = var.init_budget_s
+  rollout                 = var.rollout
+  probe_key_secret_arn    = var.probe_key_secret_arn
+  keep_versions           = var.keep_versions
+  metrics                 = var.metrics
+  dashboard               = var.dashboard
   stable_version          = var.stable_version
   canary_weight           = var.canary_weight
   model_uri               = var.model_uri

@@ -22,7 +22,7 @@ moved {
 
 moved {
   from = aws_lambda_alias.live
-  to   = module.lambda.aws_lambda_alias.live
+  to   = module.lambda.aws_lambda_alias.live[0]
 }
 
 moved {

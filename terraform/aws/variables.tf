@@ -91,6 +91,24 @@ variable "canary_weight" {
   default     = 0
 }
 
+variable "rollout" {
+  description = "How CodeDeploy moves calls to a new version: AllAtOnce, Canary10Percent5Minutes and so on, after a check of the new version, and back when an alarm rises. Empty for Terraform itself: at once, or by stable_version and canary_weight. A stack that is deployed changes between the two by `terraform state mv` (README)."
+  type        = string
+  default     = ""
+}
+
+variable "probe_key_secret_arn" {
+  description = "Secret whose text is one API key, with which the check of a new version scores. Without it, and with keys, the check only waits for /ready."
+  type        = string
+  default     = ""
+}
+
+variable "keep_versions" {
+  description = "Versions that are kept, counted from the newest, beside those that the alias uses; older ones are removed once a day. 0 keeps all. With SnapStart each costs $13.67 a month at 3,538 MB."
+  type        = number
+  default     = 10
+}
+
 # Model and service
 
 variable "create_model_bucket" {
@@ -207,6 +225,18 @@ variable "kms_key_arn" {
     condition     = can(regex("^(arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/.+)?$", var.kms_key_arn))
     error_message = "kms_key_arn: the ARN of a key."
   }
+}
+
+variable "metrics" {
+  description = "minimal: five metrics by function, counted from the log's request lines. full: also the service's own by route and dialect, at $0.30 a month for each combination."
+  type        = string
+  default     = "minimal"
+}
+
+variable "dashboard" {
+  description = "Make a dashboard of CloudWatch. An account has three for nothing; each further one costs $3 a month."
+  type        = bool
+  default     = true
 }
 
 variable "tracing" {

@@ -181,3 +181,17 @@ module "functions" {
   request_timeout_seconds = var.request_timeout_seconds
   otlp_endpoint           = var.otlp_endpoint
 }
+
+# What an operator looks at first, from the container apps' log. tests/terraform/dashboards.py holds its fields to what the program writes.
+resource "azurerm_application_insights_workbook" "this" {
+  count = var.image == null && var.gpu_image == null ? 0 : 1
+
+  # Azure wants a UUID for a name: the same one at every apply.
+  name                = uuidv5("url", "${azurerm_resource_group.this.id}/reranker")
+  display_name        = var.name
+  resource_group_name = azurerm_resource_group.this.name
+  location            = azurerm_resource_group.this.location
+  source_id           = lower(azurerm_log_analytics_workspace.this.id)
+  data_json           = file("${path.module}/workbook.json")
+  tags                = local.tags
+}

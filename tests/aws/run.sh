@@ -48,6 +48,10 @@ if [[ -x $program ]]; then
     emulator=$("$bin/python" -c 'import pathlib, samcli; print(pathlib.Path(samcli.__file__).parent / "local/rapid")')/aws-lambda-rie-$arch
     "$bin/python" tests/aws/bulk.py "$program" "$emulator" "$work/bulk"
     "$bin/cfn-lint" --regions us-east-1 -- "$work/bulk/bulk.json"
+
+    step "what looks at a version before callers reach it, and removes old ones"
+    tools moto tests/s3/requirements.txt
+    "$work/moto/bin/python" tests/aws/rollout.py "$program" "$emulator" "$work/rollout"
 else
     echo "there is no $program: build it with cargo build --release" >&2
     exit 2
@@ -55,4 +59,5 @@ fi
 
 step "Terraform"
 python3 tests/terraform/tables.py --check
+python3 tests/terraform/dashboards.py
 tests/terraform/run.sh terraform/aws

@@ -111,6 +111,8 @@ def translate(template, values):
     template = copy.deepcopy(template)
     # `sam build` and `sam deploy` put the pushed image's address here.
     template["Resources"]["Reranker"]["Properties"]["ImageUri"] = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/reranker:tag"
+    for name in ("Check", "OldVersions"):
+        template["Resources"][name]["Properties"]["CodeUri"] = {"Bucket": "code", "Key": name}
     return Translator({}, Parser()).translate(template, values)
 
 
@@ -127,7 +129,7 @@ def check(name, translated, values):
         for key, resource in translated["Resources"].items()
         if conditions.get(resource.get("Condition"), True)
     }
-    function = only(resources, "AWS::Lambda::Function")
+    function = resources["Reranker"]["Properties"]
     alias = only(resources, "AWS::Lambda::Alias")
     snapshots, provisioned = "SnapStart" in function, "ProvisionedConcurrencyConfig" in alias
     assert snapshots == (values["Start"] == "snap-start"), "SnapStart does not follow Start"
@@ -148,22 +150,29 @@ def check(name, translated, values):
     forgotten = (kept & values.keys()) - by_hand - references({"Fn::Sub": description})
     assert not forgotten, f"{name}: a change of {forgotten} would publish no version"
     # CloudFormation replaces the version where its description changes, and Lambda refuses to publish one of a function that did not change.
-    whole = next(resource["Properties"] for resource in translated["Resources"].values() if resource["Type"] == "AWS::Lambda::Function")
+    whole = translated["Resources"]["Reranker"]["Properties"]
     unchanged = references({"Fn::Sub": description}) - references(whole)
     assert not unchanged, f"{name}: a change of {unchanged} alone would fail, as the function stays the same"
 
     variables = function["Environment"]["Variables"]
     written = {key for key, value in variables.items() if not isinstance(value, dict)}
-    assert written <= {"MODEL_DIR"}, f"a value stands in the template: {written}"
+    assert written <= {"MODEL_DIR", "EMF_METRICS"}, f"a value stands in the template: {written}"
     assert ("API_KEYS" in variables) == bool(values["ApiKeysSecretArn"])
     assert (variables["MODEL_DIR"] != "/model") == bool(values["ModelUri"])
 
-    policies = resources["Role"]["Properties"]["Policies"]
+    policies = [policy for role in ("Role", "CheckRole", "OldVersionsRole") for policy in resources[role]["Properties"]["Policies"]]
     statements = [statement for policy in policies for statement in policy["PolicyDocument"]["Statement"]]
     for statement in statements:
         actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
         assert not any("*" in action for action in actions), f"{name}: a wildcard in {actions}"
         assert statement["Resource"] != "*" or all(action.startswith("xray:") for action in actions), f"{name}: {actions} on everything"
+
+    group = only(resources, "AWS::CodeDeploy::DeploymentGroup")
+    watched = {alarm["Name"]["Ref"] for alarm in group["AlarmConfiguration"]["Alarms"]}
+    assert watched == {"ErrorsAlarm", "ThrottlesAlarm", "OwnErrorsAlarm", "NewVersionErrorsAlarm", "NewVersionSlowAlarm"}, watched
+    update = translated["Resources"]["RerankerAliaslive"]["UpdatePolicy"]["CodeDeployLambdaAliasUpdate"]
+    assert update["BeforeAllowTrafficHook"] == {"Ref": "Check"}, "a new version is asked before callers reach it"
+    assert resources["Check"]["Properties"]["FunctionName"]["Fn::Sub"].startswith("CodeDeployHook_"), "CodeDeploy may call no other"
 
     caller = resources["CallerPolicy"]["Properties"]
     granted = {statement["Action"] for statement in caller["PolicyDocument"]["Statement"]}

@@ -12,7 +12,7 @@ cd "$(dirname "$0")/../.."
 here=tests/terraform
 source=${1:?usage: tests/terraform/run.sh terraform/aws|terraform/azure}
 tools=$PWD/target/terraform/tools
-work=target/terraform/${source##*/}
+work=target/terraform/${source##*/}/terraform
 
 # A setting that names no file is none.
 [[ -f ${TF_CLI_CONFIG_FILE:-} ]] || unset TF_CLI_CONFIG_FILE
@@ -42,10 +42,13 @@ step() { printf -- '-- %s: %s (%ss)\n' "$source" "$1" "$SECONDS"; }
 step format
 terraform fmt -check -diff -recursive terraform
 
-rm -rf "$work"
+rm -rf "${work%/terraform}"
 mkdir -p "$work" "$tools"
 # Each configuration in its place, as they name each other by relative paths.
 cp -r terraform/. "$work"
+# What a function's code is packed from.
+mkdir -p "$work/../aws"
+cp -rL aws/rollout "$work/../aws"
 find "$work" -name .terraform -prune -exec rm -rf {} + -o -name .terraform.lock.hcl -exec rm {} +
 
 step providers

@@ -20,6 +20,7 @@ import zipfile
 # Provider: its package, and the version of it whose schemas are of the provider's version that the configurations ask for.
 PACKAGES = {
     "hashicorp/aws": ("cdktn-provider-aws", "25.8.1"),
+    "hashicorp/archive": ("cdktn-provider-archive", "14.0.1"),
     "hashicorp/azurerm": ("cdktn-provider-azurerm", "18.9.0"),
     "hashicorp/random": ("cdktn-provider-random", "15.0.1"),
     "azure/azapi": ("cdktn-provider-azapi", "1.0.0"),

@@ -48,6 +48,12 @@ mock_provider "aws" {
   }
 }
 
+mock_provider "archive" {
+  mock_data "archive_file" {
+    defaults = { output_path = "rollout.zip", output_base64sha256 = "0000" }
+  }
+}
+
 variables {
   image_digest   = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
   api_key_hashes = ["sha256:ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"]

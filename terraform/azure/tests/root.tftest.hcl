@@ -50,6 +50,10 @@ run "only_the_cpu_app_runs_unasked" {
     condition     = length(module.cpu) == 1 && length(module.gpu) == 0 && length(module.functions) == 0
     error_message = "A GPU and a Premium plan cost money; they must be asked for."
   }
+  assert {
+    condition     = jsondecode(azurerm_application_insights_workbook.this[0].data_json).version == "Notebook/1.0"
+    error_message = "The workbook comes with the app."
+  }
 }
 
 run "nobody_has_a_password_for_the_registry" {

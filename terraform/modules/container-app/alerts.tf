@@ -14,7 +14,8 @@ locals {
       description = "Replicas restart: out of memory, a setting or a model that cannot be served, or a process that stopped answering /live."
       severity    = 1
       metric      = "RestartCount"
-      aggregation = "Total"
+      # The count since the replica began: its sum over five minutes would be five times one restart.
+      aggregation = "Maximum"
       threshold   = 2
       dimensions  = {}
     }

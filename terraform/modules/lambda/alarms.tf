@@ -1,9 +1,16 @@
 locals {
   alarm_actions = var.alarm_topic_arn == "" ? [] : [var.alarm_topic_arn]
   metrics       = "serverless-reranker/${var.name}"
-  on_the_alias  = { FunctionName = var.name, Resource = "${var.name}:${aws_lambda_alias.live.name}" }
+  on_the_alias  = { FunctionName = var.name, Resource = "${var.name}:${local.alias.name}" }
 
-  alarms = {
+  # Of the version that comes or has come, beside the alias's others.
+  on_the_version = merge(local.on_the_alias, { ExecutedVersion = local.coming_version })
+  gradual        = local.by_codedeploy || var.canary_weight > 0
+
+  # What stops a deployment and takes the alias back.
+  alarms_of_a_rollout = ["errors", "throttles", "server-errors", "new-version-errors", "new-version-slow"]
+
+  every_alarm = {
     errors = {
       description = "Invocations crashed or ran out of time. The log's last lines before it say why; go back with stable_version."
       namespace   = "AWS/Lambda", metric = "Errors", dimensions = local.on_the_alias
@@ -20,6 +27,21 @@ locals {
       statistic   = null, percentile = "p99", threshold = var.alarm_p99_ms, period = 300, periods = 3, datapoints = 2
     }
     # The service answers its own faults as 5xx, which to Lambda are invocations that went well.
+    server-errors = {
+      description = "The service answered 5xx, through whichever door. The log's request lines have the codes."
+      namespace   = local.metrics, metric = "ServerErrors", dimensions = {}
+      statistic   = "Sum", percentile = null, threshold = 0, period = 60, periods = 3, datapoints = 2
+    }
+    new-version-errors = {
+      description = "The version that comes crashes or runs out of time. A deployment goes back by itself; by hand: stable_version."
+      namespace   = "AWS/Lambda", metric = "Errors", dimensions = local.on_the_version
+      statistic   = "Sum", percentile = null, threshold = 0, period = 60, periods = 1, datapoints = 1
+    }
+    new-version-slow = {
+      description = "The version that comes is slower than alarm_p99_ms. A deployment goes back by itself; by hand: stable_version."
+      namespace   = "AWS/Lambda", metric = "Duration", dimensions = local.on_the_version
+      statistic   = null, percentile = "p99", threshold = var.alarm_p99_ms, period = 60, periods = 3, datapoints = 2
+    }
     api-server-errors = {
       description = "The HTTP API answered 5xx. The access log has the requests, the function's log the reasons under the same ids."
       namespace   = "AWS/ApiGateway", metric = "5xx", dimensions = { ApiId = aws_apigatewayv2_api.this.id }
@@ -36,6 +58,7 @@ locals {
       statistic   = "Maximum", percentile = null, threshold = var.alarm_init_ms, period = 300, periods = 1, datapoints = 1
     }
   }
+  alarms = { for key, alarm in local.every_alarm : key => alarm if local.gradual || !startswith(key, "new-version") }
 }
 
 resource "aws_cloudwatch_metric_alarm" "this" {
@@ -71,5 +94,28 @@ resource "aws_cloudwatch_log_metric_filter" "start" {
     name      = each.key
     value     = "$.record.metrics.${each.value}"
     unit      = "Milliseconds"
+  }
+}
+
+# The service's own metrics from its request lines, by function: those that its embedded metric format would give by route and dialect, too,
+# each for thirty cents a month (metrics = "full").
+resource "aws_cloudwatch_log_metric_filter" "requests" {
+  for_each = {
+    Requests     = { where = "", value = "1", unit = "Count" }
+    ClientErrors = { where = " && $.status >= 400 && $.status < 500", value = "1", unit = "Count" }
+    ServerErrors = { where = " && $.status >= 500", value = "1", unit = "Count" }
+    RequestTime  = { where = "", value = "$.ms", unit = "Milliseconds" }
+    Tokens       = { where = " && $.tokens > 0", value = "$.tokens", unit = "Count" }
+  }
+
+  name           = "${var.name}-${each.key}"
+  log_group_name = aws_cloudwatch_log_group.function.name
+  pattern        = "{ $.message = \"request\"${each.value.where} }"
+
+  metric_transformation {
+    namespace = local.metrics
+    name      = each.key
+    value     = each.value.value
+    unit      = each.value.unit
   }
 }

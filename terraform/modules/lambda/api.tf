@@ -15,7 +15,7 @@ resource "aws_apigatewayv2_integration" "this" {
   api_id                 = aws_apigatewayv2_api.this.id
   integration_type       = "AWS_PROXY"
   integration_method     = "POST"
-  integration_uri        = aws_lambda_alias.live.invoke_arn
+  integration_uri        = local.alias.invoke_arn
   payload_format_version = "2.0"
   timeout_milliseconds   = 30000
 }
@@ -79,14 +79,14 @@ resource "aws_lambda_permission" "api" {
   statement_id  = "http-api"
   action        = "lambda:InvokeFunction"
   function_name = aws_lambda_function.this.function_name
-  qualifier     = aws_lambda_alias.live.name
+  qualifier     = local.alias.name
   principal     = "apigateway.amazonaws.com"
   source_arn    = "${aws_apigatewayv2_api.this.execution_arn}/*"
 }
 
 resource "aws_lambda_function_url" "live" {
   function_name      = aws_lambda_function.this.function_name
-  qualifier          = aws_lambda_alias.live.name
+  qualifier          = local.alias.name
   authorization_type = "AWS_IAM"
   invoke_mode        = "BUFFERED"
 }
@@ -101,13 +101,13 @@ resource "aws_iam_policy" "caller" {
       {
         Effect    = "Allow"
         Action    = ["lambda:InvokeFunctionUrl"]
-        Resource  = [aws_lambda_alias.live.arn]
+        Resource  = [local.alias.arn]
         Condition = { StringEquals = { "lambda:FunctionUrlAuthType" = "AWS_IAM" } }
       },
       {
         Effect    = "Allow"
         Action    = ["lambda:InvokeFunction"]
-        Resource  = [aws_lambda_alias.live.arn]
+        Resource  = [local.alias.arn]
         Condition = { Bool = { "lambda:InvokedViaFunctionUrl" = "true" } }
       },
     ]
@@ -120,7 +120,7 @@ resource "aws_lambda_permission" "url" {
   statement_id           = "url-${each.value}"
   action                 = "lambda:InvokeFunctionUrl"
   function_name          = aws_lambda_function.this.function_name
-  qualifier              = aws_lambda_alias.live.name
+  qualifier              = local.alias.name
   principal              = each.value
   function_url_auth_type = "AWS_IAM"
 }
@@ -131,7 +131,7 @@ resource "aws_lambda_permission" "url_invoke" {
   statement_id             = "url-invoke-${each.value}"
   action                   = "lambda:InvokeFunction"
   function_name            = aws_lambda_function.this.function_name
-  qualifier                = aws_lambda_alias.live.name
+  qualifier                = local.alias.name
   principal                = each.value
   invoked_via_function_url = true
 }

@@ -9,6 +9,8 @@ locals {
   # Whose key it is where none is given: AWS's own.
   key_arn = var.kms_key_arn == "" ? null : var.kms_key_arn
 
+  alias = one(concat(aws_lambda_alias.live, aws_lambda_alias.rolled))
+
   # IAM knows no regions: without one in the name, a second region would find the name taken.
   iam_name   = "${var.name}-${local.region}"
   image_uri  = "${var.repository_url}@${var.image_digest}"
@@ -25,6 +27,8 @@ locals {
       MAX_LENGTH    = tostring(var.max_length)
       INIT_BUDGET_S = tostring(var.init_budget_s)
       LOG_LEVEL     = var.log_level
+      # The minimal set is counted from the log.
+      EMF_METRICS = tostring(var.metrics == "full")
     },
     var.model_uri == "" ? {} : { MODEL_DIR = var.model_uri },
     var.otlp_endpoint == "" ? {} : { OTEL_EXPORTER_OTLP_ENDPOINT = var.otlp_endpoint },
@@ -157,9 +161,11 @@ resource "aws_lambda_function" "this" {
 
 # What callers reach. It moves to a new version at once, or stays at stable_version and lets some calls through to the new one.
 resource "aws_lambda_alias" "live" {
+  count = local.by_codedeploy ? 0 : 1
+
   name             = "live"
   function_name    = aws_lambda_function.this.function_name
-  function_version = var.stable_version == "" ? aws_lambda_function.this.version : var.stable_version
+  function_version = local.target_version
 
   dynamic "routing_config" {
     for_each = var.canary_weight > 0 ? [1] : []
@@ -173,6 +179,6 @@ resource "aws_lambda_provisioned_concurrency_config" "live" {
   count = var.start == "provisioned-concurrency" ? 1 : 0
 
   function_name                     = aws_lambda_function.this.function_name
-  qualifier                         = aws_lambda_alias.live.name
+  qualifier                         = local.alias.name
   provisioned_concurrent_executions = var.provisioned_concurrency
 }

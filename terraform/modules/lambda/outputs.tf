@@ -15,7 +15,7 @@ output "caller_policy_arn" {
 
 output "alias_arn" {
   description = "The alias that callers reach."
-  value       = aws_lambda_alias.live.arn
+  value       = local.alias.arn
 }
 
 output "version" {

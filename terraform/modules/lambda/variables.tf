@@ -136,6 +136,43 @@ variable "canary_weight" {
   }
 }
 
+variable "rollout" {
+  description = "How CodeDeploy moves calls to a new version: AllAtOnce, Canary10Percent5Minutes and so on, after a check of the new version, and back when an alarm rises. Empty for Terraform itself: at once, or by stable_version and canary_weight. A stack that is deployed changes between the two by `terraform state mv` (README)."
+  type        = string
+  default     = ""
+  validation {
+    condition = contains([
+      "", "AllAtOnce", "Canary10Percent5Minutes", "Canary10Percent10Minutes", "Canary10Percent15Minutes", "Canary10Percent30Minutes",
+      "Linear10PercentEvery1Minute", "Linear10PercentEvery2Minutes", "Linear10PercentEvery3Minutes", "Linear10PercentEvery10Minutes",
+    ], var.rollout)
+    error_message = "rollout: empty, or a configuration of CodeDeploy without CodeDeployDefault.Lambda before it, such as Canary10Percent5Minutes."
+  }
+  validation {
+    condition     = var.rollout == "" || var.canary_weight == 0
+    error_message = "rollout: CodeDeploy shifts calls by itself; canary_weight is for a roll-out by hand."
+  }
+}
+
+variable "probe_key_secret_arn" {
+  description = "Secret whose text is one API key, with which the check of a new version scores. Without it, and with keys, the check only waits for /ready."
+  type        = string
+  default     = ""
+  validation {
+    condition     = can(regex("^(arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:.+)?$", var.probe_key_secret_arn))
+    error_message = "probe_key_secret_arn: the ARN of a secret of Secrets Manager."
+  }
+}
+
+variable "keep_versions" {
+  description = "Versions that are kept, counted from the newest, beside those that the alias uses; older ones are removed once a day. 0 keeps all. With SnapStart each costs $13.67 a month at 3,538 MB."
+  type        = number
+  default     = 10
+  validation {
+    condition     = var.keep_versions >= 0 && floor(var.keep_versions) == var.keep_versions && var.keep_versions != 1
+    error_message = "keep_versions: 0, or at least 2, so that there is one to go back to."
+  }
+}
+
 # Model and service
 
 variable "model_uri" {
@@ -173,8 +210,8 @@ variable "environment" {
   type        = map(string)
   default     = {}
   validation {
-    condition     = length(setintersection(keys(var.environment), ["API_KEYS", "MODEL_DIR", "MAX_LENGTH", "INIT_BUDGET_S", "LOG_LEVEL", "OTEL_EXPORTER_OTLP_ENDPOINT"])) == 0
-    error_message = "environment: API_KEYS, MODEL_DIR, MAX_LENGTH, INIT_BUDGET_S, LOG_LEVEL and OTEL_EXPORTER_OTLP_ENDPOINT have variables of their own here."
+    condition     = length(setintersection(keys(var.environment), ["API_KEYS", "EMF_METRICS", "MODEL_DIR", "MAX_LENGTH", "INIT_BUDGET_S", "LOG_LEVEL", "OTEL_EXPORTER_OTLP_ENDPOINT"])) == 0
+    error_message = "environment: API_KEYS, EMF_METRICS, MODEL_DIR, MAX_LENGTH, INIT_BUDGET_S, LOG_LEVEL and OTEL_EXPORTER_OTLP_ENDPOINT have variables of their own here."
   }
 }
 
@@ -308,6 +345,26 @@ variable "kms_key_arn" {
     condition     = can(regex("^(arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/.+)?$", var.kms_key_arn))
     error_message = "kms_key_arn: the ARN of a key."
   }
+}
+
+variable "metrics" {
+  description = "minimal: five metrics by function, counted from the log's request lines. full: also the service's own by route and dialect, at $0.30 a month for each combination."
+  type        = string
+  default     = "minimal"
+  validation {
+    condition     = contains(["minimal", "full"], var.metrics)
+    error_message = "metrics: minimal or full."
+  }
+  validation {
+    condition     = var.metrics != "" && contains(["info", "debug", "trace"], var.log_level) && lookup(var.environment, "LOG_FORMAT", "json") == "json"
+    error_message = "metrics: they and the alarms are counted from the log's request lines, so log_level is info or finer and LOG_FORMAT is json."
+  }
+}
+
+variable "dashboard" {
+  description = "Make a dashboard of CloudWatch. An account has three for nothing; each further one costs $3 a month."
+  type        = bool
+  default     = true
 }
 
 variable "tracing" {

@@ -33,6 +33,12 @@ mock_provider "aws" {
   }
 }
 
+mock_provider "archive" {
+  mock_data "archive_file" {
+    defaults = { output_path = "rollout.zip", output_base64sha256 = "0000" }
+  }
+}
+
 variables {
   repository_url = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/reranker"
   image_digest   = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
@@ -45,7 +51,7 @@ run "smallest" {
     error_message = "the function runs the image by its digest"
   }
   assert {
-    condition     = aws_lambda_function.this.package_type == "Image" && aws_lambda_function.this.publish && aws_lambda_alias.live.function_version == "8"
+    condition     = aws_lambda_function.this.package_type == "Image" && aws_lambda_function.this.publish && aws_lambda_alias.live[0].function_version == "8"
     error_message = "each change is published, and the alias follows"
   }
   assert {
@@ -70,7 +76,7 @@ run "smallest" {
     condition = alltrue([
       aws_apigatewayv2_route.every.route_key == "$default",
       aws_apigatewayv2_stage.default.name == "$default",
-      aws_apigatewayv2_integration.this.integration_uri == aws_lambda_alias.live.invoke_arn,
+      aws_apigatewayv2_integration.this.integration_uri == aws_lambda_alias.live[0].invoke_arn,
       aws_apigatewayv2_integration.this.payload_format_version == "2.0",
       aws_apigatewayv2_integration.this.timeout_milliseconds == 30000,
       aws_lambda_permission.api.qualifier == "live",
@@ -102,7 +108,7 @@ run "smallest" {
     error_message = "nothing is allowed on everything"
   }
   assert {
-    condition     = toset(keys(aws_cloudwatch_metric_alarm.this)) == toset(["errors", "throttles", "slow", "api-server-errors", "url-server-errors", "slow-start"])
+    condition     = toset(keys(aws_cloudwatch_metric_alarm.this)) == toset(["errors", "throttles", "slow", "server-errors", "api-server-errors", "url-server-errors", "slow-start"])
     error_message = "an alarm is missing"
   }
   assert {
@@ -151,7 +157,7 @@ run "gradual" {
     canary_weight  = 0.1
   }
   assert {
-    condition     = aws_lambda_alias.live.function_version == "7" && aws_lambda_alias.live.routing_config[0].additional_version_weights["8"] == 0.1
+    condition     = aws_lambda_alias.live[0].function_version == "7" && aws_lambda_alias.live[0].routing_config[0].additional_version_weights["8"] == 0.1
     error_message = "a tenth of the calls go to the new version"
   }
 }
@@ -161,7 +167,7 @@ run "back" {
     stable_version = "7"
   }
   assert {
-    condition     = aws_lambda_alias.live.function_version == "7" && length(aws_lambda_alias.live.routing_config) == 0
+    condition     = aws_lambda_alias.live[0].function_version == "7" && length(aws_lambda_alias.live[0].routing_config) == 0
     error_message = "all calls go to the version before"
   }
 }
@@ -188,6 +194,7 @@ run "everything_around" {
   assert {
     condition = aws_lambda_function.this.environment[0].variables == tomap({
       API_KEYS                    = "first,second"
+      EMF_METRICS                 = "false"
       INIT_BUDGET_S               = "8"
       LOG_LEVEL                   = "info"
       MAX_LENGTH                  = "512"
@@ -250,5 +257,105 @@ run "bulk_work_gets_the_image_and_the_settings_without_the_keys" {
   assert {
     condition     = output.service.image_uri == aws_lambda_function.this.image_uri && !contains(keys(output.service.environment), "API_KEYS")
     error_message = "the bulk function has no address, so it needs no keys"
+  }
+}
+
+run "codedeploy_moves_the_alias" {
+  command = plan
+  variables {
+    rollout              = "Canary10Percent5Minutes"
+    probe_key_secret_arn = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:probe-AbCdEf"
+  }
+  assert {
+    condition     = length(aws_lambda_alias.live) == 0 && aws_lambda_alias.rolled[0].name == "live"
+    error_message = "an alias that Terraform would move back is not one that CodeDeploy can move"
+  }
+  assert {
+    condition = alltrue([
+      aws_codedeploy_app.this[0].compute_platform == "Lambda",
+      aws_codedeploy_deployment_group.this[0].deployment_config_name == "CodeDeployDefault.LambdaCanary10Percent5Minutes",
+      aws_codedeploy_deployment_group.this[0].deployment_style[0].deployment_option == "WITH_TRAFFIC_CONTROL",
+      contains(aws_codedeploy_deployment_group.this[0].auto_rollback_configuration[0].events, "DEPLOYMENT_STOP_ON_ALARM"),
+    ])
+    error_message = "a tenth first, and back when an alarm rises"
+  }
+  assert {
+    condition = toset(aws_codedeploy_deployment_group.this[0].alarm_configuration[0].alarms) == toset([
+      "reranker-errors", "reranker-throttles", "reranker-server-errors", "reranker-new-version-errors", "reranker-new-version-slow",
+    ])
+    error_message = "the service's own 5xx, and the new version's errors and time, stop a deployment"
+  }
+  assert {
+    condition     = startswith(aws_lambda_function.check[0].function_name, "CodeDeployHook_") && aws_lambda_function.check[0].handler == "rollout.before_traffic"
+    error_message = "CodeDeploy asks the new version first"
+  }
+  assert {
+    condition     = aws_lambda_function.check[0].environment[0].variables.PROBE_KEY_SECRET == var.probe_key_secret_arn && aws_lambda_function.check[0].environment[0].variables.OPEN_TO_ALL == "false"
+    error_message = "the check has a key of its own"
+  }
+}
+
+run "going_back_by_one_parameter" {
+  command = plan
+  variables {
+    rollout        = "Canary10Percent5Minutes"
+    stable_version = "7"
+  }
+  assert {
+    condition     = terraform_data.rollout[0].triggers_replace == ["7"]
+    error_message = "the alias goes back to the version that is named"
+  }
+}
+
+run "old_versions_go" {
+  assert {
+    condition = alltrue([
+      aws_lambda_function.clean[0].environment[0].variables.KEEP_VERSIONS == "10",
+      aws_cloudwatch_event_rule.clean[0].schedule_expression == "rate(1 day)",
+      length(aws_codedeploy_app.this) == 0,
+    ])
+    error_message = "ten versions are kept, and CodeDeploy is for who asks"
+  }
+  assert {
+    condition = alltrue([
+      for statement in jsondecode(aws_iam_role_policy.clean[0].policy).Statement :
+      !contains(statement.Action, "lambda:DeleteFunction") || statement.Resource == ["${aws_lambda_function.this.arn}:*"]
+    ])
+    error_message = "a version may be removed, the function may not"
+  }
+}
+
+run "every_version_stays" {
+  variables {
+    keep_versions = 0
+  }
+  assert {
+    condition     = length(aws_lambda_function.clean) == 0 && length(aws_iam_role.clean) == 0
+    error_message = "nothing removes versions"
+  }
+}
+
+run "a_canary_by_hand_is_watched" {
+  variables {
+    stable_version = "7"
+    canary_weight  = 0.1
+  }
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.this["new-version-errors"].dimensions.ExecutedVersion == aws_lambda_function.this.version
+    error_message = "the alarm looks at the new version"
+  }
+}
+
+run "metrics_are_few_unless_asked_for" {
+  variables {
+    metrics = "full"
+  }
+  assert {
+    condition     = aws_lambda_function.this.environment[0].variables.EMF_METRICS == "true"
+    error_message = "the service writes its own metrics by route and dialect"
+  }
+  assert {
+    condition     = toset(keys(aws_cloudwatch_log_metric_filter.requests)) == toset(["Requests", "ClientErrors", "ServerErrors", "RequestTime", "Tokens"])
+    error_message = "five by function"
   }
 }
