@@ -26,7 +26,7 @@ rm -rf "$work/seeds" "$work/logs"
 mkdir -p "$work/logs"
 export FUZZ_FILES=$work/files
 mkdir -p "$FUZZ_FILES"
-for model in tests/golden/bert tests/golden/xlm-roberta models/demo; do
+for model in tests/golden/{bert,roberta,xlm-roberta} models/demo; do
     "$bin/reranker" pack --model "../$model" --out "$FUZZ_FILES/$(basename $model).safetensors" >"$work/pack.txt" 2>&1 ||
         { cat "$work/pack.txt"; exit 1; }
 done

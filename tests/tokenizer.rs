@@ -14,7 +14,9 @@ use texts::Texts;
 
 const XLM_ROBERTA: &str = "tests/golden/xlm-roberta/tokenizer.json";
 const BERT: &str = "tests/golden/bert/tokenizer.json";
-const ROBERTA: &str = "tests/golden/roberta/tokenizer.json";
+const SMALL_ROBERTA: &str = "tests/golden/roberta/tokenizer.json";
+const ROBERTA: &str = "tests/tokenizers/roberta.json";
+const MODERN_BERT: &str = "tests/tokenizers/modernbert.json";
 const DEMO: &str = "models/demo/tokenizer.json";
 
 fn path(file: &str) -> PathBuf {
@@ -85,6 +87,180 @@ fn the_unigram_fixture_gives_hugging_faces_ids() {
 fn the_wordpiece_tokenizers_give_hugging_faces_ids() {
     compare(DEMO, &json_of(DEMO), 3000);
     compare(BERT, &json_of(BERT), 1000);
+}
+
+#[test]
+fn the_byte_level_tokenizers_give_hugging_faces_ids() {
+    compare(MODERN_BERT, &json_of(MODERN_BERT), 3000);
+    compare(ROBERTA, &json_of(ROBERTA), 3000);
+    compare(SMALL_ROBERTA, &json_of(SMALL_ROBERTA), 1000);
+}
+
+#[test]
+fn other_settings_of_a_byte_level_tokenizer_give_hugging_faces_ids() {
+    let change = |name: &str, change: &dyn Fn(&mut Value)| {
+        compare(name, &changed(MODERN_BERT, change), 700);
+    };
+    change("a space before the text", &|json| {
+        json["pre_tokenizer"]["add_prefix_space"] = true.into();
+    });
+    change("no words", &|json| {
+        json["pre_tokenizer"]["use_regex"] = false.into();
+    });
+    change(
+        "no words, a space before the text, offsets as they are",
+        &|json| {
+            json["pre_tokenizer"] = json!({
+                "type": "Sequence", "pretokenizers": [
+                    {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": false},
+                ],
+            });
+        },
+    );
+    change(
+        "an older ByteLevel, which does not tell of words",
+        &|json| {
+            json["pre_tokenizer"] =
+                json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true});
+        },
+    );
+    change("no normaliser", &|json| json["normalizer"] = Value::Null);
+    change("every step of normalisation", &|json| {
+        // Stripped, all of these were the same.
+        for token in json["added_tokens"].as_array_mut().expect("a list") {
+            token["normalized"] = false.into();
+        }
+        json["normalizer"] = json!({"type": "Sequence", "normalizers": [
+            {"type": "Strip", "strip_left": true, "strip_right": true},
+            {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "\u{301} "},
+            {"type": "Replace", "pattern": {"String": "e"}, "content": "e\u{301}"},
+            {"type": "Prepend", "prepend": "\u{308}a"},
+            {"type": "NFC"},
+        ]});
+    });
+    change("words of the vocabulary whatever the merges", &|json| {
+        json["model"]["ignore_merges"] = true.into();
+        let merges = json["model"]["merges"].as_array_mut().expect("a list");
+        *merges = merges.iter().step_by(3).cloned().collect();
+        let words = json["model"]["vocab"].as_object_mut().expect("a map");
+        // A zero byte, and an entry that is no UTF-8.
+        for (word, replaced) in [("Ā", "ĀĀ"), ("Retrieval", "ĠRet"), ("Ã©t", "Ãa")] {
+            let id = words.len();
+            words.insert(format!("{word}{replaced}"), id.into());
+            words.insert(format!("Ġ{word}"), (id + 1).into());
+        }
+    });
+    change("fewer merges than the vocabulary needs", &|json| {
+        let merges = json["model"]["merges"].as_array_mut().expect("a list");
+        *merges = merges.iter().step_by(3).cloned().collect();
+    });
+    change("merges in another order, some twice", &|json| {
+        let merges = json["model"]["merges"].as_array_mut().expect("a list");
+        merges.reverse();
+        let doubled: Vec<Value> = merges.iter().step_by(5).cloned().collect();
+        merges.extend(doubled);
+    });
+    change("merges as lines", &|json| {
+        let merges = json["model"]["merges"].as_array_mut().expect("a list");
+        for merge in merges.iter_mut() {
+            *merge = format!(
+                "{} {}",
+                merge[0].as_str().unwrap(),
+                merge[1].as_str().unwrap()
+            )
+            .into();
+        }
+        merges.insert(0, "#version: 0.2".into());
+    });
+    change("empty texts around pieces, and nulls", &|json| {
+        json["model"]["continuing_subword_prefix"] = "".into();
+        json["model"]["end_of_word_suffix"] = "".into();
+        json["model"]["fuse_unk"] = Value::Null;
+        json["model"]["byte_fallback"] = Value::Null;
+        json["model"]["ignore_merges"] = Value::Null;
+        json["model"]["unk_token"] = "[UNK]".into();
+    });
+    change(
+        "unknown bytes that the whole alphabet never leads to",
+        &|json| {
+            json["model"]["byte_fallback"] = true.into();
+            json["model"]["unk_token"] = "|||IP_ADDRESS|||".into();
+            json["model"]["fuse_unk"] = true.into();
+        },
+    );
+    change("two post-processors", &|json| {
+        let template = json["post_processor"].take();
+        json["post_processor"] = json!({"type": "Sequence", "processors": [
+            {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+            template,
+        ]});
+    });
+    change("added tokens of every kind", &|json| {
+        let tokens = json["added_tokens"].as_array_mut().expect("a list");
+        for (content, left, right, whole, normalized) in [
+            ("day", false, false, true, false),
+            ("Day", true, true, true, true),
+            ("the", true, false, true, true),
+            ("中", false, false, true, false),
+            ("_", false, true, true, false),
+            ("e\u{301}tude", false, true, false, true),
+            ("na\u{ef}ve", false, false, true, true),
+            ("...", true, true, false, false),
+            ("\u{301}", false, false, true, false),
+        ] {
+            tokens.push(json!({
+                "id": 0, "content": content, "single_word": whole, "lstrip": left, "rstrip": right,
+                "normalized": normalized, "special": false,
+            }));
+        }
+    });
+}
+
+/// A byte-level tokenizer of a few letters.
+fn few_letters(change: impl FnOnce(&mut Value)) -> Vec<u8> {
+    let tokens = [
+        "[CLS]", "[SEP]", "[UNK]", "t", "h", "e", "a", "Ġ", "Ã", "th", "the", "Ġa", "ea",
+    ];
+    let ids: serde_json::Map<String, Value> = (0..)
+        .zip(tokens)
+        .map(|(id, token)| (token.into(), id.into()))
+        .collect();
+    let mut json = json!({
+        "version": "1.0",
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "post_processor": {"type": "RobertaProcessing", "sep": ["[SEP]", 1], "cls": ["[CLS]", 0], "trim_offsets": true, "add_prefix_space": false},
+        "model": {
+            "type": "BPE", "vocab": ids,
+            "merges": [["t", "h"], ["th", "e"], ["Ġ", "a"], ["e", "a"]],
+        },
+    });
+    change(&mut json);
+    serde_json::to_vec(&json).expect("JSON")
+}
+
+#[test]
+fn bytes_that_have_no_entry_are_dropped_or_unknown() {
+    let unknown = |fuse: bool| {
+        few_letters(|json| {
+            json["model"]["unk_token"] = "[UNK]".into();
+            json["model"]["fuse_unk"] = fuse.into();
+        })
+    };
+    for (name, json, expected) in [
+        ("dropped", few_letters(|_| {}), vec![10, 10, 11, 8, 12]),
+        ("unknown", unknown(false), vec![10, 2, 2, 10, 11, 8, 2, 12]),
+        (
+            "unknown as one",
+            unknown(true),
+            vec![10, 2, 10, 11, 8, 2, 12],
+        ),
+    ] {
+        compare(name, &json, 1000);
+        let ids = open(compiled_bytes(&json))
+            .encode("thexxthe a\u{e9}ea")
+            .expect("encodes");
+        assert_eq!(ids.ids(), expected, "{name}");
+    }
 }
 
 #[test]
@@ -231,7 +407,7 @@ fn marks_that_survive_are_brought_into_canonical_order() {
 
 #[test]
 fn the_same_file_gives_the_same_bytes() {
-    for file in [XLM_ROBERTA, BERT] {
+    for file in [XLM_ROBERTA, BERT, MODERN_BERT] {
         let json = json_of(file);
         assert!(compiled_bytes(&json) == compiled_bytes(&json), "{file}");
     }
@@ -245,7 +421,54 @@ fn what_has_no_equal_is_refused_with_the_reason() {
     };
     let unigram = |change: &dyn Fn(&mut Value)| refusal(&changed(XLM_ROBERTA, change));
     let bert = |change: &dyn Fn(&mut Value)| refusal(&changed(BERT, change));
-    assert_eq!(refusal(&json_of(ROBERTA)), "a model of type \"BPE\"");
+    let bpe = |change: &dyn Fn(&mut Value)| refusal(&changed(MODERN_BERT, change));
+    assert_eq!(
+        unigram(&|json| json["model"]["type"] = "WordLevel".into()),
+        "a model of type \"WordLevel\""
+    );
+    let split = json!({"type": "Split", "pattern": {"Regex": "\\p{N}{1,3}"}, "behavior": "Isolated", "invert": false});
+    assert_eq!(
+        bpe(&|json| {
+            let byte_level = json["pre_tokenizer"].take();
+            json["pre_tokenizer"] =
+                json!({"type": "Sequence", "pretokenizers": [split, byte_level]});
+        }),
+        "a sequence of pre-tokenizers for a BPE model"
+    );
+    assert_eq!(
+        bpe(&|json| {
+            json["pre_tokenizer"] = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": false});
+        }),
+        "a pre-tokenizer other than ByteLevel for a BPE model"
+    );
+    assert_eq!(
+        bpe(&|json| json["model"]["continuing_subword_prefix"] = "##".into()),
+        "the text \"##\" before pieces that continue a word"
+    );
+    assert_eq!(
+        bpe(&|json| json["model"]["end_of_word_suffix"] = "</w>".into()),
+        "the text \"</w>\" behind the last piece of a word"
+    );
+    assert_eq!(
+        bpe(&|json| json["normalizer"] = json!({"type": "Lowercase"})),
+        "the normalizer \"Lowercase\" for a model other than WordPiece"
+    );
+    assert_eq!(
+        bpe(&|json| json["model"]["vocab"]["the"] = 7.into()),
+        "two entries with the id 7"
+    );
+    assert_eq!(
+        refusal(&few_letters(
+            |json| json["model"]["byte_fallback"] = true.into()
+        )),
+        "unknown characters as bytes"
+    );
+    assert_eq!(
+        refusal(&few_letters(
+            |json| json["model"]["unk_token"] = "<unk>".into()
+        )),
+        "an unknown token that is not in the vocabulary"
+    );
     assert_eq!(
         unigram(&|json| json["model"]["byte_fallback"] = true.into()),
         "unknown characters as bytes"
@@ -264,7 +487,7 @@ fn what_has_no_equal_is_refused_with_the_reason() {
     );
     assert_eq!(
         unigram(&|json| json["normalizer"] = json!({"type": "NFKC"})),
-        "the normalizer \"NFKC\" for a Unigram model"
+        "the normalizer \"NFKC\" for a model other than WordPiece"
     );
     assert_eq!(
         unigram(&|json| json["normalizer"]["normalizers"][2]["pattern"] = json!({"Regex": "a+"})),
@@ -303,6 +526,10 @@ fn a_million_characters_without_a_space_take_linear_time() {
     // Anything quadratic would take hours.
     let unigram = open(compiled_bytes(&json_of(XLM_ROBERTA)));
     let bert = open(compiled_bytes(&json_of(BERT)));
+    let modern_bert = open(compiled_bytes(&json_of(MODERN_BERT)));
+    let one_word = open(compiled_bytes(&changed(MODERN_BERT, |json| {
+        json["pre_tokenizer"]["use_regex"] = false.into();
+    })));
     for unit in [
         "a",
         "é",
@@ -316,16 +543,16 @@ fn a_million_characters_without_a_space_take_linear_time() {
         "<mask>",
     ] {
         let text = unit.repeat(1_000_000 / unit.chars().count());
-        for tokenizer in [&unigram, &bert] {
+        for tokenizer in [&unigram, &bert, &modern_bert, &one_word] {
             let ids = tokenizer.encode(&text).expect("encodes");
-            assert!(ids.tokens() <= 3_000_000, "{unit:?}");
+            assert!(ids.tokens() <= text.len() + 1, "{unit:?}");
         }
     }
 }
 
 #[test]
 fn long_runs_give_hugging_faces_ids() {
-    for file in [XLM_ROBERTA, BERT] {
+    for file in [XLM_ROBERTA, BERT, ROBERTA, MODERN_BERT] {
         let json = json_of(file);
         let oracle = PairTokenizer::from_json(&json, &path(file)).expect("reads");
         let ours = open(compiled_bytes(&json));
@@ -379,7 +606,7 @@ fn try_damaged(bytes: Vec<u8>, texts: &[String]) -> bool {
 
 #[test]
 fn every_truncation_is_refused() {
-    for file in [XLM_ROBERTA, BERT] {
+    for file in [XLM_ROBERTA, BERT, MODERN_BERT] {
         let whole = Bytes::from(compiled_bytes(&json_of(file)));
         for length in 0..whole.len() {
             let cut = PairTokenizer::from_compiled(whole.slice(..length), Path::new("cut"));
@@ -390,7 +617,7 @@ fn every_truncation_is_refused() {
 
 #[test]
 fn damaged_bytes_never_panic() {
-    for file in [XLM_ROBERTA, BERT] {
+    for file in [XLM_ROBERTA, BERT, MODERN_BERT] {
         let whole = compiled_bytes(&json_of(file));
         let mut random = Texts::new(3);
         let texts: Vec<String> = random.by_ref().take(8).collect();

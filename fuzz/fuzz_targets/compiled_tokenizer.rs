@@ -14,8 +14,8 @@ use reranker::tokenizer::PairTokenizer;
 #[allow(dead_code, reason = "each target uses its own part")]
 mod files;
 
-static FILES: LazyLock<[Vec<u8>; 2]> =
-    LazyLock::new(|| ["xlm-roberta", "bert"].map(files::compiled));
+static FILES: LazyLock<[Vec<u8>; 3]> =
+    LazyLock::new(|| ["xlm-roberta", "bert", "roberta"].map(files::compiled));
 
 fuzz_target!(|data: &[u8]| -> Corpus {
     match run(&mut Unstructured::new(data)) {
@@ -25,7 +25,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
 });
 
 fn run(input: &mut Unstructured) -> arbitrary::Result<()> {
-    let mut bytes = FILES[usize::from(input.arbitrary::<bool>()?)].clone();
+    let mut bytes = input.choose(FILES.as_slice())?.clone();
     let whole = bytes.len();
     if input.ratio(1, 16)? {
         bytes.truncate(input.int_in_range(0..=whole)?);

@@ -15,7 +15,7 @@ struct Both {
     compiled: PairTokenizer,
 }
 
-static BOTH: LazyLock<[Both; 3]> = LazyLock::new(|| {
+static BOTH: LazyLock<[Both; files::TOKENIZERS.len()]> = LazyLock::new(|| {
     files::TOKENIZERS.map(|(name, file)| {
         let path = files::root().join(file);
         let json = std::fs::read(&path).expect("a tokenizer of the tests");

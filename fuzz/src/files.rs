@@ -4,7 +4,8 @@
 use std::path::Path;
 
 /// The models whose tokenizers have a compiled form, and their sources.
-pub const TOKENIZERS: [(&str, &str); 3] = [
+pub const TOKENIZERS: [(&str, &str); 4] = [
+    ("roberta", "tests/golden/roberta/tokenizer.json"),
     ("xlm-roberta", "tests/golden/xlm-roberta/tokenizer.json"),
     ("bert", "tests/golden/bert/tokenizer.json"),
     ("demo", "models/demo/tokenizer.json"),

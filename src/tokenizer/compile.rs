@@ -3,7 +3,7 @@
 //! The file's parts are read by Hugging Face's own types, so that defaults and old spellings mean here what they mean there. What
 //! has no equal in the compiled form is refused with the reason, never approximated: the caller then keeps the file as it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use base64::Engine as _;
@@ -11,18 +11,21 @@ use serde::Deserialize;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use tokenizers::normalizers::BertNormalizer;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::processors::PostProcessorWrapper;
+use tokenizers::utils::SysRegex;
 use tokenizers::{
     AddedToken, NormalizedString, Normalizer, NormalizerWrapper, PreTokenizerWrapper,
 };
 use unicode_categories::UnicodeCategories;
-use unicode_normalization_alignments::UnicodeNormalization;
 use unicode_normalization_alignments::char::canonical_combining_class;
+use unicode_normalization_alignments::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 use super::compiled::write::{
-    BuildError, Charsmap, MetaspaceRules, Model, PAGE, Section, Settings, StepKind,
-    TAKES_SPACE_LEFT, TAKES_SPACE_RIGHT, TemplatePiece, Trie, Writer, build, entry,
+    ALPHABET, Bpe, BuildError, Charsmap, DROPPED, Merges, MetaspaceRules, Model, PAGE, Scratch,
+    Section, Settings, StepKind, TAKES_SPACE_LEFT, TAKES_SPACE_RIGHT, TemplatePiece, Trie, UNKNOWN,
+    WHOLE_WORD, Words, Writer, build, build_merges, class, entry, key_byte,
 };
 use super::files::alone;
 use super::template::template;
@@ -76,6 +79,7 @@ pub fn compile(json: &[u8]) -> Result<Compilation, BadFile> {
 
 const UNIGRAM: &str = "Unigram";
 const WORD_PIECE: &str = "WordPiece";
+const BPE: &str = "BPE";
 
 /// The kind alone: files of other kinds need not have the shapes below.
 #[derive(Deserialize)]
@@ -111,11 +115,42 @@ struct DeclaredToken {
 struct ModelFile {
     vocab: Vocabulary,
     unk_id: Option<u32>,
-    #[serde(default)]
-    byte_fallback: bool,
+    byte_fallback: Option<bool>,
     unk_token: Option<String>,
     continuing_subword_prefix: Option<String>,
+    end_of_word_suffix: Option<String>,
     max_input_chars_per_word: Option<u32>,
+    fuse_unk: Option<bool>,
+    ignore_merges: Option<bool>,
+    merges: Option<MergeList>,
+}
+
+/// Merges as newer and as older files have them: pairs, or lines of two entries with a space between.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum MergeList {
+    Pairs(Vec<(String, String)>),
+    Lines(Vec<String>),
+}
+
+impl MergeList {
+    fn pairs(&self) -> Step<Vec<(&str, &str)>> {
+        match self {
+            Self::Pairs(pairs) => Ok(pairs
+                .iter()
+                .map(|(a, b)| (a.as_str(), b.as_str()))
+                .collect()),
+            Self::Lines(lines) => {
+                let lines = lines.iter().filter(|line| !line.starts_with("#version"));
+                lines
+                    .map(|line| {
+                        let pair = line.split_once(' ').filter(|(_, b)| !b.contains(' '));
+                        pair.ok_or_else(|| Stop::Bad(format!("the merge {line:?}")))
+                    })
+                    .collect()
+            }
+        }
+    }
 }
 
 /// A model's entries.
@@ -167,7 +202,7 @@ struct Parts<'f> {
 fn compile_file(json: &[u8]) -> Step<Vec<u8>> {
     let kind: Kind = serde_json::from_slice(json)?;
     let kind = kind.model.kind.unwrap_or_default();
-    if kind != UNIGRAM && kind != WORD_PIECE {
+    if ![UNIGRAM, WORD_PIECE, BPE].contains(&kind.as_str()) {
         return refuse(format!("a model of type {kind:?}"));
     }
     let file: File = serde_json::from_slice(json)?;
@@ -178,16 +213,9 @@ fn compile_file(json: &[u8]) -> Step<Vec<u8>> {
     let parts = match &file.model.vocab {
         Vocabulary::Scored(pieces) if kind == UNIGRAM => write_unigram(&file, pieces, &mut writer)?,
         Vocabulary::Ids(ids) if kind == WORD_PIECE => write_wordpiece(&file, ids, &mut writer)?,
+        Vocabulary::Ids(ids) if kind == BPE => write_bpe(&file, ids, &mut writer)?,
         _ => return Err(Stop::Bad(format!("a vocabulary that is not {kind}'s"))),
     };
-    let vocabulary: Vec<(&[u8], u32)> = parts
-        .ids
-        .iter()
-        // Nothing in a text is ever taken for an empty entry.
-        .filter(|(entry, _)| !entry.is_empty())
-        .map(|(entry, &id)| (entry.as_bytes(), id))
-        .collect();
-    writer.bytes(Section::Vocabulary, build(&vocabulary)?);
     let vocab_size = write_added_tokens(&file, &parts, &mut writer)?;
     if let Some(id) = parts.ids.values().find(|&&id| id >= vocab_size) {
         return refuse(format!("the id {id} in a vocabulary of {vocab_size}"));
@@ -209,7 +237,7 @@ fn write_unigram<'f>(
     pieces: &'f [(String, f64)],
     writer: &mut Writer,
 ) -> Step<Parts<'f>> {
-    if file.model.byte_fallback {
+    if file.model.byte_fallback == Some(true) {
         return refuse("unknown characters as bytes");
     }
     let Some(unknown_id) = file.model.unk_id else {
@@ -240,6 +268,7 @@ fn write_unigram<'f>(
             .collect()
     };
     writer.bytes(Section::Scores, bytes);
+    write_vocabulary(&ids, writer)?;
     Ok(Parts {
         ids,
         entries: pieces.len() as u32,
@@ -251,6 +280,17 @@ fn write_unigram<'f>(
             metaspace,
         },
     })
+}
+
+fn write_vocabulary(ids: &BTreeMap<&str, u32>, writer: &mut Writer) -> Step<()> {
+    let vocabulary: Vec<(&[u8], u32)> = ids
+        .iter()
+        // Nothing in a text is ever taken for an empty entry.
+        .filter(|(entry, _)| !entry.is_empty())
+        .map(|(entry, &id)| (entry.as_bytes(), id))
+        .collect();
+    writer.bytes(Section::Vocabulary, build(&vocabulary)?);
+    Ok(())
 }
 
 fn metaspace(pre_tokenizer: Option<&PreTokenizerWrapper>) -> Step<MetaspaceRules> {
@@ -322,9 +362,16 @@ impl Steps {
                     _ => return refuse(format!("replacing the pattern {pattern}")),
                 }
             }
+            NormalizerWrapper::NFC(_) => self.step(StepKind::Nfc, [0, 0]),
+            NormalizerWrapper::Prepend(prepend) => {
+                let text = self.text(&prepend.prepend);
+                self.step(StepKind::Prepend, text);
+            }
             other => {
                 let kind = &serde_json::to_value(other)?["type"];
-                return refuse(format!("the normalizer {kind} for a Unigram model"));
+                return refuse(format!(
+                    "the normalizer {kind} for a model other than WordPiece"
+                ));
             }
         }
         Ok(())
@@ -403,9 +450,11 @@ fn write_wordpiece<'f>(
         .ok_or_else(|| missing("continuing_subword_prefix"))?;
     write_characters(normalizer, writer)?;
     writer.bytes(Section::StepTexts, prefix.clone().into_bytes());
+    let ids = ids.iter().map(|(word, &id)| (word.as_str(), id)).collect();
+    write_vocabulary(&ids, writer)?;
     Ok(Parts {
-        ids: ids.iter().map(|(word, &id)| (word.as_str(), id)).collect(),
         entries: ids.len() as u32,
+        ids,
         unknown_id,
         model: Model::WordPiece {
             lowercase: normalizer.lowercase,
@@ -415,6 +464,202 @@ fn write_wordpiece<'f>(
             prefix_bytes: prefix.len() as u32,
         },
     })
+}
+
+fn write_bpe<'f>(
+    file: &'f File,
+    ids: &'f BTreeMap<String, u32>,
+    writer: &mut Writer,
+) -> Step<Parts<'f>> {
+    let model = &file.model;
+    let byte_level = byte_level(file.pre_tokenizer.as_ref())?;
+    for (text, what) in [
+        (
+            &model.continuing_subword_prefix,
+            "before pieces that continue a word",
+        ),
+        (&model.end_of_word_suffix, "behind the last piece of a word"),
+    ] {
+        if let Some(text) = text.as_ref().filter(|text| !text.is_empty()) {
+            return refuse(format!("the text {text:?} {what}"));
+        }
+    }
+    if ids.is_empty() {
+        return refuse("an empty vocabulary");
+    }
+    let mut distinct = BTreeSet::new();
+    if let Some(id) = ids.values().find(|&&id| !distinct.insert(id)) {
+        return refuse(format!("two entries with the id {id}"));
+    }
+    let mut steps = Steps::default();
+    if let Some(normalizer) = &file.normalizer {
+        steps.add(normalizer)?;
+    }
+    if steps.charsmap.is_some() {
+        return refuse("SentencePiece's rules for a BPE model");
+    }
+    steps.write(writer);
+
+    let unknown_id = model
+        .unk_token
+        .as_ref()
+        .map(|token| ids.get(token).copied());
+    let mut alphabet = Vec::with_capacity(ALPHABET);
+    for char in byte_chars() {
+        alphabet.push(match (ids.get(char.encode_utf8(&mut [0; 4])), unknown_id) {
+            (Some(&id), _) => id,
+            (None, _) if model.byte_fallback == Some(true) => {
+                return refuse("unknown characters as bytes");
+            }
+            (None, Some(None)) => {
+                return refuse("an unknown token that is not in the vocabulary");
+            }
+            (None, Some(Some(_))) => UNKNOWN,
+            (None, None) => DROPPED,
+        });
+    }
+    let unknown_id = unknown_id.flatten().unwrap_or(0);
+    let list = model
+        .merges
+        .as_ref()
+        .ok_or_else(|| Stop::Bad("a BPE model without merges".into()))?;
+    let mut merges: BTreeMap<[u32; 2], (u32, u32)> = BTreeMap::new();
+    for (rank, (left, right)) in (0..).zip(list.pairs()?) {
+        let id = |entry: &str| {
+            let missing = || {
+                Stop::Bad(format!(
+                    "a merge of {entry:?}, which is not in the vocabulary"
+                ))
+            };
+            ids.get(entry).copied().ok_or_else(missing)
+        };
+        let pair = [id(left)?, id(right)?];
+        if pair.contains(&unknown_id) && alphabet.contains(&UNKNOWN) {
+            return refuse("a merge of the unknown token");
+        }
+        // Of a pair that stands twice the later rank counts.
+        merges.insert(pair, (rank, id(&format!("{left}{right}"))?));
+    }
+    let mut merges: Vec<_> = merges
+        .into_iter()
+        .map(|(pair, (rank, id))| (pair, rank, id))
+        .collect();
+    merges.sort_by_key(|(_, rank, _)| *rank);
+    let merges = build_merges(&merges);
+    let alphabet: Vec<u8> = alphabet.into_iter().flat_map(u32::to_le_bytes).collect();
+    let fuse_unknown = model.fuse_unk == Some(true);
+    let whole = whole_words(
+        ids,
+        model.ignore_merges == Some(true),
+        &Bpe {
+            words: Trie::new(&[]),
+            alphabet: Words::new(&alphabet),
+            merges: Merges::new(&merges).ok_or_else(|| Stop::Bad("no table of merges".into()))?,
+            vocab_size: u32::MAX,
+            unknown_id,
+            fuse_unknown,
+        },
+    );
+    let whole: Vec<(&[u8], u32)> = whole
+        .iter()
+        .map(|(word, id)| (word.as_slice(), *id))
+        .collect();
+    writer.bytes(Section::Vocabulary, build(&whole)?);
+    writer.bytes(Section::Alphabet, alphabet);
+    writer.bytes(Section::Merges, merges);
+    write_classes(writer)?;
+    Ok(Parts {
+        ids: ids.iter().map(|(word, &id)| (word.as_str(), id)).collect(),
+        entries: ids.len() as u32,
+        unknown_id,
+        model: Model::Bpe {
+            prefix_space: byte_level.add_prefix_space,
+            split: byte_level.use_regex,
+            fuse_unknown,
+        },
+    })
+}
+
+fn byte_level(pre_tokenizer: Option<&PreTokenizerWrapper>) -> Step<&ByteLevel> {
+    match pre_tokenizer {
+        Some(PreTokenizerWrapper::ByteLevel(byte_level)) => Ok(byte_level),
+        Some(PreTokenizerWrapper::Sequence(sequence)) => match sequence.as_ref() {
+            [PreTokenizerWrapper::ByteLevel(byte_level)] => Ok(byte_level),
+            _ => refuse("a sequence of pre-tokenizers for a BPE model"),
+        },
+        _ => refuse("a pre-tokenizer other than ByteLevel for a BPE model"),
+    }
+}
+
+/// The characters that a byte-level vocabulary spells bytes with: printable ones of Latin-1 as they are, the others in order from
+/// 256 on.
+fn byte_chars() -> impl Iterator<Item = char> {
+    let mut others = '\u{100}'..;
+    (0..=u8::MAX).filter_map(move |byte| match byte {
+        b'!'..=b'~' | 0xa1..=0xac | 0xae.. => Some(byte.into()),
+        _ => others.next(),
+    })
+}
+
+/// The words that become one token, by their keys in the trie. Nothing else than UTF-8 is ever a word.
+fn whole_words(
+    ids: &BTreeMap<String, u32>,
+    whatever_merges: bool,
+    bpe: &Bpe<'_>,
+) -> BTreeMap<Vec<u8>, u32> {
+    let bytes: BTreeMap<char, u8> = byte_chars().zip(0..=u8::MAX).collect();
+    let mut scratch = Scratch::default();
+    let mut found = Vec::new();
+    let words = ids.iter().filter_map(|(entry, &id)| {
+        let word: Option<Vec<u8>> = entry.chars().map(|c| bytes.get(&c).copied()).collect();
+        let mut word = word.filter(|word| !word.is_empty() && std::str::from_utf8(word).is_ok())?;
+        found.clear();
+        bpe.merge(&word, &mut scratch, &mut found);
+        if !whatever_merges && found != [id] {
+            return None;
+        }
+        word.iter_mut().for_each(|byte| *byte = key_byte(*byte));
+        Some((word, id))
+    });
+    words.collect()
+}
+
+/// Writes the kind of every character.
+fn write_classes(writer: &mut Writer) -> Step<()> {
+    let mut classes = vec![0u8; char::MAX as usize + 1];
+    let all: String = ('\0'..=char::MAX).collect();
+    for (pattern, flag) in [
+        (r"\p{L}+", class::LETTER),
+        (r"\p{N}+", class::NUMBER),
+        (r"\s+", class::SPACE),
+        (r"\w+", class::WORD),
+    ] {
+        let pattern = SysRegex::new(pattern).map_err(|error| Stop::Bad(error.to_string()))?;
+        for (start, end) in pattern.find_iter(&all) {
+            all[start..end]
+                .chars()
+                .for_each(|c| classes[c as usize] |= flag);
+        }
+    }
+    for c in all.chars() {
+        let alone = std::iter::once(c);
+        if canonical_combining_class(c) != 0 || is_nfc_quick(alone) != IsNormalized::Yes {
+            classes[c as usize] |= class::UNSTABLE;
+        }
+    }
+    let mut page_numbers: BTreeMap<&[u8], u16> = BTreeMap::new();
+    let (mut pages, mut entries) = (Vec::new(), Vec::new());
+    for page in classes.chunks(PAGE) {
+        let next = page_numbers.len() as u16;
+        let number = *page_numbers.entry(page).or_insert_with(|| {
+            entries.extend_from_slice(page);
+            next
+        });
+        pages.extend(number.to_le_bytes());
+    }
+    writer.bytes(Section::CharacterPages, pages);
+    writer.bytes(Section::Characters, entries);
+    Ok(())
 }
 
 /// Writes what becomes of every character.
@@ -535,7 +780,7 @@ fn write_added_tokens(file: &File, parts: &Parts<'_>, writer: &mut Writer) -> St
     let (mut as_is, mut normalized) = (BTreeMap::new(), BTreeMap::new());
     let mut words = Vec::new();
     for (place, (&id, token)) in (0..).zip(&tokens) {
-        if token.single_word {
+        if token.single_word && !matches!(parts.model, Model::Bpe { .. }) {
             return refuse(format!(
                 "the added token {:?}, which is for whole words only",
                 token.content
@@ -560,7 +805,8 @@ fn write_added_tokens(file: &File, parts: &Parts<'_>, writer: &mut Writer) -> St
         }
         let left = if token.lstrip { TAKES_SPACE_LEFT } else { 0 };
         let right = if token.rstrip { TAKES_SPACE_RIGHT } else { 0 };
-        words.extend([id, left | right]);
+        let whole = if token.single_word { WHOLE_WORD } else { 0 };
+        words.extend([id, left | right | whole]);
     }
     writer.words(Section::Added, words);
     for (section, patterns) in [

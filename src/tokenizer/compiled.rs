@@ -1,7 +1,7 @@
 //! A tokenizer that is ready as soon as its bytes are mapped.
 //!
-//! Owns the format that `compile` writes: an index of sections, tries that are walked where they lie, scores and character tables
-//! that are looked up in place. Opening reads a few hundred bytes; pages of the rest are touched as texts need them. Refuses bytes
+//! Owns the format that `compile` writes: an index of sections, tries that are walked where they lie, scores, merges and character
+//! tables that are looked up in place. Opening reads a few hundred bytes; pages of the rest are touched as texts need them. Refuses bytes
 //! whose header, settings, template or added tokens do not hold together. Tries and tables are trusted to be what was written, but
 //! never further than a wrong id below the vocabulary's size: there is no index that is not checked.
 
@@ -9,6 +9,8 @@ use bytes::Bytes;
 
 mod added;
 mod bert;
+mod bpe;
+mod byte_level;
 mod charsmap;
 mod layout;
 mod trie;
@@ -19,19 +21,26 @@ pub use layout::Damaged;
 
 /// What `compile` needs to write the format.
 pub(super) mod write {
-    pub use super::added::{TAKES_SPACE_LEFT, TAKES_SPACE_RIGHT};
+    pub use super::added::{TAKES_SPACE_LEFT, TAKES_SPACE_RIGHT, WHOLE_WORD};
     pub use super::bert::{PAGE, entry};
+    pub use super::bpe::{
+        ALPHABET, Bpe, DROPPED, Merges, Scratch, UNKNOWN, build_merges, key_byte,
+    };
+    pub use super::byte_level::class;
     pub use super::charsmap::Charsmap;
-    pub use super::layout::{Section, Writer};
+    pub use super::layout::{Section, Words, Writer};
     pub use super::trie::{BuildError, Trie, build};
     pub use super::{MetaspaceRules, Model, Settings, StepKind, TemplatePiece};
 }
 
 use added::{AddedToken, FirstBytes, Part};
 use bert::Characters;
+use bpe::{ALPHABET, Bpe, DROPPED, Merges, UNKNOWN};
+use byte_level::Classes;
 use charsmap::Charsmap;
 use layout::{Layout, Section, Words};
 use trie::Trie;
+use unicode_normalization_alignments::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 use unigram::{Scores, Scratch, Unigram};
 use wordpiece::WordPiece;
 
@@ -60,6 +69,13 @@ pub enum Model {
         max_word_chars: u32,
         /// The continuing prefix (`##`) is the text at the start of `StepTexts`.
         prefix_bytes: u32,
+    },
+    Bpe {
+        /// A text that does not begin with a space gets one.
+        prefix_space: bool,
+        /// Cut into words; otherwise the whole text is one.
+        split: bool,
+        fuse_unknown: bool,
     },
 }
 
@@ -99,6 +115,11 @@ impl Settings {
                 max_word_chars,
                 prefix_bytes,
             } => words.extend([1, lowercase.into(), max_word_chars, prefix_bytes]),
+            Model::Bpe {
+                prefix_space,
+                split,
+                fuse_unknown,
+            } => words.extend([2, prefix_space.into(), split.into(), fuse_unknown.into()]),
         }
         words
     }
@@ -115,14 +136,8 @@ impl Settings {
         if unknown_id >= vocab_size {
             return Err(Damaged("an unknown token beyond its vocabulary"));
         }
-        let model = if flag(next()?)? {
-            Model::WordPiece {
-                lowercase: flag(next()?)?,
-                max_word_chars: next()?,
-                prefix_bytes: next()?,
-            }
-        } else {
-            Model::Unigram {
+        let model = match next()? {
+            0 => Model::Unigram {
                 lowest_score: f64::from_bits(u64::from(next()?) | u64::from(next()?) << 32),
                 scores_are_f64: flag(next()?)?,
                 ascii_unchanged: u128::from(next()?)
@@ -135,7 +150,18 @@ impl Settings {
                     prepend: flag(next()?)?,
                     split: flag(next()?)?,
                 },
-            }
+            },
+            1 => Model::WordPiece {
+                lowercase: flag(next()?)?,
+                max_word_chars: next()?,
+                prefix_bytes: next()?,
+            },
+            2 => Model::Bpe {
+                prefix_space: flag(next()?)?,
+                split: flag(next()?)?,
+                fuse_unknown: flag(next()?)?,
+            },
+            _ => return Err(Damaged("an unknown kind of model")),
         };
         Ok(Self {
             vocab_size,
@@ -149,7 +175,7 @@ fn in_words(value: u128) -> impl Iterator<Item = u32> {
     (0..4).map(move |word| (value >> (32 * word)) as u32)
 }
 
-/// A step of a unigram model's normalisation: in `Steps` a word for the kind and two for its numbers.
+/// A step of normalisation: in `Steps` a word for the kind and two for its numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StepKind {
     /// SentencePiece's rules.
@@ -161,6 +187,10 @@ pub enum StepKind {
     /// One text becomes another; the numbers are the place of the first and its length, and another step follows whose numbers
     /// are those of the second.
     ReplaceText = 3,
+    /// The normal form C of Unicode.
+    Nfc = 4,
+    /// A text that is not empty gets another one before it; the numbers are its place in `StepTexts` and its length.
+    Prepend = 5,
 }
 
 enum Step {
@@ -168,6 +198,8 @@ enum Step {
     Strip { left: bool, right: bool },
     ReplaceSpaces { with: String },
     ReplaceText { text: String, with: String },
+    Nfc,
+    Prepend { text: String },
 }
 
 fn read_steps(words: Words<'_>, texts: &[u8]) -> Result<Vec<Step>, Damaged> {
@@ -199,6 +231,8 @@ fn read_steps(words: Words<'_>, texts: &[u8]) -> Result<Vec<Step>, Damaged> {
                     with: text(c, d)?,
                 }
             }
+            kind if kind == StepKind::Nfc as u32 => Step::Nfc,
+            kind if kind == StepKind::Prepend as u32 => Step::Prepend { text: text(a, b)? },
             _ => return Err(Damaged("an unknown step of normalisation")),
         });
     }
@@ -293,6 +327,14 @@ impl Compiled {
                 .section(Section::StepTexts)
                 .get(..prefix_bytes as usize)
                 .is_some(),
+            Model::Bpe { .. } => {
+                let alphabet = layout.words(Section::Alphabet);
+                let fits = |id| id < settings.vocab_size || matches!(id, DROPPED | UNKNOWN);
+                alphabet.len() == ALPHABET
+                    && alphabet.iter().all(fits)
+                    && Merges::new(layout.section(Section::Merges)).is_some()
+                    && classes(&layout).is_some()
+            }
         };
         if !holds {
             return Err(Damaged("sections that do not fit its settings"));
@@ -350,7 +392,13 @@ impl Compiled {
                     texts: self.layout.section(Section::CharsmapTexts),
                     ascii_unchanged,
                 };
-                self.encode_unigram(text, &model, &charsmap, metaspace, &mut ids);
+                let mut scratch = Scratch::default();
+                let mut marked = String::new();
+                self.each_part(text, &charsmap, None, &mut ids, |text, ids| {
+                    metaspace.pieces(text, &mut marked, |piece| {
+                        model.encode(piece, &mut scratch, ids);
+                    });
+                });
             }
             Model::WordPiece {
                 lowercase,
@@ -372,10 +420,52 @@ impl Compiled {
                     texts: self.layout.section(Section::CharacterTexts),
                     lowercase,
                 };
-                self.split_as_is(text, |part| match part {
-                    Part::Token(id) => ids.push(id),
-                    Part::Text(text) => {
-                        characters.words(text, |word, chars| model.encode(word, chars, &mut ids));
+                self.split_as_is(
+                    text,
+                    |_| false,
+                    |part| match part {
+                        Part::Token(id) => ids.push(id),
+                        Part::Text(text) => characters
+                            .words(text, |word, chars| model.encode(word, chars, &mut ids)),
+                    },
+                );
+            }
+            Model::Bpe {
+                prefix_space,
+                split,
+                fuse_unknown,
+            } => {
+                // Both were there when it was opened.
+                let merges = Merges::new(self.layout.section(Section::Merges))?;
+                let classes = classes(&self.layout)?;
+                let model = Bpe {
+                    words: self.trie(Section::Vocabulary),
+                    alphabet: self.layout.words(Section::Alphabet),
+                    merges,
+                    vocab_size: self.settings.vocab_size,
+                    unknown_id: self.settings.unknown_id,
+                    fuse_unknown,
+                };
+                let mut scratch = bpe::Scratch::default();
+                let mut marked = String::new();
+                let no_charsmap = Charsmap {
+                    rules: Trie::new(&[]),
+                    texts: &[],
+                    ascii_unchanged: u128::MAX,
+                };
+                self.each_part(text, &no_charsmap, Some(classes), &mut ids, |text, ids| {
+                    let mut text = text;
+                    if prefix_space && !text.starts_with(' ') {
+                        marked.clear();
+                        marked.push(' ');
+                        marked.push_str(text);
+                        text = &marked;
+                    }
+                    let mut word = |word: &str| model.encode(word.as_bytes(), &mut scratch, ids);
+                    if split {
+                        classes.pieces(text, word);
+                    } else {
+                        word(text);
                     }
                 });
             }
@@ -383,48 +473,86 @@ impl Compiled {
         Some(ids)
     }
 
-    fn split_as_is<'t>(&self, text: &'t str, each: impl FnMut(Part<'t>)) {
+    fn split_as_is<'t>(
+        &self,
+        text: &'t str,
+        is_word: impl Fn(char) -> bool,
+        each: impl FnMut(Part<'t>),
+    ) {
         let trie = self.trie(Section::AddedAsIs);
-        added::split(text, trie, &self.first_as_is, &self.added, each);
+        added::split(text, trie, &self.first_as_is, &self.added, is_word, each);
     }
 
-    fn encode_unigram(
+    /// Appends the ids of all added tokens, and has `each` append those of the normalised text between them.
+    fn each_part(
         &self,
         text: &str,
-        model: &Unigram<'_>,
         charsmap: &Charsmap<'_>,
-        metaspace: MetaspaceRules,
+        classes: Option<Classes<'_>>,
         ids: &mut Vec<u32>,
+        mut each: impl FnMut(&str, &mut Vec<u32>),
     ) {
-        let mut scratch = Scratch::default();
         let (mut normalized, mut spare) = (String::new(), String::new());
-        let mut marked = String::new();
         let normalized_tokens = self.trie(Section::AddedNormalized);
-        self.split_as_is(text, |part| {
-            let text = match part {
+        let is_word = |c| classes.is_some_and(|classes| classes.is_word(c));
+        self.split_as_is(text, &is_word, |part| {
+            let mut text = match part {
                 Part::Token(id) => return ids.push(id),
                 Part::Text(text) => text,
             };
-            normalized.clear();
-            normalized.push_str(text);
-            for step in &self.steps {
-                step.apply(charsmap, &mut normalized, &mut spare);
+            if !self.steps.iter().all(|step| step.leaves(text, classes)) {
+                normalized.clear();
+                normalized.push_str(text);
+                for step in &self.steps {
+                    if !step.leaves(&normalized, classes) {
+                        step.apply(charsmap, &mut normalized, &mut spare);
+                    }
+                }
+                text = &normalized;
             }
             let (first, tokens) = (&self.first_normalized, &self.added);
-            added::split(&normalized, normalized_tokens, first, tokens, |part| {
-                let text = match part {
-                    Part::Token(id) => return ids.push(id),
-                    Part::Text(text) => text,
-                };
-                metaspace.pieces(text, &mut marked, |piece| {
-                    model.encode(piece, &mut scratch, ids);
-                });
-            });
+            added::split(
+                text,
+                normalized_tokens,
+                first,
+                tokens,
+                &is_word,
+                |part| match part {
+                    Part::Token(id) => ids.push(id),
+                    Part::Text(text) => each(text, ids),
+                },
+            );
         });
     }
 }
 
+fn classes(layout: &Layout) -> Option<Classes<'_>> {
+    let section = |section| layout.section(section);
+    Classes::new(
+        section(Section::CharacterPages),
+        section(Section::Characters),
+    )
+}
+
 impl Step {
+    /// Whether the text certainly stays what it is.
+    fn leaves(&self, text: &str, classes: Option<Classes<'_>>) -> bool {
+        match self {
+            Self::Charsmap => false,
+            Self::Strip { left, right } => {
+                !(*left && text.starts_with(char::is_whitespace)
+                    || *right && text.ends_with(char::is_whitespace))
+            }
+            Self::ReplaceSpaces { .. } => !text.contains("  "),
+            Self::ReplaceText { text: old, .. } => !text.contains(old.as_str()),
+            Self::Nfc => {
+                classes.is_some_and(|classes| classes.is_stable(text))
+                    || is_nfc_quick(text.chars()) == IsNormalized::Yes
+            }
+            Self::Prepend { .. } => text.is_empty(),
+        }
+    }
+
     /// Changes `text`; `spare` is memory to write to.
     fn apply(&self, charsmap: &Charsmap<'_>, text: &mut String, spare: &mut String) {
         match self {
@@ -442,9 +570,6 @@ impl Step {
                 }
             }
             Self::ReplaceSpaces { with } => {
-                if !text.contains("  ") {
-                    return;
-                }
                 spare.clear();
                 let mut rest = text.as_str();
                 while let Some(at) = rest.find("  ") {
@@ -456,10 +581,14 @@ impl Step {
                 std::mem::swap(text, spare);
             }
             Self::ReplaceText { text: old, with } => {
-                if text.contains(old.as_str()) {
-                    *text = text.replace(old.as_str(), with);
-                }
+                *text = text.replace(old.as_str(), with);
             }
+            Self::Nfc => {
+                spare.clear();
+                spare.extend(text.nfc().map(|(c, _)| c));
+                std::mem::swap(text, spare);
+            }
+            Self::Prepend { text: before } => text.insert_str(0, before),
         }
     }
 }

@@ -1,13 +1,14 @@
 //! Added tokens: literal strings such as `<s>` that become their own id wherever they stand in a text.
 //!
 //! Finds, from left to right, the longest added token that starts earliest, as Hugging Face's matcher does, and lets a token take
-//! the whitespace beside it where it is marked so. Tokens that match whole words only are not compiled.
+//! the whitespace beside it where it is marked so. Tokens for whole words are passed over within words.
 
 use super::layout::{Damaged, Words};
 use super::trie::Trie;
 
 pub const TAKES_SPACE_LEFT: u32 = 1;
 pub const TAKES_SPACE_RIGHT: u32 = 2;
+pub const WHOLE_WORD: u32 = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AddedToken {
@@ -45,12 +46,13 @@ pub enum Part<'t> {
     Token(u32),
 }
 
-/// Cuts `text` at added tokens; parts of text are never empty.
+/// Cuts `text` at added tokens; parts of text are never empty. `is_word` tells characters of words, for tokens that are for whole ones.
 pub fn split<'t>(
     text: &'t str,
     trie: Trie<'_>,
     first: &FirstBytes,
     tokens: &[AddedToken],
+    is_word: impl Fn(char) -> bool,
     mut each: impl FnMut(Part<'t>),
 ) {
     let bytes = text.as_bytes();
@@ -73,6 +75,11 @@ pub fn split<'t>(
         let (Some(before), Some(after)) = (text.get(..start), text.get(end..)) else {
             continue;
         };
+        if token.flags & WHOLE_WORD != 0
+            && (before.ends_with(&is_word) || after.starts_with(&is_word))
+        {
+            continue;
+        }
         if token.flags & TAKES_SPACE_LEFT != 0 {
             start = before.trim_end().len().max(done);
         }
@@ -107,14 +114,25 @@ mod tests {
                 id: 12,
                 flags: TAKES_SPACE_RIGHT,
             },
+            AddedToken {
+                id: 13,
+                flags: WHOLE_WORD | TAKES_SPACE_LEFT,
+            },
         ];
-        let trie = build(&[(b"<a>", 0), (b"<a>b", 1), (b"<r>", 2)]).expect("builds");
+        let keys: [(&[u8], u32); 4] = [(b"<a>", 0), (b"<a>b", 1), (b"<r>", 2), (b"day", 3)];
+        let trie = build(&keys).expect("builds");
         let trie = Trie::new(&trie);
         let cut = |text| {
             let mut parts = Vec::new();
-            split(text, trie, &FirstBytes::of(trie), &tokens, |part| {
-                parts.push(part)
-            });
+            let is_word = char::is_alphanumeric;
+            split(
+                text,
+                trie,
+                &FirstBytes::of(trie),
+                &tokens,
+                is_word,
+                |part| parts.push(part),
+            );
             parts
         };
         use Part::{Text, Token};
@@ -125,6 +143,10 @@ mod tests {
         assert_eq!(
             cut("<r> \n<a>b <r> "),
             [Token(12), Token(11), Text(" "), Token(12)]
+        );
+        assert_eq!(
+            cut("a day today days day"),
+            [Text("a"), Token(13), Text(" today days"), Token(13)]
         );
     }
 }

@@ -1,15 +1,16 @@
 //! How the parts of a compiled tokenizer lie in its bytes: a header, a table of sections, the sections.
 //!
 //! Header, in little-endian u32 words: magic (two words), version, length of the whole in bytes, number of sections; then the
-//! offset and length in bytes of each section, which starts at a multiple of 8. Refuses bytes of another kind, version or length,
-//! and sections that reach beyond the end; what a section holds is its reader's to judge.
+//! offset and length in bytes of each section, which starts at a multiple of 8. Sections that came later are left out where they and
+//! all behind them are empty, so that files which do not need them stay what they were. Refuses bytes of another kind, version or
+//! length, and sections that reach beyond the end; what a section holds is its reader's to judge.
 
 use std::ops::Range;
 
 use bytes::Bytes;
 
 const MAGIC: [u8; 8] = *b"rrtokens";
-/// To be raised whenever the meaning of any section changes.
+/// To be raised whenever the meaning of any section changes. A new section behind the others is no change of that kind.
 const VERSION: u32 = 1;
 const HEADER_WORDS: usize = 5;
 const ALIGNMENT: usize = 8;
@@ -37,13 +38,20 @@ pub enum Section {
     /// SentencePiece's rules: a trie, and the texts its values point to.
     Charsmap,
     CharsmapTexts,
-    /// BERT's treatment of each character: u16 numbers of pages, pages of words, and the texts that characters become.
+    /// The treatment of each character: u16 numbers of pages, and pages of it. BERT's is words, and texts that characters become; that
+    /// of byte-level BPE is bytes.
     CharacterPages,
     Characters,
     CharacterTexts,
+    /// Words: the token that each byte starts as in a BPE model.
+    Alphabet,
+    /// Hash table of the merges of a BPE model.
+    Merges,
 }
 
-const SECTIONS: usize = Section::CharacterTexts as usize + 1;
+const SECTIONS: usize = Section::Merges as usize + 1;
+/// Every file has these.
+const FIRST_SECTIONS: usize = Section::CharacterTexts as usize + 1;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -68,11 +76,12 @@ impl Layout {
         if word(3)? as usize != bytes.len() {
             return Err(Damaged("another length than its header tells"));
         }
-        if word(4)? as usize != SECTIONS {
+        let count = word(4)? as usize;
+        if !(FIRST_SECTIONS..=SECTIONS).contains(&count) {
             return Err(Damaged("another number of sections"));
         }
         let mut sections = [const { 0..0 }; SECTIONS];
-        for (index, section) in sections.iter_mut().enumerate() {
+        for (index, section) in sections.iter_mut().take(count).enumerate() {
             let start = word(HEADER_WORDS + 2 * index)? as usize;
             let length = word(HEADER_WORDS + 2 * index + 1)? as usize;
             let end = start.checked_add(length).filter(|&end| end <= bytes.len());
@@ -95,7 +104,7 @@ impl Layout {
 pub struct Words<'a>(&'a [[u8; 4]]);
 
 impl<'a> Words<'a> {
-    fn new(bytes: &'a [u8]) -> Self {
+    pub fn new(bytes: &'a [u8]) -> Self {
         Self(bytes.as_chunks().0)
     }
 
@@ -142,10 +151,12 @@ impl Writer {
 
     /// None where the whole would exceed what its u32 offsets can tell.
     pub fn finish(self) -> Option<Vec<u8>> {
-        let start = (HEADER_WORDS + 2 * SECTIONS) * 4;
+        let filled = self.sections.iter().rposition(|it| !it.is_empty());
+        let count = filled.map_or(0, |last| last + 1).max(FIRST_SECTIONS);
+        let start = (HEADER_WORDS + 2 * count) * 4;
         let mut body: Vec<u8> = Vec::new();
         let mut table = Vec::new();
-        for section in &self.sections {
+        for section in &self.sections[..count] {
             let filled = (start + body.len()).next_multiple_of(ALIGNMENT) - start;
             body.resize(filled, 0);
             table.push(u32::try_from(start + body.len()).ok()?);
@@ -154,7 +165,7 @@ impl Writer {
         }
         let total = u32::try_from(start + body.len()).ok()?;
         let mut out = MAGIC.to_vec();
-        let words = [VERSION, total, SECTIONS as u32].into_iter().chain(table);
+        let words = [VERSION, total, count as u32].into_iter().chain(table);
         out.extend(words.flat_map(u32::to_le_bytes));
         out.append(&mut body);
         Some(out)
@@ -184,6 +195,21 @@ mod tests {
         );
         assert_eq!(layout.section(Section::StepTexts), b"text");
         assert_eq!(layout.section(Section::Vocabulary), b"");
+        assert_eq!(layout.section(Section::Merges), b"");
+    }
+
+    #[test]
+    fn sections_that_came_later_take_room_only_where_they_are_needed() {
+        let sections = |writer: Writer| {
+            let bytes = writer.finish().expect("small");
+            let count = Words::new(&bytes).get(4).expect("a header");
+            let layout = Layout::read(bytes.into()).expect("reads");
+            (count, layout.section(Section::Merges).to_vec())
+        };
+        assert_eq!(sections(Writer::default()), (14, Vec::new()));
+        let mut writer = Writer::default();
+        writer.bytes(Section::Merges, b"merges".to_vec());
+        assert_eq!(sections(writer), (16, b"merges".to_vec()));
     }
 
     #[test]
@@ -201,7 +227,9 @@ mod tests {
             refusal(with(2, VERSION + 1)),
             "another version of the format"
         );
-        assert_eq!(refusal(with(4, 3)), "another number of sections");
+        for count in [3, FIRST_SECTIONS as u32 - 1, SECTIONS as u32 + 1] {
+            assert_eq!(refusal(with(4, count)), "another number of sections");
+        }
         assert_eq!(refusal(with(5, u32::MAX)), "a section beyond its end");
         assert_eq!(refusal(with(6, u32::MAX)), "a section beyond its end");
         assert_eq!(
