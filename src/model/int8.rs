@@ -3,7 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 
 use kernels::{
-    EncoderSpace, INT8_LAYOUT, Int8Layer, Int8Matrix, Kernels, LayerNorm, Levels, PANEL, Smooth,
+    AttentionKind, EncoderSpace, INT8_LAYOUT, Int8Layer, Int8Matrix, Kernels, LayerNorm, Levels,
+    Norms, PANEL, Pooling, Smooth,
 };
 
 use super::config::ModelConfig;
@@ -127,8 +128,14 @@ impl Layers {
         let layers: Vec<Int8Layer<'_>> = self.layers.iter().map(Layer::view).collect();
         // What a panic left in it is overwritten before it is read.
         let mut space = self.space.lock().unwrap_or_else(PoisonError::into_inner);
-        self.kernels
-            .int8_encoder(&layers, self.heads, starts, &mut hidden, &mut space);
+        self.kernels.int8_encoder(
+            &layers,
+            self.heads,
+            starts,
+            Pooling::First,
+            &mut hidden,
+            &mut space,
+        );
         hidden.truncate((starts.len() - 1) * self.hidden);
         hidden
     }
@@ -167,10 +174,14 @@ impl Layer {
         Int8Layer {
             qkv: self.qkv.view(),
             attention_out: self.attention_out.view(),
-            attention_norm: self.attention_norm.view(),
             up: self.up.view(),
             down: self.down.view(),
-            output_norm: self.output_norm.view(),
+            norms: Norms::After {
+                attention: self.attention_norm.view(),
+                output: self.output_norm.view(),
+            },
+            gated: false,
+            kind: AttentionKind::default(),
         }
     }
 }

@@ -7,7 +7,8 @@
 use std::time::{Duration, Instant};
 
 use kernels::{
-    EncoderSpace, Int8Layer, Int8Matrix, Isa, Kernels, LayerNorm, Levels, PackedInt8, pack_int8,
+    AttentionKind, EncoderSpace, Int8Layer, Int8Matrix, Isa, Kernels, LayerNorm, Levels, Norms,
+    PackedInt8, Pooling, pack_int8,
 };
 
 const LAYERS: usize = 24;
@@ -192,10 +193,14 @@ fn encoder(kernels: Kernels, peak: f64, filter: &str) {
         .map(|[qkv, attention_out, up, down]| Int8Layer {
             qkv: qkv.matrix(),
             attention_out: attention_out.matrix(),
-            attention_norm: norm,
             up: up.matrix(),
             down: down.matrix(),
-            output_norm: norm,
+            norms: Norms::After {
+                attention: norm,
+                output: norm,
+            },
+            gated: false,
+            kind: AttentionKind::default(),
         })
         .collect();
     let mut space = EncoderSpace::default();
@@ -218,7 +223,8 @@ fn encoder(kernels: Kernels, peak: f64, filter: &str) {
         let mut state = x.clone();
         let (seconds, least) = measure(|| {
             state.copy_from_slice(&x);
-            kernels.int8_encoder(&layers, heads, &cu_seqlens, &mut state, &mut space);
+            let first = Pooling::First;
+            kernels.int8_encoder(&layers, heads, &cu_seqlens, first, &mut state, &mut space);
         });
         let operations: f64 = lengths
             .iter()

@@ -1171,8 +1171,6 @@ mod tests {
         let plain = AttentionKind::default();
         for kind in [
             plain,
-            AttentionKind { rotary, ..plain },
-            AttentionKind { bias, ..plain },
             AttentionKind {
                 rotary,
                 window: Some(64),

@@ -112,6 +112,35 @@ impl Kernel for Gated<'_> {
     }
 }
 
+/// Gates of a product's rows, so many values apart, in place: `row[c] = gelu(row[c]) * row[inner + c]`, with the GELU of
+/// [`math::gelu_rough`].
+pub(crate) struct GateRows<'a> {
+    pub(crate) values: &'a mut [f32],
+    pub(crate) stride: usize,
+    pub(crate) inner: usize,
+}
+
+impl Kernel for GateRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for row in self.values.chunks_mut(self.stride) {
+            let (row, gate) = row.split_at_mut(self.inner);
+            let mut xs = row.chunks_exact_mut(S::LANES);
+            let mut gates = gate[..self.inner].chunks_exact(S::LANES);
+            for (x, gate) in (&mut xs).zip(&mut gates) {
+                s.store(x, s.mul(math::gelu_rough(s, s.load(x)), s.load(gate)));
+            }
+            let (x, gate) = (xs.into_remainder(), gates.remainder());
+            if !x.is_empty() {
+                let v = s.mul(math::gelu_rough(s, s.load_first(x)), s.load_first(gate));
+                s.store_first(x, v);
+            }
+        }
+    }
+}
+
 #[inline(always)]
 fn bias_row<S: Simd, const GELU: bool>(s: S, row: &mut [f32], bias: &[f32]) {
     let mut xs = row.chunks_exact_mut(S::LANES);

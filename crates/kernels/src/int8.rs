@@ -28,7 +28,7 @@ mod tiles;
 use crate::isa::Kernels;
 use crate::simd::{Kernel, Simd};
 
-pub use encoder::{EncoderSpace, Int8Layer, LayerNorm};
+pub use encoder::{EncoderSpace, Int8Layer, LayerNorm, Norms, Pooling};
 
 /// Output channels that lie together.
 pub const PANEL: usize = 32;

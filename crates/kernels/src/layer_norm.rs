@@ -105,9 +105,84 @@ impl Kernel for Normalize<'_> {
     }
 }
 
+/// Rows of values, so many apart.
+pub(crate) struct RowsMut<'a> {
+    pub(crate) values: &'a mut [f32],
+    pub(crate) stride: usize,
+}
+
+/// What stands between two products of an encoder's layer, row by row; rows are as long as the norm.
+///
+/// A kernel, so that the callers share what is compiled.
+pub(crate) enum Between<'a> {
+    /// `x = layer_norm(x + residual)`.
+    AddNorm {
+        x: RowsMut<'a>,
+        residual: (&'a [f32], usize),
+        norm: &'a LayerNorm<'a>,
+    },
+    /// `to = layer_norm(from)`.
+    Norm {
+        from: (&'a [f32], usize),
+        to: RowsMut<'a>,
+        norm: &'a LayerNorm<'a>,
+    },
+    /// `x = x + other`, of rows of so many values.
+    Add {
+        x: RowsMut<'a>,
+        other: (&'a [f32], usize),
+        width: usize,
+    },
+}
+
+impl Kernel for Between<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        match self {
+            Between::AddNorm { x, residual, norm } => {
+                let width = norm.gamma.len();
+                let residuals = residual.0.chunks(residual.1);
+                for (x, residual) in x.values.chunks_mut(x.stride).zip(residuals) {
+                    add_norm_row(s, &mut x[..width], &residual[..width], norm);
+                }
+            }
+            Between::Norm { from, to, norm } => {
+                let width = norm.gamma.len();
+                for (to, from) in to.values.chunks_mut(to.stride).zip(from.0.chunks(from.1)) {
+                    let to = &mut to[..width];
+                    to.copy_from_slice(&from[..width]);
+                    let sum = sum_row::<S, false>(s, to, s.splat(0.0));
+                    norm_row(s, to, sum / width as f32, norm);
+                }
+            }
+            Between::Add { x, other, width } => {
+                for (x, other) in x.values.chunks_mut(x.stride).zip(other.0.chunks(other.1)) {
+                    add_row(s, &mut x[..width], &other[..width]);
+                }
+            }
+        }
+    }
+}
+
+/// `x += other` of one row.
+#[inline(always)]
+fn add_row<S: Simd>(s: S, x: &mut [f32], other: &[f32]) {
+    let mut xs = x.chunks_exact_mut(S::LANES);
+    let mut others = other.chunks_exact(S::LANES);
+    for (x, other) in (&mut xs).zip(&mut others) {
+        s.store(x, s.add(s.load(x), s.load(other)));
+    }
+    let x = xs.into_remainder();
+    if !x.is_empty() {
+        s.store_first(x, s.add(s.load_first(x), s.load_first(others.remainder())));
+    }
+}
+
 /// `x = layer_norm(x + residual)` of one row.
 #[inline(always)]
-pub(crate) fn add_norm_row<S: Simd>(s: S, x: &mut [f32], residual: &[f32], norm: &LayerNorm<'_>) {
+fn add_norm_row<S: Simd>(s: S, x: &mut [f32], residual: &[f32], norm: &LayerNorm<'_>) {
     let n = x.len();
     let mut sums = [s.splat(0.0); 2];
     let mut xs = x.chunks_exact_mut(S::LANES);

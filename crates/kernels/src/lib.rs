@@ -41,8 +41,8 @@ mod x86_64;
 
 pub use attention::{AttentionKind, RelativeBias, Rotary};
 pub use int8::{
-    EncoderSpace, INT8_LAYOUT, Int8Layer, Int8Matrix, LayerNorm, Levels, PANEL, PackedInt8, Smooth,
-    lay_out_int8, pack_int8,
+    EncoderSpace, INT8_LAYOUT, Int8Layer, Int8Matrix, LayerNorm, Levels, Norms, PANEL, PackedInt8,
+    Pooling, Smooth, lay_out_int8, pack_int8,
 };
 pub use isa::{Isa, Kernels, UnknownIsa};
 pub use linear::{Epilogue, LinearShape};

@@ -7,7 +7,7 @@ use std::ops::{Deref, DerefMut};
 
 use kernels::{
     AttentionKind, EncoderSpace, Epilogue, Int8Layer, Int8Matrix, Isa, Kernels, LayerNorm, Levels,
-    LinearShape, RelativeBias, Rotary, Smooth, pack_int8,
+    LinearShape, Norms, Pooling, RelativeBias, Rotary, Smooth, pack_int8,
 };
 
 /// At which end of the values the forbidden page begins.
@@ -455,19 +455,23 @@ fn the_int8_product_stays_within_its_slices() {
 fn the_int8_encoder_stays_within_its_slices() {
     let mut random = Random(5);
     // Heads of whole panels, which lie in slabs, and others, which lie in rows; inner widths of any tail.
-    for (heads, head_dim, inner) in [(1, 32, 40), (2, 6, 13), (3, 5, 31), (1, 7, 3), (2, 64, 130)] {
+    for (modern, (heads, head_dim, inner)) in [false, true].into_iter().flat_map(|modern| {
+        [(1, 32, 40), (2, 6, 13), (3, 5, 31), (1, 7, 3), (2, 64, 130)].map(|shape| (modern, shape))
+    }) {
         let hidden = heads * head_dim;
+        let up = if modern { 2 * inner } else { inner };
         let layers: Vec<[Weights; 4]> = (0..2)
             .map(|_| {
                 [
                     Weights::new(&mut random, 3 * hidden, hidden, Levels::FULL),
                     Weights::new(&mut random, hidden, hidden, Levels::of_bits(7, 8)),
-                    Weights::new(&mut random, inner, hidden, Levels::of_bits(6, 7)),
+                    Weights::new(&mut random, up, hidden, Levels::of_bits(6, 7)),
                     Weights::new(&mut random, hidden, inner, Levels::of_bits(7, 7)),
                 ]
             })
             .collect();
         let (gamma, beta) = (random.vec(hidden), random.vec(hidden));
+        let (angles, table) = (random.vec(90 * (head_dim / 2)), random.vec(heads * 9));
         for cu_seqlens in [vec![0, 1], vec![0, 5, 6, 23], vec![0, 90, 91, 180]] {
             let tokens = cu_seqlens[cu_seqlens.len() - 1];
             let x = random.vec(tokens * hidden);
@@ -482,20 +486,49 @@ fn the_int8_encoder_stays_within_its_slices() {
                     .collect();
                 let (gamma_there, beta_there) =
                     (Guarded::new(&gamma, edge), Guarded::new(&beta, edge));
+                let angles = Guarded::new(&angles, edge);
+                let table = Guarded::new(&table, edge);
+                let kind = if modern {
+                    AttentionKind {
+                        rotary: head_dim.is_multiple_of(2).then_some(Rotary {
+                            cos: &angles,
+                            sin: &angles,
+                        }),
+                        window: Some(11),
+                        bias: Some(RelativeBias {
+                            table: &table,
+                            reach: 4,
+                        }),
+                    }
+                } else {
+                    AttentionKind::default()
+                };
+                let pooled = if modern { Pooling::All } else { Pooling::First };
                 let encode = |views: &[[Int8Matrix<'_>; 4]], norm: LayerNorm<'_>, x: &mut [f32]| {
                     let layers: Vec<Int8Layer<'_>> = views
                         .iter()
                         .map(|&[qkv, attention_out, up, down]| Int8Layer {
                             qkv,
                             attention_out,
-                            attention_norm: norm,
                             up,
                             down,
-                            output_norm: norm,
+                            norms: if modern {
+                                Norms::Before {
+                                    attention: Some(norm),
+                                    output: norm,
+                                }
+                            } else {
+                                Norms::After {
+                                    attention: norm,
+                                    output: norm,
+                                }
+                            },
+                            gated: modern,
+                            kind,
                         })
                         .collect();
                     let mut space = EncoderSpace::default();
-                    kernels.int8_encoder(&layers, heads, &cu_seqlens, x, &mut space);
+                    kernels.int8_encoder(&layers, heads, &cu_seqlens, pooled, x, &mut space);
                 };
                 let norm = |gamma, beta| LayerNorm {
                     gamma,
@@ -514,9 +547,12 @@ fn the_int8_encoder_stays_within_its_slices() {
                     .map(|layer| layer.each_ref().map(GuardedMatrix::view))
                     .collect();
                 encode(&views, norm(&gamma_there, &beta_there), &mut got);
-                let firsts = (cu_seqlens.len() - 1) * hidden;
+                let of_use = match pooled {
+                    Pooling::First => (cu_seqlens.len() - 1) * hidden,
+                    Pooling::All => x.len(),
+                };
                 let what = format!("int8_encoder of {heads} x {head_dim}, {cu_seqlens:?}");
-                same(&got[..firsts], &want[..firsts], &what, kernels, edge);
+                same(&got[..of_use], &want[..of_use], &what, kernels, edge);
             }
         }
     }

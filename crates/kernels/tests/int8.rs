@@ -1,8 +1,8 @@
 //! The int8 engine on every instruction set of this machine against plain loops.
 
 use kernels::{
-    AttentionKind, EncoderSpace, Int8Layer, Int8Matrix, Isa, Kernels, LayerNorm, Levels,
-    PackedInt8, Smooth, pack_int8, reference,
+    AttentionKind, EncoderSpace, Int8Layer, Int8Matrix, Isa, Kernels, LayerNorm, Levels, Norms,
+    PackedInt8, Pooling, RelativeBias, Rotary, Smooth, pack_int8, reference,
 };
 
 /// Uniform in -1..1.
@@ -48,6 +48,7 @@ const LEVELS: [Levels; 8] = [
     },
 ];
 
+#[derive(Clone)]
 struct Weights {
     w: Vec<f32>,
     packed: PackedInt8,
@@ -59,13 +60,20 @@ struct Weights {
 
 impl Weights {
     fn new(random: &mut Random, n: usize, k: usize, levels: Levels) -> Self {
-        let w: Vec<f32> = random
+        Self::louder(random, n, k, levels, 0)
+    }
+
+    /// With twice the weights and biases in the first channels.
+    fn louder(random: &mut Random, n: usize, k: usize, levels: Levels, loud: usize) -> Self {
+        let mut w: Vec<f32> = random
             .vec(n * k)
             .iter()
             .map(|w| w / (k as f32).sqrt())
             .collect();
         let mut bias = random.vec(n);
         bias.resize(Int8Matrix::channels(n), 0.0);
+        let (w_loud, bias_loud) = (&mut w[..loud * k], &mut bias[..loud]);
+        w_loud.iter_mut().chain(bias_loud).for_each(|x| *x *= 2.0);
         Self {
             packed: pack_int8(&w, n, k, None, levels),
             w,
@@ -208,101 +216,270 @@ fn fine_rows_are_a_hundred_and_fifty_times_nearer() {
     }
 }
 
-#[test]
-fn an_encoder_layer_is_near_the_f32_kernels() {
-    let mut random = Random(2);
-    let (hidden, inner, heads) = (64, 128, 4);
-    let layers: Vec<[Weights; 4]> = (0..3)
-        .map(|_| {
-            [
-                Weights::new(&mut random, 3 * hidden, hidden, Levels::of_bits(7, 7)),
-                Weights::new(&mut random, hidden, hidden, Levels::FULL),
-                Weights::new(&mut random, inner, hidden, Levels::of_bits(7, 8)),
-                Weights::new(&mut random, hidden, inner, Levels::of_bits(6, 7)),
-            ]
-        })
-        .collect();
-    let gamma = vec![1.0; hidden];
-    let beta = vec![0.1; hidden];
-    let cu = [0usize, 3, 50, 51, 400];
-    let x = random.vec(400 * hidden);
-    let norm = LayerNorm {
-        gamma: &gamma,
-        beta: &beta,
-        eps: 1e-5,
-    };
-    let reference = {
-        let kernels = Kernels::with(Isa::Scalar).expect("runs everywhere");
-        let mut h = x.clone();
-        for [qkv, out, up, down] in &layers {
-            let linear = |x: &[f32], w: &Weights, gelu: bool| {
-                let m = x.len() / w.k;
-                let mut y = vec![0.0; m * w.n];
-                let e = if gelu {
-                    kernels::Epilogue::BiasGelu(&w.bias[..w.n])
-                } else {
-                    kernels::Epilogue::Bias(&w.bias[..w.n])
-                };
-                kernels.linear(
-                    x,
-                    &w.w,
-                    kernels::LinearShape { m, k: w.k, n: w.n },
-                    e,
-                    &mut y,
-                );
-                y
-            };
-            let q = linear(&h, qkv, false);
-            let mut context = vec![0.0; h.len()];
-            let kind = AttentionKind::default();
-            reference::attention(&q, &cu, heads, hidden / heads, &kind, &mut context);
-            let zero = vec![0.0; hidden];
-            let mut a = linear(&context, out, false);
-            kernels.bias_residual_layer_norm(&mut a, &zero, &h, &gamma, &beta, 1e-5);
-            let mut d = linear(&linear(&a, up, true), down, false);
-            kernels.bias_residual_layer_norm(&mut d, &zero, &a, &gamma, &beta, 1e-5);
-            h = d;
-        }
-        h
-    };
-    for kernels in every_isa() {
-        let int8: Vec<Int8Layer> = layers
-            .iter()
-            .map(|[qkv, attention_out, up, down]| Int8Layer {
-                qkv: qkv.matrix(),
-                attention_out: attention_out.matrix(),
-                attention_norm: norm,
-                up: up.matrix(),
-                down: down.matrix(),
-                output_norm: norm,
+/// What an encoder's layers have.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shape {
+    before: bool,
+    gated: bool,
+    rotary: bool,
+    /// On two of three layers.
+    windows: bool,
+    bias: bool,
+}
+
+const BERT: Shape = Shape {
+    before: false,
+    gated: false,
+    rotary: false,
+    windows: false,
+    bias: false,
+};
+const SHAPES: [Shape; 4] = [
+    BERT,
+    // As GTE's.
+    Shape {
+        gated: true,
+        rotary: true,
+        ..BERT
+    },
+    // As ModernBERT's.
+    Shape {
+        before: true,
+        gated: true,
+        rotary: true,
+        windows: true,
+        bias: false,
+    },
+    // As MPNet's.
+    Shape { bias: true, ..BERT },
+];
+
+/// An encoder's layers, owned.
+struct Encoder {
+    shape: Shape,
+    heads: usize,
+    layers: Vec<[Weights; 4]>,
+    gamma: Vec<f32>,
+    beta: Vec<f32>,
+    /// Cosines and sines of layers without and with a window.
+    angles: [[Vec<f32>; 2]; 2],
+    table: Vec<f32>,
+}
+
+const WINDOW: usize = 64;
+const REACH: usize = 20;
+
+impl Encoder {
+    fn new(
+        random: &mut Random,
+        shape: Shape,
+        (hidden, inner, heads): (usize, usize, usize),
+        positions: usize,
+    ) -> Self {
+        let half = hidden / heads / 2;
+        let up = if shape.gated { 2 * inner } else { inner };
+        let mut levels = LEVELS.into_iter().cycle();
+        let mut weights = |n, k, loud| {
+            let levels = levels.next().expect("a cycle");
+            Weights::louder(random, n, k, levels, loud)
+        };
+        let layers: Vec<[Weights; 4]> = (0..3)
+            .map(|_| {
+                [
+                    // Queries and keys, so that where tokens are matters.
+                    weights(3 * hidden, hidden, 2 * hidden),
+                    weights(hidden, hidden, 0),
+                    weights(up, hidden, 0),
+                    weights(hidden, inner, 0),
+                ]
             })
             .collect();
-        let mut h = x.clone();
-        kernels.int8_encoder(&int8, heads, &cu, &mut h, &mut EncoderSpace::default());
-        let mut worst = 0f32;
-        for (i, first) in cu[..4].iter().enumerate() {
-            for j in 0..hidden {
-                worst = worst.max((h[i * hidden + j] - reference[first * hidden + j]).abs());
-            }
+        let angles = [1e4f32, 100.0].map(|theta| {
+            let angles = (0..positions * half)
+                .map(|i| (i / half) as f32 * theta.powf(-((i % half) as f32) / half as f32));
+            let (cos, sin) = angles.map(|angle| (angle.cos(), angle.sin())).unzip();
+            [cos, sin]
+        });
+        Self {
+            shape,
+            heads,
+            layers,
+            gamma: random.vec(hidden).iter().map(|x| 1.0 + x / 4.0).collect(),
+            beta: random.vec(hidden).iter().map(|x| x / 4.0).collect(),
+            angles,
+            table: random
+                .vec(heads * (2 * REACH + 1))
+                .iter()
+                .map(|x| 3.0 * x)
+                .collect(),
         }
-        println!("{}: {worst}", kernels.isa());
-        assert!(worst < 0.1, "{}: {worst}", kernels.isa());
-        // Alone, each sequence gives the same bits.
-        for i in 0..4 {
-            let mut alone = x[cu[i] * hidden..cu[i + 1] * hidden].to_vec();
-            kernels.int8_encoder(
-                &int8,
-                heads,
-                &[0, cu[i + 1] - cu[i]],
-                &mut alone,
-                &mut EncoderSpace::default(),
-            );
-            assert_eq!(
-                alone[..hidden],
-                h[i * hidden..(i + 1) * hidden],
-                "{} sequence {i}",
+    }
+
+    fn kind(&self, layer: usize) -> AttentionKind<'_> {
+        let windowed = self.shape.windows && layer % 3 != 0;
+        let [cos, sin] = &self.angles[usize::from(windowed)];
+        AttentionKind {
+            rotary: self.shape.rotary.then_some(Rotary { cos, sin }),
+            window: windowed.then_some(WINDOW),
+            bias: self.shape.bias.then_some(RelativeBias {
+                table: &self.table,
+                reach: REACH,
+            }),
+        }
+    }
+
+    fn int8(&self) -> Vec<Int8Layer<'_>> {
+        let norm = LayerNorm {
+            gamma: &self.gamma,
+            beta: &self.beta,
+            eps: 1e-5,
+        };
+        let layers = self.layers.iter().enumerate();
+        let layers = layers.map(|(number, [qkv, attention_out, up, down])| Int8Layer {
+            qkv: qkv.matrix(),
+            attention_out: attention_out.matrix(),
+            up: up.matrix(),
+            down: down.matrix(),
+            norms: if self.shape.before {
+                Norms::Before {
+                    attention: (number > 0).then_some(norm),
+                    output: norm,
+                }
+            } else {
+                Norms::After {
+                    attention: norm,
+                    output: norm,
+                }
+            },
+            gated: self.shape.gated,
+            kind: self.kind(number),
+        });
+        layers.collect()
+    }
+
+    /// Every token's output, in plain loops.
+    fn plain(&self, x: &[f32], cu: &[usize]) -> Vec<f32> {
+        let linear = |x: &[f32], w: &Weights| {
+            let mut y = vec![0.0; x.len() / w.k * w.n];
+            reference::linear(x, &w.w, w.k, &w.bias[..w.n], &mut y);
+            y
+        };
+        let norm = |mut x: Vec<f32>| {
+            reference::layer_norm(&mut x, &self.gamma, &self.beta, 1e-5);
+            x
+        };
+        let add = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<_>>();
+        let before = self.shape.before;
+        let mut h = x.to_vec();
+        for (number, [qkv, out, up, down]) in self.layers.iter().enumerate() {
+            let seen = if before && number > 0 {
+                norm(h.clone())
+            } else {
+                h.clone()
+            };
+            let (mut context, head_dim) = (vec![0.0; h.len()], out.n / self.heads);
+            let (qkv, kind) = (linear(&seen, qkv), self.kind(number));
+            reference::attention(&qkv, cu, self.heads, head_dim, &kind, &mut context);
+            let sum = add(&h, &linear(&context, out));
+            let (stream, seen) = if before {
+                (sum.clone(), norm(sum))
+            } else {
+                let normed = norm(sum);
+                (normed.clone(), normed)
+            };
+            let mut wide = linear(&seen, up);
+            if self.shape.gated {
+                let up = wide;
+                wide = vec![0.0; up.len() / 2];
+                reference::gated_gelu(&up, down.k, &mut wide);
+            } else {
+                reference::bias_gelu(&mut wide, &vec![0.0; down.k]);
+            }
+            let sum = add(&stream, &linear(&wide, down));
+            h = if before { sum } else { norm(sum) };
+        }
+        h
+    }
+}
+
+#[test]
+fn encoders_are_near_plain_loops_and_the_same_to_the_bit_in_any_batch() {
+    const BOUND: f32 = 0.1;
+    let mut random = Random(2);
+    let (hidden, inner, heads) = (64, 128, 4);
+    let cu = [0usize, 3, 50, 51, 260];
+    for shape in SHAPES {
+        let encoder = Encoder::new(&mut random, shape, (hidden, inner, heads), 209);
+        let x = random.vec(260 * hidden);
+        let want = encoder.plain(&x, &cu);
+        let encode = |kernels: Kernels, x: &[f32], cu: &[usize], pooled| {
+            let mut h = x.to_vec();
+            let mut space = EncoderSpace::default();
+            kernels.int8_encoder(&encoder.int8(), heads, cu, pooled, &mut h, &mut space);
+            h
+        };
+        let far = |got: &[f32], want: &[f32]| {
+            let differences = got.iter().zip(want).map(|(a, b)| (a - b).abs());
+            differences.fold(0f32, |worst, d| if d <= worst { worst } else { d })
+        };
+        // What the bound is worth: positions and windows change more than that.
+        let other = Encoder {
+            shape: Shape {
+                rotary: false,
+                windows: false,
+                bias: false,
+                ..shape
+            },
+            ..Encoder::new(&mut Random(3), shape, (hidden, inner, heads), 209)
+        };
+        let other = Encoder {
+            layers: encoder.layers.clone(),
+            gamma: encoder.gamma.clone(),
+            beta: encoder.beta.clone(),
+            ..other
+        };
+        let effect = far(&other.plain(&x, &cu), &want);
+        assert!(
+            effect > 3.0 * BOUND || shape.rotary == shape.bias,
+            "{shape:?}: {effect}"
+        );
+        for kernels in every_isa() {
+            let all = encode(kernels, &x, &cu, Pooling::All);
+            let firsts = encode(kernels, &x, &cu, Pooling::First);
+            let worst = far(&all, &want);
+            let worst_first = (0..4)
+                .map(|i| {
+                    let row = &want[cu[i] * hidden..][..hidden];
+                    far(&firsts[i * hidden..][..hidden], row)
+                })
+                .fold(0f32, f32::max);
+            println!(
+                "{shape:?} on {}: {worst}, first tokens {worst_first}, of {effect}",
                 kernels.isa()
             );
+            assert!(worst < BOUND, "{shape:?} on {}: {worst}", kernels.isa());
+            assert!(
+                worst_first < BOUND,
+                "{shape:?} on {}: first tokens {worst_first}",
+                kernels.isa()
+            );
+            // Alone, each sequence gives the same bits.
+            for i in 0..4 {
+                let tokens = cu[i] * hidden..cu[i + 1] * hidden;
+                let alone = [0, cu[i + 1] - cu[i]];
+                let one = encode(kernels, &x[tokens.clone()], &alone, Pooling::All);
+                assert!(
+                    one == all[tokens.clone()],
+                    "{shape:?} on {}: sequence {i}",
+                    kernels.isa()
+                );
+                let one = encode(kernels, &x[tokens], &alone, Pooling::First);
+                assert!(
+                    one[..hidden] == firsts[i * hidden..(i + 1) * hidden],
+                    "{shape:?} on {}: first token of sequence {i}",
+                    kernels.isa()
+                );
+            }
         }
     }
 }
@@ -490,40 +667,21 @@ fn hostile_rows_stay_alone(random: &mut Random, (m, k, n): (usize, usize, usize)
 fn neither_threads_nor_a_matrix_unit_change_a_bit() {
     let mut random = Random(5);
     let (hidden, inner, heads) = (64, 96, 2);
-    let shapes = [
-        (3 * hidden, hidden),
-        (hidden, hidden),
-        (inner, hidden),
-        (hidden, inner),
-    ];
-    let mut levels = LEVELS.into_iter();
-    let layers: Vec<[Weights; 4]> = (0..2)
-        .map(|_| {
-            shapes.map(|(n, k)| {
-                let levels = levels.next().expect("as many as matrices");
-                Weights::new(&mut random, n, k, levels)
-            })
-        })
-        .collect();
-    let (gamma, beta) = (vec![1.0; hidden], vec![0.0; hidden]);
-    let norm = LayerNorm {
-        gamma: &gamma,
-        beta: &beta,
-        eps: 1e-5,
-    };
-    let int8: Vec<Int8Layer> = layers
-        .iter()
-        .map(|[qkv, attention_out, up, down]| Int8Layer {
-            qkv: qkv.matrix(),
-            attention_out: attention_out.matrix(),
-            attention_norm: norm,
-            up: up.matrix(),
-            down: down.matrix(),
-            output_norm: norm,
-        })
-        .collect();
     // More tokens than go through the layers together, among them a sequence longer than that; and few.
-    for lengths in [&[3, 700, 1, 90, 200, 300, 40][..], &[3, 90, 1], &[1]] {
+    let (long, some) = (&[3, 520, 1, 90][..], &[200, 1, 90][..]);
+    let batches = |shape: Shape| [if shape.windows { long } else { some }, &[3, 90, 1], &[1]];
+    for (shape, lengths) in SHAPES
+        .into_iter()
+        .flat_map(|shape| batches(shape).map(|lengths| (shape, lengths)))
+    {
+        let encoder = Encoder::new(&mut random, shape, (hidden, inner, heads), 520);
+        let layers = encoder.int8();
+        // Where all of a mean is wanted, and where first tokens are.
+        let pooled = if shape.before {
+            Pooling::All
+        } else {
+            Pooling::First
+        };
         let mut cu = vec![0usize];
         for length in lengths {
             cu.push(cu[cu.len() - 1] + length);
@@ -538,8 +696,12 @@ fn neither_threads_nor_a_matrix_unit_change_a_bit() {
                     .expect("a pool");
                 let mut h = x.clone();
                 let mut space = EncoderSpace::default();
-                pool.install(|| kernels.int8_encoder(&int8, heads, &cu, &mut h, &mut space));
-                h.truncate((cu.len() - 1) * hidden);
+                pool.install(|| {
+                    kernels.int8_encoder(&layers, heads, &cu, pooled, &mut h, &mut space);
+                });
+                if pooled == Pooling::First {
+                    h.truncate((cu.len() - 1) * hidden);
+                }
                 h
             };
             let one = run(1);
@@ -547,7 +709,7 @@ fn neither_threads_nor_a_matrix_unit_change_a_bit() {
             for threads in [2, 3, 7] {
                 assert!(
                     run(threads) == one,
-                    "{} on {threads} threads",
+                    "{shape:?} on {} on {threads} threads",
                     kernels.isa()
                 );
             }
@@ -555,7 +717,7 @@ fn neither_threads_nor_a_matrix_unit_change_a_bit() {
             match (kernels.isa(), &on_vectors) {
                 (Isa::Avx512Vnni, _) => on_vectors = Some(one),
                 (Isa::Amx, Some(want)) if Isa::Amx.is_available() => {
-                    assert!(one == *want, "other bits on a matrix unit");
+                    assert!(one == *want, "{shape:?}: other bits on a matrix unit");
                     on_vectors = None;
                 }
                 _ => {}

@@ -3,7 +3,7 @@
 
 use kernels::{
     AttentionKind, EncoderSpace, Epilogue, Int8Layer, Int8Matrix, Isa, Kernels, LayerNorm, Levels,
-    LinearShape, PackedInt8, Smooth, pack_int8, reference,
+    LinearShape, Norms, PackedInt8, Pooling, RelativeBias, Rotary, Smooth, pack_int8, reference,
 };
 
 fn ramp(len: usize) -> Vec<f32> {
@@ -156,9 +156,10 @@ fn an_encoder_gives_the_same_bits_on_one_thread_and_on_two() {
         (hidden, hidden),
         (inner, hidden),
         (hidden, inner),
+        (2 * inner, hidden),
     ];
     let weights = weights.map(|(n, k)| Weights::new(n, k));
-    let [qkv, attention_out, up, down] = weights.each_ref().map(|w| w.matrix(false));
+    let [qkv, attention_out, up, down, gates] = weights.each_ref().map(|w| w.matrix(false));
     let ones = vec![1.0; hidden];
     let norm = LayerNorm {
         gamma: &ones,
@@ -168,21 +169,48 @@ fn an_encoder_gives_the_same_bits_on_one_thread_and_on_two() {
     let layer = Int8Layer {
         qkv,
         attention_out,
-        attention_norm: norm,
         up,
         down,
-        output_norm: norm,
+        norms: Norms::After {
+            attention: norm,
+            output: norm,
+        },
+        gated: false,
+        kind: AttentionKind::default(),
     };
-    let firsts = std::sync::Mutex::new(Vec::new());
-    everywhere(|kernels| {
-        let mut x = ramp(5 * hidden);
-        let mut space = EncoderSpace::default();
-        kernels.int8_encoder(&[layer, layer], heads, &[0, 2, 5], &mut x, &mut space);
-        x.truncate(2 * hidden);
-        assert!(x.iter().all(|x| x.is_finite()));
-        let bits: Vec<u32> = x.iter().map(|x| x.to_bits()).collect();
-        firsts.lock().expect("no panic").push(bits);
-    });
-    let firsts = firsts.into_inner().expect("no panic");
-    assert!(firsts.chunks(2).all(|pair| pair[0] == pair[1]));
+    let (angles, table) = (ramp(3 * head_dim / 2), ramp(3 * heads));
+    let modern = Int8Layer {
+        up: gates,
+        norms: Norms::Before {
+            attention: None,
+            output: norm,
+        },
+        gated: true,
+        kind: AttentionKind {
+            rotary: Some(Rotary {
+                cos: &angles,
+                sin: &angles,
+            }),
+            window: Some(1),
+            bias: Some(RelativeBias {
+                table: &table,
+                reach: 1,
+            }),
+        },
+        ..layer
+    };
+    for (layer, pooled, rows) in [(layer, Pooling::First, 2), (modern, Pooling::All, 5)] {
+        let outputs = std::sync::Mutex::new(Vec::new());
+        everywhere(|kernels| {
+            let mut x = ramp(5 * hidden);
+            let (layers, mut space) = ([layer, layer], EncoderSpace::default());
+            kernels.int8_encoder(&layers, heads, &[0, 2, 5], pooled, &mut x, &mut space);
+            x.truncate(rows * hidden);
+            assert!(x.iter().all(|x| x.is_finite()));
+            let bits: Vec<u32> = x.iter().map(|x| x.to_bits()).collect();
+            outputs.lock().expect("no panic").push(bits);
+        });
+        let outputs = outputs.into_inner().expect("no panic");
+        assert!(outputs.chunks(2).all(|pair| pair[0] == pair[1]));
+    }
 }

@@ -4,13 +4,14 @@
 //! weights. Here each weight is read once by all threads together, at the price of more waits for each other: rows are
 //! quantized and normed by rows, and multiplied by columns, in turns. What is computed is the same, to the bit.
 
-use crate::attention::{AttentionKind, Item, Layout};
-use crate::int8::encoder::{Int8Layer, PAD};
+use crate::attention::Layout;
+use crate::elementwise::GateRows;
+use crate::int8::encoder::{Attentions, Int8Layer, Norms, PAD, Pooling};
 use crate::int8::product::{Out, Scale};
 use crate::int8::tiles::{Operands, SharedRows, multiply, product_len, rows_words};
 use crate::int8::{Int8Matrix, PANEL};
 use crate::isa::Kernels;
-use crate::layer_norm::add_norm_row;
+use crate::layer_norm::{Between, RowsMut};
 use crate::matrix_unit::{MatrixUnit, UnitKernel};
 use crate::parallel::{self, Shared};
 use crate::scratch::{Buffer, Slot};
@@ -26,8 +27,8 @@ pub(super) struct Pass<'a> {
     /// The sequences' first tokens.
     pub(super) firsts: &'a [usize],
     pub(super) tokens: usize,
-    /// The items of all attentions but the last, and of the last.
-    pub(super) items: [&'a [Item]; 2],
+    pub(super) pooled: Pooling,
+    pub(super) attentions: &'a Attentions,
     pub(super) layout: Layout,
     pub(super) hidden: Shared,
     pub(super) qkv: Shared,
@@ -52,26 +53,20 @@ impl Own {
             return [0; 4];
         };
         let width = first.qkv.k;
-        let inner = inner(layers);
-        let bytes = rows_words(2 * tokens, width.max(inner));
+        let inputs = layers.iter().map(|layer| layer.down.k).max();
+        let wide = layers.iter().map(|layer| layer.up.n).max();
         [
-            bytes,
+            rows_words(2 * tokens, width.max(inputs.unwrap_or(0))),
             2 * tokens,
             tokens * (width + PAD),
-            tokens * (inner.max(width) + PAD),
+            tokens * (wide.unwrap_or(0).max(width) + PAD),
         ]
     }
-}
-
-/// The widest feed-forward layer.
-fn inner(layers: &[Int8Layer<'_>]) -> usize {
-    layers.iter().map(|layer| layer.up.n).max().unwrap_or(0)
 }
 
 /// A phase; those of a layer are told its number. Rows are quantized for the product of the next phase.
 #[derive(Clone, Copy)]
 enum Step {
-    /// Attention of all tokens, or of first tokens.
     Attend(usize),
     /// First tokens' rows move together: what follows is for them alone.
     Gather,
@@ -101,7 +96,7 @@ impl Pass<'_> {
         let mut steps = vec![Step::Next(None), Step::Qkv(0)];
         for layer in 0..=last {
             steps.push(Step::Attend(layer));
-            if layer == last {
+            if layer == last && self.pooled == Pooling::First {
                 steps.push(Step::Gather);
             }
             steps.extend([
@@ -117,7 +112,7 @@ impl Pass<'_> {
                 steps.push(Step::Qkv(layer + 1));
             }
         }
-        let ends = |step: usize| step + 8 > steps.len();
+        let ends = |step: usize| self.pooled == Pooling::First && step + 8 > steps.len();
         let rows = |step| {
             if ends(step) {
                 self.firsts.len()
@@ -130,7 +125,7 @@ impl Pass<'_> {
             .iter()
             .enumerate()
             .map(|(number, &step)| match step {
-                Step::Attend(layer) => self.items[usize::from(layer == last)].len(),
+                Step::Attend(layer) => self.attentions.items(layer).len(),
                 Step::Gather => 1,
                 Step::Out(_) | Step::Up(_) | Step::Down(_) | Step::Qkv(_) => {
                     parts(self.matrix(step), threads)
@@ -153,12 +148,12 @@ impl Pass<'_> {
             };
             match step {
                 Step::Attend(layer) => {
-                    let item = &self.items[usize::from(layer == last)][item];
+                    let item = &self.attentions.items(layer)[item];
+                    let kind = &self.layers[layer].kind;
                     // SAFETY: see above. All of `qkv` was written by the phase before and is only read in this one.
                     unsafe {
                         let qkv = self.qkv.read(0, self.qkv_len);
-                        let kind = AttentionKind::default();
-                        kernels.attend(item, qkv, self.layout, &kind, true, (self.context, stride));
+                        kernels.attend(item, qkv, self.layout, kind, true, (self.context, stride));
                     }
                 }
                 Step::Gather => {
@@ -282,7 +277,7 @@ impl UnitKernel for Columns<'_> {
                 slab: if in_slabs { stride } else { usize::MAX },
                 slab_stride: pass.layout.head,
             };
-            let gelu = matches!(self.step, Step::Up(_));
+            let gelu = matches!(self.step, Step::Up(l) if !pass.layers[l].gated);
             multiply::<S, U>(
                 s,
                 &tiles,
@@ -323,22 +318,76 @@ impl UnitKernel for Rows<'_> {
                     Step::Context(_) => pass.context.read(row * near, width),
                     Step::Attended(l) => {
                         let x = pass.own.attended.write(row * near, width);
-                        let residual = pass.hidden.read(row * width, width);
-                        add_norm_row(s, x, residual, &pass.layers[l].attention_norm);
+                        match &pass.layers[l].norms {
+                            Norms::After { attention, .. } => s.vectorize(Between::AddNorm {
+                                x: one_row(x),
+                                residual: (pass.hidden.read(row * width, width), width),
+                                norm: attention,
+                            }),
+                            Norms::Before { output, .. } => {
+                                let hidden = pass.hidden.write(row * width, width);
+                                s.vectorize(Between::Add {
+                                    x: one_row(hidden),
+                                    other: (x, width),
+                                    width,
+                                });
+                                s.vectorize(Between::Norm {
+                                    from: (hidden, width),
+                                    to: one_row(x),
+                                    norm: output,
+                                });
+                            }
+                        }
                         x
                     }
                     Step::Inner(l) => {
-                        let inner = pass.layers[l].up.n;
-                        pass.own.wide.read(row * (inner.max(width) + PAD), inner)
+                        let (wide, inner) = (pass.layers[l].up.n, pass.layers[l].down.k);
+                        let row = pass.own.wide.write(row * (wide.max(width) + PAD), wide);
+                        if pass.layers[l].gated {
+                            s.vectorize(GateRows {
+                                values: row,
+                                stride: wide,
+                                inner,
+                            });
+                        }
+                        &row[..inner]
                     }
                     Step::Next(layer) => {
                         let hidden = pass.hidden.write(row * width, width);
+                        let attended = pass.own.attended.write(row * near, width);
                         if let Some(l) = layer {
-                            hidden.copy_from_slice(pass.own.wide.read(row * near, width));
-                            let residual = pass.own.attended.read(row * near, width);
-                            add_norm_row(s, hidden, residual, &pass.layers[l].output_norm);
+                            let x = pass.own.wide.read(row * near, width);
+                            match &pass.layers[l].norms {
+                                Norms::After { output, .. } => {
+                                    hidden.copy_from_slice(x);
+                                    s.vectorize(Between::AddNorm {
+                                        x: one_row(hidden),
+                                        residual: (attended, width),
+                                        norm: output,
+                                    });
+                                }
+                                Norms::Before { .. } => s.vectorize(Between::Add {
+                                    x: one_row(hidden),
+                                    other: (x, width),
+                                    width,
+                                }),
+                            }
                         }
-                        hidden
+                        let next = pass.layers.get(layer.map_or(0, |l| l + 1));
+                        match next.map(|next| &next.norms) {
+                            Some(Norms::Before {
+                                attention: Some(norm),
+                                ..
+                            }) => {
+                                s.vectorize(Between::Norm {
+                                    from: (hidden, width),
+                                    to: one_row(attended),
+                                    norm,
+                                });
+                                attended
+                            }
+                            _ => hidden,
+                        }
                     }
                     _ => unreachable!("a step by columns"),
                 }
@@ -355,4 +404,9 @@ impl UnitKernel for Rows<'_> {
             unsafe { shared.quantize(s, x, matrix, (row, second), &mut left) };
         }
     }
+}
+
+fn one_row(values: &mut [f32]) -> RowsMut<'_> {
+    let stride = values.len();
+    RowsMut { values, stride }
 }

@@ -1,18 +1,20 @@
-//! A post-LN transformer encoder on int8 weights, over packed sequences.
+//! A transformer encoder on int8 weights, over packed sequences; a layer says where its norms are, whether its feed-forward layer has
+//! a gate, and what its attention has beside the products.
 //!
 //! Between one attention and the next every token is on its own. So a thread takes a block of tokens through all of it
 //! (output projection, residual and norm, the two feed-forward layers, residual and norm, and the next layer's queries, keys
 //! and values) while the block's activations stay in its second-level cache: two waits for the other threads a layer, and
 //! no intermediate matrix in memory but queries, keys, values and attention's result.
 
-use crate::attention::{AttentionKind, Layout, items};
+use crate::attention::{AttentionKind, Item, Layout, items};
+use crate::elementwise::GateRows;
 use crate::int8::columns::{Own, Pass};
 use crate::int8::means::{Dots, Means};
 use crate::int8::product::{Out, Rows, Scale};
 use crate::int8::tiles::OnTiles;
 use crate::int8::{Int8Matrix, PANEL};
 use crate::isa::Kernels;
-use crate::layer_norm::add_norm_row;
+use crate::layer_norm::{Between, RowsMut};
 use crate::matrix_unit::{MatrixUnit, UnitKernel};
 use crate::parallel::{self, Shared};
 use crate::scratch::{Buffer, Slot};
@@ -49,16 +51,42 @@ pub struct LayerNorm<'a> {
     pub eps: f32,
 }
 
+/// Where a layer's norms are.
+#[derive(Clone, Copy, Debug)]
+pub enum Norms<'a> {
+    /// Of attention and of the feed-forward layer `f` it takes `norm(x + f(x))`.
+    After {
+        attention: LayerNorm<'a>,
+        output: LayerNorm<'a>,
+    },
+    /// `x + f(norm(x))`; without a norm attention reads `x` as it is.
+    Before {
+        attention: Option<LayerNorm<'a>>,
+        output: LayerNorm<'a>,
+    },
+}
+
+/// Of which tokens an encoder's output is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// Each sequence's first: what follows the last attention is computed for those alone.
+    First,
+    /// All.
+    All,
+}
+
 /// One encoder layer.
 #[derive(Clone, Copy, Debug)]
 pub struct Int8Layer<'a> {
     /// Queries, keys and values, one after the other: `3 * hidden` channels.
     pub qkv: Int8Matrix<'a>,
     pub attention_out: Int8Matrix<'a>,
-    pub attention_norm: LayerNorm<'a>,
+    /// With a gate the activated channels, then as many that they are multiplied with.
     pub up: Int8Matrix<'a>,
     pub down: Int8Matrix<'a>,
-    pub output_norm: LayerNorm<'a>,
+    pub norms: Norms<'a>,
+    pub gated: bool,
+    pub kind: AttentionKind<'a>,
 }
 
 /// Memory that a forward pass needs and the next one uses again: 16 bytes a token and hidden value, of some
@@ -75,12 +103,12 @@ pub struct EncoderSpace {
 }
 
 impl Kernels {
-    /// Runs the layers over packed sequences and leaves the last one's output for each sequence's first token in the first
-    /// rows of `hidden`.
+    /// Runs the layers over packed sequences, in place.
     ///
     /// `hidden` is `[tokens, hidden]`, the embeddings' output; sequence `i` is the tokens `cu_seqlens[i]..cu_seqlens[i + 1]`,
-    /// at least one. The rows after the first `cu_seqlens.len() - 1` hold nothing of use afterwards. In the last layer only
-    /// what first tokens need is computed.
+    /// at least one. Pooled by [`Pooling::All`] it has the last layer's output of every token afterwards. By [`Pooling::First`]
+    /// its first rows have that of each sequence's first token, and the others nothing of use. A norm after the last layer and a
+    /// mean are the caller's.
     ///
     /// # Panics
     /// If sizes do not fit each other, or a sequence is empty.
@@ -89,6 +117,7 @@ impl Kernels {
         layers: &[Int8Layer<'_>],
         heads: usize,
         cu_seqlens: &[usize],
+        pooled: Pooling,
         hidden: &mut [f32],
         space: &mut EncoderSpace,
     ) {
@@ -105,7 +134,17 @@ impl Kernels {
             "int8_encoder: hidden of {} values does not fit {tokens} tokens of {width} in {heads} heads",
             hidden.len()
         );
-        layers.iter().for_each(|layer| layer.check(width));
+        let longest = cu_seqlens
+            .windows(2)
+            .map(|w| w[1] - w[0])
+            .max()
+            .unwrap_or(0);
+        for layer in layers {
+            layer.check(width);
+            layer
+                .kind
+                .check("int8_encoder", heads, width / heads, longest);
+        }
         let threads = rayon::current_num_threads();
         let sequences = cu_seqlens.len() - 1;
         let mut first = 0;
@@ -116,9 +155,12 @@ impl Kernels {
                 end += 1;
             }
             let cu: Vec<usize> = cu_seqlens[first..=end].iter().map(|c| c - begin).collect();
-            self.group(layers, heads, &cu, &mut hidden[begin * width..], space);
-            // Rows before `begin` are no longer needed, and no fewer than `first`, as no sequence is empty.
-            hidden.copy_within(begin * width..(begin + end - first) * width, first * width);
+            let rows = &mut hidden[begin * width..];
+            self.group(layers, heads, &cu, pooled, rows, space);
+            if pooled == Pooling::First {
+                // Rows before `begin` are no longer needed, and no fewer than `first`, as no sequence is empty.
+                hidden.copy_within(begin * width..(begin + end - first) * width, first * width);
+            }
             first = end;
         }
     }
@@ -129,15 +171,14 @@ impl Kernels {
         layers: &[Int8Layer<'_>],
         heads: usize,
         cu_seqlens: &[usize],
+        pooled: Pooling,
         hidden: &mut [f32],
         space: &mut EncoderSpace,
     ) {
-        let (Some(last), Some(width)) = (
-            layers.len().checked_sub(1),
-            layers.first().map(|layer| layer.qkv.k),
-        ) else {
+        let [first_layer, ..] = layers else {
             return;
         };
+        let width = first_layer.qkv.k;
         let tokens = cu_seqlens[cu_seqlens.len() - 1];
         let firsts = &cu_seqlens[..cu_seqlens.len() - 1];
         let qkv_len = 3 * tokens * width;
@@ -152,8 +193,7 @@ impl Kernels {
             Layout::rows(heads, head_dim)
         };
         let hidden = Shared::new(&mut hidden[..tokens * width]);
-        let all_items = items(cu_seqlens, heads, None, false);
-        let first_items = items(cu_seqlens, heads, None, true);
+        let attentions = Attentions::new(layers, heads, cu_seqlens, pooled);
         let threads = rayon::current_num_threads();
         if self.has_unit() && threads > 1 && tokens < COLUMNS_BELOW * threads {
             let [bytes, scales, attended, wide] = Own::lens(layers, tokens);
@@ -167,7 +207,8 @@ impl Kernels {
                 layers,
                 firsts,
                 tokens,
-                items: [&all_items, &first_items],
+                pooled,
+                attentions: &attentions,
                 layout,
                 hidden,
                 qkv,
@@ -178,38 +219,61 @@ impl Kernels {
             pass.run(self);
             return;
         }
-        let (all_blocks, first_blocks) = (
-            blocks(tokens, threads, self.block()),
-            blocks(firsts.len(), threads, self.block()),
-        );
-
-        // The stage before the first layer's attention; each layer's attention and the stage after it, of the last only for
-        // first tokens, which are gathered in between.
-        let mut phases = vec![all_blocks];
-        for _ in 0..last {
-            phases.extend([all_items.len(), all_blocks]);
+        let last = layers.len() - 1;
+        let block = self.block();
+        let all = (tokens, blocks(tokens, threads, block));
+        let ends = match pooled {
+            Pooling::First => (firsts.len(), blocks(firsts.len(), threads, block)),
+            Pooling::All => all,
+        };
+        // The steps, and of how many items each is.
+        let mut steps = vec![(Step::Project, all.1)];
+        for layer in 0..last {
+            steps.push((Step::Attend(layer), attentions.items(layer).len()));
+            steps.push((Step::Between(layer), all.1));
         }
-        phases.extend([first_items.len(), 1, first_blocks]);
-        // What every access rests on: an item of a phase writes rows, or heads of rows, that no other item of the phase touches,
-        // and the phases follow each other.
-        parallel::for_each_phase(&phases, |phase, i| {
-            let attends = phase % 2 == 1 && phase <= 2 * last + 1;
-            if attends {
-                let item = if phase / 2 < last {
-                    &all_items[i]
-                } else {
-                    &first_items[i]
-                };
-                // SAFETY: see above. All of `qkv` was written by the phase before and is only read in this one.
+        steps.push((Step::Attend(last), attentions.items(last).len()));
+        if pooled == Pooling::First {
+            steps.push((Step::GatherFirst, 1));
+        }
+        steps.push((Step::Finish, ends.1));
+        let (steps, counts): (Vec<Step>, Vec<usize>) = steps.into_iter().unzip();
+        let stage = |(rows, blocks): (usize, usize), block: usize| {
+            let first = panel_start(block, blocks, rows);
+            Stage {
+                firsts: Some(firsts),
+                layer: None,
+                next: None,
+                first,
+                rows: panel_start(block + 1, blocks, rows) - first,
+                context,
+                hidden,
+                qkv,
+                layout,
+            }
+        };
+        // What every access rests on: an item of a step writes rows, or heads of rows, that no other item of the step touches, and
+        // the steps follow each other.
+        parallel::for_each_phase(&counts, |number, i| match steps[number] {
+            Step::Project => self.on_means(Stage {
+                next: Some(first_layer),
+                ..stage(all, i)
+            }),
+            Step::Attend(layer) => {
+                let (item, kind) = (&attentions.items(layer)[i], &layers[layer].kind);
+                // SAFETY: see above. All of `qkv` was written by the step before and is only read in this one.
                 unsafe {
                     let qkv = qkv.read(0, qkv_len);
-                    let kind = AttentionKind::default();
-                    self.attend(item, qkv, layout, &kind, true, (context, width + PAD));
+                    self.attend(item, qkv, layout, kind, true, (context, width + PAD));
                 }
-                return;
             }
-            if phase == 2 * last + 2 {
-                // SAFETY: see above; the only item of its phase.
+            Step::Between(layer) => self.on_means(Stage {
+                layer: layers.get(layer),
+                next: layers.get(layer + 1),
+                ..stage(all, i)
+            }),
+            Step::GatherFirst => {
+                // SAFETY: see above; the only item of its step.
                 let (context, hidden) = unsafe {
                     (
                         context.write(0, context_len),
@@ -222,31 +286,12 @@ impl Kernels {
                     context.copy_within(first * stride..(first + 1) * stride, row * stride);
                     hidden.copy_within(first * width..(first + 1) * width, row * width);
                 }
-                return;
             }
-            let ends = phase == 2 * last + 3;
-            let (rows, blocks) = if ends {
-                (firsts.len(), first_blocks)
-            } else {
-                (tokens, all_blocks)
-            };
-            let first = panel_start(i, blocks, rows);
-            let layer = if ends {
-                Some(last)
-            } else {
-                (phase / 2).checked_sub(1)
-            };
-            self.on_means(Stage {
-                firsts: if ends { None } else { Some(firsts) },
-                layer: layer.map(|layer| &layers[layer]),
-                next: layers.get(layer.map_or(0, |layer| layer + 1)),
-                first,
-                rows: panel_start(i + 1, blocks, rows) - first,
-                context,
-                hidden,
-                qkv,
-                layout,
-            });
+            Step::Finish => self.on_means(Stage {
+                firsts: (pooled == Pooling::All).then_some(firsts),
+                layer: layers.get(last),
+                ..stage(ends, i)
+            }),
         });
     }
 
@@ -277,6 +322,50 @@ impl Kernels {
                 first,
             });
         });
+    }
+}
+
+/// A step of [`Kernels::group`]; those of a layer are told its number.
+#[derive(Clone, Copy)]
+enum Step {
+    /// The first layer's queries, keys and values.
+    Project,
+    Attend(usize),
+    /// All of a layer that follows its attention, and the next one's queries, keys and values.
+    Between(usize),
+    /// First tokens' rows move together: what follows is for them alone.
+    GatherFirst,
+    /// What follows the last attention.
+    Finish,
+}
+
+/// The items of every layer's attention; layers that see the same share them.
+pub(super) struct Attentions {
+    lists: Vec<Vec<Item>>,
+    /// Of each layer, the number of its list.
+    of_layer: Vec<usize>,
+}
+
+impl Attentions {
+    fn new(layers: &[Int8Layer<'_>], heads: usize, cu_seqlens: &[usize], pooled: Pooling) -> Self {
+        let mut kinds = Vec::new();
+        let mut lists = Vec::new();
+        let of_layer = layers.iter().enumerate().map(|(number, layer)| {
+            let first_only = pooled == Pooling::First && number + 1 == layers.len();
+            let kind = (layer.kind.window, first_only);
+            let known = kinds.iter().position(|known| *known == kind);
+            known.unwrap_or_else(|| {
+                kinds.push(kind);
+                lists.push(items(cu_seqlens, heads, layer.kind.window, first_only));
+                kinds.len() - 1
+            })
+        });
+        let of_layer = of_layer.collect();
+        Self { lists, of_layer }
+    }
+
+    pub(super) fn items(&self, layer: usize) -> &[Item] {
+        &self.lists[self.of_layer[layer]]
     }
 }
 
@@ -337,11 +426,13 @@ fn blocks(rows: usize, threads: usize, block: usize) -> usize {
 
 impl Int8Layer<'_> {
     fn check(&self, width: usize) {
+        let inner = self.down.k;
+        let up = if self.gated { 2 * inner } else { inner };
         for (name, matrix, n, k) in [
             ("qkv", &self.qkv, 3 * width, width),
             ("attention_out", &self.attention_out, width, width),
-            ("up", &self.up, self.up.n, width),
-            ("down", &self.down, width, self.up.n),
+            ("up", &self.up, up, width),
+            ("down", &self.down, width, inner),
         ] {
             assert!(
                 (matrix.n, matrix.k) == (n, k),
@@ -351,7 +442,11 @@ impl Int8Layer<'_> {
             );
             matrix.check(name);
         }
-        for norm in [&self.attention_norm, &self.output_norm] {
+        let (attention, output) = match &self.norms {
+            Norms::After { attention, output } => (Some(attention), output),
+            Norms::Before { attention, output } => (attention.as_ref(), output),
+        };
+        for norm in attention.into_iter().chain([output]) {
             assert!(
                 norm.gamma.len() == width && norm.beta.len() == width,
                 "a layer norm of {} and {} values, expected {width}",
@@ -392,6 +487,10 @@ impl Work for Linear<'_> {
             means.multiply_rows(s, (&mut scratch, scales), self.matrix, rows, false, &out);
         }
     }
+}
+
+fn rows_mut(values: &mut [f32], stride: usize) -> RowsMut<'_> {
+    RowsMut { values, stride }
 }
 
 /// The numbers of a block's rows.
@@ -473,35 +572,77 @@ impl Work for Stage<'_> {
             let out = Out::rows(attended, near);
             // SAFETY: `attended` has `rows` rows of `near > width` values, and nothing else refers to it meanwhile.
             unsafe { means.multiply_rows(s, (words, scales), matrix, fine, false, &out) };
-            for (x, residual) in attended
-                .chunks_exact_mut(near)
-                .zip(hidden.chunks_exact(width))
-            {
-                let x = &mut x[..width];
-                add_norm_row(s, x, residual, &layer.attention_norm);
+            match &layer.norms {
+                Norms::After { attention, .. } => s.vectorize(Between::AddNorm {
+                    x: rows_mut(attended, near),
+                    residual: (hidden, width),
+                    norm: attention,
+                }),
+                Norms::Before { output, .. } => {
+                    s.vectorize(Between::Add {
+                        x: rows_mut(hidden, width),
+                        other: (attended, near),
+                        width,
+                    });
+                    s.vectorize(Between::Norm {
+                        from: (hidden, width),
+                        to: rows_mut(attended, near),
+                        norm: output,
+                    });
+                }
             }
             let fine = fine_rows(&layer.up, rows, firsts);
             means.quantize_rows(s, (attended, near), &layer.up, fine, words, scales);
             let out = Out::rows(wide, far);
             // SAFETY: `wide` has `rows` rows of `far` values, more than the inner width, and nothing else refers to it meanwhile.
-            unsafe { means.multiply_rows(s, (words, scales), &layer.up, fine, true, &out) };
+            unsafe { means.multiply_rows(s, (words, scales), &layer.up, fine, !layer.gated, &out) };
+            if layer.gated {
+                s.vectorize(GateRows {
+                    values: wide,
+                    stride: far,
+                    inner: layer.down.k,
+                });
+            }
             let fine = fine_rows(&layer.down, rows, firsts);
             means.quantize_rows(s, (wide, far), &layer.down, fine, words, scales);
             let out = Out::rows(wide, near);
             // SAFETY: as before, in rows of `near <= far` values; what they held was quantized and is no longer read.
             unsafe { means.multiply_rows(s, (words, scales), &layer.down, fine, false, &out) };
-            for ((hidden, x), residual) in hidden
-                .chunks_exact_mut(width)
-                .zip(wide.chunks_exact(near))
-                .zip(attended.chunks_exact(near))
-            {
-                hidden.copy_from_slice(&x[..width]);
-                add_norm_row(s, hidden, &residual[..width], &layer.output_norm);
+            match &layer.norms {
+                Norms::After { output, .. } => {
+                    for (hidden, x) in hidden.chunks_exact_mut(width).zip(wide.chunks(near)) {
+                        hidden.copy_from_slice(&x[..width]);
+                    }
+                    s.vectorize(Between::AddNorm {
+                        x: rows_mut(hidden, width),
+                        residual: (attended, near),
+                        norm: output,
+                    });
+                }
+                Norms::Before { .. } => s.vectorize(Between::Add {
+                    x: rows_mut(hidden, width),
+                    other: (wide, near),
+                    width,
+                }),
             }
         }
         if let Some(next) = self.next {
+            let x = match &next.norms {
+                Norms::Before {
+                    attention: Some(norm),
+                    ..
+                } => {
+                    s.vectorize(Between::Norm {
+                        from: (hidden, width),
+                        to: rows_mut(attended, near),
+                        norm,
+                    });
+                    (&*attended, near)
+                }
+                _ => (&*hidden, width),
+            };
             let fine = fine_rows(&next.qkv, rows, firsts);
-            means.quantize_rows(s, (hidden, width), &next.qkv, fine, words, scales);
+            means.quantize_rows(s, x, &next.qkv, fine, words, scales);
             // SAFETY: rows first.. of `qkv`, of each slab (a head of all tokens) where it lies in slabs, belong to this item alone;
             // row `first` begins within them.
             unsafe {
