@@ -6,11 +6,15 @@ mod doctor;
 mod eval;
 mod fetch;
 mod health;
+mod library;
+mod list;
 mod memory;
+mod models;
 mod origin;
 mod output;
 mod pack;
 mod process;
+mod rm;
 mod score;
 mod serve;
 mod setup;
@@ -31,8 +35,8 @@ use crate::telemetry::{self, LAST_LINES_TIME};
 /// A cross-encoder reranker: scores how relevant a passage is to a query.
 ///
 /// Serves on AWS Lambda, as an Azure Functions custom handler, or on a plain port, whichever the environment shows. The model is
-/// the folder MODEL_DIR, or the hub model MODEL_NAME from the local Hugging Face cache; without either, the small bundled demo
-/// model is used. All settings are environment variables: `reranker variables` lists them.
+/// the folder MODEL_DIR, or the hub model MODEL_NAME, which a plain server fetches where it is not in the local Hugging Face cache;
+/// without either, the small bundled demo model is used. All settings are environment variables: `reranker variables` lists them.
 #[derive(Parser)]
 #[command(name = "reranker", version, max_term_width = 120)]
 struct Cli {
@@ -54,6 +58,14 @@ enum Command {
     #[command(visible_aliases = ["quantize", "convert"])]
     /// Turn a model folder into one int8 file, and compare it with its source.
     Pack(pack::Args),
+    /// Print the models that are known: sizes, languages, licences, published quality, and what each is for.
+    Models(models::Args),
+    #[command(visible_alias = "ls")]
+    /// Print the rerankers that are in the local cache.
+    List(list::Args),
+    #[command(visible_alias = "remove")]
+    /// Remove a model from the local cache.
+    Rm(rm::Args),
     /// Compare the loaded model's logits with its published ones; exits 1 where one is off.
     Verify(verify::Args),
     #[command(visible_alias = "check")]
@@ -155,6 +167,9 @@ fn run(command: Command, config: &Config, started: Instant) -> anyhow::Result<Ex
         Command::Eval(args) => eval::run(&args, config),
         Command::Fetch(args) => fetch::run(&args, config),
         Command::Pack(args) => pack::run(&args, config),
+        Command::Models(args) => models::run(&args),
+        Command::List(args) => list::run(&args, config),
+        Command::Rm(args) => rm::run(&args, config),
         Command::Verify(args) => verify::run(&args, config),
         Command::Doctor(model) => doctor::run(&model.config(config)),
         Command::Health => health::run(config),

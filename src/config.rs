@@ -35,7 +35,7 @@ macro_rules! variables {
 }
 
 variables! {
-    MODEL_NAME = "", "hub id (`owner/name`) of a model in the local Hugging Face cache; with `MODEL_DIR`, the name that the server reports for it";
+    MODEL_NAME = "", "hub id (`owner/name`, `owner/name@revision`) of a model in the local Hugging Face cache; a plain server downloads and packs it if it is not there, functions do not; with `MODEL_DIR`, the name that the server reports for it";
     MODEL_DIR = "models/demo", "the model: a folder with `config.json`, `tokenizer.json` and `model.safetensors` (or its shards), with `packed.safetensors` beside them or instead; or a packed file; or either in S3, as `s3://bucket/folder/` or `s3://bucket/key.safetensors`; the default holds only without `MODEL_NAME`";
     MODEL_REVISION = "", "revision to report, and to look for in the Hugging Face cache";
     MODEL_CACHE = "/tmp/reranker", "folder for models that are downloaded from S3; created for its owner alone";

@@ -4,6 +4,7 @@
 //! map where the file holds f32 and widened where it holds f16, bf16 or int8 with a scale per row (`<name>.scale`). Refuses,
 //! naming file and tensor, whatever is missing, truncated, of another shape or of another dtype.
 
+mod cache;
 mod folder;
 mod hub;
 mod locate;
@@ -26,6 +27,7 @@ use safetensors::tensor::Metadata;
 use safetensors::{SafeTensorError, SafeTensors};
 
 use crate::error::ModelError;
+pub use cache::{CachedModel, Hold, Holding, bytes_below, cached_models, record, recorded, remove};
 pub use folder::{read_file, require, require_weights};
 pub use hub::{FetchError, Fetched, Hub};
 pub use locate::{HubName, Located as LocatedModel, hub_name, locate};
@@ -36,7 +38,7 @@ pub use packed::{
 };
 pub use pins::{Pin, PinError, is_sha256};
 pub use prefetch::{Prefetch, PrefetchReport};
-pub use ranges::Progress;
+pub use ranges::{DiskError, Progress, room_for};
 pub use s3::{Download, S3Error, S3Fetched, S3Model, S3Settings};
 pub use safetensors::Dtype;
 

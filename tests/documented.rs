@@ -96,6 +96,19 @@ fn the_documented_commands_are_the_programs() {
     hold("docs/reference/commands.md", &help(&[]));
 }
 
+#[test]
+fn the_documented_models_are_the_programs() {
+    let output = Command::new(env!("CARGO_BIN_EXE_reranker"))
+        .args(["models", "--markdown"])
+        .env_clear()
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program runs");
+    assert!(output.status.success(), "{output:?}");
+    let table = String::from_utf8(output.stdout).expect("UTF-8");
+    hold("docs/reference/models.md", &table);
+}
+
 /// The demo model, served.
 fn served() -> process::Process {
     let server = process::Process::serve(&[

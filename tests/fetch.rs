@@ -1,7 +1,15 @@
-//! Downloads from a hub on loopback with the real one's layout: whole, resumed, dropped, lied to, refused.
+//! Downloads from a hub on loopback with the real one's layout: whole, resumed, dropped, lied to, refused; and models served by name, from
+//! an empty cache to an answer.
 
+// Not every test file uses everything that they share.
+#[allow(dead_code)]
+#[path = "support/client.rs"]
+mod client;
 #[path = "support/hub.rs"]
 mod hub;
+#[allow(dead_code)]
+#[path = "support/process.rs"]
+mod process;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -9,6 +17,8 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use hub::{COMMIT, Hub, NAME, State};
+use process::Process;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 /// Of one ranged request.
@@ -328,4 +338,397 @@ fn pins_that_were_written_once_are_held_to() {
         said(&refused)
     );
     assert_eq!(refused.status.code(), Some(1));
+}
+
+/// One that can be served, and whose weights come in several ranges: a tensor that nothing reads makes them long.
+fn large_model() -> State {
+    let mut state = model();
+    let whole = &state.files["model.safetensors"];
+    let length = u64::from_le_bytes(whole[..8].try_into().expect("eight bytes")) as usize;
+    let mut header: Value = serde_json::from_slice(&whole[8..8 + length]).expect("a header");
+    let tensors = &whole[8 + length..];
+    let more = 3 * RANGE;
+    header["filling"] = json!({
+        "dtype": "F32",
+        "shape": [more / 4],
+        "data_offsets": [tensors.len(), tensors.len() + more],
+    });
+    let mut header = header.to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let length = (header.len() as u64).to_le_bytes();
+    let bytes = [&length[..], &header, tensors, &vec![0; more]].concat();
+    state.files.insert("model.safetensors".into(), bytes);
+    state
+}
+
+impl Cache {
+    /// `reranker serve` with these flags and variables besides.
+    fn serve(&self, hub: &str, flags: &[&str], variables: &[(&str, &str)]) -> Process {
+        let cache = self.0.path().to_str().expect("plain");
+        let ours = [
+            ("HF_ENDPOINT", hub),
+            ("HF_HUB_CACHE", cache),
+            ("HOST", "127.0.0.1"),
+            ("PORT", "0"),
+            ("LOG_FORMAT", "json"),
+        ];
+        Process::serve_after(":", flags, &[&ours[..], variables].concat())
+    }
+
+    fn run(&self, hub: &Hub, arguments: &[&str]) -> Output {
+        self.command(hub, arguments).output().expect("runs")
+    }
+
+    /// What `reranker list` knows.
+    fn list(&self, hub: &Hub) -> Vec<Value> {
+        let listed = self.run(hub, &["list", "--json"]);
+        assert!(listed.status.success(), "{}", said(&listed));
+        let rows: Value = serde_json::from_slice(&listed.stdout).expect("JSON");
+        rows.as_array().expect("a list").clone()
+    }
+
+    fn packed(&self) -> PathBuf {
+        self.snapshot().join("packed.safetensors")
+    }
+}
+
+/// Scores with a server, once it is ready, in the precision that it says.
+fn answered(server: &Process) -> (String, f64) {
+    let ready = server.wait_for_message("model ready");
+    let body = json!({"query": "what is a panda?", "passage": "a bear"});
+    let reply = client::post(server.address(), "/rerank", &body);
+    assert_eq!(reply.status, 200, "{}", reply.json());
+    let precision = ready["precision"].as_str().expect("a name").to_owned();
+    (precision, reply.json()["logit"].as_f64().expect("a number"))
+}
+
+const NOWHERE: &str = "http://127.0.0.1:1";
+
+#[test]
+fn one_command_leads_from_an_empty_cache_to_an_answer_and_a_second_one_needs_no_network() {
+    let (cache, hub) = (Cache::new(), Hub::start(model()));
+    let server = cache.serve(&hub.endpoint, &["--model", NAME], &[]);
+    let (precision, first) = answered(&server);
+    assert_eq!(precision, "int8");
+    assert_whole(&cache, &hub);
+    // What came is pinned.
+    let record = cache.repository().join("reranker.json");
+    let record = std::fs::read_to_string(record).expect("a record");
+    let digest = hub::hex(&Sha256::digest(golden("model.safetensors")));
+    assert!(
+        record.contains(COMMIT) && record.contains(&digest),
+        "{record}"
+    );
+
+    let rows = cache.list(&hub);
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    let row = &rows[0];
+    assert_eq!(
+        (&row["name"], &row["revision"]),
+        (&json!(NAME), &json!(COMMIT))
+    );
+    assert_eq!(row["precision"], "int8");
+    assert!(row["fidelity"]["max_score_difference"].is_number(), "{row}");
+    assert!(
+        row["last_used"]
+            .as_u64()
+            .is_some_and(|time| time > 1_700_000_000)
+    );
+    let folder = std::fs::read_dir(cache.snapshot()).expect("a folder");
+    let sizes = folder.map(|file| {
+        std::fs::metadata(file.expect("one").path())
+            .expect("one")
+            .len()
+    });
+    assert_eq!(row["bytes"].as_u64(), Some(sizes.sum()));
+    let table = cache.run(&hub, &["list"]);
+    let table = String::from_utf8(table.stdout).expect("text");
+    for part in ["NAME", NAME, &COMMIT[..12], "int8", "at most", "just now"] {
+        assert!(table.contains(part), "{part} is not in\n{table}");
+    }
+
+    // What is served stays.
+    let refused = cache.run(&hub, &["rm", NAME]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(&refused).contains("another process serves it"));
+    let packed_at = std::fs::metadata(cache.packed()).expect("there").modified();
+    server.terminate();
+    assert_eq!(server.wait().0, Some(0));
+
+    let asked = hub.state.seen.lock().expect("no panic").len();
+    let again = cache.serve(NOWHERE, &["--model", NAME], &[]);
+    assert_eq!(answered(&again), ("int8".to_owned(), first));
+    drop(again);
+    // The variable finds it too.
+    let again = cache.serve(NOWHERE, &[], &[("MODEL_NAME", NAME)]);
+    assert_eq!(answered(&again), ("int8".to_owned(), first));
+    drop(again);
+    assert_eq!(hub.state.seen.lock().expect("no panic").len(), asked);
+    let now = std::fs::metadata(cache.packed()).expect("there").modified();
+    assert_eq!(now.expect("a time"), packed_at.expect("a time"));
+
+    let removed = cache.run(&hub, &["rm", NAME]);
+    assert!(removed.status.success(), "{}", said(&removed));
+    let freed = String::from_utf8(removed.stdout).expect("text");
+    assert!(
+        freed.contains("owner/model is removed, which freed "),
+        "{freed}"
+    );
+    assert!(!cache.repository().exists());
+    assert_eq!(cache.list(&hub), [] as [Value; 0]);
+    for (name, reason) in [
+        (NAME, "it is empty"),
+        ("owner/model@main", "name owner/model"),
+        ("tests/golden/xlm-roberta", "is its owner's to remove"),
+    ] {
+        let refused = cache.run(&hub, &["rm", name]);
+        assert_eq!(refused.status.code(), Some(2), "{name}");
+        assert!(said(&refused).contains(reason), "{}", said(&refused));
+    }
+}
+
+#[test]
+fn what_is_interrupted_goes_on_and_nothing_half_is_served() {
+    let (cache, hub) = (Cache::new(), Hub::start(large_model()));
+    let digest = hub::hex(&Sha256::digest(&hub.state.files["model.safetensors"]));
+    let blobs = cache.repository().join("blobs");
+    let notes = blobs.join(digest + ".incomplete.ranges");
+    let wait = |path: &Path, or: &Path| {
+        while !(std::fs::metadata(path).is_ok_and(|file| file.len() > 0) || or.exists()) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    // In the download, as soon as one range is noted.
+    let mut server = cache.serve(&hub.endpoint, &["--model", NAME], &[]);
+    wait(&notes, &cache.packed());
+    server.kill();
+    assert!(!cache.packed().exists(), "it packs what is not whole");
+    let before = hub.requests("model.safetensors").len();
+    if !cache.snapshot().exists() {
+        let rows = cache.list(&hub);
+        assert_eq!(rows[0]["revision"], Value::Null, "{rows:?}");
+        let problem = rows[0]["problem"].as_str().expect("a sentence");
+        assert!(problem.contains("not all of it is here"), "{problem}");
+    }
+    // In packing, as soon as some of it is written.
+    let mut server = cache.serve(&hub.endpoint, &["--model", NAME], &[]);
+    let partial = cache.snapshot().join("packed.safetensors.partial");
+    wait(&partial, &cache.packed());
+    server.kill();
+    assert!(
+        !cache.packed().exists(),
+        "packing ended before it was killed"
+    );
+    assert_whole(&cache, &hub);
+    let again = hub.requests("model.safetensors").len() - before;
+    assert!(again < 4, "at least one range was there: {again}");
+    assert_eq!(cache.list(&hub)[0]["precision"], "f32");
+    // The third gets through, without the network.
+    let server = cache.serve(NOWHERE, &["--model", NAME], &[]);
+    assert_eq!(answered(&server).0, "int8");
+    assert!(!partial.exists());
+    // A packed file that was cut, as by a full disk, is made again.
+    drop(server);
+    let bytes = std::fs::read(cache.packed()).expect("there");
+    std::fs::write(cache.packed(), &bytes[..bytes.len() / 2]).expect("written");
+    let server = cache.serve(NOWHERE, &["--model", NAME], &[]);
+    assert_eq!(answered(&server).0, "int8");
+    assert!(std::fs::read(cache.packed()).expect("there") == bytes);
+}
+
+#[test]
+fn the_variable_brings_what_is_not_here_on_plain_servers_alone_and_leaves_what_is_here_as_it_is() {
+    let (cache, hub) = (Cache::new(), Hub::start(model()));
+    let server = cache.serve(&hub.endpoint, &[], &[("MODEL_NAME", NAME)]);
+    assert_eq!(answered(&server).0, "int8");
+    drop(server);
+    // Fetched by the command, it is served as it came; and packed where the command line names it.
+    let cache = Cache::new();
+    assert!(cache.fetch(&hub).status.success());
+    let server = cache.serve(NOWHERE, &[], &[("MODEL_NAME", NAME)]);
+    assert_eq!(answered(&server).0, "f32");
+    drop(server);
+    let server = cache.serve(NOWHERE, &["--model", NAME], &[("PRECISION", "f32")]);
+    assert_eq!(answered(&server).0, "f32");
+    drop(server);
+    assert!(!cache.packed().exists());
+    let server = cache.serve(NOWHERE, &["--model", NAME], &[]);
+    assert_eq!(answered(&server).0, "int8");
+    drop(server);
+    // Beside a folder it is a label, and functions hold their model.
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/xlm-roberta");
+    let golden = golden.to_str().expect("plain");
+    let (cache, hub) = (Cache::new(), Hub::start(model()));
+    let named = ("MODEL_NAME", NAME);
+    let server = cache.serve(&hub.endpoint, &[], &[named, ("MODEL_DIR", golden)]);
+    answered(&server);
+    drop(server);
+    for variables in [
+        &[named, ("FUNCTIONS_CUSTOMHANDLER_PORT", "0")][..],
+        &[named, ("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:1")],
+        &[named, ("HF_HUB_OFFLINE", "1")],
+    ] {
+        let server = cache.serve(&hub.endpoint, &[], variables);
+        let (code, log) = server.wait();
+        assert_eq!(code, Some(1), "{log:?}");
+        let log = log.join("\n");
+        assert!(log.contains("is not in "), "{variables:?}: {log}");
+    }
+    assert!(hub.state.seen.lock().expect("no panic").is_empty());
+}
+
+#[test]
+fn a_folder_of_the_same_name_goes_before_the_hub() {
+    let (cache, hub) = (Cache::new(), Hub::start(model()));
+    let folder = tempfile::tempdir().expect("a folder");
+    let own = folder.path().join(NAME);
+    std::fs::create_dir_all(&own).expect("made");
+    for (file, content) in model().files {
+        std::fs::write(own.join(file), content).expect("written");
+    }
+    // What sentence-transformers does otherwise is said.
+    let mut config: Value = serde_json::from_slice(&golden("config.json")).expect("JSON");
+    config["sentence_transformers"] = json!({"activation_fn": "torch.nn.modules.linear.Identity"});
+    std::fs::write(own.join("config.json"), config.to_string()).expect("written");
+    let doctor = cache.run(&hub, &["doctor", "--model", own.to_str().expect("plain")]);
+    assert!(doctor.status.success(), "{}", said(&doctor));
+    let doctor = String::from_utf8(doctor.stdout).expect("text");
+    assert!(
+        doctor.contains("\"normalize\": false gives equal numbers"),
+        "{doctor}"
+    );
+    let there = format!("cd {}", folder.path().display());
+    let variables = [
+        ("HF_ENDPOINT", hub.endpoint.as_str()),
+        ("HF_HUB_CACHE", cache.0.path().to_str().expect("plain")),
+        ("HOST", "127.0.0.1"),
+        ("PORT", "0"),
+        ("LOG_FORMAT", "json"),
+    ];
+    let server = Process::serve_after(&there, &["--model", NAME], &variables);
+    assert_eq!(answered(&server).0, "int8");
+    assert!(own.join("packed.safetensors").exists());
+    assert!(hub.state.seen.lock().expect("no panic").is_empty());
+}
+
+#[test]
+fn what_cannot_be_served_by_name_is_said_before_it_is_served() {
+    let lied = || {
+        let mut state = model();
+        let mut wrong = state.files["model.safetensors"].clone();
+        *wrong.last_mut().expect("bytes") ^= 1;
+        state.lies.insert("model.safetensors".into(), wrong);
+        state
+    };
+    let endless = || {
+        let mut state = model();
+        state.sizes.insert("model.safetensors".into(), 1 << 50);
+        state
+    };
+    let foreign = || {
+        let mut state = model();
+        let config = json!({"model_type": "deberta-v2", "architectures": ["DebertaV2ForSequenceClassification"]});
+        state
+            .files
+            .insert("config.json".into(), config.to_string().into_bytes());
+        state
+    };
+    for (what, state, name, code, said) in [
+        (
+            "a lie",
+            lied(),
+            NAME,
+            1,
+            "model.safetensors: what came has the digest",
+        ),
+        ("a large model", endless(), NAME, 1, "there is no room for"),
+        (
+            "another kind",
+            foreign(),
+            NAME,
+            1,
+            "config.json: model_type: found \"deberta-v2\"",
+        ),
+        (
+            "no model",
+            model(),
+            "owner/none",
+            1,
+            "404: there is no such model",
+        ),
+        (
+            "no revision",
+            model(),
+            "owner/model@v9",
+            1,
+            "404: there is no such model",
+        ),
+        (
+            "a misspelling",
+            model(),
+            "BAAI/bge-reranker-v2-m4",
+            1,
+            "is BAAI/bge-reranker-v2-m3 meant?",
+        ),
+        (
+            "no owner",
+            model(),
+            "ettin-reranker-32m-v1",
+            2,
+            "is cross-encoder/ettin-reranker-32m-v1 meant?",
+        ),
+        (
+            "no folder",
+            model(),
+            "./none",
+            1,
+            "there is no folder or packed file ./none",
+        ),
+        ("no name", model(), "a/b/c", 2, "not a hub id"),
+        (
+            "terms",
+            model(),
+            "jinaai/jina-reranker-v2-base-multilingual",
+            1,
+            "CC-BY-NC-4.0, forbids commercial use",
+        ),
+    ] {
+        let (cache, hub) = (Cache::new(), Hub::start(state));
+        let server = cache.serve(&hub.endpoint, &["--model", name], &[]);
+        let (ended, log) = server.wait();
+        let log = log.join("\n").replace("\\\"", "\"");
+        assert_eq!(ended, Some(code), "{what}: {log}");
+        assert!(log.contains(said), "{what}: {log}");
+        assert!(!log.contains("listening"), "{what}: {log}");
+        assert!(!cache.snapshot().exists(), "{what}");
+        let asked = !hub.requests("model.safetensors").is_empty();
+        assert_eq!(asked, what == "a lie", "{what}");
+    }
+}
+
+#[test]
+fn other_bytes_under_the_commit_that_was_pinned_are_refused() {
+    let (cache, hub) = (Cache::new(), Hub::start(model()));
+    drop({
+        let server = cache.serve(&hub.endpoint, &["--model", NAME], &[]);
+        answered(&server);
+        server
+    });
+    for part in ["snapshots", "blobs"] {
+        std::fs::remove_dir_all(cache.repository().join(part)).expect("removed");
+    }
+    let mut state = model();
+    state
+        .files
+        .get_mut("config.json")
+        .expect("there")
+        .push(b' ');
+    let other = Hub::start(state);
+    let server = cache.serve(&other.endpoint, &["--model", NAME], &[]);
+    let (code, log) = server.wait();
+    assert_eq!(code, Some(1));
+    assert!(log.join("\n").contains("config.json: SHA-256 "), "{log:?}");
+    // From the hub that has it, it comes again.
+    let server = cache.serve(&hub.endpoint, &["--model", NAME], &[]);
+    assert_eq!(answered(&server).0, "int8");
 }

@@ -7,7 +7,7 @@ use kernels::Isa;
 
 use super::memory::{self, size};
 use super::output::say;
-use super::{Usage, setup};
+use super::{Usage, library, setup};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::model::{Gpu, Model, Sureness, check_sources};
@@ -146,6 +146,7 @@ fn model(config: &Config) -> Vec<Finding> {
         return findings;
     }
     let on_gpu = plan.settings.gpu.is_some();
+    let path = plan.path.clone();
     // Starts compare a packed file with its sources quickly; here there is time to be sure.
     let whole = check_sources(&plan.path, Sureness::Whole);
     let loaded = whole.and_then(|()| Engine::load(&plan.path, plan.settings, true, Instant::now()));
@@ -179,6 +180,11 @@ fn model(config: &Config) -> Vec<Finding> {
         ),
         None => Fine(described),
     });
+    let notes = library::notes(&path).into_iter();
+    findings.extend(notes.map(|note| {
+        let advice = "nothing is wrong: it is said because equal numbers may be expected";
+        Better(note, advice.into())
+    }));
     findings.extend(setup::unused(engine.model().unused()).map(|unused| {
         Better(
             unused,

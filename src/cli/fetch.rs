@@ -8,10 +8,14 @@ use std::process::ExitCode;
 use anyhow::bail;
 use indicatif::ProgressBar;
 
+use super::models::{self, Known};
 use super::output::{self, note, say};
 use super::{Usage, setup};
 use crate::config::Config;
-use crate::weights::{FetchError, Hub, HubName, Pin, S3Model, hub_name, is_sha256, locate};
+use crate::error::ModelError;
+use crate::weights::{
+    FetchError, Fetched, Hub, HubName, Pin, S3Model, hub_name, is_sha256, locate, record, recorded,
+};
 
 /// Requests at a time; more do not make a link to the hub's storage faster.
 const CONNECTIONS: usize = 8;
@@ -99,7 +103,7 @@ fn from_hub(args: &Args, config: &Config, name: &str) -> anyhow::Result<PathBuf>
     let platform = &config.platform;
     let cache = platform.hub_cache.clone();
     let HubName { id, revision } =
-        hub_name(name, cache.as_deref()).map_err(|reason| Usage(format!("{name}: {reason}")))?;
+        hub_name(name, cache.as_deref()).map_err(|reason| no_such(name, &reason))?;
     let (name, own_revision) = (id.as_str(), revision.as_deref());
     if own_revision.is_some() && args.revision.is_some() {
         return Err(Usage("--revision: the name has one already".into()).into());
@@ -131,51 +135,101 @@ fn from_hub(args: &Args, config: &Config, name: &str) -> anyhow::Result<PathBuf>
         asked(args).check_folder(&found.folder)?;
         return Ok(found.folder);
     }
-    let endpoint = platform.hub_endpoint.as_deref();
-    let hub = Hub {
-        endpoint: endpoint.unwrap_or("https://huggingface.co").to_owned(),
-        token: platform.hub_token.clone(),
-        cache,
-        connections: CONNECTIONS,
-    };
-    let wanted = revision.or(pin.as_ref().map(|pin| pin.revision.as_str()));
-    let bar = bar();
-    let fetched = hub.fetch(
+    let wish = Wish {
         name,
-        wanted.unwrap_or("main"),
-        pin.as_ref(),
-        args.pins.is_some(),
-        &|progress| {
-            bar.set_length(progress.total);
-            bar.set_position(progress.done);
-        },
-    );
-    bar.finish_and_clear();
-    let fetched = fetched.map_err(|error| {
-        // The usual case is a machine that may not reach the hub.
-        let elsewhere = match &error {
-            FetchError::Lost { .. } => {
-                ": HF_ENDPOINT names a mirror; or fetch it on a machine with a network, copy the folder that is printed there here and set MODEL_DIR to it"
-            }
-            _ => "",
-        };
-        anyhow::Error::new(error).context(format!("the model was not fetched{elsewhere}"))
-    })?;
+        revision,
+        pin,
+        must_be: args.pins.is_some(),
+        check: &|_| Ok(()),
+    };
+    let fetched = wish.fetch(config, cache.clone())?;
     asked(args).check_folder(&fetched.folder)?;
+    // What serves it by name stays with what came first, until another is fetched.
+    if recorded(&cache, name, revision)?.is_some() {
+        record(&cache, pin_of(name, &fetched), revision)?;
+    }
     note!(
         "{name} at {}: {} bytes came",
         fetched.commit,
         fetched.downloaded
     );
     if let Some(path) = &args.write_pins {
-        let pin = Pin {
-            name: name.to_owned(),
-            revision: fetched.commit,
-            files: fetched.digests,
-        };
-        pin.write(path)?;
+        pin_of(name, &fetched).write(path)?;
     }
     Ok(fetched.folder)
+}
+
+/// A name that is none, with the known model that may be meant.
+pub(super) fn no_such(name: &str, reason: &str) -> Usage {
+    let meant = models::meant(name).filter(|id| !reason.contains(id));
+    let meant = meant.map_or_else(String::new, |id| format!("; or is {id} meant?"));
+    Usage(format!("{name}: {reason}{meant}"))
+}
+
+/// What came, as a pin.
+pub(super) fn pin_of(name: &str, fetched: &Fetched) -> Pin {
+    Pin {
+        name: name.to_owned(),
+        revision: fetched.commit.clone(),
+        files: fetched.digests.clone(),
+    }
+}
+
+/// A model to bring from the hub.
+pub(super) struct Wish<'a> {
+    pub name: &'a str,
+    /// A branch, a tag or a commit, where one is asked for.
+    pub revision: Option<&'a str>,
+    pub pin: Option<Pin>,
+    /// Whether no other commit than the pinned will do.
+    pub must_be: bool,
+    /// Looks at the small files before the large ones are asked for.
+    pub check: &'a dyn Fn(&Path) -> Result<(), ModelError>,
+}
+
+impl Wish<'_> {
+    /// Brings it, telling on a terminal how far that has come.
+    pub fn fetch(&self, config: &Config, cache: PathBuf) -> anyhow::Result<Fetched> {
+        let platform = &config.platform;
+        if let Some(terms) = models::known(self.name).and_then(Known::not_commercial) {
+            note!("{}: {terms}", self.name);
+        }
+        let endpoint = platform.hub_endpoint.as_deref();
+        let hub = Hub {
+            endpoint: endpoint.unwrap_or("https://huggingface.co").to_owned(),
+            token: platform.hub_token.clone(),
+            cache,
+            connections: CONNECTIONS,
+        };
+        let pin = self.pin.as_ref();
+        let wanted = self.revision.or(pin.map(|pin| pin.revision.as_str()));
+        let bar = bar();
+        let fetched = hub.fetch(
+            self.name,
+            wanted.unwrap_or("main"),
+            pin,
+            self.must_be,
+            self.check,
+            &|progress| {
+                bar.set_length(progress.total);
+                bar.set_position(progress.done);
+            },
+        );
+        bar.finish_and_clear();
+        fetched.map_err(|error| {
+            let elsewhere = match &error {
+                // The usual case is a machine that may not reach the hub.
+                FetchError::Lost { .. } => {
+                    ": HF_ENDPOINT names a mirror; or fetch it on a machine with a network, copy the folder that is printed there here and set MODEL_DIR to it".to_owned()
+                }
+                // The hub answers 401 too where there is no such model, and nobody is known.
+                FetchError::Refused { status: 401 | 404, .. } => models::meant(self.name)
+                    .map_or_else(String::new, |id| format!(": is {id} meant?")),
+                _ => String::new(),
+            };
+            anyhow::Error::new(error).context(format!("the model was not fetched{elsewhere}"))
+        })
+    }
 }
 
 /// For the bytes of a download; shown on a terminal.

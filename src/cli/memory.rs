@@ -26,19 +26,24 @@ pub fn check(plan: &ModelPlan) -> anyhow::Result<()> {
     if plan.settings.gpu.is_some() {
         return Ok(());
     }
+    check_path(&plan.path)
+}
+
+/// The same for a model that the CPU computes.
+pub fn check_path(path: &Path) -> anyhow::Result<()> {
     let Some(limit) = limit() else {
         return Ok(());
     };
     // Where they cannot be opened, loading tells why.
-    let Ok(weights) = Weights::open(&plan.path) else {
+    let Ok(weights) = Weights::open(path) else {
         return Ok(());
     };
-    let tokenizer = std::fs::metadata(plan.path.join(TOKENIZER_FILE));
+    let tokenizer = std::fs::metadata(path.join(TOKENIZER_FILE));
     let least = PROGRAM + weights.working_bytes() + tokenizer.map_or(0, |file| file.len());
     anyhow::ensure!(
         least <= limit.bytes,
         "{}: the model needs at least {} of memory, {} allows {}: give it more, or serve a packed model (`reranker pack`)",
-        plan.path.display(),
+        path.display(),
         size(least),
         limit.by,
         size(limit.bytes)

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -71,7 +72,19 @@ pub fn line(text: fmt::Arguments) -> io::Result<()> {
     }
 }
 
+/// Whether notes are lines of the log, as they are where a server writes one.
+static TO_LOG: AtomicBool = AtomicBool::new(false);
+
+/// From now on notes are lines of the log.
+pub fn note_in_log() {
+    TO_LOG.store(true, Ordering::Relaxed);
+}
+
 pub fn aside(text: fmt::Arguments) {
+    if TO_LOG.load(Ordering::Relaxed) {
+        tracing::info!("{text}");
+        return;
+    }
     // Whoever closed stderr, or let its disk fill up, has no need of it.
     let _ = writeln!(io::stderr(), "{text}");
 }
@@ -83,4 +96,23 @@ pub fn bar(total: u64, template: &str) -> ProgressBar {
     }
     let style = ProgressStyle::with_template(template);
     ProgressBar::new(total).with_style(style.expect("a fixed template with known placeholders"))
+}
+
+/// Lines of a table, each column as wide as its widest cell.
+pub fn columns(rows: &[Vec<String>]) -> Vec<String> {
+    let mut widths = Vec::new();
+    for row in rows {
+        widths.resize(widths.len().max(row.len()), 0);
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let line = |row: &Vec<String>| {
+        let padded = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"));
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
 }

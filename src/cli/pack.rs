@@ -24,10 +24,11 @@ use crate::rerank::{Precision, Truncation, sigmoid};
 use crate::service::{TOKENIZER_FILE, folder_config, folder_tokenizer};
 use crate::tokenizer::{self, Compilation, FolderTokenizer, PairTokenizer, compile};
 use crate::weights::{
-    Dtype, FORMAT, PACKED_FILE, PackedWriter, Prefetch, Weights, fingerprint, is_packed, sha256_of,
+    Dtype, FORMAT, LocatedModel, PACKED_FILE, PackedWriter, Prefetch, Weights, fingerprint,
+    is_packed, room_for, sha256_of,
 };
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArg,
@@ -48,15 +49,17 @@ pub struct Args {
     verbose: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 enum Fine {
+    #[default]
     Auto,
     None,
     All,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 enum Bits {
+    #[default]
     Auto,
     #[value(name = "8")]
     Eight,
@@ -90,7 +93,6 @@ struct Text {
 }
 
 pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
-    let started = Instant::now();
     let config = args.model.config(config);
     // Of a folder in S3 what was packed before is not wanted.
     let config = &Config {
@@ -102,11 +104,25 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
         return Err(Usage("--out: which file? The model's folder is in S3".into()).into());
     }
     let found = setup::find_model(config)?;
-    let folder = found.folder;
-    if !folder.is_dir() {
-        return Err(Usage(format!("{}: not a model folder", folder.display())).into());
+    if !found.folder.is_dir() {
+        return Err(Usage(format!("{}: not a model folder", found.folder.display())).into());
     }
-    let out = args.out.clone().unwrap_or_else(|| folder.join(PACKED_FILE));
+    for line in make(args, config, found, args.out.clone())? {
+        say!("{line}")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Packs a folder, into the file of its own where no other is named; returns what there is to say of the result.
+pub(super) fn make(
+    args: &Args,
+    config: &Config,
+    found: LocatedModel,
+    out: Option<PathBuf>,
+) -> anyhow::Result<Vec<String>> {
+    let started = Instant::now();
+    let folder = found.folder;
+    let out = out.unwrap_or_else(|| folder.join(PACKED_FILE));
     check_out(&out)?;
     let kernels = setup::kernels(config)?;
     let pool = setup::pool(config)?;
@@ -127,6 +143,8 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
     if let Some(unused) = unused(model.unused()) {
         note!("note: {}: {unused}", folder.display());
     }
+    let parent = out.parent().filter(|parent| *parent != Path::new(""));
+    room_for(parent.unwrap_or(Path::new(".")), least_bytes(&weights))?;
     let texts = texts(&tokenizer, model.config().max_length())?;
 
     if !std::io::stderr().is_terminal() {
@@ -165,7 +183,7 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
     };
     let done = pool.install(|| job.run())?;
     let bytes = std::fs::metadata(&out)?.len();
-    say!(
+    let mut said = vec![format!(
         "{}: {:.1} MB in {:.1} s, {} of {} matrices with inputs of 16 bits; on {}",
         out.display(),
         bytes as f64 / 1e6,
@@ -173,17 +191,26 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
         done.manifest.fine.len(),
         done.matrices,
         told(&done.fidelity),
-    )?;
+    )];
     if let Some(narrow) = &done.manifest.narrow_fidelity {
-        say!(
+        said.push(format!(
             "AVX2, and AVX-512 without VNNI: {} of {} matrices with fewer bits, whose products take {:.2} of the time; {}",
             done.manifest.levels.len(),
             done.matrices,
             done.narrow_time,
             told(narrow),
-        )?;
+        ));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(said)
+}
+
+/// What the packed file takes at least: a byte for each value.
+fn least_bytes(weights: &Weights) -> u64 {
+    match weights.stored_dtype().as_str() {
+        "f32" => weights.bytes() / 4,
+        "f16" | "bf16" => weights.bytes() / 2,
+        _ => weights.bytes(),
+    }
 }
 
 /// A fidelity in words.

@@ -1,5 +1,7 @@
 //! `reranker serve`: the composition of a host, the router and the service.
 
+mod named;
+
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
@@ -11,7 +13,7 @@ use axum::Router;
 use tracing::Instrument;
 
 use super::setup::{self, ModelPlan};
-use super::{Usage, memory, process};
+use super::{Usage, memory, output, process};
 use crate::batch::{Compute, ComputeSettings};
 use crate::config::{self, Choice, Config};
 use crate::error::{Error, ModelError};
@@ -39,8 +41,9 @@ pub struct Broken;
 
 #[derive(clap::Args, Default)]
 pub struct Args {
-    /// Model folder, packed file, address in S3, or hub id in the local cache, in place of MODEL_DIR and MODEL_NAME.
-    #[arg(long, value_name = "MODEL")]
+    /// Hub repository (owner/name or owner/name@revision), model folder, packed file, or address in S3, in place of MODEL_DIR and
+    /// MODEL_NAME. What is not here is fetched, and a folder that has no packed form is packed, once; PRECISION=f32 leaves it as it is.
+    #[arg(long, value_name = "NAME")]
     model: Option<String>,
     /// Address to listen on, in place of HOST.
     #[arg(long, value_name = "ADDRESS", value_parser = config::host)]
@@ -95,6 +98,18 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
     process::check_clock(SystemTime::now())?;
     fault::arm(config.faults.clone());
     process::keep_out_of_cores();
+    // Functions and their images hold their model. Nothing is fetched there that was not asked for.
+    let named::Ready { config, hold } = match kind {
+        HostKind::Http => {
+            output::note_in_log();
+            named::ready(config, args.model.is_some())?
+        }
+        HostKind::Lambda | HostKind::Azure => named::Ready {
+            config: config.clone(),
+            hold: None,
+        },
+    };
+    let config = &config;
     // A model that is elsewhere is brought while the host already listens.
     let remote = setup::s3_model(config)?;
     let plan = match &remote {
@@ -201,6 +216,7 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
     });
     // What still works for a request that nobody waits for any more is not waited for either.
     runtime.shutdown_background();
+    drop(hold);
     ended
 }
 

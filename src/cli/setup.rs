@@ -187,6 +187,11 @@ fn gpu(config: &Config, model: &Path) -> Result<Result<Gpu, String>, Usage> {
     }
 }
 
+/// Whether what this configuration computes the folder in is a packed form of it.
+pub fn computes_packed(config: &Config, folder: &Path) -> anyhow::Result<bool> {
+    Ok(wants_packed(config) && gpu(config, folder)?.is_err())
+}
+
 /// Finds the model and fixes how it is computed. `named` says whether the name is the operator's own.
 pub fn model(config: &Config) -> anyhow::Result<ModelPlan> {
     let found = find_model(config)?;

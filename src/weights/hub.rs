@@ -17,12 +17,13 @@ use serde::Deserialize;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use super::locate::{is_hub_id, is_plain, repository_folder};
+use super::locate::{is_hub_id, is_plain, is_plain_path, repository_folder};
 use super::packed::hex;
 use super::pins::{Pin, PinError};
 use super::ranges::{
     DiskError, Progress, Sink, Tally, Unfinished, create_folder, discard, lock, room_for,
 };
+use crate::error::ModelError;
 
 /// How often a request is tried before it counts as failed, and the pause after the first failure, which doubles each time.
 const TRIES: u32 = 6;
@@ -33,6 +34,10 @@ const REDIRECTS: usize = 5;
 const STALL: Duration = Duration::from_secs(30);
 /// Most bytes of a list of files.
 const LIST_LIMIT: u64 = 16 << 20;
+/// What a repository may say to sentence-transformers, beside its configuration.
+const OF_LIBRARY: [&str; 2] = ["modules.json", "config_sentence_transformers.json"];
+/// What describes a model is smaller than this.
+const DESCRIPTION: u64 = 1 << 20;
 
 /// Why a model could not be downloaded. What has come so far is kept, unless it is wrong.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +57,12 @@ pub enum FetchError {
         name: String,
         revision: String,
         what: &'static str,
+    },
+    #[error("{name} at {revision}: {reason}")]
+    NotServed {
+        name: String,
+        revision: String,
+        reason: String,
     },
     #[error(
         "{file}: what came has the digest {found}, the hub says {expected}; it is deleted, try again"
@@ -125,6 +136,10 @@ impl Entry {
         self.lfs.as_ref().map_or(self.size, |large| large.size)
     }
 
+    fn is_weights(&self) -> bool {
+        self.path.ends_with(".safetensors")
+    }
+
     /// What the file is called in the cache: by its digest.
     fn digest(&self) -> &str {
         self.lfs.as_ref().map_or(&self.oid, |large| &large.oid)
@@ -133,13 +148,15 @@ impl Entry {
 
 impl Hub {
     /// Sees to it that the model is in the cache, and tells where. `revision` is a branch, a tag or a commit. Of a pinned commit
-    /// every file must be the pinned one; another commit than the pinned is refused where it `must_be` that.
+    /// every file must be the pinned one; another commit than the pinned is refused where it `must_be` that. `check` is shown a folder with
+    /// the small files before the large ones are asked for, and may refuse.
     pub fn fetch(
         &self,
         name: &str,
         revision: &str,
         pin: Option<&Pin>,
         must_be: bool,
+        check: &dyn Fn(&Path) -> Result<(), ModelError>,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Fetched, FetchError> {
         if !is_hub_id(name) {
@@ -169,11 +186,16 @@ impl Hub {
             .into());
         }
         let entries: Vec<Entry> = self.json(&agent, &tree)?;
-        let wanted = self.wanted(&agent, name, revision, &info.sha, entries)?;
-
+        let mut wanted = self.wanted(&agent, name, revision, &info.sha, entries)?;
         if let Some(pin) = pin {
+            // Pins of earlier versions do not have them, and none of them changes a score.
+            wanted.retain(|Entry { path, .. }| {
+                let of_library = OF_LIBRARY.contains(&path.as_str()) || path.contains('/');
+                pin.files.contains_key(path) || !of_library
+            });
             pinned(pin, &wanted)?;
         }
+        wanted.sort_by_key(|entry| (entry.is_weights(), entry.size()));
         let repository = repository_folder(&self.cache, name);
         let blobs = repository.join("blobs");
         create_folder(&blobs)?;
@@ -184,26 +206,45 @@ impl Hub {
         room_for(&blobs, absent.map(Entry::size).sum())?;
         let tally = Tally::new(wanted.iter().map(Entry::size).sum(), progress);
         let mut digests = BTreeMap::new();
-        for entry in &wanted {
-            let from = format!("{endpoint}/{name}/resolve/{}/{}", info.sha, entry.path);
-            let download = Download {
-                hub: self,
-                agent: &agent,
-                entry,
-                url: from,
-                blobs: &blobs,
-                tally: &tally,
-            };
-            download.run()?;
-            let digest = match &entry.lfs {
-                Some(large) => large.oid.clone(),
-                None => sha256(&blobs.join(entry.digest()))?,
-            };
-            if let Some(pin) = pin {
-                pin.check(&entry.path, &digest)?;
+        let mut bring = |entries: &[Entry]| -> Result<(), FetchError> {
+            for entry in entries {
+                let from = format!("{endpoint}/{name}/resolve/{}/{}", info.sha, entry.path);
+                let download = Download {
+                    hub: self,
+                    agent: &agent,
+                    entry,
+                    url: from,
+                    blobs: &blobs,
+                    tally: &tally,
+                };
+                download.run()?;
+                let digest = match &entry.lfs {
+                    Some(large) => large.oid.clone(),
+                    None => sha256(&blobs.join(entry.digest()))?,
+                };
+                if let Some(pin) = pin {
+                    pin.check(&entry.path, &digest)?;
+                }
+                digests.insert(entry.path.clone(), digest);
             }
-            digests.insert(entry.path.clone(), digest);
-        }
+            Ok(())
+        };
+        let described =
+            wanted.partition_point(|entry| !entry.is_weights() && entry.size() < DESCRIPTION);
+        let (small, large) = wanted.split_at(described);
+        bring(small)?;
+        let described = linked(&repository, &info.sha, small)?;
+        let served = check(&described).map_err(|reason| FetchError::NotServed {
+            name: name.to_owned(),
+            revision: revision.to_owned(),
+            // The folder is gone when this is read.
+            reason: reason
+                .to_string()
+                .replace(&format!("{}/", described.display()), ""),
+        });
+        fs::remove_dir_all(&described).map_err(DiskError::at(&described))?;
+        served?;
+        bring(large)?;
         let folder = snapshot(&repository, &info.sha, &wanted)?;
         if revision != info.sha {
             let refs = repository.join("refs");
@@ -233,6 +274,11 @@ impl Hub {
         struct Index {
             weight_map: std::collections::BTreeMap<String, String>,
         }
+        /// A layer of sentence-transformers, in a folder of its own.
+        #[derive(Deserialize)]
+        struct Module {
+            path: String,
+        }
         let has = |path: &str| entries.iter().any(|entry| entry.path == path);
         let lacks = |what| FetchError::Lacks {
             name: name.to_owned(),
@@ -260,8 +306,19 @@ impl Hub {
                 return Err(lacks(what));
             }
         }
-        if has("tokenizer_config.json") {
-            paths.insert("tokenizer_config.json".to_owned());
+        for path in ["tokenizer_config.json", OF_LIBRARY[0], OF_LIBRARY[1]] {
+            if has(path) {
+                paths.insert(path.to_owned());
+            }
+        }
+        if has(OF_LIBRARY[0]) {
+            let endpoint = self.endpoint.trim_end_matches('/');
+            let url = format!("{endpoint}/{name}/resolve/{commit}/{}", OF_LIBRARY[0]);
+            let modules: Vec<Module> = self.json(agent, &url)?;
+            let parts = modules.iter().flat_map(|module| {
+                ["config.json", SINGLE].map(|file| format!("{}/{file}", module.path))
+            });
+            paths.extend(parts.filter(|path| has(path)));
         }
         let wanted: Vec<Entry> = entries
             .into_iter()
@@ -273,7 +330,7 @@ impl Hub {
         let hex = |digest: &str| digest.bytes().all(|b| b.is_ascii_hexdigit());
         for entry in &wanted {
             // Names and digests become paths below the cache.
-            if !is_plain(&entry.path) || !hex(entry.digest()) || entry.digest().len() < 40 {
+            if !is_plain_path(&entry.path) || !hex(entry.digest()) || entry.digest().len() < 40 {
                 let url = format!("{}/{name}", self.endpoint);
                 let reason = format!("the file {:?} with digest {:?}", entry.path, entry.digest());
                 return Err(FetchError::Protocol { url, reason });
@@ -531,25 +588,39 @@ fn hashed(mut file: File, mut digest: impl Digest + Write) -> io::Result<String>
     Ok(hex(&digest.finalize()))
 }
 
-/// The snapshot's folder, made of links to the files in `blobs`. It gets its name once it is whole.
-fn snapshot(repository: &Path, commit: &str, entries: &[Entry]) -> Result<PathBuf, FetchError> {
-    let snapshots = repository.join("snapshots");
-    let folder = snapshots.join(commit);
-    let new = snapshots.join(format!(".{commit}.{}", std::process::id()));
-    create_folder(&new)?;
+/// A folder of links to the files in `blobs`, beside the snapshots and under a name that none of them has.
+fn linked(repository: &Path, commit: &str, entries: &[Entry]) -> Result<PathBuf, FetchError> {
+    let folder = repository
+        .join("snapshots")
+        .join(format!(".{commit}.{}", std::process::id()));
+    create_folder(&folder)?;
     for entry in entries {
-        let link = new.join(&entry.path);
+        let link = folder.join(&entry.path);
+        let mut target = PathBuf::from("../../blobs");
+        if let Some(inner) = link.parent().filter(|inner| *inner != folder) {
+            create_folder(inner)?;
+            target = Path::new("..").join(target);
+        }
         discard(&link)?;
-        let target = Path::new("../../blobs").join(entry.digest());
-        symlink(target, &link).map_err(DiskError::at(&link))?;
+        symlink(target.join(entry.digest()), &link).map_err(DiskError::at(&link))?;
     }
+    Ok(folder)
+}
+
+/// The snapshot's folder. It gets its name once it is whole.
+fn snapshot(repository: &Path, commit: &str, entries: &[Entry]) -> Result<PathBuf, FetchError> {
+    let folder = repository.join("snapshots").join(commit);
+    let new = linked(repository, commit, entries)?;
     if folder.is_dir() {
         // Some of it was there: Hugging Face's tools may have brought it, and other files beside ours.
         for entry in entries {
             let (from, to) = (new.join(&entry.path), folder.join(&entry.path));
+            if let Some(inner) = to.parent() {
+                create_folder(inner)?;
+            }
             fs::rename(&from, &to).map_err(DiskError::at(&to))?;
         }
-        fs::remove_dir(&new).map_err(DiskError::at(&new))?;
+        fs::remove_dir_all(&new).map_err(DiskError::at(&new))?;
     } else {
         fs::rename(&new, &folder).map_err(DiskError::at(&folder))?;
     }

@@ -159,6 +159,11 @@ pub fn is_plain(part: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 
+/// The same of a path below a model's folder: a file, or one in a folder of it.
+pub fn is_plain_path(path: &str) -> bool {
+    path.split('/').count() <= 2 && path.split('/').all(is_plain)
+}
+
 /// Where a hub model is in Hugging Face's cache.
 pub fn repository_folder(hub_cache: &Path, name: &str) -> PathBuf {
     hub_cache.join(format!("models--{}", name.replace('/', "--")))

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::locate::{is_hub_id, is_plain};
+use super::locate::{is_hub_id, is_plain, is_plain_path};
 use super::packed::sha256_of;
 use crate::error::ModelError;
 
@@ -132,7 +132,7 @@ fn pins(path: &Path) -> Result<Vec<Pin>, PinError> {
     let pins: Vec<Pin> = serde_json::from_str(&text)
         .map_err(|error| failed(format!("no list of pins ({error})")))?;
     for pin in &pins {
-        let fits = |(file, digest): (&String, &String)| is_plain(file) && is_sha256(digest);
+        let fits = |(file, digest): (&String, &String)| is_plain_path(file) && is_sha256(digest);
         if !is_hub_id(&pin.name) || !is_plain(&pin.revision) || !pin.files.iter().all(fits) {
             return Err(failed(format!(
                 "the pin of {:?}: it takes a revision, and 64 hexadecimal digits for each file",

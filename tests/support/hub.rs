@@ -20,6 +20,8 @@ pub struct State {
     pub files: BTreeMap<String, Vec<u8>>,
     /// Content that is sent in place of what the digest says.
     pub lies: BTreeMap<String, Vec<u8>>,
+    /// Sizes that are told in place of the contents' own.
+    pub sizes: BTreeMap<String, u64>,
     /// Answers of the storage that break off after so many bytes.
     pub drops: AtomicUsize,
     pub drop_after: usize,
@@ -159,7 +161,10 @@ fn answer(
     }
     if path == format!("{api}/tree/{COMMIT}?recursive=true") {
         let entry = |(path, content): (&String, &Vec<u8>)| {
-            let size = content.len();
+            let size = state
+                .sizes
+                .get(path)
+                .map_or(content.len(), |size| *size as usize);
             let blob = [format!("blob {size}\0").as_bytes(), content].concat();
             let mut entry = json!({"type": "file", "path": path, "size": size, "oid": hex(&Sha1::digest(blob))});
             if size > 100 {
