@@ -191,7 +191,7 @@ class Suite:
 
     def a_folder_in_s3_is_served_as_one_on_disk(self) -> None:
         demo = ROOT / "models/demo"
-        for name in ("config.json", "tokenizer.json", "model.safetensors", "scores.json"):
+        for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors", "scores.json"):
             self.upload(demo / name, f"demo/{name}", ChecksumAlgorithm="SHA256")
         cache, address = self.cache("folder"), "s3://models/demo/"
         self.run(["verify"], cache, MODEL_DIR=address).fine()
