@@ -137,7 +137,8 @@ impl FromStr for Isa {
 /// The kernels on one instruction set. Holding a value proves that this CPU has the set, so its methods are safe.
 ///
 /// The operations are methods, defined beside their code: [`Kernels::linear`], [`Kernels::attention`],
-/// [`Kernels::layer_norm`], [`Kernels::bias_residual_layer_norm`], [`Kernels::bias_add`], [`Kernels::bias_gelu`].
+/// [`Kernels::layer_norm`], [`Kernels::bias_residual_layer_norm`], [`Kernels::bias_add`], [`Kernels::bias_gelu`],
+/// [`Kernels::gated_gelu`], [`Kernels::int8_linear`], [`Kernels::int8_encoder`].
 #[derive(Clone, Copy, Debug)]
 pub struct Kernels {
     proven: Proven,

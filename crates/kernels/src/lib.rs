@@ -1,7 +1,7 @@
 //! The CPU kernels of an encoder's forward pass, in f32.
 //!
 //! Owns all SIMD of the project and all `unsafe` that goes with it: the linear layer, attention over packed sequences,
-//! GELU, layer normalisation and bias addition, written once over the trait `simd::Simd` and compiled for each
+//! GELU and its gate, layer normalisation and bias addition, written once over the trait `simd::Simd` and compiled for each
 //! instruction set in [`Isa`]. Knows no model, no tensor type, no file and no environment variable.
 //!
 //! Data in and out: flat row-major `f32` slices. Hidden states are *packed*: `[tokens, hidden]`, the sequences one after

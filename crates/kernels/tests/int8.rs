@@ -316,7 +316,7 @@ impl Encoder {
     }
 
     fn kind(&self, layer: usize) -> AttentionKind<'_> {
-        let windowed = self.shape.windows && layer % 3 != 0;
+        let windowed = self.shape.windows && !layer.is_multiple_of(3);
         let [cos, sin] = &self.angles[usize::from(windowed)];
         AttentionKind {
             rotary: self.shape.rotary.then_some(Rotary { cos, sin }),
