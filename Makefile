@@ -50,9 +50,16 @@ endif
 $(DEMO)/packed.safetensors: $(BINARY) $(addprefix $(DEMO)/,config.json tokenizer.json model.safetensors)
 	$(BINARY) pack --model $(DEMO)
 
-logs: #- follow the log of `make run` and `make run-image`
+up: ## serve from the image by docker compose, with Docker alone (MODEL, API_KEYS); `make down` stops it
+	docker compose up --build --detach --wait
+	@echo "http://localhost:$${PORT:-8000}/docs"
+
+down: #- stop what `make up` started
+	docker compose down
+
+logs: #- follow the log of `make run`, `make run-image` or `make up`
 	@mkdir -p run && touch $(LOG)
-	tail -n 100 -F $(LOG)
+	@if [ -n "$$(docker compose ps --quiet 2>/dev/null)" ]; then docker compose logs --tail 100 --follow; else tail -n 100 -F $(LOG); fi
 
 event:
 	@test -f "$(EVENT)" || { echo "EVENT=$(EVENT): there is no such file. There are:" events/*.json >&2; exit 2; }
@@ -162,6 +169,11 @@ test-openapi: build #- hold the program to its own OpenAPI document (fetches sch
 
 load: build #- a minute of every dialect, of mistakes, bursts and hang-ups over 32 connections (SECONDS)
 	tests/load/run.sh $(BINARY) $(SECONDS)
+
+lock: #- write the checksums of Terraform's providers for four platforms, to be committed (asks Terraform's registry)
+	for root in terraform/aws terraform/azure; do \
+	    terraform -chdir=$$root providers lock -platform=linux_amd64 -platform=linux_arm64 -platform=darwin_amd64 -platform=darwin_arm64; \
+	done
 
 check-azure: #- check terraform/azure without Azure: format, validate and tests against the providers' schemas, checkov
 	tests/terraform/run.sh terraform/azure

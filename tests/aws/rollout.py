@@ -136,6 +136,71 @@ def keep_newest():
     print("old versions: the newest stay, and those that an alias uses")
 
 
+# The AWS CLI, as far as rollout.sh calls it. A deployment ends as OUTCOME says, and moves the alias where it succeeds.
+CLI = """#!PYTHON
+import json, os, pathlib, sys
+path = pathlib.Path(os.environ["STATE"])
+state = json.loads(path.read_text())
+words = sys.argv[1:]
+option = lambda name: words[words.index(name) + 1]
+state["calls"].append(" ".join(words[:2]))
+match words[1]:
+    case "get-alias":
+        print({"FunctionVersion": state["version"], "RoutingConfig.AdditionalVersionWeights": state["weights"]}[option("--query")])
+    case "list-deployments":
+        print(state["running"] or "None")
+    case "stop-deployment":
+        state["running"], state["weights"] = None, "None"
+    case "get-deployment" if option("--query") == "deploymentInfo.status":
+        print("Stopped" if option("--deployment-id") == "d-0" else os.environ["OUTCOME"])
+    case "get-deployment":
+        print("an alarm rose")
+    case "update-alias":
+        assert option("--routing-config") == "AdditionalVersionWeights={}"
+        state["version"], state["weights"] = option("--function-version"), "None"
+    case "create-deployment":
+        revision = json.loads(option("--revision"))
+        spec = json.loads(revision["appSpecContent"]["content"])
+        [resource] = spec["Resources"]
+        assert spec["Hooks"] == [{"BeforeAllowTraffic": "hook"}] and revision["revisionType"] == "AppSpecContent"
+        assert resource["reranker"]["Properties"]["CurrentVersion"] == state["version"]
+        if os.environ["OUTCOME"] == "Succeeded":
+            state["version"] = resource["reranker"]["Properties"]["TargetVersion"]
+        print("d-1")
+path.write_text(json.dumps(state))
+"""
+
+
+def script(folder):
+    """terraform/modules/lambda/rollout.sh, which Terraform runs."""
+    cli = folder / "cli/aws"
+    cli.parent.mkdir(exist_ok=True)
+    cli.write_text(CLI.replace("PYTHON", sys.executable))
+    cli.chmod(0o755)
+    state = folder / "cli/state.json"
+    fresh = {"version": "7", "weights": "None", "running": None, "calls": []}
+    cases = [
+        # what there is, what is asked, how a deployment ends; exit code, version after, deployments
+        ({}, {"TARGET": "8"}, "Succeeded", 0, "8", 1),
+        ({}, {"TARGET": "8"}, "Failed", 1, "7", 1),
+        ({"version": "8"}, {"TARGET": "8"}, "Succeeded", 0, "8", 0),
+        ({"version": "8"}, {"TARGET": "7", "AT_ONCE": "yes"}, "Succeeded", 0, "7", 0),
+        ({"running": "d-0", "weights": "{'8': 0.1}"}, {"TARGET": "9"}, "Succeeded", 0, "9", 1),
+        ({"running": "d-0", "weights": "{'8': 0.1}"}, {"TARGET": "7", "AT_ONCE": "yes"}, "Succeeded", 0, "7", 0),
+    ]
+    asked = {"REGION": "eu-central-1", "FUNCTION": "reranker", "ALIAS": "live", "AT_ONCE": "", "APPLICATION": "reranker", "GROUP": "live", "HOOK": "hook"}
+    for there, wanted, outcome, code, version, deployments in cases:
+        state.write_text(json.dumps(fresh | there))
+        environment = asked | wanted | {"PATH": f"{cli.parent}:{os.environ['PATH']}", "STATE": str(state), "OUTCOME": outcome}
+        command = ["bash", ROOT / "terraform/modules/lambda/rollout.sh"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        after = json.loads(state.read_text())
+        seen = (done.returncode, after["version"], after["calls"].count("deploy create-deployment"), after["weights"], after["running"])
+        assert seen == (code, version, deployments, "None", None), f"{there} {wanted} {outcome}: {seen}\n{done.stdout}{done.stderr}"
+        assert code == 0 or "an alarm rose" in done.stderr, done.stderr
+    print(f"the script that moves the alias: {len(cases)} roll-outs")
+
+
 def main():
     program, emulator, folder = (pathlib.Path(argument).resolve() for argument in sys.argv[1:4])
     folder.mkdir(parents=True, exist_ok=True)
@@ -144,6 +209,7 @@ def main():
     before_traffic(program, emulator, folder)
     server.shutdown()
     keep_newest()
+    script(folder)
 
 
 main()

@@ -1,5 +1,6 @@
-"""A Terraform provider that has a schema and nothing behind it: enough for `validate`, and for tests with mocked providers, which ask a
-provider for its schema alone. Planning anything for real fails, as it should.
+"""A Terraform provider that has a schema and nothing behind it: enough for `validate`, for tests with mocked providers, which ask a provider
+for its schema alone, and for a plan against a state that lists addresses (moved.py): what is in it exists, with made-up values, and every
+change is one in place. Nothing can be applied.
 
     provider.py NAMESPACE/NAME=SCHEMA...      files that schemas.py has written
 
@@ -16,6 +17,7 @@ import threading
 from concurrent import futures
 
 import grpc
+import msgpack
 from tf.gen import grpc_controller_pb2, grpc_controller_pb2_grpc, grpc_stdio_pb2_grpc, tfplugin_pb2, tfplugin_pb2_grpc
 
 BLOCK_NESTING = {"single": 1, "list": 2, "set": 3, "map": 4}
@@ -70,8 +72,42 @@ def schema(content):
     return tfplugin_pb2.Schema(block=block(content))
 
 
+# What references and validations take for a value.
+EXISTING = {
+    "account_id": "123456789012",
+    "partition": "aws",
+    "dns_suffix": "amazonaws.com",
+    "arn": "arn:aws:kms:eu-central-1:123456789012:key/1",
+    "result": "abc123",
+}
+UNKNOWN = msgpack.ExtType(0, b"")
+
+
+def existing(content):
+    """Every value of something that exists: computed strings have one, the rest is left open."""
+    values = {name: None for name in content["attributes"]}
+    for name, entry in content["attributes"].items():
+        if entry.get("type") == "string" and entry.get("computed"):
+            values[name] = EXISTING.get(name, "existing")
+    for name, entry in content["blocks"].items():
+        values[name] = {"list": [], "set": [], "map": {}}.get(entry["nesting"])
+    return values
+
+
+def leave_open(content, values, new):
+    """What the cloud would fill in is not known; in what exists, that is so of blocks, which the state does not have."""
+    for name, entry in content["attributes"].items():
+        if new and entry.get("computed") and values[name] is None:
+            values[name] = UNKNOWN
+    for name, entry in content["blocks"].items():
+        inner = values[name]
+        for element in inner if isinstance(inner, list) else [inner] if entry["nesting"] == "single" and inner else []:
+            leave_open(entry["block"], element, True)
+
+
 class Provider(tfplugin_pb2_grpc.ProviderServicer):
     def __init__(self, content):
+        self.content = content
         self.schemas = tfplugin_pb2.GetProviderSchema.Response(
             provider=schema(content["provider"]),
             resource_schemas={kind: schema(each) for kind, each in content["resources"].items()},
@@ -89,6 +125,31 @@ class Provider(tfplugin_pb2_grpc.ProviderServicer):
 
     def ValidateDataResourceConfig(self, request, context):
         return tfplugin_pb2.ValidateDataResourceConfig.Response()
+
+    def ConfigureProvider(self, request, context):
+        return tfplugin_pb2.ConfigureProvider.Response()
+
+    def UpgradeResourceState(self, request, context):
+        values = existing(self.content["resources"][request.type_name])
+        return tfplugin_pb2.UpgradeResourceState.Response(upgraded_state=tfplugin_pb2.DynamicValue(msgpack=msgpack.packb(values)))
+
+    def ReadResource(self, request, context):
+        return tfplugin_pb2.ReadResource.Response(new_state=request.current_state)
+
+    def ReadDataSource(self, request, context):
+        given = msgpack.unpackb(request.config.msgpack, ext_hook=msgpack.ExtType)
+        values = existing(self.content["data"][request.type_name])
+        values |= {name: value for name, value in given.items() if value is not None}
+        return tfplugin_pb2.ReadDataSource.Response(state=tfplugin_pb2.DynamicValue(msgpack=msgpack.packb(values)))
+
+    def PlanResourceChange(self, request, context):
+        planned = request.proposed_new_state
+        proposed = msgpack.unpackb(planned.msgpack, ext_hook=msgpack.ExtType)
+        if proposed is not None:
+            new = msgpack.unpackb(request.prior_state.msgpack, ext_hook=msgpack.ExtType) is None
+            leave_open(self.content["resources"][request.type_name], proposed, new)
+            planned = tfplugin_pb2.DynamicValue(msgpack=msgpack.packb(proposed))
+        return tfplugin_pb2.PlanResourceChange.Response(planned_state=planned)
 
     def StopProvider(self, request, context):
         return tfplugin_pb2.StopProvider.Response()

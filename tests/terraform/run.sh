@@ -90,12 +90,19 @@ check() { # FOLDER
 export -f check
 printf '%s\0' "${folders[@]}" | xargs -0 -n 1 -P "$(nproc)" bash -c 'check "$1"' check
 
+step "what was deployed before there were modules"
+if [[ -v TF_REATTACH_PROVIDERS ]]; then
+    python3 $here/moved.py "$work/${source##*/}" "$here/before/${source##*/}.txt"
+else
+    echo "NOT RUN: the true providers would ask for an account" >&2
+fi
+
 step checkov
 installed "$tools/checkov" $here/requirements-checkov.txt || not_run "checkov can't be installed; all before it has passed"
 "$tools/checkov/bin/checkov" --version
-# A module is looked at where it is called. Tests are not deployed. The rules are those of the package; nothing is asked of its maker's service.
-for folder in "${folders[@]}"; do
-    [[ $folder == */modules/* ]] || directories+=(--directory "terraform${folder#"$work"}")
-done
-# With the defaults it would leave out what is not deployed by them.
-"$tools/checkov/bin/checkov" "${directories[@]}" --var-file "$here/${source##*/}.tfvars" --skip-path tests --framework terraform --quiet --compact --skip-download
+# A module is looked at where it is called, with what is not deployed by default, too. Tests are not deployed. The rules are those of the package;
+# nothing is asked of its maker's service.
+scan() { "$tools/checkov/bin/checkov" "$@" --skip-path tests --framework terraform --quiet --compact --skip-download; }
+scan --directory "$source" --var-file "$here/${source##*/}.tfvars"
+# The examples of both clouds at once.
+[[ $source != terraform/aws ]] || scan --directory terraform/examples

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+import zlib
 
 # Provider: its package, and the version of it whose schemas are of the provider's version that the configurations ask for.
 PACKAGES = {
@@ -46,7 +47,7 @@ GETTERS = {
     "StringMap": ["map", "string"],
     "NumberMap": ["map", "number"],
     "BooleanMap": ["map", "bool"],
-    "AnyMap": ["map", "dynamic"],
+    "AnyMap": "dynamic",
 }
 
 
@@ -59,6 +60,9 @@ def stored(storage):
 
 
 def argument_type(kind, storage):
+    # Where the provider leaves the type open, the classes have a map of anything.
+    if storage == "anyMap":
+        return "dynamic"
     found = stored(storage)
     if kind in ("list", "set", "map") and isinstance(found, list):
         return [kind, *found[1:]]
@@ -214,7 +218,7 @@ def main(configurations, folder):
         package, version = PACKAGES.get(provider) or sys.exit(f"no package is known to have the schemas of {provider}")
         wanted = {each for each in used if each[1].startswith(f"{name}_")}
         path = folder / f"{name}.json"
-        stamp = json.dumps([package, version, sorted(wanted)])
+        stamp = json.dumps([package, version, sorted(wanted), zlib.crc32(pathlib.Path(__file__).read_bytes())])
         if not path.exists() or path.with_suffix(".of").read_text() != stamp:
             pattern = f"{package.replace('-', '_')}-{version}-*.whl"
             if not list(wheels.glob(pattern)):

@@ -61,6 +61,15 @@ locals {
         Resource = ["*"]
       }
     ] : [],
+    length(var.vpc_subnet_ids) > 0 ? [
+      # Lambda and not the code that runs in it.
+      {
+        Effect    = "Deny"
+        Action    = ["ec2:CreateNetworkInterface", "ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets", "ec2:DeleteNetworkInterface"]
+        Resource  = ["*"]
+        Condition = { ArnLike = { "lambda:SourceFunctionArn" = "arn:${local.partition}:lambda:${local.region}:${local.account}:function:${var.name}*" } }
+      }
+    ] : [],
   )
 }
 
@@ -138,6 +147,17 @@ resource "aws_lambda_function" "this" {
     for_each = var.start == "snap-start" ? [1] : []
     content {
       apply_on = "PublishedVersions"
+    }
+  }
+
+  dynamic "capacity_provider_config" {
+    for_each = var.capacity_provider == null ? [] : [var.capacity_provider]
+    content {
+      lambda_managed_instances_capacity_provider_config {
+        capacity_provider_arn                     = capacity_provider_config.value.arn
+        execution_environment_memory_gib_per_vcpu = capacity_provider_config.value.memory_gib_per_vcpu
+        per_execution_environment_max_concurrency = capacity_provider_config.value.max_concurrency
+      }
     }
   }
 

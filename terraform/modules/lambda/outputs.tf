@@ -3,6 +3,11 @@ output "api_url" {
   value       = aws_apigatewayv2_api.this.api_endpoint
 }
 
+output "api_id" {
+  description = "The HTTP API, for a domain of one's own."
+  value       = aws_apigatewayv2_api.this.id
+}
+
 output "function_url" {
   description = "Where callers with IAM go; requests are signed for the service lambda."
   value       = aws_lambda_function_url.live.function_url

@@ -136,6 +136,24 @@ variable "canary_weight" {
   }
 }
 
+variable "capacity_provider" {
+  description = "Run on Lambda Managed Instances of this capacity provider: its ARN, memory for each vCPU (2, 4 or 8 GiB) and most requests at a time in one environment. Not tried; see examples/managed-instances."
+  type = object({
+    arn                 = string
+    memory_gib_per_vcpu = optional(number, 2)
+    max_concurrency     = optional(number, 4)
+  })
+  default = null
+  validation {
+    condition     = var.capacity_provider == null || contains([2, 4, 8], try(var.capacity_provider.memory_gib_per_vcpu, 2))
+    error_message = "capacity_provider: 2, 4 or 8 GiB for each vCPU."
+  }
+  validation {
+    condition     = var.capacity_provider == null || (var.start == "on-demand" && var.reserved_concurrency == -1 && length(var.vpc_subnet_ids) == 0)
+    error_message = "capacity_provider: its instances are always warm and have a network of their own, so start is on-demand, nothing is reserved and vpc_subnet_ids is empty."
+  }
+}
+
 variable "rollout" {
   description = "How CodeDeploy moves calls to a new version: AllAtOnce, Canary10Percent5Minutes and so on, after a check of the new version, and back when an alarm rises. Empty for Terraform itself: at once, or by stable_version and canary_weight. A stack that is deployed changes between the two by `terraform state mv` (README)."
   type        = string

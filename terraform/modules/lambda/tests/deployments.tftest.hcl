@@ -229,6 +229,10 @@ run "everything_around" {
     error_message = "the function lies in the VPC, on the architecture asked for"
   }
   assert {
+    condition     = contains([for statement in jsondecode(aws_iam_role_policy.function.policy).Statement : statement.Effect if contains(statement.Action, "ec2:CreateNetworkInterface")], "Deny")
+    error_message = "Lambda makes network interfaces, the code that runs in it does not"
+  }
+  assert {
     condition     = alltrue([for alarm in aws_cloudwatch_metric_alarm.this : alarm.alarm_actions == toset([var.alarm_topic_arn])])
     error_message = "every alarm tells the topic"
   }

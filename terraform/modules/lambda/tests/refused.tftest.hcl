@@ -177,3 +177,12 @@ run "metrics_from_a_log_that_has_no_requests" {
   }
   expect_failures = [var.metrics]
 }
+
+run "snapshots_of_instances_that_are_always_warm" {
+  command = plan
+  variables {
+    start             = "snap-start"
+    capacity_provider = { arn = "arn:aws:lambda:eu-central-1:123456789012:capacity-provider:reranker" }
+  }
+  expect_failures = [var.capacity_provider]
+}
