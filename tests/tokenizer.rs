@@ -319,6 +319,24 @@ fn other_settings_of_a_unigram_tokenizer_give_hugging_faces_ids() {
         let pieces = json["model"]["vocab"].as_array_mut().expect("a list");
         pieces.push(json!(["<unk><unk>", -3.0]));
     });
+    change("unknown characters as bytes", &|json| {
+        json["model"]["byte_fallback"] = true.into();
+        let pieces = json["model"]["vocab"].as_array_mut().expect("a list");
+        pieces.extend((0..=255).map(|byte: u8| json!([format!("<0x{byte:02X}>"), -30.0])));
+    });
+    change(
+        "unknown characters as bytes, of which some are missing",
+        &|json| {
+            json["model"]["byte_fallback"] = true.into();
+            let pieces = json["model"]["vocab"].as_array_mut().expect("a list");
+            pieces.extend((128..250).map(|byte: u8| json!([format!("<0x{byte:02X}>"), -30.0])));
+        },
+    );
+    change("the normal form C and a text before each part", &|json| {
+        json["normalizer"] = json!({"type": "Sequence", "normalizers": [
+            {"type": "NFC"}, {"type": "Prepend", "prepend": "▁"},
+        ]});
+    });
     change("added tokens matched in normalised text", &|json| {
         let tokens = json["added_tokens"].as_array_mut().expect("a list");
         for (content, left, right) in [
@@ -468,10 +486,6 @@ fn what_has_no_equal_is_refused_with_the_reason() {
             |json| json["model"]["unk_token"] = "<unk>".into()
         )),
         "an unknown token that is not in the vocabulary"
-    );
-    assert_eq!(
-        unigram(&|json| json["model"]["byte_fallback"] = true.into()),
-        "unknown characters as bytes"
     );
     assert_eq!(
         unigram(&|json| json["model"]["unk_id"] = Value::Null),

@@ -237,9 +237,6 @@ fn write_unigram<'f>(
     pieces: &'f [(String, f64)],
     writer: &mut Writer,
 ) -> Step<Parts<'f>> {
-    if file.model.byte_fallback == Some(true) {
-        return refuse("unknown characters as bytes");
-    }
     let Some(unknown_id) = file.model.unk_id else {
         return refuse("no unknown token");
     };
@@ -278,6 +275,7 @@ fn write_unigram<'f>(
             scores_are_f64,
             ascii_unchanged,
             metaspace,
+            byte_fallback: file.model.byte_fallback == Some(true),
         },
     })
 }

@@ -63,6 +63,8 @@ pub enum Model {
         scores_are_f64: bool,
         ascii_unchanged: u128,
         metaspace: MetaspaceRules,
+        /// Unknown characters become a token for each byte, where the vocabulary has them.
+        byte_fallback: bool,
     },
     WordPiece {
         lowercase: bool,
@@ -100,8 +102,9 @@ impl Settings {
                 scores_are_f64,
                 ascii_unchanged,
                 metaspace,
+                byte_fallback,
             } => {
-                words.push(0);
+                words.push(if byte_fallback { 3 } else { 0 });
                 words.extend(in_words(lowest_score.to_bits().into()).take(2));
                 words.push(scores_are_f64.into());
                 words.extend(in_words(ascii_unchanged));
@@ -137,7 +140,7 @@ impl Settings {
             return Err(Damaged("an unknown token beyond its vocabulary"));
         }
         let model = match next()? {
-            0 => Model::Unigram {
+            kind @ (0 | 3) => Model::Unigram {
                 lowest_score: f64::from_bits(u64::from(next()?) | u64::from(next()?) << 32),
                 scores_are_f64: flag(next()?)?,
                 ascii_unchanged: u128::from(next()?)
@@ -150,6 +153,7 @@ impl Settings {
                     prepend: flag(next()?)?,
                     split: flag(next()?)?,
                 },
+                byte_fallback: kind == 3,
             },
             1 => Model::WordPiece {
                 lowercase: flag(next()?)?,
@@ -375,6 +379,7 @@ impl Compiled {
                 scores_are_f64,
                 ascii_unchanged,
                 metaspace,
+                byte_fallback,
             } => {
                 let scores = self.layout.section(Section::Scores);
                 let model = Unigram {
@@ -386,6 +391,7 @@ impl Compiled {
                     },
                     lowest_score,
                     unknown_id: self.settings.unknown_id,
+                    byte_fallback,
                 };
                 let charsmap = Charsmap {
                     rules: self.trie(Section::Charsmap),
@@ -495,7 +501,7 @@ impl Compiled {
         let (mut normalized, mut spare) = (String::new(), String::new());
         let normalized_tokens = self.trie(Section::AddedNormalized);
         let is_word = |c| classes.is_some_and(|classes| classes.is_word(c));
-        self.split_as_is(text, &is_word, |part| {
+        self.split_as_is(text, is_word, |part| {
             let mut text = match part {
                 Part::Token(id) => return ids.push(id),
                 Part::Text(text) => text,
@@ -516,7 +522,7 @@ impl Compiled {
                 normalized_tokens,
                 first,
                 tokens,
-                &is_word,
+                is_word,
                 |part| match part {
                     Part::Token(id) => ids.push(id),
                     Part::Text(text) => each(text, ids),

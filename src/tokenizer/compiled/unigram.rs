@@ -1,7 +1,8 @@
 //! The unigram model: of all ways to cut a piece of text into vocabulary entries, the one with the highest sum of scores.
 //!
 //! Sums are taken in f64 from left to right, and of equal sums the one found first stays, so that ids equal those of Hugging Face's
-//! crate to the last tie. A character that no entry covers alone costs the lowest score less 10; unknown neighbours become one id.
+//! crate to the last tie. A character that no entry covers alone costs the lowest score less 10; unknown neighbours become one id, or
+//! one for each byte.
 
 use super::trie::Trie;
 
@@ -13,6 +14,8 @@ pub struct Unigram<'a> {
     pub scores: Scores<'a>,
     pub lowest_score: f64,
     pub unknown_id: u32,
+    /// Unknown text becomes a token for each byte (`<0xE4>`), where the vocabulary has all of them.
+    pub byte_fallback: bool,
 }
 
 /// A score for each id: as f32 where that loses nothing, else as f64.
@@ -104,26 +107,45 @@ impl Unigram<'_> {
                 unknown_end.get_or_insert(end);
             } else {
                 if let Some(unknown_end) = unknown_end.take() {
-                    ids.push(self.unknown(&bytes[end..unknown_end]));
+                    self.push_unknown(&bytes[end..unknown_end], ids);
                 }
                 ids.push(id);
             }
             end = start as usize;
         }
         if let Some(unknown_end) = unknown_end {
-            ids.push(self.unknown(&bytes[end..unknown_end]));
+            self.push_unknown(&bytes[end..unknown_end], ids);
         }
         ids[first..].reverse();
     }
 
-    /// Unknown neighbours are looked up once more as a whole: where the unknown token itself stands in the text, several of them
-    /// may be an entry.
-    fn unknown(&self, text: &[u8]) -> u32 {
-        self.vocabulary
-            .get(text)
-            .filter(|&id| self.scores.get(id).is_some())
-            .unwrap_or(self.unknown_id)
+    /// Appends the ids of unknown neighbours, the last one first. They are looked up once more as a whole: where the unknown token
+    /// itself stands in the text, several of them may be an entry.
+    fn push_unknown(&self, text: &[u8], ids: &mut Vec<u32>) {
+        let known = |entry: &[u8]| {
+            let id = self.vocabulary.get(entry);
+            id.filter(|&id| self.scores.get(id).is_some())
+        };
+        if let Some(id) = known(text) {
+            return ids.push(id);
+        }
+        let first = ids.len();
+        if self.byte_fallback {
+            let bytes = text.iter().rev();
+            ids.extend(bytes.map_while(|&byte| known(&byte_entry(byte))));
+            if ids.len() - first == text.len() {
+                return;
+            }
+            ids.truncate(first);
+        }
+        ids.push(self.unknown_id);
     }
+}
+
+/// How a vocabulary writes a byte: `<0xE4>`.
+fn byte_entry(byte: u8) -> [u8; 6] {
+    let digit = |half: u8| b"0123456789ABCDEF"[usize::from(half)];
+    [b'<', b'0', b'x', digit(byte >> 4), digit(byte & 15), b'>']
 }
 
 #[cfg(test)]
@@ -144,6 +166,7 @@ mod tests {
             scores: Scores::F64(&scores),
             lowest_score: entries.iter().map(|e| e.1).fold(f64::INFINITY, f64::min),
             unknown_id: 0,
+            byte_fallback: true,
         };
         let mut found = Vec::new();
         model.encode(text, &mut Scratch::default(), &mut found);
@@ -170,5 +193,18 @@ mod tests {
         assert_eq!(ids(&entries, "éa中文a"), [0, 1, 0, 1]);
         assert_eq!(ids(&entries, "<unk>é"), [0]);
         assert_eq!(ids(&entries, "<unk><unk>"), [2]);
+    }
+
+    #[test]
+    fn unknown_text_becomes_bytes_where_all_are_entries() {
+        let entries = [
+            ("<unk>", 0.0),
+            ("a", -1.0),
+            ("<0xC3>", -9.0),
+            ("<0xA9>", -9.0),
+        ];
+        assert_eq!(ids(&entries, "aéa"), [1, 2, 3, 1]);
+        assert_eq!(ids(&entries, "éé"), [2, 3, 2, 3]);
+        assert_eq!(ids(&entries, "éà"), [0]);
     }
 }
