@@ -160,6 +160,33 @@ fn large_files_come_in_ranges_and_what_breaks_off_is_asked_for_from_there() {
 }
 
 #[test]
+fn what_a_repository_says_to_sentence_transformers_comes_too() {
+    let mut state = model();
+    let modules = json!([
+        {"idx": 0, "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {"idx": 2, "path": "2_Dense", "type": "sentence_transformers.models.Dense"},
+    ]);
+    let few = [
+        ("modules.json", modules.to_string()),
+        ("config_sentence_transformers.json", "{}".into()),
+        ("1_Pooling/config.json", "{}".into()),
+        ("2_Dense/config.json", r#"{"in_features": 4}"#.into()),
+        ("2_Dense/model.safetensors", "weights ".repeat(200)),
+    ];
+    let few = few.map(|(file, content)| (file.to_owned(), content.into_bytes()));
+    state.files.extend(few);
+    let (cache, hub) = (Cache::new(), Hub::start(state));
+    let fetched = cache.fetch(&hub);
+    assert!(fetched.status.success(), "{}", said(&fetched));
+    assert_whole(&cache, &hub);
+    // Beside what is there already.
+    std::fs::remove_file(cache.snapshot().join("2_Dense/config.json")).expect("removed");
+    assert!(cache.fetch(&hub).status.success());
+    assert_whole(&cache, &hub);
+}
+
+#[test]
 fn a_killed_download_goes_on_with_what_is_missing() {
     let (cache, hub) = (Cache::new(), Hub::start(large()));
     let mut child = cache
@@ -410,6 +437,11 @@ fn one_command_leads_from_an_empty_cache_to_an_answer_and_a_second_one_needs_no_
     let server = cache.serve(&hub.endpoint, &["--model", NAME], &[]);
     let (precision, first) = answered(&server);
     assert_eq!(precision, "int8");
+    for what in ["downloading: 100 %", "trying: ", "measuring: ", "packing: "] {
+        server.wait_for(what, |line| {
+            line["message"].as_str()?.strip_prefix(what).map(drop)
+        });
+    }
     assert_whole(&cache, &hub);
     // What came is pinned.
     let record = cache.repository().join("reranker.json");
@@ -605,9 +637,21 @@ fn a_folder_of_the_same_name_goes_before_the_hub() {
         ("PORT", "0"),
         ("LOG_FORMAT", "json"),
     ];
+    // It is its owner's: nothing is written into it unasked.
     let server = Process::serve_after(&there, &["--model", NAME], &variables);
+    assert_eq!(answered(&server).0, "f32");
+    drop(server);
+    assert!(!own.join("packed.safetensors").exists());
+    let server = Process::serve_after(&there, &["--model", NAME, "--pack"], &variables);
     assert_eq!(answered(&server).0, "int8");
     assert!(own.join("packed.safetensors").exists());
+    drop(server);
+    let flags = ["--model", "s3://bucket/folder/", "--pack"];
+    let (code, log) = Process::serve_after(&there, &flags, &variables).wait();
+    assert_eq!(code, Some(2), "{log:?}");
+    let function = [("FUNCTIONS_CUSTOMHANDLER_PORT", "0")];
+    let (code, log) = Process::serve_after(&there, &["--pack"], &function).wait();
+    assert_eq!(code, Some(2), "{log:?}");
     assert!(hub.state.seen.lock().expect("no panic").is_empty());
 }
 

@@ -9,7 +9,7 @@ use anyhow::bail;
 use indicatif::ProgressBar;
 
 use super::models::{self, Known};
-use super::output::{self, note, say};
+use super::output::{self, Tenths, note, say};
 use super::{Usage, setup};
 use crate::config::Config;
 use crate::error::ModelError;
@@ -203,7 +203,7 @@ impl Wish<'_> {
         };
         let pin = self.pin.as_ref();
         let wanted = self.revision.or(pin.map(|pin| pin.revision.as_str()));
-        let bar = bar();
+        let (bar, tenths) = (bar(), Tenths::of("downloading"));
         let fetched = hub.fetch(
             self.name,
             wanted.unwrap_or("main"),
@@ -213,6 +213,7 @@ impl Wish<'_> {
             &|progress| {
                 bar.set_length(progress.total);
                 bar.set_position(progress.done);
+                tenths.at(progress.done, progress.total);
             },
         );
         bar.finish_and_clear();

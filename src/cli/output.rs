@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -96,6 +96,30 @@ pub fn bar(total: u64, template: &str) -> ProgressBar {
     }
     let style = ProgressStyle::with_template(template);
     ProgressBar::new(total).with_style(style.expect("a fixed template with known placeholders"))
+}
+
+/// Tells in a server's log how far something has come, a tenth at a time, where no terminal shows a bar.
+pub struct Tenths {
+    what: &'static str,
+    told: AtomicU64,
+}
+
+impl Tenths {
+    pub fn of(what: &'static str) -> Self {
+        Self {
+            what,
+            told: AtomicU64::new(0),
+        }
+    }
+
+    /// Where it is now; what was told is not told again.
+    pub fn at(&self, done: u64, total: u64) {
+        let tenth = (done * 10).checked_div(total).unwrap_or_default();
+        let is_new = self.told.fetch_max(tenth, Ordering::Relaxed) < tenth;
+        if is_new && TO_LOG.load(Ordering::Relaxed) && !io::stderr().is_terminal() {
+            note!("{}: {}0 %", self.what, tenth);
+        }
+    }
 }
 
 /// Lines of a table, each column as wide as its widest cell.

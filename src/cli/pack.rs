@@ -11,7 +11,7 @@ use kernels::{INT8_LAYOUT, Kernels, Levels};
 use serde::Deserialize;
 
 use super::eval::metrics::{Differences, kendall_tau_b, mean};
-use super::output::{self, note, say};
+use super::output::{self, Tenths, note, say};
 use super::setup::unused;
 use super::{ModelArg, Usage, setup};
 use crate::config::Config;
@@ -370,10 +370,11 @@ impl Job<'_> {
         } else {
             "packing {wide_bar} {pos}/{len} layers, {eta} left"
         };
-        let bar = output::bar(steps, template);
+        let (bar, tenths) = (output::bar(steps, template), Tenths::of(what));
         let mut reports = Vec::new();
         let mut report = |matrices: Vec<MatrixReport>| {
             bar.inc(1);
+            tenths.at(bar.position(), steps);
             for matrix in matrices.iter().filter(|_| self.args.verbose) {
                 bar.suspend(|| {
                     let Levels { weights, inputs } = matrix.choice.levels;
@@ -591,7 +592,8 @@ fn shares(model: &mut Model, texts: &Packed) -> anyhow::Result<Shares> {
         names.len() as u64,
         "measuring {wide_bar} {pos}/{len} matrices, {eta} left",
     );
-    let mut shares = Shares::new();
+    let (mut shares, tenths) = (Shares::new(), Tenths::of("measuring"));
+    let matrices = names.len() as u64;
     for (at, name) in names.into_iter().enumerate() {
         let coarse = |model: &mut Model, levels: Levels| {
             let tunable = model.tunables().swap_remove(at);
@@ -602,6 +604,7 @@ fn shares(model: &mut Model, texts: &Packed) -> anyhow::Result<Shares> {
         coarse(model, kept);
         shares.insert(name, rms_difference(&base, &got).powi(2));
         bar.inc(1);
+        tenths.at(bar.position(), matrices);
     }
     bar.finish_and_clear();
     Ok(shares)

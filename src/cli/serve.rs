@@ -42,9 +42,12 @@ pub struct Broken;
 #[derive(clap::Args, Default)]
 pub struct Args {
     /// Hub repository (owner/name or owner/name@revision), model folder, packed file, or address in S3, in place of MODEL_DIR and
-    /// MODEL_NAME. What is not here is fetched, and a folder that has no packed form is packed, once; PRECISION=f32 leaves it as it is.
+    /// MODEL_NAME. A repository is downloaded where it is not in the cache, and packed, once; PRECISION=f32 leaves it as it is.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
+    /// Pack a model folder that has no packed form, into packed.safetensors in it, before it is served.
+    #[arg(long)]
+    pack: bool,
     /// Address to listen on, in place of HOST.
     #[arg(long, value_name = "ADDRESS", value_parser = config::host)]
     host: Option<IpAddr>,
@@ -102,7 +105,11 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
     let named::Ready { config, hold } = match kind {
         HostKind::Http => {
             output::note_in_log();
-            named::ready(config, args.model.is_some())?
+            named::ready(config, args.model.is_some(), args.pack)?
+        }
+        _ if args.pack => {
+            let what = "--pack: a function holds its model: pack it before it is deployed";
+            return Err(Usage(what.into()).into());
         }
         HostKind::Lambda | HostKind::Azure => named::Ready {
             config: config.clone(),

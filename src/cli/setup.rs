@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Context;
 use kernels::{Isa, Kernels};
 
-use super::output::note;
+use super::output::{Tenths, note};
 use super::{Usage, fetch};
 use crate::config::{Choice, Config};
 use crate::error::ModelError;
@@ -95,10 +95,11 @@ pub fn bring(config: &Config, model: &S3Model) -> Result<LocatedModel, ModelErro
         durable: config.platform.lambda_api.is_none(),
         packed: wants_packed(config),
     };
-    let bar = fetch::bar();
+    let (bar, tenths) = (fetch::bar(), Tenths::of("downloading"));
     let fetched = model.fetch(&settings, &|progress| {
         bar.set_length(progress.total);
         bar.set_position(progress.done);
+        tenths.at(progress.done, progress.total);
     });
     bar.finish_and_clear();
     let fetched = fetched?;

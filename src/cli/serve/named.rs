@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 use crate::cli::fetch::{self, Wish};
-use crate::cli::{library, memory, pack, setup};
+use crate::cli::{Usage, library, memory, pack, setup};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::model::{CONFIG_FILE, ModelConfig, Sureness, check_sources, require, require_weights};
@@ -27,17 +27,22 @@ pub struct Ready {
 }
 
 /// Sees to it that the model is here, and packed where its packed form would be computed. `asked` says whether the command line names it:
-/// the variable packs only what it has brought itself.
-pub fn ready(config: &Config, asked: bool) -> anyhow::Result<Ready> {
+/// the variable packs only what it has brought itself. A folder is its owner's, and packed only where `pack` allows that.
+pub fn ready(config: &Config, asked: bool, pack: bool) -> anyhow::Result<Ready> {
     let as_it_is = || Ready {
         config: config.clone(),
         hold: None,
     };
     if setup::s3_model(config)?.is_some() {
+        if pack {
+            let what =
+                "--pack: the model is in S3: `reranker pack --model ADDRESS --out FILE` packs it";
+            return Err(Usage(what.into()).into());
+        }
         return Ok(as_it_is());
     }
     if let Some(folder) = &config.model_dir {
-        if asked {
+        if pack {
             pack_folder(config, folder)?;
         }
         return Ok(as_it_is());
@@ -55,7 +60,7 @@ pub fn ready(config: &Config, asked: bool) -> anyhow::Result<Ready> {
                 id,
                 cache,
                 recorded,
-                asked,
+                packs: asked || pack,
             };
             named.ready()
         }
@@ -74,7 +79,8 @@ struct Named<'a> {
     cache: &'a PathBuf,
     /// What an earlier start brought.
     recorded: Option<Pin>,
-    asked: bool,
+    /// Whether it is packed, whoever brought it.
+    packs: bool,
 }
 
 /// What is missing before the model can be served.
@@ -161,7 +167,7 @@ impl Named<'_> {
             return Ok(Missing::All);
         }
         let brought = self.recorded.as_ref().map(|pin| &pin.revision);
-        let packs = self.asked || brought == found.revision.as_ref();
+        let packs = self.packs || brought == found.revision.as_ref();
         if !packs || matches!(packed, Form::Sound) || !setup::computes_packed(self.config, folder)?
         {
             return Ok(Missing::Nothing(found));
@@ -237,35 +243,17 @@ fn is_whole(folder: &Path) -> bool {
     there.is_ok() && !shard_lacks()
 }
 
-/// Packs a folder that was named on the command line and has no packed form. Where that may not be written, the folder is served as it is.
+/// Packs a folder that has no packed form.
 fn pack_folder(config: &Config, folder: &Path) -> anyhow::Result<()> {
     // What is no model is told when it is loaded.
-    if !folder.is_dir()
-        || !matches!(packed_form(folder), Form::None)
-        || folder_config(folder).is_err()
-        || !setup::computes_packed(config, folder)?
+    if folder.is_dir()
+        && matches!(packed_form(folder), Form::None)
+        && folder_config(folder).is_ok()
+        && setup::computes_packed(config, folder)?
     {
-        return Ok(());
+        packed(config, setup::find_model(config)?)?;
     }
-    let error = match packed(config, setup::find_model(config)?) {
-        Ok(()) => return Ok(()),
-        Err(error) => error,
-    };
-    match error.downcast_ref() {
-        Some(ModelError::Io { reason, .. })
-            if matches!(
-                reason.kind(),
-                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
-            ) =>
-        {
-            tracing::warn!(
-                "{reason}: the packed model cannot be kept in {}: it is served in f32; `reranker pack --model DIR --out FILE` packs it elsewhere",
-                folder.display()
-            );
-            Ok(())
-        }
-        _ => Err(error),
-    }
+    Ok(())
 }
 
 /// Packs the model into its own folder.
