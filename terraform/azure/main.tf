@@ -87,6 +87,32 @@ resource "azurerm_monitor_action_group" "this" {
   }
 }
 
+# Once the day's quota is reached, nothing is logged until the next day, and nobody would be told.
+resource "azurerm_monitor_scheduled_query_rules_alert_v2" "log_quota" {
+  count = var.alert_email == null || var.log_daily_quota_gb == -1 ? 0 : 1
+
+  name                 = "${var.name}-log-quota"
+  resource_group_name  = azurerm_resource_group.this.name
+  location             = azurerm_resource_group.this.location
+  description          = "The day's quota of logs is used up: nothing is logged until the next day. Raise log_daily_quota_gb, or log less."
+  severity             = 2
+  scopes               = [azurerm_log_analytics_workspace.this.id]
+  evaluation_frequency = "PT15M"
+  window_duration      = "PT15M"
+  tags                 = local.tags
+
+  criteria {
+    query                   = "_LogOperation | where Category =~ 'Ingestion' | where Detail contains 'OverQuota'"
+    time_aggregation_method = "Count"
+    operator                = "GreaterThan"
+    threshold               = 0
+  }
+
+  action {
+    action_groups = [azurerm_monitor_action_group.this[0].id]
+  }
+}
+
 # The CPU app and the GPU app: the same app twice, in environments of their own.
 
 module "cpu" {

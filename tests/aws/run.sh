@@ -24,7 +24,7 @@ tools() { # name, requirements: an environment, made anew where the list has cha
 }
 mkdir -p "$work"
 tools tools tests/aws/requirements.txt
-tools checkov tests/terraform/requirements-checkov.txt
+tools ../terraform/tools/checkov tests/terraform/requirements-checkov.txt
 bin=$work/tools/bin
 
 step "the SAM template, and what CloudFormation will see of it"
@@ -35,7 +35,7 @@ rm -rf "$work/template"
 "$bin/cfn-lint" --regions us-east-1 eu-central-1 --ignore-checks W2001 -- "$work"/template/*.json
 
 step "checkov"
-scan() { "$work/checkov/bin/checkov" --quiet --compact --skip-download "$@"; }
+scan() { "$work/../terraform/tools/checkov/bin/checkov" --quiet --compact --skip-download "$@"; }
 scan --framework cloudformation --file template.yaml
 scan --framework cloudformation --directory "$work/template"
 

@@ -29,7 +29,7 @@ ROWS = {
     "slow-start": "slow start",
     "failed": "bulk failed",
 }
-OF_AZURE = {"errors": "errors (Container Apps", "restarts": "restarts (Container Apps)", "slow": "slow (Container Apps)"}
+OF_AZURE = {name: f"{name} (Container Apps" for name in ("errors", "restarts", "slow", "full")} | {"log_quota": "log quota (Azure)"}
 
 
 def read(path):
@@ -127,7 +127,8 @@ def rows():
     table = re.findall(r"^\| ([^|]+) \|", read("docs/operations.md").partition("## Alarms")[2], re.M)
     of_lambda = re.findall(r"^    ([\w-]+) = \{\n      description", read("terraform/modules/lambda/alarms.tf"), re.M) + ["failed"]
     of_azure = re.findall(r"^    (\w+) = \{\n      description", read("terraform/modules/container-app/alerts.tf"), re.M)
-    assert len(of_lambda) > 8 and len(of_azure) == 3, (of_lambda, of_azure)
+    of_azure += re.findall(r'^resource "azurerm_monitor_scheduled_query_rules_alert_v2" "(\w+)"', read("terraform/azure/main.tf"), re.M)
+    assert len(of_lambda) > 8 and len(of_azure) == 5, (of_lambda, of_azure)
     for names, expected in ((of_lambda, ROWS), (of_azure, OF_AZURE)):
         for name in names:
             if not any(row.startswith(expected.get(name, "?")) for row in table):

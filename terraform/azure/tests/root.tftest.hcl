@@ -109,6 +109,10 @@ run "all_three_beside_each_other" {
     condition     = one(azurerm_monitor_action_group.this[0].email_receiver).email_address == "ops@example.org"
     error_message = "The alerts are mailed."
   }
+  assert {
+    condition     = length(azurerm_monitor_scheduled_query_rules_alert_v2.log_quota) == 1
+    error_message = "Somebody is told that nothing is logged any more."
+  }
 }
 
 run "there_are_no_alerts_without_an_address" {

@@ -27,11 +27,20 @@ locals {
       threshold   = 10000
       dimensions  = {}
     }
+    full = {
+      description = "Every replica that is allowed runs: more requests only wait. More replicas, or fewer or smaller requests."
+      severity    = 3
+      metric      = "Replicas"
+      aggregation = "Maximum"
+      threshold   = var.scale.max_replicas - 1
+      dimensions  = {}
+    }
   }
 }
 
 resource "azurerm_monitor_metric_alert" "this" {
-  for_each = local.alerts
+  # One replica that is allowed is no sign of anything.
+  for_each = { for name, alert in local.alerts : name => alert if name != "full" || var.scale.max_replicas > 1 }
 
   name                = "${var.name}-${each.key}"
   resource_group_name = var.resource_group_name

@@ -137,9 +137,9 @@ variable "allowed_ip_ranges" {
 }
 
 variable "plan" {
-  description = "The function app's plan: EP1 (1 vCPU, 3.5 GB), EP2 (2, 7) or EP3 (4, 14), and its instances. At least one runs, and is paid for, at all times."
+  description = "The function app's plan: EP1 (1 vCPU, 3.5 GB, about $150 a month), EP2 (2, 7, $300) or EP3 (4, 14, $600), and its instances. At least one runs, and is paid for, at all times."
   type = object({
-    sku           = optional(string, "EP3")
+    sku           = optional(string, "EP1")
     min_instances = optional(number, 1)
     max_instances = optional(number, 3)
   })

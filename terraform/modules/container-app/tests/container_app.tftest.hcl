@@ -329,8 +329,8 @@ run "alerts_go_where_they_are_asked_to" {
   }
 
   assert {
-    condition     = toset(keys(azurerm_monitor_metric_alert.this)) == toset(["errors", "restarts", "slow"])
-    error_message = "Errors, restarts and slow answers."
+    condition     = toset(keys(azurerm_monitor_metric_alert.this)) == toset(["errors", "restarts", "slow", "full"])
+    error_message = "Errors, restarts, slow answers, and no replica left to start."
   }
 }
 
