@@ -195,6 +195,7 @@ fn cors(origins: &[String]) -> CorsLayer {
             HeaderName::from_static("retry-after-ms"),
             score::SERVER_TIMING,
             score::IGNORED_FIELDS,
+            observe::DEMO,
         ])
         .max_age(Duration::from_secs(3600));
     if origins == ["*"] {

@@ -20,7 +20,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use support::{
-    ask, empty_service, engine, get, golden, loaded, loaded_with, post, rerank, send, settings,
+    ask, empty_service, engine, engine_of, get, golden, loaded, loaded_with, post, rerank, send,
+    settings,
 };
 
 #[tokio::test]
@@ -228,6 +229,30 @@ async fn errors_say_what_would_be_right() {
         .body(Body::empty());
     let (head, _) = send(&router, put.expect("a request")).await;
     assert_eq!(head.headers()[header::ALLOW], "GET,HEAD");
+}
+
+#[tokio::test]
+async fn every_answer_of_a_demo_model_says_so() {
+    let service = empty_service();
+    let app = router(service.clone(), settings());
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+    service
+        .load(move || engine_of(&demo))
+        .await
+        .expect("the demo model loads");
+    let pair = json!({"query": "q", "passage": "p"}).to_string();
+    for request in [
+        get("/info"),
+        post("/rerank", pair),
+        post("/rerank", "{"),
+        get("/nowhere"),
+    ] {
+        let (head, _) = send(&app, request).await;
+        assert_eq!(head.headers()["x-reranker-demo"], "true");
+    }
+    let (app, _) = loaded().await;
+    let (head, _) = send(&app, get("/info")).await;
+    assert!(!head.headers().contains_key("x-reranker-demo"));
 }
 
 #[tokio::test]

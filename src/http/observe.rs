@@ -19,6 +19,8 @@ const CLIENT_GONE: u16 = 499;
 /// How long the caller waits for its answer, in milliseconds.
 const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// On every answer while a demo model is served, so that nobody takes its scores for a real model's.
+pub const DEMO: HeaderName = HeaderName::from_static("x-reranker-demo");
 
 /// The id under which a request is logged and answered: the host's, the caller's, or a new one.
 #[derive(Debug, Clone)]
@@ -122,6 +124,10 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
     };
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
+    }
+    if app.service.engine().is_ok_and(|engine| engine.info().demo) {
+        let value = HeaderValue::from_static("true");
+        response.headers_mut().insert(DEMO, value);
     }
     response
 }

@@ -59,6 +59,10 @@ pub fn golden() -> PathBuf {
 }
 
 pub fn engine() -> Result<Engine, ModelError> {
+    engine_of(&golden())
+}
+
+pub fn engine_of(folder: &Path) -> Result<Engine, ModelError> {
     let settings = EngineSettings {
         name: "tiny".into(),
         named: true,
@@ -72,7 +76,7 @@ pub fn engine() -> Result<Engine, ModelError> {
         download: None,
         gpu: None,
     };
-    let chosen = choose(&golden(), Precision::Auto)?;
+    let chosen = choose(folder, Precision::Auto)?;
     Engine::load(&chosen, settings, false, Instant::now())
 }
 
