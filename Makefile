@@ -108,6 +108,23 @@ bench: build $(SYNTHETIC)/model.safetensors ## time a full-size model beside PyT
 
 ## Deploy
 
+# Of what CLOUD is: aws, azure, azure-gpu or functions. What make is given on its command line, deploy/deploy.py finds in the environment.
+CLOUDS := aws azure azure-gpu functions
+PLACES := $(foreach action,deploy rollback rotate-key destroy,$(addprefix $(action)-,$(CLOUDS)))
+.PHONY: $(PLACES)
+
+deploy-aws: ## deploy to AWS Lambda (DEPLOYMENT, REGION, MODEL, IMAGE, SET; TOOL=sam; PLAN=1 shows the plan)
+deploy-azure: ## deploy to Azure Container Apps; deploy-azure-gpu: on a GPU; deploy-functions: Azure Functions
+destroy-aws: ## remove a deployment, with images, logs and keys; destroy-azure and so on
+$(PLACES):
+	@python3 deploy/deploy.py $(foreach cloud,$(CLOUDS),$(if $(filter %-$(cloud),$@),$(patsubst %-$(cloud),%,$@) $(cloud)))
+
+status: ## every deployment made from here, and its health
+	@python3 deploy/deploy.py status
+
+smoke: #- every deployment made from here: ready, the right model, the published scores
+	@python3 deploy/deploy.py smoke
+
 image: ## build the image (IMAGE, MODEL, MODEL_REVISION, PRECISION, PLATFORM, BUILD_ARGS)
 	BUILDX_NO_DEFAULT_ATTESTATIONS=1 docker build -f Dockerfile.lambda -t $(IMAGE) \
 	    --label org.opencontainers.image.version=$(TAG) --label org.opencontainers.image.revision=$(REVISION) --build-arg SOURCE_DATE_EPOCH=$(or $(shell git log -1 --format=%ct 2>/dev/null),0) \
@@ -147,6 +164,9 @@ emulators: build #- drive AWS's own Lambda emulator with every event (fetches it
 
 check-s3: build #- load models from a real S3 server on loopback: whole, broken, killed, denied (fetches moto from PyPI)
 	tests/s3/run.sh $(BINARY)
+
+check-deploy: build #- deploy, change, roll back, destroy with the true Terraform on a local AWS (fetches moto from PyPI; minutes)
+	tests/deploy/run.sh $(BINARY) $(SCENES)
 
 check-aws: build #- check template.yaml and terraform/aws without an account, and run the bulk state machine (fetches the tools from PyPI)
 	tests/aws/run.sh $(BINARY)

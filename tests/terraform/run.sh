@@ -97,6 +97,9 @@ else
     echo "NOT RUN: the true providers would ask for an account" >&2
 fi
 
+step "the plans that are shown before deploying"
+tests/deploy/plans.sh "${source##*/}"
+
 step checkov
 installed "$tools/checkov" $here/requirements-checkov.txt || not_run "checkov can't be installed; all before it has passed"
 "$tools/checkov/bin/checkov" --version

@@ -1,0 +1,304 @@
+"""Types what users type, and looks at the local cloud, the record on disk and the answers afterwards.
+
+    drive.py TREE FOLDER PROGRAM PORT [SCENE…]      run.sh starts it; without a SCENE all of them
+"""
+
+import functools
+import json
+import os
+import pathlib
+import signal
+import stat
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import boto3
+import botocore.config
+
+TREE, FOLDER, PROGRAM = (pathlib.Path(word).resolve() for word in sys.argv[1:4])
+PORT = int(sys.argv[4])
+ENDPOINT = f"http://127.0.0.1:{PORT}"
+STATE = FOLDER / "state"
+HERE = "eu-central-1"
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if not name.startswith("AWS_") and name not in ("MAKEFLAGS", "MAKELEVEL", "IMAGE", "MODEL")},
+    "AWS_ENDPOINT_URL": ENDPOINT,
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    # The public addresses are answered by the front; the endpoint is called by itself.
+    "https_proxy": f"http://127.0.0.1:{PORT + 1}",
+    "no_proxy": "127.0.0.1",
+    "SSL_CERT_FILE": str(FOLDER / "front.pem"),
+    "DEPLOY_STATE": str(STATE),
+    "DOCKER_IMAGES": str(FOLDER / "images"),
+    # The copy of the tree is in no repository.
+    "GIT_CEILING_DIRECTORIES": str(TREE.parent),
+    "MODEL": "demo",
+    "READY_TIMEOUT_S": "300",
+}
+ENVIRONMENT["REGION"] = HERE
+
+
+def say(text):
+    print(f"   {text} ({time.monotonic() - BEGAN:.0f} s)", flush=True)
+
+
+BEGAN = time.monotonic()
+
+
+@functools.cache
+def client(service, region=HERE):
+    return boto3.client(service, region_name=region, endpoint_url=ENDPOINT, aws_access_key_id="test", aws_secret_access_key="test",
+                        config=botocore.config.Config(proxies={}))
+
+
+def command(target, **settings):
+    return ["make", "--no-print-directory", target, *(f"{name}={value}" for name, value in settings.items())]
+
+
+def make(target, fails=None, **settings):
+    """Its output. With FAILS, the text that it must say before it ends with an error."""
+    done = subprocess.run(command(target, **settings), cwd=TREE, env=ENVIRONMENT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    told = done.stdout + done.stderr
+    if (done.returncode != 0) != (fails is not None) or (fails and fails not in told):
+        sys.exit(f"{command(target, **settings)} ended with {done.returncode}, expected {'failure: ' + fails if fails else 'success'}:\n{told}")
+    return told
+
+
+def record(region=HERE):
+    return json.loads((STATE / f"aws-{region}-reranker/settings.json").read_text())
+
+
+def same(found, wanted, what):
+    if found != wanted:
+        sys.exit(f"{what}: found {found!r}, wanted {wanted!r}")
+
+
+def ask(path, key, body=None, region=HERE):
+    """Status and answer at the public address."""
+    request = urllib.request.Request(record(region)["url"] + path, body and json.dumps(body).encode(), {"content-type": "application/json"})
+    if key:
+        request.add_header("authorization", f"Bearer {key}")
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def served(region=HERE):
+    """The version that callers reach, as Lambda has it."""
+    functions = client("lambda", region)
+    version = functions.get_alias(FunctionName="reranker", Name="live")["FunctionVersion"]
+    return functions.get_function_configuration(FunctionName="reranker", Qualifier=version)
+
+
+def shown_key(told):
+    return next(line for line in told.splitlines() if line.startswith("KEY=")).removeprefix("KEY=")
+
+
+def inventory(region):
+    """Everything there is that can cost money or stand in the way of a next deployment."""
+    keys = [key["KeyId"] for key in client("kms", region).list_keys()["Keys"]]
+    alive = [key for key in keys if client("kms", region).describe_key(KeyId=key)["KeyMetadata"]["KeyState"] == "Enabled"]
+    return {
+        "functions": [each["FunctionName"] for each in client("lambda", region).list_functions()["Functions"] if each["PackageType"] == "Image"],
+        "helpers": [each["FunctionName"] for each in client("lambda", region).list_functions()["Functions"] if each["PackageType"] != "Image"],
+        "apis": [each["Name"] for each in client("apigatewayv2", region).get_apis()["Items"]],
+        "repositories": [each["repositoryName"] for each in client("ecr", region).describe_repositories()["repositories"]],
+        "log groups": [each["logGroupName"] for each in client("logs", region).describe_log_groups()["logGroups"]],
+        "secrets": [each["Name"] for each in client("secretsmanager", region).list_secrets()["SecretList"]],
+        "alarms": [each["AlarmName"] for each in client("cloudwatch", region).describe_alarms()["MetricAlarms"]],
+        "buckets": [each["Name"] for each in client("s3", region).list_buckets()["Buckets"] if each["Name"].endswith(region)],
+        "machines": [each["name"] for each in client("stepfunctions", region).list_state_machines()["stateMachines"]],
+        "roles": [each["RoleName"] for each in client("iam", region).list_roles()["Roles"] if region in each["RoleName"]],
+        "policies": [each["PolicyName"] for each in client("iam", region).list_policies(Scope="Local")["Policies"] if region in each["PolicyName"]],
+        "keys": alive,
+    }
+
+
+# ---- scenes: each begins where the one before has ended
+
+def plan():
+    """Without credentials and without a deployment."""
+    told = subprocess.run(command("deploy-aws", PLAN=1, SET="memory_mb=4000"), cwd=TREE, capture_output=True, text=True,
+                          env={name: value for name, value in ENVIRONMENT.items() if not name.startswith("AWS_")})
+    same(told.returncode, 0, told.stdout + told.stderr)
+    for word in ('"aws_lambda_function"', '"aws_apigatewayv2_api"', "= 4000"):
+        if word not in told.stdout:
+            sys.exit(f"the plan lacks {word}:\n{told.stdout}")
+    same(any(inventory(HERE).values()), False, "a plan makes something")
+
+
+def refused():
+    """What must be refused before anything is made, with all that is missing at once."""
+    make("deploy-aws", fails="does not begin with NAME=VALUE", SET="memory_mb")
+    make("deploy-aws", fails="is no JSON", SET='environment={"A":1')
+    make("deploy-aws", fails="are kept by these commands themselves", SET="image_digest=sha256:0")
+    make("deploy-aws", fails="name it by its digest", IMAGE="reranker:latest")
+    make("deploy-aws", fails="MODEL_REVISION", MODEL="owner/unpinned")
+    make("deploy-aws", fails="3 to 24 small letters", DEPLOYMENT="Re_ranker")
+    make("deploy-aws", fails="terraform or sam", TOOL="cdk")
+    make("deploy-aws", fails="provisioned_concurrency=2000", SET="start=provisioned-concurrency provisioned_concurrency=2000")
+    make("rollback-aws", fails="there is no deployment reranker")
+    bare = {**ENVIRONMENT, "PATH": "/usr/bin:/bin"}
+    told = subprocess.run([sys.executable, "deploy/deploy.py", "deploy", "aws"], cwd=TREE, env=bare, capture_output=True, text=True)
+    missing = [line for line in told.stderr.splitlines() if line.startswith("- ")]
+    same((told.returncode, len(missing) >= 2), (1, True), f"tools that are missing: {told.stderr}")
+    same(any(inventory(HERE).values()), False, "a refused command makes something")
+
+
+def killed():
+    """Terraform and the command are killed in the middle of an apply; a second command is locked out as long as Terraform is at work."""
+    log = FOLDER / "killed.log"
+    process = subprocess.Popen(command("deploy-aws"), cwd=TREE, env=ENVIRONMENT, stdout=log.open("w"), stderr=subprocess.STDOUT, start_new_session=True)
+    ended = time.monotonic() + 1800
+    # The function is in the cloud, and not yet in the state: its making takes Terraform a while.
+    while not inventory_of_images():
+        if process.poll() is not None or time.monotonic() > ended:
+            sys.exit(f"the deployment ended before it could be killed:\n{log.read_text()}")
+        time.sleep(0.1)
+    make("deploy-aws", fails="another command is at work")
+    children = [int(path.name) for path in pathlib.Path("/proc").glob("[0-9]*") if works_for_us(path)]
+    os.killpg(process.pid, signal.SIGKILL)
+    for child in children:
+        try:
+            os.kill(child, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    process.wait()
+    same(record().get("applying"), True, "the record knows that an apply did not end")
+    # Terraform's own lock is let go by the kernel, too.
+    say(f"killed with {len(children)} processes of Terraform")
+
+
+def inventory_of_images():
+    return [each for each in client("lambda").list_functions()["Functions"] if each["PackageType"] == "Image"]
+
+
+def works_for_us(path):
+    try:
+        return b"terraform" in (path / "cmdline").read_bytes() and f"DEPLOY_STATE={STATE}".encode() in (path / "environ").read_bytes()
+    except OSError:
+        return False
+
+
+def deploy():
+    told = make("deploy-aws")
+    global KEY
+    KEY = shown_key(told)
+    for words in ("published pairs have their scores", "per 1,000 requests", "make destroy-aws", "x-reranker-demo"):
+        if words not in told:
+            sys.exit(f"the deployment does not say {words!r}:\n{told}")
+    there = inventory(HERE)
+    for kind in ("functions", "apis", "repositories", "secrets", "keys"):
+        same(len(there[kind]), 1, f"{kind} after a killed and a finished deployment: {there[kind]}")
+    same(served()["MemorySize"], 3538, "memory of the demo")
+    same(ask("/rerank", None, {"query": "a", "passage": "b"})[0], 401, "a call without key")
+    text = "".join(path.read_text(errors="replace") for path in STATE.rglob("*") if path.is_file() and ".terraform/" not in str(path))
+    same(KEY in text, False, "the key is on disk")
+    path = STATE / f"aws-{HERE}-reranker/settings.json"
+    same(stat.S_IMODE(path.stat().st_mode), 0o600, "mode of the record")
+
+
+def again():
+    """The same command once more changes nothing, shows no key, and builds nothing."""
+    before = (served()["Version"], record(), (FOLDER / "images.log").read_text().count("push"))
+    told = make("deploy-aws")
+    if "0 added, 0 changed, 0 destroyed" not in told or "KEY=" in told:
+        sys.exit(f"the same deployment again is not the same:\n{told}")
+    same((served()["Version"], record(), (FOLDER / "images.log").read_text().count("push")), before, "the same deployment again")
+    if "no changes" not in make("deploy-aws", PLAN=1):
+        sys.exit("PLAN=1 of what is deployed has changes")
+
+
+def release():
+    """Another image, by its digest: copied once, served, and held to."""
+    other = "registry.example/reranker@sha256:" + "5" * 64
+    before = served()["Version"]
+    make("deploy-aws", IMAGE=other)
+    same(int(served()["Version"]) > int(before), True, "another image is another version")
+    same(record()["image"]["source"], other, "the record names where it came from")
+    pushes = (FOLDER / "images.log").read_text().count("push")
+    make("deploy-aws", IMAGE=other)
+    same((FOLDER / "images.log").read_text().count("push"), pushes, "pushes of the same image")
+    global BEFORE, AFTER
+    BEFORE, AFTER = before, served()["Version"]
+
+
+def roll_back():
+    """To the version before, and there to stay while nothing changes; the next change goes to the newest."""
+    other = record()["image"]["source"]
+    make("rollback-aws", fails="has no such version", VERSION=99)
+    make("rollback-aws")
+    same(served()["Version"], BEFORE, "the version that serves after going back")
+    make("deploy-aws", IMAGE=other)
+    same(served()["Version"], BEFORE, "the same deployment again after going back")
+    make("deploy-aws", IMAGE=other, SET="log_level=warn")
+    same(int(served()["Version"]) > int(AFTER), True, "a change goes to the newest version")
+
+
+def keys():
+    """Old and new hold together, then the new one alone."""
+    old = client("secretsmanager").get_secret_value(SecretId="reranker/api-key")["SecretString"]
+    new = shown_key(make("rotate-key-aws"))
+    same((ask("/info", old)[0], ask("/info", new)[0]), (200, 200), "old and new key while both hold")
+    make("rotate-key-aws", RETIRE=1)
+    same((ask("/info", old)[0], ask("/info", new)[0]), (401, 200), "old and new key afterwards")
+
+
+def destroy():
+    """With images in the registry and objects in the buckets; and once more, where there is nothing."""
+    for bucket in inventory(HERE)["buckets"]:
+        client("s3").put_object(Bucket=bucket, Key="kept", Body=b"kept")
+    told = make("destroy-aws")
+    same({kind: found for kind, found in inventory(HERE).items() if found}, {}, f"what is left:\n{told}")
+    same((STATE / f"aws-{HERE}-reranker").exists(), False, "the record")
+    make("destroy-aws")
+
+
+CLOUD = None
+
+
+def start_cloud(**settings):
+    global CLOUD
+    words = [sys.executable, str(pathlib.Path(__file__).with_name("cloud.py")), str(PORT), str(PORT + 1), str(FOLDER / "both.pem"), str(PROGRAM)]
+    environment = {**os.environ, "MOTO_LAMBDA_STUB_ECR": "false", **settings}
+    environment.pop("AWS_CA_BUNDLE", None)
+    CLOUD = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=open(FOLDER / "cloud.log", "a"))
+    for _ in range(300):
+        try:
+            client("sts").get_caller_identity()
+            return
+        except Exception:
+            time.sleep(0.2)
+    sys.exit("the local cloud does not start; its log is cloud.log")
+
+
+def stop_cloud():
+    CLOUD.terminate()
+    CLOUD.wait()
+
+
+SCENES = [plan, refused, killed, deploy, again, release, roll_back, keys, destroy]
+
+
+def main():
+    os.environ.update({name: ENVIRONMENT[name] for name in ("https_proxy", "no_proxy", "SSL_CERT_FILE")})
+    wanted = sys.argv[5:]
+    start_cloud()
+    try:
+        for scene in SCENES:
+            if not wanted or scene.__name__ in wanted:
+                print(f"-- {scene.__name__} ({time.monotonic() - BEGAN:.0f} s)", flush=True)
+                scene()
+    finally:
+        stop_cloud()
+    print(f"{len(wanted) or len(SCENES)} passed, 0 failed")
+
+
+main()
