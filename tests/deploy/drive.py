@@ -238,7 +238,7 @@ def roll_back():
     same(served()["Version"], BEFORE, "the version that serves after going back")
     make("deploy-aws", IMAGE=other)
     same(served()["Version"], BEFORE, "the same deployment again after going back")
-    make("deploy-aws", IMAGE=other, SET="log_level=warn")
+    make("deploy-aws", IMAGE=other, SET="max_length=256")
     same(int(served()["Version"]) > int(AFTER), True, "a change goes to the newest version")
 
 
