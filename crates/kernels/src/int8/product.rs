@@ -489,6 +489,16 @@ impl Kernel for Multiply<'_> {
 impl Multiply<'_> {
     #[inline(always)]
     fn tiles<S: Simd, const DEPTH: usize>(self, s: S) {
+        match S::INT8_VECTORS {
+            1 => self.tiles_of::<S, DEPTH, 1>(s),
+            2 => self.tiles_of::<S, DEPTH, 2>(s),
+            4 => self.tiles_of::<S, DEPTH, 4>(s),
+            vectors => unreachable!("a tile of {vectors} vectors"),
+        }
+    }
+
+    #[inline(always)]
+    fn tiles_of<S: Simd, const DEPTH: usize, const VECTORS: usize>(self, s: S) {
         let Self { m, rows, out, .. } = self;
         let total = rows.total();
         let seconds = rows.fine.len();
@@ -497,7 +507,9 @@ impl Multiply<'_> {
         let (words, rest) = self.scratch.split_at_mut(planes * total * width);
         let second_products = &mut rest[..seconds * PANEL];
         assert!(out.slab >= PANEL);
-        let part = S::INT8_VECTORS * S::LANES;
+        let part = VECTORS * S::LANES;
+        // Each tile overwrites as many as it has rows.
+        let mut sums = [[s.splat_int(0); VECTORS]; MOST_ROWS];
         let tiles = panels(total, S::INT8_ROWS);
         for column in (0..m.n).step_by(part) {
             let place = column / out.slab * out.slab_stride + column % out.slab;
@@ -520,12 +532,13 @@ impl Multiply<'_> {
                 unsafe {
                     let values = out.values.add(place);
                     let first = (values, out.stride, seconds);
-                    match S::INT8_VECTORS {
-                        1 => multiply_tile::<S, DEPTH, 1>(s, &tile, m, second_products, first),
-                        2 => multiply_tile::<S, DEPTH, 2>(s, &tile, m, second_products, first),
-                        4 => multiply_tile::<S, DEPTH, 4>(s, &tile, m, second_products, first),
-                        vectors => unreachable!("a tile of {vectors} vectors"),
-                    }
+                    multiply_tile::<S, DEPTH, VECTORS>(
+                        s,
+                        &tile,
+                        m,
+                        (&mut sums, second_products),
+                        first,
+                    );
                 }
             }
         }
@@ -556,7 +569,7 @@ unsafe fn multiply_tile<S: Simd, const DEPTH: usize, const VECTORS: usize>(
     s: S,
     tile: &Tile<'_>,
     m: &Int8Matrix<'_>,
-    second_products: &mut [f32],
+    (sums, second_products): (&mut [[S::I; VECTORS]; MOST_ROWS], &mut [f32]),
     (out, stride, seconds): (*mut f32, usize, usize),
 ) {
     let steps = m.k.div_ceil(4);
@@ -572,7 +585,6 @@ unsafe fn multiply_tile<S: Simd, const DEPTH: usize, const VECTORS: usize>(
             && m.panels.len() >= panel + ((steps.max(1) - 1) * PANEL + width) * 4 * steps.min(1)
     );
     // Only the sums are computed in registers, by a loop for each height. All that follows is compiled once.
-    let mut sums = [[s.splat_int(0); VECTORS]; MOST_ROWS];
     dispatch_rows!(height, S, INT8_ROWS, |ROWS| {
         // SAFETY: the tile is `steps` quads of ROWS rows; the weights are `steps` times `width` lanes, PANEL lanes apart; both
         // asserted.
@@ -580,7 +592,9 @@ unsafe fn multiply_tile<S: Simd, const DEPTH: usize, const VECTORS: usize>(
             let weights = m.panels.as_ptr().cast::<u8>().add(panel);
             product::<S, DEPTH, ROWS, VECTORS>(s, steps, tile, weights)
         };
-        sums[..ROWS].copy_from_slice(&tile_sums);
+        for (sum, tile_sum) in sums.iter_mut().zip(tile_sums) {
+            *sum = tile_sum;
+        }
     });
     let sums = &sums[..height];
     let columns = width.min(m.n - column);
