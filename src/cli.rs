@@ -2,6 +2,8 @@
 //! stderr. Exit codes: 0 done, 1 failed (or a check found something wrong), 2 called or configured wrongly.
 
 mod bench;
+mod cgroup;
+mod cpu;
 mod doctor;
 mod eval;
 mod fetch;
@@ -70,7 +72,7 @@ enum Command {
     Verify(verify::Args),
     #[command(visible_alias = "check")]
     /// Tell what this machine, this configuration and this model amount to, and what is wrong with them.
-    Doctor(ModelArg),
+    Doctor(doctor::Args),
     /// Ask the server that runs here with the same settings whether it is ready; exits 1 where it is not.
     Health,
     /// Measure tokens per second and latency on fixed workloads, or cold starts.
@@ -171,7 +173,7 @@ fn run(command: Command, config: &Config, started: Instant) -> anyhow::Result<Ex
         Command::List(args) => list::run(&args, config),
         Command::Rm(args) => rm::run(&args, config),
         Command::Verify(args) => verify::run(&args, config),
-        Command::Doctor(model) => doctor::run(&model.config(config)),
+        Command::Doctor(args) => doctor::run(&args, config),
         Command::Health => health::run(config),
         Command::Bench(args) => bench::run(&args, config, started),
         Command::Variables => variables(),

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use crate::error::Invalid;
 
+/// The request by which a machine's speed is told: passages, and the tokens of each with the query.
+pub const FULL_REQUEST: (usize, usize) = (100, 128);
+
 /// How a pair that is longer than the maximum length is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Truncation {

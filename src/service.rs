@@ -16,7 +16,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tracing::Instrument;
 
 use cache::Cache;
-pub use engine::{Engine, EngineSettings, Info, TOKENIZER_FILE, folder_config, folder_tokenizer};
+pub use engine::{
+    Engine, EngineSettings, Info, TOKENIZER_FILE, faster_sets, folder_config, folder_tokenizer,
+};
 use prepare::{Halt, Prepared};
 pub use receipt::{Downloaded, LoadTimes, Prefetched, Receipt, Span};
 

@@ -295,6 +295,9 @@ async fn health_tells_loading_ready_failed_and_draining_apart() {
         (&json!(precision), &json!(false))
     );
     assert_eq!(info["limits"]["max_pairs"], 50);
+    let sets: Vec<_> = kernels::Kernels::detect().passed_over();
+    let told = info["faster_instruction_sets"].as_array().expect("a list");
+    assert_eq!(told.len(), sets.len());
 
     service.drain();
     let (status, health) = ask(&app, get("/health")).await;

@@ -900,6 +900,8 @@ fn doctor_says_what_is_wrong_and_what_to_do() {
         "{healthy}"
     );
     assert!(!healthy.contains("WRONG"), "{healthy}");
+    let cost = "a request of 100 passages of 128 tokens: about ";
+    assert!(healthy.contains(cost), "{healthy}");
     let mut misspelt = reranker(&["doctor"]);
     misspelt.env("MAX_LENTH", "256").env("WORKERS", "2");
     let noted = stdout(&run(misspelt));
@@ -918,6 +920,35 @@ fn doctor_says_what_is_wrong_and_what_to_do() {
         text.contains("WRONG model: MODEL_DIR: there is no folder or packed file /no/such/folder"),
         "{text}"
     );
+}
+
+#[test]
+fn doctor_tells_the_processor_in_one_line_without_a_model() {
+    let available = kernels::Isa::available();
+    for (at, isa) in available.iter().enumerate() {
+        let mut command = reranker(&["doctor", "--cpu"]);
+        command
+            .env("INSTRUCTION_SET", isa.name())
+            .env("THREADS", "1")
+            .env("MODEL_DIR", "/no/such/folder");
+        let line = stdout(&run(command));
+        assert_eq!(line.lines().count(), 1, "{line}");
+        let used = format!("used: {isa} (tier {});", isa.tier());
+        for part in [
+            &used,
+            " cores had;",
+            " int8 operations a nanosecond at most on 1 threads;",
+            "100 passages of 128 tokens with bge-reranker-v2-m3 in int8: about ",
+        ] {
+            assert!(line.contains(part), "{part} is missing in {line}");
+        }
+        for (place, other) in available.iter().enumerate() {
+            let forced = format!("{other} (INSTRUCTION_SET forces a slower one)");
+            assert_eq!(line.contains(&forced), place > at, "{other}: {line}");
+        }
+    }
+    let both = run(reranker(&["doctor", "--cpu", "--model", "models/demo"]));
+    assert_eq!(both.status.code(), Some(2));
 }
 
 #[test]
@@ -1033,6 +1064,7 @@ fn bench_reports_every_workload() {
         .filter_map(|line| line["workload"].as_str())
         .collect();
     assert_eq!(names, ["1x128", "1x512", "8x512", "mixed"]);
+    assert_eq!(report[0]["tier"], kernels::Kernels::detect().isa().tier());
     for line in &report[1..] {
         assert!(line["tokens_per_s"].as_f64().expect("a number") > 0.0);
     }

@@ -17,7 +17,7 @@ use rayon::ThreadPool;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{ModelArg, Usage, output, setup};
+use super::{ModelArg, Usage, cpu, output, setup};
 use crate::batch::plan;
 use crate::config::Config;
 use crate::json::Object;
@@ -120,18 +120,20 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         serving::serve(&bench)?;
         return Ok(ExitCode::SUCCESS);
     }
+    // A GPU is a tier of its own.
+    let tier = bench.model.gpu().map_or(kernels.isa().tier(), |_| "GPU");
     let mut out = output::stdout();
     if args.json {
         let about = json!({
-            "model": plan.settings.name, "threads": threads, "cpu": cpu_name(), "version": env!("CARGO_PKG_VERSION"),
+            "model": plan.settings.name, "threads": threads, "cpu": cpu::name(), "tier": tier, "version": env!("CARGO_PKG_VERSION"),
         });
         writeln!(out, "{about}")?;
     } else {
         writeln!(
             out,
-            "{}, {threads} threads, {}",
+            "{}, {threads} threads, {}, tier {tier}",
             plan.settings.name,
-            cpu_name()
+            cpu::name()
         )?;
         writeln!(
             out,
@@ -304,17 +306,4 @@ impl Bench {
             gflops: self.model.config().flops(lengths()) / median / 1e9,
         }
     }
-}
-
-fn cpu_name() -> String {
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    cpuinfo
-        .lines()
-        .find_map(|line| {
-            line.strip_prefix("model name")?
-                .split_once(": ")
-                .map(|(_, name)| name)
-        })
-        .unwrap_or("unknown processor")
-        .to_owned()
 }

@@ -1,17 +1,29 @@
 //! `reranker doctor`: what this machine, this configuration and this model amount to, and what to do about what is wrong.
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use kernels::Isa;
+use kernels::{Isa, Levels};
+use rayon::ThreadPool;
 
 use super::memory::{self, size};
 use super::output::say;
-use super::{Usage, library, setup};
+use super::{ModelArg, Usage, cpu, library, process, setup};
 use crate::config::Config;
 use crate::error::ModelError;
-use crate::model::{Gpu, Model, Sureness, check_sources};
-use crate::service::Engine;
+use crate::model::{Gpu, Model, Packed, Sureness, check_sources};
+use crate::rerank::FULL_REQUEST;
+use crate::service::{Engine, faster_sets};
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArg,
+    /// Only the processor, in one line to paste: what it is and has, what is used of it, how fast it is, and what a request of
+    /// 100 passages of 128 tokens would take with bge-reranker-v2-m3 in int8.
+    #[arg(long, conflicts_with = "model")]
+    cpu: bool,
+}
 
 /// One line of the report.
 enum Finding {
@@ -24,8 +36,13 @@ enum Finding {
 
 use Finding::{Better, Fine, Wrong};
 
-pub fn run(config: &Config) -> anyhow::Result<ExitCode> {
-    let mut findings = vec![cpu(config), threads(config)];
+pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
+    if args.cpu {
+        say!("{}", cpu_line(config)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let config = &args.model.config(config);
+    let mut findings = vec![instruction_set(config), threads(config)];
     let notes = config.notes.iter().cloned();
     findings.extend(notes.map(|note| {
         Better(
@@ -53,27 +70,84 @@ pub fn run(config: &Config) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn cpu(config: &Config) -> Finding {
+/// Operations of [`FULL_REQUEST`] with bge-reranker-v2-m3: of 24 layers the linear ones, with 12,582,912 weights each, and attention.
+const FULL_OPERATIONS: f64 = {
+    let (passages, tokens) = FULL_REQUEST;
+    (24 * passages * tokens * (2 * 12_582_912 + 4 * tokens * 1024)) as f64
+};
+
+/// What part of its most a machine reaches on such a request: bench/records/2026-11-23-int8.jsonl has it of VNNI (`growth`), and AVX2's
+/// share of short pairs, 2026-11-26-amx-kernels.txt AMX's. Arm's is taken to be as AVX2's, and was not timed.
+fn reach(isa: Isa) -> f64 {
+    match isa {
+        Isa::Amx => 0.22,
+        Isa::Avx512Vnni | Isa::AvxVnni => 0.8,
+        _ => 0.73,
+    }
+}
+
+/// How long each of the two measurements of the processor's speed takes: the first brings it to its clock.
+const PEAK_TIME: Duration = Duration::from_millis(100);
+
+/// The processor in one line.
+fn cpu_line(config: &Config) -> anyhow::Result<String> {
+    let kernels = setup::kernels(config)?;
+    let threads = setup::threads(config);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let here: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
+    let isa = kernels.isa();
+    let unused: Vec<String> = faster_sets(kernels)
+        .into_iter()
+        .map(|(name, reason)| format!("{name} ({reason})"))
+        .collect();
+    let unused = if unused.is_empty() {
+        "none".into()
+    } else {
+        unused.join(", ")
+    };
+    let quota = cpu::quota().map_or_else(|| "no".into(), |quota| format!("a {quota:.2} core"));
+    let memory = memory::available().map_or_else(|| "unknown".into(), size);
+    let pool = setup::pool(config)?;
+    let (begun, used) = (Instant::now(), process::used());
+    let peak = pool.install(|| {
+        kernels.int8_peak(Levels::FULL, PEAK_TIME);
+        kernels.int8_peak(Levels::FULL, PEAK_TIME)
+    });
+    // The peak is of the moments in which all threads ran; a quota, or others, take the rest.
+    let had = (process::used() - used).as_secs_f64() / begun.elapsed().as_secs_f64();
+    let share = (had / threads as f64).min(1.0);
+    let seconds = FULL_OPERATIONS / (peak * share * reach(isa));
+    let (passages, tokens) = FULL_REQUEST;
+    Ok(format!(
+        "{}; instruction sets: {}; used: {isa} (tier {}); faster and not used: {unused}; {cores} cores, {quota} quota, {had:.2} cores had; \
+         memory: {memory}; {:.0} int8 operations a nanosecond at most on {threads} threads; {passages} passages of {tokens} tokens with \
+         bge-reranker-v2-m3 in int8: about {seconds:.2} s (predicted)",
+        cpu::described(),
+        here.join(", "),
+        isa.tier(),
+        peak / 1e9,
+    ))
+}
+
+fn instruction_set(config: &Config) -> Finding {
     let here: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
     match setup::kernels(config) {
         Ok(kernels) => {
-            let using = kernels.isa().name();
+            let isa = kernels.isa();
             let what = format!(
-                "instruction set: {using} (this machine has {})",
+                "instruction set: {isa}, tier {} (this machine has {})",
+                isa.tier(),
                 here.join(", ")
             );
-            let closed = Isa::ALL
-                .into_iter()
-                .filter_map(|isa| Some((isa, isa.obstacle()?)))
-                .next_back();
-            if config.instruction_set.is_some() && here.last() != Some(&using) {
+            let passed_over = kernels.passed_over();
+            if passed_over.iter().any(|(_, obstacle)| obstacle.is_none()) {
                 Better(what, "INSTRUCTION_SET forces a slower one: unset it".into())
-            } else if let Some((isa, obstacle)) = closed {
+            } else if let Some((isa, Some(obstacle))) = passed_over.last() {
                 Better(
                     what,
                     format!("the chip has {isa} too, which is faster, but {obstacle}"),
                 )
-            } else if using == Isa::Scalar.name() {
+            } else if isa == Isa::Scalar {
                 Better(
                     what,
                     "no vector instructions were found: expect a tenth of the usual speed".into(),
@@ -86,6 +160,64 @@ fn cpu(config: &Config) -> Finding {
             format!("instruction set: {error}"),
             "unset INSTRUCTION_SET".into(),
         ),
+    }
+}
+
+/// Gateways in front of functions give up after it.
+const GATEWAY_LIMIT: Duration = Duration::from_secs(30);
+
+/// What a full-size request costs here, with the loaded model.
+fn full_request(model: &Model, pool: &ThreadPool, batch_tokens: usize) -> Finding {
+    let (passages, tokens) = FULL_REQUEST;
+    let tokens = tokens.min(model.config().max_length());
+    let request = format!("a request of {passages} passages of {tokens} tokens");
+    match full_request_time(model, pool, batch_tokens) {
+        Ok(time) => {
+            let what = format!(
+                "{request}: about {:.2} s on {} threads",
+                time.as_secs_f64(),
+                pool.current_num_threads()
+            );
+            if time > GATEWAY_LIMIT {
+                Better(
+                    what,
+                    format!(
+                        "gateways of functions give up after {} s: fewer passages, more cores, or a smaller model",
+                        GATEWAY_LIMIT.as_secs()
+                    ),
+                )
+            } else {
+                Fine(what)
+            }
+        }
+        Err(error) => Wrong(format!("{request}: {error}"), error.advice().into()),
+    }
+}
+
+/// Measured on as few of its passages as tell.
+fn full_request_time(
+    model: &Model,
+    pool: &ThreadPool,
+    batch_tokens: usize,
+) -> Result<Duration, ModelError> {
+    const ENOUGH: Duration = Duration::from_millis(300);
+    let (passages, tokens) = FULL_REQUEST;
+    let tokens = tokens.min(model.config().max_length());
+    // Speed does not depend on which ids there are.
+    let ids = vec![model.config().vocab_size.saturating_sub(1) as u32; tokens];
+    let mut measured = 1;
+    loop {
+        let mut packed = Packed::new();
+        for _ in 0..measured {
+            packed.push(&ids, &vec![0; tokens]);
+        }
+        let start = Instant::now();
+        pool.install(|| model.forward(&packed))?;
+        let took = start.elapsed();
+        if took >= ENOUGH || 2 * measured > passages.min(batch_tokens / tokens.max(1)) {
+            return Ok(took.mul_f64(passages as f64 / measured as f64));
+        }
+        measured *= 2;
     }
 }
 
@@ -224,6 +356,10 @@ fn model(config: &Config) -> Vec<Finding> {
     if let Some(gpu) = &info.gpu {
         findings.push(gpu_memory(engine.model(), gpu, batch_tokens));
         return findings;
+    }
+    match setup::pool(config) {
+        Ok(pool) => findings.push(full_request(engine.model(), &pool, batch_tokens)),
+        Err(error) => findings.push(Wrong(format!("threads: {error:#}"), "lower THREADS".into())),
     }
     let needs = memory::needed(
         engine.model(),

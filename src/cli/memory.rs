@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::cgroup::{self, Group};
 use super::process;
 use super::setup::ModelPlan;
 use crate::model::Model;
@@ -85,7 +86,6 @@ pub fn available() -> Option<u64> {
 
 /// The limit of the control group that this process is in, of those above it, and of its address space, whichever is lowest.
 pub fn limit() -> Option<Limit> {
-    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let read = |path: &Path| {
         let text = std::fs::read_to_string(path).ok()?;
         // `max` is no number, and version 1 writes a number that no machine has.
@@ -95,37 +95,24 @@ pub fn limit() -> Option<Limit> {
         bytes,
         by: "the limit of the address space".into(),
     });
-    lowest(&groups, Path::new("/sys/fs/cgroup"), read)
+    lowest(&cgroup::own(), Path::new(cgroup::ROOT), read)
         .into_iter()
         .chain(address_space)
         .min_by_key(|limit| limit.bytes)
 }
 
-fn lowest(groups: &str, root: &Path, read: impl Fn(&Path) -> Option<u64>) -> Option<Limit> {
-    let mut limits = Vec::new();
-    for line in groups.lines() {
-        let mut fields = line.splitn(3, ':');
-        let (Some(_), Some(controllers), Some(group)) =
-            (fields.next(), fields.next(), fields.next())
-        else {
-            continue;
-        };
-        let (root, file) = match controllers {
-            "" => (root.to_owned(), "memory.max"),
-            "memory" => (root.join("memory"), "memory.limit_in_bytes"),
-            _ => continue,
-        };
-        // In a container the group's path may be the host's, of which only the last part can be seen, at the root.
-        let group = root.join(group.trim_start_matches('/'));
-        for folder in group.ancestors().take_while(|f| f.starts_with(&root)) {
-            let file = folder.join(file);
-            if let Some(bytes) = read(&file) {
-                let by = file.display().to_string();
-                limits.push(Limit { bytes, by });
-            }
-        }
-    }
-    limits.into_iter().min_by_key(|limit| limit.bytes)
+fn lowest(list: &str, root: &Path, read: impl Fn(&Path) -> Option<u64>) -> Option<Limit> {
+    let limits = cgroup::groups(list, root, "memory").into_iter();
+    limits
+        .filter_map(|group| {
+            let file = match group {
+                Group::V1(folder) => folder.join("memory.limit_in_bytes"),
+                Group::V2(folder) => folder.join("memory.max"),
+            };
+            let by = file.display().to_string();
+            read(&file).map(|bytes| Limit { bytes, by })
+        })
+        .min_by_key(|limit| limit.bytes)
 }
 
 pub fn size(bytes: u64) -> String {

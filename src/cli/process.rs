@@ -11,7 +11,7 @@ use rustix::time::{ClockId, clock_gettime};
 /// Called later than on the first line, it still is at most a tick off.
 pub fn began() -> Instant {
     let now = Instant::now();
-    let used = duration(clock_gettime(ClockId::ProcessCPUTime));
+    let used = used();
     let age = std::fs::read_to_string("/proc/self/stat")
         .ok()
         .and_then(|stat| start_ticks(&stat))
@@ -23,6 +23,11 @@ pub fn began() -> Instant {
         })
         .unwrap_or_default();
     now.checked_sub(age.max(used)).unwrap_or(now)
+}
+
+/// Processor time that all threads of this process have used.
+pub fn used() -> Duration {
+    duration(clock_gettime(ClockId::ProcessCPUTime))
 }
 
 fn duration(time: rustix::time::Timespec) -> Duration {

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::App;
 use super::observe::{millis, unix_seconds};
 use crate::dialect::tei::{ModelType, TeiInfo};
-use crate::rerank::Truncation;
+use crate::rerank::{FULL_REQUEST, Truncation};
 use crate::service::{Info, Receipt, State as ModelState};
 
 /// How the process is, and with which model.
@@ -127,6 +127,8 @@ pub struct Served {
     #[schema(example = "longest_first")]
     truncation: &'static str,
     instruction_set: &'static str,
+    /// Faster instruction sets that the chip has, and why they are not used.
+    faster_instruction_sets: Vec<UnusedSet>,
     device: ServedDevice,
     threads: usize,
     /// Requests that wait for the compute thread.
@@ -135,6 +137,9 @@ pub struct Served {
     pending_tokens: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     tokens_per_second: Option<f64>,
+    /// What a request of 100 passages of 128 tokens each takes at that speed; absent where no speed is known yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seconds_per_100_passages: Option<f64>,
     limits: ServedLimits,
     #[schema(example = "http")]
     host: &'static str,
@@ -142,6 +147,15 @@ pub struct Served {
     cold_start: ColdStart,
     #[serde(flatten)]
     tei: TeiInfo,
+}
+
+/// An instruction set that the chip has and the program does not use.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct UnusedSet {
+    #[schema(example = "amx")]
+    name: &'static str,
+    #[schema(example = "the system does not keep its registers")]
+    reason: &'static str,
 }
 
 /// What the model is computed on.
@@ -384,12 +398,14 @@ pub async fn info(State(app): State<App>) -> Result<Json<Served>, crate::error::
         fidelity,
         weight_bytes,
         instruction_set,
+        faster_sets,
         gpu: _,
         fused: _,
         load: _,
     } = engine.info().clone();
     let settings = &app.settings;
     let compute = app.service.compute_settings();
+    let tokens_per_second = app.service.tokens_per_second();
     let tei = TeiInfo {
         model_id: name.clone(),
         model_sha: revision.clone(),
@@ -428,11 +444,19 @@ pub async fn info(State(app): State<App>) -> Result<Json<Served>, crate::error::
         model_max_length,
         truncation: truncation.name(),
         instruction_set,
+        faster_instruction_sets: faster_sets
+            .into_iter()
+            .map(|(name, reason)| UnusedSet { name, reason })
+            .collect(),
         device,
         threads: app.service.threads(),
         queued: app.service.queued(),
         pending_tokens: app.service.pending_tokens(),
-        tokens_per_second: app.service.tokens_per_second(),
+        tokens_per_second,
+        seconds_per_100_passages: tokens_per_second.map(|speed| {
+            let (passages, tokens) = FULL_REQUEST;
+            (passages * tokens) as f64 / speed
+        }),
         limits: ServedLimits {
             max_pairs: settings.limits.pairs,
             max_text_chars: settings.limits.text_chars,

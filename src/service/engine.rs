@@ -76,6 +76,8 @@ pub struct Info {
     pub fidelity: Option<Fidelity>,
     pub weight_bytes: u64,
     pub instruction_set: &'static str,
+    /// Faster instruction sets that the chip has, each with the reason why it is not used.
+    pub faster_sets: Vec<(&'static str, &'static str)>,
     /// Whether a GPU computes by our own kernels.
     pub fused: bool,
     /// What it is computed on; nothing where that is the CPU.
@@ -111,6 +113,16 @@ pub fn folder_tokenizer(
     };
     let path = folder.join(TOKENIZER_FILE);
     PairTokenizer::of_files(&json, settings.as_deref(), &path, facts)
+}
+
+/// Faster instruction sets that the chip has, each with the reason why it is not used.
+pub fn faster_sets(kernels: Kernels) -> Vec<(&'static str, &'static str)> {
+    let sets = kernels.passed_over().into_iter();
+    sets.map(|(isa, obstacle)| {
+        let reason = obstacle.unwrap_or("INSTRUCTION_SET forces a slower one");
+        (isa.name(), reason)
+    })
+    .collect()
 }
 
 impl Engine {
@@ -237,6 +249,7 @@ impl Engine {
             fidelity: model.manifest().and_then(|manifest| manifest.fidelity),
             weight_bytes: model.weight_bytes(),
             instruction_set: settings.kernels.isa().name(),
+            faster_sets: faster_sets(settings.kernels),
             fused: model.fused(),
             gpu: model.gpu().cloned(),
             load: LoadTimes {

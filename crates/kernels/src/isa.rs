@@ -69,6 +69,18 @@ impl Isa {
         }
     }
 
+    /// The class of machines whose speed it stands for, by which figures of speed are given.
+    pub const fn tier(self) -> &'static str {
+        match self {
+            Isa::Scalar => "no vectors",
+            Isa::Neon | Isa::NeonDot => "Neoverse N1",
+            Isa::NeonI8mm => "i8mm",
+            Isa::Avx2 | Isa::Avx512 => "AVX2",
+            Isa::AvxVnni | Isa::Avx512Vnni => "VNNI",
+            Isa::Amx => "AMX",
+        }
+    }
+
     /// Whether this CPU, under this operating system, can run it.
     pub fn is_available(self) -> bool {
         Kernels::with(self).is_some()
@@ -77,15 +89,24 @@ impl Isa {
     /// Why this machine cannot run the set although its chip has it; `None` where it can, or where the chip lacks it.
     pub fn obstacle(self) -> Option<&'static str> {
         #[cfg(target_arch = "x86_64")]
-        if self == Isa::Amx {
-            return match Amx::detect() {
-                Err(Obstacle::NotKept) => Some("the system does not keep its registers"),
-                Err(Obstacle::Refused) => {
-                    Some("the kernel refused this process the use of its registers (arch_prctl)")
+        {
+            const NOT_KEPT: &str = "the system does not keep its registers";
+            return match self {
+                Isa::Amx => match Amx::detect() {
+                    Err(Obstacle::NotKept) => Some(NOT_KEPT),
+                    Err(Obstacle::Refused) => Some(
+                        "the kernel refused this process the use of its registers (arch_prctl)",
+                    ),
+                    Err(Obstacle::Absent) | Ok(_) => None,
+                },
+                Isa::Avx2 if hidden(1 << 5, is_x86_feature_detected!("avx2")) => Some(NOT_KEPT),
+                Isa::Avx512 if hidden(1 << 16, is_x86_feature_detected!("avx512f")) => {
+                    Some(NOT_KEPT)
                 }
-                Err(Obstacle::Absent) | Ok(_) => None,
+                _ => None,
             };
         }
+        #[cfg(not(target_arch = "x86_64"))]
         None
     }
 
@@ -96,6 +117,13 @@ impl Isa {
             .filter(|isa| isa.is_available())
             .collect()
     }
+}
+
+/// Whether the chip has a feature, by its bit in leaf 7's EBX, that was not `detected` because the system keeps no registers for it.
+#[cfg(target_arch = "x86_64")]
+fn hidden(bit: u32, detected: bool) -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    !cfg!(miri) && !detected && __cpuid(0).eax >= 7 && __cpuid_count(7, 0).ebx & bit != 0
 }
 
 impl fmt::Display for Isa {
@@ -238,6 +266,18 @@ impl Kernels {
         }
     }
 
+    /// The faster sets of this machine's chip, each with the obstacle to it; without one it can run, and was not chosen.
+    pub fn passed_over(self) -> Vec<(Isa, Option<&'static str>)> {
+        let faster = Isa::ALL.into_iter().skip_while(|isa| *isa != self.isa());
+        faster
+            .skip(1)
+            .filter_map(|isa| match isa.obstacle() {
+                None => isa.is_available().then_some((isa, None)),
+                obstacle => Some((isa, obstacle)),
+            })
+            .collect()
+    }
+
     /// Runs `kernel` compiled for this instruction set.
     pub(crate) fn dispatch<K: Kernel>(self, kernel: K) -> K::Output {
         match self.proven {
@@ -338,6 +378,24 @@ mod tests {
         assert_eq!(available.last(), Some(&Kernels::detect().isa()));
         for isa in available {
             assert_eq!(Kernels::with(isa).map(Kernels::isa), Some(isa));
+        }
+    }
+
+    #[test]
+    fn what_is_passed_over_is_faster_and_either_runs_or_has_an_obstacle() {
+        for isa in Isa::available() {
+            let passed = Kernels::with(isa).expect("available").passed_over();
+            let place = |isa| Isa::ALL.iter().position(|one| *one == isa);
+            for (faster, obstacle) in &passed {
+                assert!(place(*faster) > place(isa));
+                assert_eq!(*obstacle, faster.obstacle());
+                assert_ne!(faster.is_available(), obstacle.is_some());
+            }
+            let runs = passed.iter().filter(|(_, obstacle)| obstacle.is_none());
+            let slower = Isa::available()
+                .into_iter()
+                .filter(|one| place(*one) <= place(isa));
+            assert_eq!(runs.count() + slower.count(), Isa::available().len());
         }
     }
 

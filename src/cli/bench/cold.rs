@@ -17,8 +17,7 @@ use serde_json::json;
 
 use super::super::output::{self, note};
 use super::super::process::Usage;
-use super::super::setup;
-use super::cpu_name;
+use super::super::{cpu, setup};
 use crate::config::Config;
 use crate::rerank::{Pair, Request, Truncation};
 use crate::service::{Engine, Span};
@@ -139,11 +138,11 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
     let mut out = output::stdout();
     if args.json {
         let about = json!({
-            "bench": "cold", "threads": setup::threads(config), "cpu": cpu_name(), "version": env!("CARGO_PKG_VERSION"),
+            "bench": "cold", "threads": setup::threads(config), "cpu": cpu::name(), "version": env!("CARGO_PKG_VERSION"),
         });
         writeln!(out, "{about}")?;
     } else {
-        writeln!(out, "{} threads, {}", setup::threads(config), cpu_name())?;
+        writeln!(out, "{} threads, {}", setup::threads(config), cpu::name())?;
         writeln!(out, "{HEAD}")?;
     }
     for &tokens in tokens {

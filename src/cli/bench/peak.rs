@@ -7,8 +7,7 @@ use kernels::Levels;
 use serde_json::json;
 
 use super::super::output::say;
-use super::super::{Usage, setup};
-use super::cpu_name;
+use super::super::{Usage, cpu, setup};
 use crate::config::Config;
 
 #[derive(clap::Args)]
@@ -47,13 +46,13 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
     let (isa, gops) = (kernels.isa().name(), peak / 1e9);
     if args.json {
         let line = json!({
-            "cpu": cpu_name(), "instruction_set": isa, "bits": args.bits, "threads": threads, "int8_gops": (gops * 1e3).round() / 1e3,
+            "cpu": cpu::name(), "instruction_set": isa, "bits": args.bits, "threads": threads, "int8_gops": (gops * 1e3).round() / 1e3,
         });
         say!("{line}")?;
     } else {
         say!(
             "{}, {isa}, {threads} threads, {} bits of weights and {} of inputs: {gops:.0} int8 operations a nanosecond",
-            cpu_name(),
+            cpu::name(),
             args.bits[0],
             args.bits[1]
         )?;
