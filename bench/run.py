@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Times this engine and its peers side by side, and keeps what came out as a record.
 
-usage: run.py [prepare] [table] [avx2] [threads] [growth] [curve] [cold]     all of them, where none is named
+usage: run.py [prepare] [table] [tiers] [avx2] [threads] [growth] [curve] [cold]     all of them, where none is named
        run.py --report RECORD                           print a record's tables again
 
 table    the four workloads, at two threads: this engine at int8 and f32, PyTorch, ONNX Runtime, OpenVINO
+tiers    this engine held to AVX2, to AVX-512 VNNI and to AMX, on one chip that has them all
 avx2     this engine and the peers that can be held to AVX2
 threads  this engine on one thread and on two, and the peers on one
 growth   a request of 100 pairs, beside one of 512 tokens: operations a second must not fall
@@ -43,7 +44,8 @@ ROOT = BENCH.parent
 PEERS = BENCH / "peers"
 OURS = "reranker int8"
 TABLE = list(workloads.TABLE)
-# A run in which other processes took more of the processor than this is run again, at most so many times.
+# A run in which other processes took more of the processor than this is run again, at most so many times, unless another share is
+# given.
 FOREIGN_SHARE, FOREIGN_TICKS = 0.05, 3
 TRIES = 12
 # All systems of a group are in memory at once. The largest needs twice its 2.3 GB of f32 weights while it loads.
@@ -151,6 +153,8 @@ def ours(name: str, model: str, precision: str, threads: int | None = None, **en
 INT8 = ours(OURS, "packed", "int8")
 F32 = ours("reranker f32", "folder", "f32")
 INT8_AVX2 = ours("reranker int8 avx2", "packed", "int8", INSTRUCTION_SET="avx2")
+INT8_VNNI = ours("reranker int8 vnni", "packed", "int8", INSTRUCTION_SET="avx512vnni")
+INT8_AMX = ours("reranker int8 amx", "packed", "int8", INSTRUCTION_SET="amx")
 INT8_ONE = ours("reranker int8, 1 thread", "packed", "int8", threads=1)
 TORCH = System("pytorch f32", "pytorch_f32.py", "torch")
 TORCH_PACKED = System("pytorch f32 packed", "pytorch_f32.py", "torch", (("PACKED", "1"),))
@@ -179,6 +183,7 @@ class Group:
 
 GROUPS = {
     "table": Group([INT8, F32, TORCH, TORCH_PACKED, *PEERS_INT8], TABLE, [(0, None)]),
+    "tiers": Group([INT8_AVX2, INT8_VNNI, INT8_AMX], TABLE, [(0, "avx2"), (0, "avx512vnni"), (0, "amx")]),
     "avx2": Group([INT8_AVX2, TORCH_INT8_AVX2, TORCH_ONEDNN_AVX2], ["1x128", "1x512", "mixed"], [(0, "avx2")]),
     "threads": Group(
         [INT8, INT8_ONE, *map(one_thread, [TORCH, *PEERS_INT8])], ["1x128", "1x512"], [(1, None), (0, None)]
@@ -239,7 +244,7 @@ class Process:
         self.stop()
         return answer
 
-    def run(self, workload: str) -> tuple[float, int]:
+    def run(self, workload: str, foreign_share: float) -> tuple[float, int]:
         """Seconds of one run that nothing disturbed, and how many disturbed ones were thrown away for it."""
         for disturbed in range(TRIES):
             if disturbed:
@@ -248,7 +253,7 @@ class Process:
             took = self.ask("run", workload)["seconds"]
             foreign = busy_ticks() - before - (self.ticks() - own)
             capacity = took * os.sysconf("SC_CLK_TCK") * (os.cpu_count() or 1)
-            if foreign <= max(FOREIGN_TICKS, FOREIGN_SHARE * capacity):
+            if foreign <= max(FOREIGN_TICKS, foreign_share * capacity):
                 return took, disturbed
         raise LeftOut(f"other processes disturbed all of {TRIES} runs of {workload}; this machine is too busy to measure on")
 
@@ -354,7 +359,7 @@ def run_group(name: str, args: argparse.Namespace, place: Place, write) -> None:
                     if process not in processes:
                         continue
                     try:
-                        took, again = process.run(workload)
+                        took, again = process.run(workload, args.foreign)
                     except LeftOut as why:
                         leave_out(process.system.name, why)
                         processes.remove(process)
@@ -447,6 +452,7 @@ def about(place: Place, args: argparse.Namespace) -> dict:
         "system": f"{platform.system()} {platform.release()}",
         "threads": place.threads,
         "rounds": args.rounds,
+        "foreign_share": args.foreign,
         "version": version,
         "commit": git("rev-parse", "--short", "HEAD") + ("+" if changed else ""),
         "tokenizer_bytes": (place.model / "tokenizer.json").stat().st_size,
@@ -493,7 +499,7 @@ def table(name: str, lines: list[dict], peaks: list[dict]) -> list[str]:
             if not line:
                 cells.append("–")
                 continue
-            memory = max(memory, line["peak_rss_bytes"])
+            memory = max(memory, line.get("peak_rss_bytes", 0))
             beside = in_run.get((line["run"], base, workload)) if system != base else None
             cells.append(f"{line['median']:.3f}" + (f" (×{line['median'] / beside['median']:.2f})" if beside else ""))
         out.append(f"| {system} | {' | '.join(cells)} | {memory / 2**20:.0f} |")
@@ -526,6 +532,9 @@ def main() -> None:
     args.add_argument("--name", default="bench", help="ending of the new record's name")
     args.add_argument("--note", help="a remark to keep in the record")
     args.add_argument("--rounds", type=int, default=5)
+    args.add_argument(
+        "--foreign", type=float, default=FOREIGN_SHARE, metavar="SHARE", help="of the processor that others may take during a run"
+    )
     args.add_argument("--threads", type=int, default=min(2, len(os.sched_getaffinity(0))))
     args.add_argument("--system", action="append", help="only this system; may be given more than once")
     args.add_argument("--workload", action="append", help="only this workload; may be given more than once")
