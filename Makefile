@@ -57,7 +57,7 @@ up: ## serve from the image by docker compose, with Docker alone (MODEL, API_KEY
 down: #- stop what `make up` started
 	docker compose down
 
-logs: #- follow the log of `make run`, `make run-image` or `make up`
+logs: ## follow the log of `make run`, `make run-image` or `make up`
 	@mkdir -p run && touch $(LOG)
 	@if [ -n "$$(docker compose ps --quiet 2>/dev/null)" ]; then docker compose logs --tail 100 --follow; else tail -n 100 -F $(LOG); fi
 
@@ -70,7 +70,7 @@ invoke: event build #- send EVENT=events/….json through the real Lambda runtim
 verify: build ## compare the model with its published scores (MODEL_DIR, MODEL_NAME)
 	$(BINARY) verify
 
-clean: #- remove the files that were built and run
+clean: ## remove the files that were built and run
 	cargo clean
 	rm -rf run
 
@@ -90,7 +90,7 @@ check: fmt lint test check-image check-aws check-azure ## `make fmt lint test`, 
 fmt: #- check the format
 	cargo fmt --all --check
 
-lint: #- clippy, warnings denied
+lint: ## clippy, warnings denied
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 docs: ## write the generated parts of docs/reference from the program
