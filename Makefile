@@ -92,6 +92,7 @@ fmt: #- check the format
 
 lint: ## clippy, warnings denied
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	python3 bench/costs.py --check
 
 docs: ## write the generated parts of docs/reference from the program
 	UPDATE_DOCS=1 cargo test --locked --test documented
