@@ -65,7 +65,7 @@ pub fn engine() -> Result<Engine, ModelError> {
 pub fn engine_of(folder: &Path) -> Result<Engine, ModelError> {
     let settings = EngineSettings {
         name: "tiny".into(),
-        named: true,
+        named: *folder == golden(),
         revision: Some("r1".into()),
         max_length: 100,
         truncation: Truncation::LongestFirst,
