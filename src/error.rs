@@ -186,7 +186,7 @@ impl ModelError {
                     "the file named above is damaged, or of another model: copy or download the folder again"
                 }
                 Remedy::ServeAnother => {
-                    "nothing is damaged: models of BERT, RoBERTa, XLM-RoBERTa and CamemBERT with one label are served, from config.json, tokenizer.json and model.safetensors"
+                    "nothing is damaged: cross-encoders with one label are served, from config.json, tokenizer.json and model.safetensors, of BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, DistilBERT, MPNet, GTE and ModernBERT"
                 }
                 Remedy::Mend => "change the field named above, or what it is compared with",
                 Remedy::Pack => {

@@ -1,12 +1,13 @@
 //! The cross-encoder: token ids in, one logit for each sequence out.
 //!
-//! Loads a model of the BERT, RoBERTa or XLM-RoBERTa family with one label, from a Hugging Face folder (f32) or a packed file
-//! (int8), and makes the latter of the former. Never sees text. Owns candle, the GPU and the
+//! Loads a model of one of the families in `config.rs` with one label, from a Hugging Face folder (f32) or a packed file (int8), and
+//! makes the latter of the former. A family is only names and settings: `description.rs` makes one form of them, which one encoder follows. Never sees text. Owns candle, the GPU and the
 //! order of computation; the CPU's arithmetic itself is in `kernels`, the bytes of the weights in `weights`.
 
 #[cfg(any(test, feature = "cuda"))]
 mod blocks;
 mod config;
+mod description;
 #[cfg(any(test, feature = "cuda"))]
 mod device;
 mod encoder;
@@ -15,8 +16,10 @@ mod fused;
 mod gpu;
 mod head;
 mod int8;
+mod modules;
 mod ops;
 mod quantize;
+mod rotary;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,12 +31,14 @@ pub use crate::weights::{Download, PrefetchReport};
 pub use config::{Family, ModelConfig, json};
 pub use gpu::{Chip, Gpu};
 pub use int8::{Setting, Tunable};
+pub use modules::Modules;
 pub use quantize::{Choice, LADDER, MatrixReport, Plan, Rounding, TRIAL, packed_tensors, quantize};
 
 use crate::error::{ModelError, Remedy};
 use crate::rerank::Precision;
 pub use crate::weights::{Fidelity, Manifest, Sureness, read_file, require, require_weights};
 use crate::weights::{Mapped, PACKED_FILE, Prefetch, Weights};
+use description::Description;
 use encoder::Encoder;
 use head::Head;
 
@@ -155,11 +160,12 @@ impl Model {
             .with(Remedy::Set));
         }
         let config = match weights.manifest() {
-            Some(manifest) => ModelConfig::parse(path, manifest.config.to_string().as_bytes())?,
+            Some(manifest) => ModelConfig::packed(path, manifest)?,
             None => ModelConfig::read(&path.join(CONFIG_FILE))?,
         };
-        let encoder = Encoder::load(&config, weights, kernels, gpu.as_ref())?;
-        let head = Head::load(&config, weights, kernels)?;
+        let description = Description::new(&config, weights);
+        let encoder = Encoder::load(&description, kernels, gpu.as_ref())?;
+        let head = Head::load(&description, kernels)?;
         let unused = match weights.manifest() {
             Some(_) => Vec::new(),
             None => weights.unused().into_iter().map(str::to_owned).collect(),

@@ -28,7 +28,7 @@ use safetensors::{SafeTensorError, SafeTensors};
 
 use crate::error::ModelError;
 pub use cache::{CachedModel, Hold, Holding, bytes_below, cached_models, record, recorded, remove};
-pub use folder::{read_file, require, require_weights};
+pub use folder::{ListedModule, listed_modules, read_file, require, require_weights};
 pub use hub::{FetchError, Fetched, Hub};
 pub use locate::{HubName, Located as LocatedModel, hub_name, locate};
 pub use mapped::Mapped;
@@ -46,6 +46,10 @@ pub use safetensors::Dtype;
 pub const PACKED_FILE: &str = "packed.safetensors";
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
+/// Files of a model folder that decide ids and logits, besides the weights.
+const DECIDING: [&str; 3] = ["config.json", "tokenizer.json", "tokenizer_config.json"];
+/// Where sentence-transformers says what comes behind the encoder; each module has a folder.
+pub const MODULES_FILE: &str = "modules.json";
 
 /// Every tensor of a model folder.
 pub struct Weights {
@@ -127,12 +131,46 @@ impl AsRef<[u8]> for Raw {
 }
 
 impl Floats {
+    pub fn zeros(len: usize) -> Self {
+        Self::Owned(Arc::new(vec![0.0; len]))
+    }
+
+    /// Some of its values: of a mapped run the same ones, else a copy, unless it is all of them.
+    pub fn part(&self, range: Range<usize>) -> Self {
+        assert!(
+            range.start <= range.end && range.end <= self.len(),
+            "a part lies within the whole"
+        );
+        match self {
+            whole if range == (0..whole.len()) => whole.clone(),
+            Self::Mapped { file, offset, .. } => Self::Mapped {
+                file: Arc::clone(file),
+                offset: offset + 4 * range.start,
+                len: range.len(),
+            },
+            Self::Owned(values) => Self::Owned(Arc::new(values[range].to_vec())),
+        }
+    }
+
     /// Gives the pages of a mapped run back; they are read again when touched.
     pub fn release(&self) {
         if let Self::Mapped { file, offset, len } = self {
             file.release(*offset..*offset + 4 * len);
         }
     }
+}
+
+/// Files of a model folder that decide ids and logits, besides the weights, by their names in it. Those that are there.
+pub fn deciding_files(folder: &Path) -> Result<Vec<String>, ModelError> {
+    let own = DECIDING.iter().map(|name| (*name).to_owned());
+    let mut files: Vec<String> = own.filter(|name| folder.join(name).exists()).collect();
+    let modules = listed_modules(folder)?;
+    // A list of the encoder alone says nothing.
+    if modules.iter().any(|module| !module.path.is_empty()) {
+        files.push(MODULES_FILE.to_owned());
+        files.extend(folder::module_files(folder, "config.json")?);
+    }
+    Ok(files)
 }
 
 /// Whether there is a model at `path`, and in packed form only.
@@ -146,7 +184,7 @@ impl Weights {
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         if path.is_file() {
             let mut weights = Self::empty(path.to_owned());
-            let (file, header, metadata) = weights.add_file(path, None)?;
+            let (file, header, metadata) = weights.add_file(path, "", None)?;
             weights.manifest = Some(packed::manifest(&file, header, &metadata)?);
             return Ok(weights);
         }
@@ -157,7 +195,11 @@ impl Weights {
         let mut weights = Self::empty(root);
         for (file, names) in &shards {
             let path = folder.join(file);
-            weights.add_file(&path, names.as_ref())?;
+            // A module's tensors are called by its folder, since each has the same names.
+            let prefix = file
+                .rsplit_once('/')
+                .map(|(module, _)| format!("{module}."));
+            weights.add_file(&path, prefix.as_deref().unwrap_or_default(), names.as_ref())?;
             let missing = names.iter().flatten();
             if let Some(name) = missing
                 .into_iter()
@@ -217,11 +259,12 @@ impl Weights {
         self.manifest.as_ref()
     }
 
-    /// Adds the file's tensors, of a shard those that the index places in it: it may hold a copy of others. Returns it with its header's
-    /// length and content.
+    /// Adds the file's tensors with `prefix` before their names, of a shard those that the index places in it: it may hold a copy of
+    /// others. Returns it with its header's length and content.
     fn add_file(
         &mut self,
         path: &Path,
+        prefix: &str,
         listed: Option<&BTreeSet<String>>,
     ) -> Result<(Arc<Mapped>, usize, Metadata), ModelError> {
         let file = Arc::new(Mapped::open(path)?);
@@ -258,7 +301,7 @@ impl Weights {
             let (from, to) = info.data_offsets;
             *self.dtypes.entry(format!("{:?}", info.dtype)).or_default() += to - from;
             self.tensors.insert(
-                name,
+                format!("{prefix}{name}"),
                 Located {
                     used: AtomicBool::new(false),
                     file: Arc::clone(&file),
@@ -575,9 +618,12 @@ type Shard = (String, Option<BTreeSet<String>>);
 
 /// The folder's one file, or its index, with the names of the files that hold the weights; nothing where it has neither.
 fn weight_files(folder: &Path) -> Result<Option<(PathBuf, Vec<Shard>)>, ModelError> {
+    let modules = folder::module_files(folder, SINGLE_FILE)?;
+    let modules = modules.into_iter().map(|file| (file, None));
     let single = folder.join(SINGLE_FILE);
     if single.exists() {
-        return Ok(Some((single, vec![(SINGLE_FILE.to_owned(), None)])));
+        let own = std::iter::once((SINGLE_FILE.to_owned(), None));
+        return Ok(Some((single, own.chain(modules).collect())));
     }
     let index = folder.join(INDEX_FILE);
     if !index.exists() {
@@ -605,7 +651,7 @@ fn weight_files(folder: &Path) -> Result<Option<(PathBuf, Vec<Shard>)>, ModelErr
         shards.entry(file).or_default().insert(tensor);
     }
     let shards = shards.into_iter().map(|(file, names)| (file, Some(names)));
-    Ok(Some((index, shards.collect())))
+    Ok(Some((index, shards.chain(modules).collect())))
 }
 
 #[cfg(test)]

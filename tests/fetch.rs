@@ -136,6 +136,42 @@ fn a_fetched_model_is_found_by_its_name_and_scores() {
 }
 
 #[test]
+fn the_modules_of_a_head_are_fetched_with_the_encoder() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/modernbert-modules");
+    let files = [
+        "config.json",
+        "tokenizer.json",
+        "model.safetensors",
+        "modules.json",
+        "1_Pooling/config.json",
+        "2_Dense/config.json",
+        "2_Dense/model.safetensors",
+        "3_LayerNorm/config.json",
+        "3_LayerNorm/model.safetensors",
+        "4_Dense/config.json",
+        "4_Dense/model.safetensors",
+    ];
+    let content = |file: &str| std::fs::read(root.join(file)).expect("a fixture");
+    let state = State {
+        files: files.map(|file| (file.to_owned(), content(file))).into(),
+        ..State::default()
+    };
+    let (cache, hub) = (Cache::new(), Hub::start(state));
+    // Twice: the second time over what is there.
+    for _ in 0..2 {
+        let fetched = cache.fetch(&hub);
+        assert!(fetched.status.success(), "{}", said(&fetched));
+        assert_whole(&cache, &hub);
+    }
+    let score = cache
+        .command(&hub, &["score", "--raw", "--query", "q", "p"])
+        .env("MODEL_NAME", NAME)
+        .output()
+        .expect("runs");
+    assert!(score.status.success(), "{}", said(&score));
+}
+
+#[test]
 fn large_files_come_in_ranges_and_what_breaks_off_is_asked_for_from_there() {
     let state = State {
         drops: AtomicUsize::new(5),

@@ -26,12 +26,21 @@ fn golden(name: &str) -> PathBuf {
 /// A copy of a golden model.
 fn copy_of(base: &str) -> TempDir {
     let dir = tempfile::tempdir().expect("a folder");
-    for entry in std::fs::read_dir(golden(base)).expect("a golden model") {
-        let path = entry.expect("an entry").path();
-        let name = path.file_name().expect("a name");
-        std::fs::copy(&path, dir.path().join(name)).expect("copied");
-    }
+    copy(&golden(base), dir.path());
     dir
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).expect("a golden model") {
+        let path = entry.expect("an entry").path();
+        let copied = to.join(path.file_name().expect("a name"));
+        if path.is_dir() {
+            std::fs::create_dir(&copied).expect("created");
+            copy(&path, &copied);
+        } else {
+            std::fs::copy(&path, copied).expect("copied");
+        }
+    }
 }
 
 fn read_json(path: &Path) -> Value {
@@ -851,6 +860,142 @@ fn layer_norms_by_their_old_names_and_camembert_are_served() {
 }
 
 #[test]
+fn every_family_is_served_with_its_tokenizer() {
+    for (name, model_type) in [
+        ("gte", "new"),
+        ("modernbert", "modernbert"),
+        ("modernbert-cls", "modernbert"),
+        ("modernbert-modules", "modernbert"),
+        ("electra", "electra"),
+        ("distilbert", "distilbert"),
+        ("mpnet", "mpnet"),
+        ("jina", "xlm-roberta"),
+    ] {
+        let engine = load(&golden(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(engine.info().model_type, model_type);
+        let near = logit(&engine, "what is panda?", "The giant panda");
+        let far = logit(&engine, "what is panda?", "twelve bridges");
+        assert!(near.is_finite() && near != far, "{name}: {near}, {far}");
+    }
+}
+
+#[test]
+fn modules_are_understood_or_refused_by_file_and_field() {
+    let own = |dir: &Path, module: &str, edit: &dyn Fn(&mut Value)| {
+        change(&dir.join(module).join("config.json"), edit);
+    };
+    let set = |dir: &Path, module: &str, field: &str, value: Value| {
+        own(dir, module, &|json| json[field] = value.clone());
+    };
+    let sound = logit(
+        &load(&golden("modernbert-modules")).expect("loads"),
+        "a",
+        "b",
+    );
+    // As the library wrote them before version 6.
+    let dir = copy_of("modernbert-modules");
+    own(dir.path(), "1_Pooling", &|json| {
+        *json = json!({"word_embedding_dimension": 32, "pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false});
+    });
+    change(&dir.path().join("modules.json"), |json| {
+        json[2]["type"] = "sentence_transformers.models.Dense".into();
+    });
+    let engine = load(dir.path()).expect("loads");
+    assert_eq!(logit(&engine, "a", "b").to_bits(), sound.to_bits());
+    set(dir.path(), "1_Pooling", "pooling_mode", "mean".into());
+    let engine = load(dir.path()).expect("loads");
+    assert_ne!(logit(&engine, "a", "b").to_bits(), sound.to_bits());
+
+    type Edit = fn(&dyn Fn(&str, &str, Value));
+    let refused: [(Edit, &str); 9] = [
+        (
+            |set| set("1_Pooling", "pooling_mode", json!(["cls", "mean"])),
+            "1_Pooling/config.json: pooling_mode",
+        ),
+        (
+            |set| set("1_Pooling", "pooling_mode", "max".into()),
+            "1_Pooling/config.json: pooling_mode",
+        ),
+        (
+            |set| {
+                set(
+                    "2_Dense",
+                    "activation_function",
+                    "torch.nn.modules.activation.SiLU".into(),
+                )
+            },
+            "2_Dense/config.json: activation_function",
+        ),
+        (
+            |set| set("2_Dense", "use_residual", true.into()),
+            "2_Dense/config.json: use_residual",
+        ),
+        (
+            |set| set("2_Dense", "module_input_name", "token_embeddings".into()),
+            "2_Dense/config.json: module_input_name",
+        ),
+        (
+            |set| set("2_Dense", "in_features", 31.into()),
+            "2_Dense/config.json: in_features",
+        ),
+        (
+            |set| set("3_LayerNorm", "dimension", "wide".into()),
+            "3_LayerNorm/config.json: dimension",
+        ),
+        (
+            |set| {
+                set(
+                    "4_Dense",
+                    "activation_function",
+                    "torch.nn.modules.activation.Sigmoid".into(),
+                )
+            },
+            "4_Dense/config.json: activation_function",
+        ),
+        (
+            |set| set("4_Dense", "out_features", 2.into()),
+            "this is an embedding model",
+        ),
+    ];
+    for (edit, named) in refused {
+        let dir = copy_of("modernbert-modules");
+        edit(&|module, field, value| set(dir.path(), module, field, value));
+        let error = load(dir.path()).err().unwrap_or_default();
+        assert!(error.contains(named), "{named}: {error}");
+    }
+    for (edit, named) in [
+        (
+            json!("sentence_transformers.models.Normalize"),
+            "modules.json: type",
+        ),
+        (json!(7), "modules.json: modules"),
+    ] {
+        let dir = copy_of("modernbert-modules");
+        change(&dir.path().join("modules.json"), |json| {
+            json[3]["type"] = edit
+        });
+        let error = load(dir.path()).err().unwrap_or_default();
+        assert!(error.contains(named), "{named}: {error}");
+    }
+    let dir = copy_of("modernbert-modules");
+    change(&dir.path().join("modules.json"), |json| {
+        json[2]["path"] = "../x".into()
+    });
+    let error = load(dir.path()).err().unwrap_or_default();
+    assert!(error.contains("a module in \"../x\""), "{error}");
+    // A head twice is none.
+    let dir = copy_of("modernbert-modules");
+    change(&dir.path().join("config.json"), |json| {
+        json["architectures"] = json!(["ModernBertForSequenceClassification"]);
+    });
+    let error = load(dir.path()).err().unwrap_or_default();
+    assert!(
+        error.contains("no Pooling, Dense, LayerNorm, Dense behind it"),
+        "{error}"
+    );
+}
+
+#[test]
 fn config_json_is_read_as_transformers_reads_it() {
     type Edit = fn(&mut Value);
     let served: &[(&str, Edit)] = &[
@@ -892,14 +1037,16 @@ fn config_json_is_read_as_transformers_reads_it() {
 
     let refused: &[(&str, Edit, &str)] = &[
         (
-            "ModernBERT",
-            |json| *json = json!({"model_type": "modernbert", "hidden_activation": "gelu"}),
-            "model_type: found \"modernbert\"",
+            "ModernBERT without sizes",
+            |json| {
+                *json = json!({"model_type": "modernbert", "hidden_activation": "gelu", "num_labels": 1})
+            },
+            "hidden_size: found no such field",
         ),
         (
-            "DistilBERT",
-            |json| *json = json!({"model_type": "distilbert", "dim": 768, "n_layers": 6}),
-            "model_type: found \"distilbert\"",
+            "DistilBERT of another activation",
+            |json| *json = json!({"model_type": "distilbert", "dim": 768, "num_labels": 1, "activation": "relu"}),
+            "activation: found \"relu\"",
         ),
         (
             "DeBERTa",
@@ -907,9 +1054,9 @@ fn config_json_is_read_as_transformers_reads_it() {
             "model_type: found \"deberta-v2\"",
         ),
         (
-            "ELECTRA",
-            |json| json["model_type"] = "electra".into(),
-            "model_type: found \"electra\"",
+            "Qwen3-Reranker",
+            |json| json["model_type"] = "qwen3".into(),
+            "this is a causal language model",
         ),
         (
             "T5",

@@ -12,6 +12,45 @@ use serde::Deserialize;
 const TOLERANCE: f32 = 1e-5;
 const MODELS: [&str; 3] = ["xlm-roberta", "roberta", "bert"];
 
+/// The other families, with answers of `make_families.py`.
+const FAMILIES: [&str; 8] = [
+    "gte",
+    "modernbert",
+    "modernbert-cls",
+    "modernbert-modules",
+    "electra",
+    "distilbert",
+    "mpnet",
+    "jina",
+];
+/// Longer sequences are computed on the fastest instruction set alone.
+const LONG: usize = 600;
+
+#[derive(Deserialize)]
+struct FamilyGolden {
+    max_length: usize,
+    segments: bool,
+    /// `[length, seed, logit]`
+    rows: Vec<(usize, usize, f32)>,
+}
+
+impl FamilyGolden {
+    /// Each with its length, ids, segments and logit.
+    fn sequences(&self, model: &str, vocab: usize) -> Vec<(usize, Vec<u32>, Vec<u32>, f32)> {
+        let sequence = |&(length, seed, logit): &(usize, usize, f32)| {
+            let id = |at: usize| (seed + 7919 * at + at * at % 1009) % (vocab - 5) + 5;
+            let ids = (0..length).map(|at| u32::try_from(id(at)).expect("small"));
+            let mut ids: Vec<u32> = ids.collect();
+            if model == "mpnet" && length > 8 {
+                ids[5] = 1;
+            }
+            let types = (0..length).map(|at| u32::from(self.segments && at >= length / 2));
+            (length, ids, types.collect(), logit)
+        };
+        self.rows.iter().map(sequence).collect()
+    }
+}
+
 #[derive(Deserialize)]
 struct Golden {
     max_length: usize,
@@ -246,6 +285,78 @@ fn logits_equal_pytorchs_on_every_instruction_set() {
                 isa.name(),
                 sequences.len()
             );
+        }
+    }
+}
+
+#[test]
+fn logits_of_every_family_equal_pytorchs_on_every_instruction_set() {
+    for name in FAMILIES {
+        let golden: FamilyGolden = read(name);
+        for isa in Isa::available() {
+            let model = load(name, Kernels::with(isa).expect("is available"));
+            assert!(model.unused().is_empty(), "{name}: {:?}", model.unused());
+            assert_eq!(model.config().max_length(), golden.max_length, "{name}");
+            let fastest = isa == Kernels::detect().isa();
+            let sequences = golden.sequences(name, model.config().vocab_size);
+            let mut worst = (0f32, 0);
+            for (length, ids, types, logit) in &sequences {
+                if *length > LONG && !fastest {
+                    continue;
+                }
+                let ours = alone(&model, ids, types);
+                let difference = (ours - logit).abs();
+                assert!(
+                    difference <= TOLERANCE,
+                    "{name} on {}: {length} tokens: {ours} is not {logit}",
+                    isa.name()
+                );
+                if difference > worst.0 {
+                    worst = (difference, *length);
+                }
+            }
+            println!(
+                "{name} on {}: {} sequences, largest difference {:.1e} at {} tokens",
+                isa.name(),
+                sequences.len(),
+                worst.0,
+                worst.1
+            );
+        }
+    }
+}
+
+#[test]
+fn a_logit_of_any_family_is_the_same_to_the_bit_in_any_batch() {
+    for name in FAMILIES {
+        let golden: FamilyGolden = read(name);
+        for isa in Isa::available() {
+            let model = load(name, Kernels::with(isa).expect("is available"));
+            let mut sequences = golden.sequences(name, model.config().vocab_size);
+            sequences.retain(|(length, ..)| *length <= 130);
+            let expected: Vec<f32> = sequences
+                .iter()
+                .map(|(_, ids, types, _)| alone(&model, ids, types))
+                .collect();
+            for (threads, size) in [(1, sequences.len()), (3, sequences.len()), (3, 5)] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+                let pool = pool.expect("a pool");
+                for (part, expected) in sequences.chunks(size).zip(expected.chunks(size)) {
+                    let mut packed = Packed::new();
+                    part.iter()
+                        .for_each(|(_, ids, types, _)| packed.push(ids, types));
+                    let logits = pool.install(|| model.forward(&packed)).expect("computes");
+                    let bits = |logits: &[f32]| -> Vec<u32> {
+                        logits.iter().map(|logit| logit.to_bits()).collect()
+                    };
+                    assert_eq!(
+                        bits(&logits),
+                        bits(expected),
+                        "{name} on {}, {threads} threads, {size} a pass",
+                        isa.name()
+                    );
+                }
+            }
         }
     }
 }

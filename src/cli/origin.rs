@@ -7,9 +7,8 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::error::ModelError;
-use crate::model::CONFIG_FILE;
 use crate::service::Engine;
-use crate::weights::{hex, sha256_of};
+use crate::weights::{deciding_files, hex, sha256_of};
 
 /// A loaded model, and the settings that decide its scores.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,13 +22,8 @@ pub struct Origin {
     pub truncation: String,
 }
 
-/// Files of a model folder that decide ids and logits, besides the weights.
-const DECIDING: [&str; 4] = [
-    CONFIG_FILE,
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-];
+/// Decides ids in some folders, beside [`deciding_files`].
+const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 
 impl Origin {
     pub fn of(engine: &Engine) -> Result<Self, ModelError> {
@@ -54,14 +48,23 @@ fn model_sha256(engine: &Engine) -> Result<String, ModelError> {
         all.update(text);
         return Ok(hex(&all.finalize()));
     }
-    let weights: Vec<&Path> = engine.model().files().collect();
-    let folder = weights.first().and_then(|file| file.parent());
-    let deciding = DECIDING.iter().filter_map(|name| {
-        let path = folder?.join(name);
-        path.is_file().then_some(path)
-    });
+    let mut weights: Vec<&Path> = engine.model().files().collect();
+    weights.sort_unstable();
+    // Those of modules are in folders of its own.
+    let folders = weights.iter().filter_map(|file| file.parent());
+    let folder = folders
+        .min_by_key(|folder| folder.components().count())
+        .unwrap_or(Path::new("."));
+    let mut deciding = deciding_files(folder)?;
+    deciding.extend(
+        folder
+            .join(SPECIAL_TOKENS)
+            .is_file()
+            .then(|| SPECIAL_TOKENS.to_owned()),
+    );
+    let deciding = deciding.iter().map(|name| folder.join(name));
     for path in deciding.chain(weights.iter().map(|file| file.to_path_buf())) {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = path.strip_prefix(folder).unwrap_or(&path).to_string_lossy();
         all.update(format!("{name} {}\n", sha256_of(&path)?));
     }
     Ok(hex(&all.finalize()))

@@ -17,15 +17,16 @@ use super::{ModelArg, Usage, setup};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::model::{
-    CONFIG_FILE, Choice, Fidelity, LADDER, Manifest, MatrixReport, Model, Packed, PackedTokenizer,
-    Plan, Rounding, Setting, TRIAL, check_tokenizer, packed_tensors, quantize, read_file,
+    CONFIG_FILE, Choice, Fidelity, LADDER, Manifest, MatrixReport, Model, Modules, Packed,
+    PackedTokenizer, Plan, Rounding, Setting, TRIAL, check_tokenizer, packed_tensors, quantize,
+    read_file,
 };
 use crate::rerank::{Precision, Truncation, sigmoid};
-use crate::service::{TOKENIZER_FILE, folder_config, folder_tokenizer};
-use crate::tokenizer::{self, Compilation, FolderTokenizer, PairTokenizer, compile};
+use crate::service::{folder_config, folder_tokenizer};
+use crate::tokenizer::{Compilation, FolderTokenizer, PairTokenizer, compile};
 use crate::weights::{
-    Dtype, FORMAT, LocatedModel, PACKED_FILE, PackedWriter, Prefetch, Weights, fingerprint,
-    is_packed, room_for, sha256_of,
+    Dtype, FORMAT, LocatedModel, PACKED_FILE, PackedWriter, Prefetch, Weights, deciding_files,
+    fingerprint, is_packed, room_for, sha256_of,
 };
 
 #[derive(clap::Args, Default)]
@@ -172,8 +173,12 @@ pub(super) fn make(
             name: model.config().about.name.clone().or(Some(found.name)),
             revision: found.revision,
             config: crate::model::json(&read_file(&folder.join(CONFIG_FILE))?)?,
+            modules: match Modules::read(&folder)?.filter(|_| model.config().has_modules()) {
+                Some(modules) => Some(serde_json::to_value(modules)?),
+                None => None,
+            },
             sources: sources(&folder, &weights)?,
-            fingerprints: fingerprints(&weights)?,
+            fingerprints: fingerprints(&folder, &weights)?,
             max_length,
             payload_sha256: String::new(),
             fine: BTreeSet::new(),
@@ -631,23 +636,25 @@ fn check_out(out: &Path) -> anyhow::Result<()> {
 
 /// SHA-256 of each file of the source that the packed model was made from.
 fn sources(folder: &Path, weights: &Weights) -> anyhow::Result<BTreeMap<String, String>> {
-    let names = [CONFIG_FILE, TOKENIZER_FILE, tokenizer::CONFIG_FILE].map(|name| folder.join(name));
-    let paths = names.into_iter().filter(|path| path.exists());
-    by_name(paths.chain(weights.files()), sha256_of)
+    let own = deciding_files(folder)?;
+    let paths = own.iter().map(|name| folder.join(name));
+    by_name(folder, paths.chain(weights.files()), sha256_of)
 }
 
-fn fingerprints(weights: &Weights) -> anyhow::Result<BTreeMap<String, String>> {
-    by_name(weights.files().into_iter(), fingerprint)
+fn fingerprints(folder: &Path, weights: &Weights) -> anyhow::Result<BTreeMap<String, String>> {
+    by_name(folder, weights.files().into_iter(), fingerprint)
 }
 
+/// By the files' names in the folder.
 fn by_name(
+    folder: &Path,
     paths: impl Iterator<Item = PathBuf>,
     digest: fn(&Path) -> Result<String, ModelError>,
 ) -> anyhow::Result<BTreeMap<String, String>> {
     paths
         .map(|path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            Ok((name.into_owned(), digest(&path)?))
+            let name = path.strip_prefix(folder).unwrap_or(&path);
+            Ok((name.to_string_lossy().into_owned(), digest(&path)?))
         })
         .collect()
 }

@@ -10,7 +10,7 @@ use super::output::{Tenths, note};
 use super::{Usage, fetch};
 use crate::config::{Choice, Config};
 use crate::error::ModelError;
-use crate::model::{Gpu, choose};
+use crate::model::{CONFIG_FILE, Gpu, ModelConfig, choose};
 use crate::rerank::{Device, Limits, Precision};
 use crate::service::{Engine, EngineSettings};
 use crate::weights::{LocatedModel, S3Model, S3Settings, is_packed_only, locate};
@@ -159,6 +159,10 @@ fn gpu_precision(config: &Config, model: &Path) -> Result<Precision, String> {
             "{} is a packed model, which computes on CPUs: a GPU needs the folder that it was packed from",
             model.display()
         ));
+    }
+    let about = ModelConfig::read(&model.join(CONFIG_FILE));
+    if let Some(lacking) = about.ok().as_ref().and_then(ModelConfig::beyond_gpu) {
+        return Err(format!("this model has {lacking}, which CPUs compute"));
     }
     match config.precision {
         Precision::Int8 => Err("PRECISION=int8 is computed on CPUs".into()),

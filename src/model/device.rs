@@ -9,10 +9,9 @@ use candle_core::{DType, Device, IndexOp, Tensor};
 use candle_nn::ops::{layer_norm, softmax_last_dim};
 
 use super::blocks::{Block, Blocks};
-use super::config::ModelConfig;
+use super::description::{Description, LinearSpec, NormSpec, TableSpec};
 use super::{Packed, gpu};
 use crate::error::ModelError;
-use crate::weights::Weights;
 
 /// Residuals, and what is normalised.
 const WIDE: DType = DType::F32;
@@ -68,8 +67,7 @@ impl Norm {
 
 /// Brings tensors to the device.
 struct Loader<'a> {
-    weights: &'a Weights,
-    config: &'a ModelConfig,
+    description: &'a Description<'a>,
     device: &'a Device,
     dtype: DType,
 }
@@ -80,32 +78,27 @@ impl Loader<'_> {
         Ok(Tensor::from_slice(values, shape, self.device)?.to_dtype(dtype)?)
     }
 
-    fn table(&self, name: &str, rows: usize) -> Result<Tensor, ModelError> {
-        let name = format!("{}.embeddings.{name}.weight", self.config.family.prefix());
-        let hidden = self.config.hidden_size;
-        let values = self.weights.matrix(&name, rows, hidden)?;
-        self.tensor(&values, &[rows, hidden], self.dtype)
+    fn table(&self, table: Option<TableSpec>) -> Result<Tensor, ModelError> {
+        let TableSpec { name, rows } = table.ok_or_else(|| {
+            ModelError::Compute("a table that the GPU needs is not in the model".into())
+        })?;
+        let width = self.description.config().embedding_size;
+        let values = self.description.weights().matrix(&name, rows, width)?;
+        self.tensor(&values, &[rows, width], self.dtype)
     }
 
-    /// Layers `names`, their outputs side by side, the first of them multiplied by `first`.
-    fn linear(
-        &self,
-        names: &[String],
-        n: usize,
-        k: usize,
-        first: f32,
-    ) -> Result<Linear, ModelError> {
+    /// The parts' outputs side by side, the first of them multiplied by `first`.
+    fn linear(&self, spec: &LinearSpec, first: f32) -> Result<Linear, ModelError> {
         let (mut weights, mut biases) = (Vec::new(), Vec::new());
-        for (index, name) in names.iter().enumerate() {
+        let parts = spec.load(self.description.weights())?;
+        for (index, (weight, bias)) in parts.iter().enumerate() {
             let factor = f64::from(if index == 0 { first } else { 1.0 });
-            let weight = self.weights.matrix(&format!("{name}.weight"), n, k)?;
-            let bias = self.weights.vector(&format!("{name}.bias"), n)?;
             let scaled = |values: &[f32], shape: &[usize]| {
                 let wide = self.tensor(values, shape, WIDE)?;
                 Ok::<_, ModelError>((wide * factor)?.to_dtype(self.dtype)?)
             };
-            weights.push(scaled(&weight, &[n, k])?);
-            biases.push(scaled(&bias, &[n])?);
+            weights.push(scaled(weight, &[spec.n, spec.k])?);
+            biases.push(scaled(bias, &[spec.n])?);
         }
         Ok(Linear {
             weight: Tensor::cat(&weights, 0)?,
@@ -113,58 +106,49 @@ impl Loader<'_> {
         })
     }
 
-    fn norm(&self, name: &str) -> Result<Norm, ModelError> {
-        let hidden = self.config.hidden_size;
-        let vector = |part| {
-            let values = self
-                .weights
-                .vector(&format!("{name}.LayerNorm.{part}"), hidden)?;
-            self.tensor(&values, &[hidden], WIDE)
-        };
+    fn norm(&self, spec: &NormSpec) -> Result<Norm, ModelError> {
+        let (gamma, beta) = spec.load(self.description.weights())?;
         Ok(Norm {
-            gamma: vector("weight")?,
-            beta: vector("bias")?,
-            eps: self.config.layer_norm_eps,
+            gamma: self.tensor(&gamma, &[spec.width], WIDE)?,
+            beta: self.tensor(&beta, &[spec.width], WIDE)?,
+            eps: spec.eps,
         })
     }
 
     fn layer(&self, index: usize) -> Result<Layer, ModelError> {
-        let config = self.config;
-        let prefix = format!("{}.encoder.layer.{index}", config.family.prefix());
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let one = |name: &str, n, k| self.linear(&[format!("{prefix}.{name}")], n, k, 1.0);
-        let qkv = ["query", "key", "value"].map(|name| format!("{prefix}.attention.self.{name}"));
-        let scale = 1.0 / (config.head_dim() as f32).sqrt();
+        let spec = self.description.layer(index);
+        let scale = 1.0 / (self.description.config().head_dim() as f32).sqrt();
+        let attention_norm = spec.attention_norm.as_ref().unwrap_or(&spec.output_norm);
         Ok(Layer {
-            qkv: self.linear(&qkv, hidden, hidden, scale)?,
-            attention_out: one("attention.output.dense", hidden, hidden)?,
-            attention_norm: self.norm(&format!("{prefix}.attention.output"))?,
-            up: one("intermediate.dense", inner, hidden)?,
-            down: one("output.dense", hidden, inner)?,
-            output_norm: self.norm(&format!("{prefix}.output"))?,
+            qkv: self.linear(&spec.qkv, scale)?,
+            attention_out: self.linear(&spec.attention_out, 1.0)?,
+            attention_norm: self.norm(attention_norm)?,
+            up: self.linear(&spec.up, 1.0)?,
+            down: self.linear(&spec.down, 1.0)?,
+            output_norm: self.norm(&spec.output_norm)?,
         })
     }
 }
 
 impl Encoder {
+    /// Of a model that [`super::ModelConfig::beyond_gpu`] has nothing against.
     pub fn load(
-        config: &ModelConfig,
-        weights: &Weights,
+        description: &Description,
         device: &Device,
         dtype: DType,
     ) -> Result<Self, ModelError> {
         let load = Loader {
-            weights,
-            config,
+            description,
             device,
             dtype,
         };
+        let config = description.config();
         let layers = (0..config.layers).map(|index| load.layer(index));
         let encoder = Self {
-            words: load.table("word_embeddings", config.vocab_size)?,
-            positions: load.table("position_embeddings", config.position_rows)?,
-            segments: load.table("token_type_embeddings", config.type_vocab_size)?,
-            norm: load.norm(&format!("{}.embeddings", config.family.prefix()))?,
+            words: load.table(Some(description.words()))?,
+            positions: load.table(description.positions())?,
+            segments: load.table(description.segments())?,
+            norm: load.norm(&description.embedding_norm())?,
             layers: layers.collect::<Result<_, _>>()?,
             heads: config.heads,
             max_scores: MAX_SCORES,
@@ -294,10 +278,10 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
-    use crate::model::{CONFIG_FILE, Gpu, Model};
+    use crate::model::{CONFIG_FILE, Gpu, Model, ModelConfig};
     use crate::rerank::{Precision, Truncation, sigmoid};
     use crate::tokenizer::PairTokenizer;
-    use crate::weights::{FORMAT, Manifest, PACKED_FILE, PackedWriter};
+    use crate::weights::{FORMAT, Manifest, PACKED_FILE, PackedWriter, Weights};
 
     const GOLDEN: [&str; 3] = ["xlm-roberta", "roberta", "bert"];
 
@@ -372,6 +356,24 @@ mod tests {
     }
 
     #[test]
+    fn what_a_gpu_does_not_compute_is_refused_by_name() {
+        for (name, lacking) in [
+            ("gte", "a gated feed-forward network"),
+            ("modernbert", "norms before the sub-layers"),
+            ("electra", "a projection of the embeddings"),
+            ("distilbert", "embeddings without segments"),
+            ("mpnet", "a relative position bias"),
+        ] {
+            let gpu = Some(Gpu::stand_in(Precision::F16));
+            let folder = root("tests/golden").join(name);
+            let error = Model::load(&folder, Kernels::detect(), gpu).err();
+            let error = error.expect("is refused").to_string();
+            let named = format!("model for a GPU: found {lacking}, expected DEVICE=cpu");
+            assert!(error.contains(&named), "{name}: {error}");
+        }
+    }
+
+    #[test]
     fn in_f32_logits_equal_pytorchs_alone_and_in_any_batch() {
         for name in GOLDEN {
             let (folder, sequences) = golden(name);
@@ -422,8 +424,8 @@ mod tests {
         let (folder, sequences) = golden("bert");
         let config = ModelConfig::read(&folder.join(CONFIG_FILE)).expect("a configuration");
         let weights = Weights::open(&folder).expect("weights");
-        let mut encoder =
-            Encoder::load(&config, &weights, &Device::Cpu, DType::F32).expect("loads");
+        let description = Description::new(&config, &weights);
+        let mut encoder = Encoder::load(&description, &Device::Cpu, DType::F32).expect("loads");
         let packed = pack(&sequences[..12]);
         let positions: Vec<usize> = packed
             .starts
@@ -456,6 +458,7 @@ mod tests {
             name: None,
             revision: None,
             config: serde_json::from_slice(&config).expect("JSON"),
+            modules: None,
             sources: BTreeMap::new(),
             fingerprints: BTreeMap::new(),
             max_length: None,

@@ -1,10 +1,15 @@
-//! The post-LN transformer encoder over packed sequences: `[tokens, hidden]` throughout, so no padding is computed.
+//! The transformer encoder over packed sequences: `[tokens, hidden]` throughout, so no padding is computed.
+//!
+//! One encoder for all families: it follows a [`Description`].
+
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use kernels::Kernels;
+use kernels::{AttentionKind, Kernels, RelativeBias, Rotary};
 use rayon::prelude::*;
 
-use super::config::{Family, ModelConfig};
+use super::config::{Positions, Rope, Span};
+use super::description::{Description, LayerSpec, NormSpec, TableSpec, biases_by_distance};
 #[cfg(any(test, feature = "cuda"))]
 use super::device;
 #[cfg(feature = "cuda")]
@@ -13,15 +18,18 @@ use super::fused;
 use super::gpu;
 use super::head::Head;
 use super::int8;
-use super::ops::{AddNorm, After, Attention, Norm, Projection};
+use super::ops::{After, Attention, Gate, Join, Norm, Projection};
 use super::quantize::Site;
+use super::rotary::{Rotations, Tables};
 use super::{Gpu, Packed};
-use crate::error::ModelError;
-use crate::weights::{Table, Weights};
+use crate::error::{ModelError, Remedy};
+use crate::weights::Table;
 
 pub struct Encoder {
     embeddings: Embeddings,
+    seen: Seen,
     layers: Layers,
+    pooling: Pooling,
 }
 
 enum Layers {
@@ -42,31 +50,151 @@ pub struct F32Layers {
     head_dim: usize,
 }
 
+/// How layers see positions in attention: what they share.
+pub struct Seen {
+    /// Each kind of rotation once.
+    rotations: Vec<(Rope, Rotations)>,
+    /// Biases by distance, and how far they reach.
+    biases: Option<(Vec<f32>, usize)>,
+}
+
+/// [`Seen`] for sequences of one pass.
+pub struct SeenHere<'a> {
+    seen: &'a Seen,
+    tables: Vec<Arc<Tables>>,
+}
+
+impl Seen {
+    fn load(description: &Description) -> Result<Self, ModelError> {
+        let config = description.config();
+        let details = &config.details;
+        let mut rotations: Vec<(Rope, Rotations)> = Vec::new();
+        for rope in [details.full.rotary, details.local.rotary]
+            .into_iter()
+            .flatten()
+        {
+            if rotations.iter().all(|(known, _)| *known != rope) {
+                rotations.push((rope, Rotations::new(rope, config.head_dim())));
+            }
+        }
+        let biases = description.relative_bias().map(|table| {
+            let heads = config.heads;
+            let table = description
+                .weights()
+                .matrix(&table.name, table.rows, heads)?;
+            Ok::<_, ModelError>(biases_by_distance(&table, heads))
+        });
+        Ok(Self {
+            rotations,
+            biases: biases.transpose()?,
+        })
+    }
+
+    fn here(&self, packed: &Packed) -> SeenHere<'_> {
+        let longest = packed.starts.windows(2).map(|ends| ends[1] - ends[0]);
+        let longest = longest.max().unwrap_or_default();
+        let rotations = self.rotations.iter();
+        SeenHere {
+            seen: self,
+            tables: rotations.map(|(_, it)| it.tables(longest)).collect(),
+        }
+    }
+}
+
+impl SeenHere<'_> {
+    /// What attention of a layer of this span sees.
+    pub fn kind(&self, span: Span) -> AttentionKind<'_> {
+        let rotations = self.seen.rotations.iter().zip(&self.tables);
+        let mut rotations = rotations.map(|((rope, _), tables)| (*rope, tables));
+        let tables = span
+            .rotary
+            .and_then(|rope| rotations.find(|(known, _)| *known == rope));
+        AttentionKind {
+            rotary: tables.map(|(_, tables)| Rotary {
+                cos: &tables.cos,
+                sin: &tables.sin,
+            }),
+            window: span.window,
+            bias: self
+                .seen
+                .biases
+                .as_ref()
+                .map(|(table, reach)| RelativeBias {
+                    table,
+                    reach: *reach,
+                }),
+        }
+    }
+}
+
+/// What is made of the last layer's output for the head.
+struct Pooling {
+    norm: Option<Norm>,
+    /// The mean of a sequence's tokens, else its first.
+    mean: bool,
+}
+
+impl Pooling {
+    /// Of all tokens, or of the first of each sequence where those are what is taken: `[sequences, hidden]`.
+    fn apply(&self, mut hidden: Vec<f32>, starts: &[usize], width: usize) -> Vec<f32> {
+        if let Some(norm) = &self.norm {
+            norm.apply(&mut hidden);
+        }
+        if !self.mean {
+            return hidden;
+        }
+        let mut means = Vec::with_capacity((starts.len() - 1) * width);
+        for ends in starts.windows(2) {
+            let mut sums = vec![0f64; width];
+            for row in hidden[ends[0] * width..ends[1] * width].chunks_exact(width) {
+                sums.iter_mut()
+                    .zip(row)
+                    .for_each(|(sum, x)| *sum += f64::from(*x));
+            }
+            let tokens = (ends[1] - ends[0]) as f64;
+            // A mean of f32 values is as near one as f32 can tell.
+            #[allow(clippy::cast_possible_truncation)]
+            means.extend(sums.iter().map(|sum| (sum / tokens) as f32));
+        }
+        means
+    }
+}
+
 /// Sees what goes on in the layers, for calibration.
 pub trait Observer {
     /// The input of one of the current layer's projections, `[tokens, width]`.
     fn input(&mut self, site: Site, x: &Tensor) -> Result<(), ModelError>;
-    /// The layer has been computed: its projections in the order of [`Site`], and gamma and beta of its two norms.
+    /// The layer has been computed: its projections in the order of [`Site`], and gamma and beta of its two norms, of which the
+    /// first may not be there.
     fn layer(
         &mut self,
         index: usize,
         projections: [&Projection; 4],
-        norms: [(&[f32], &[f32]); 2],
+        norms: [Option<(&[f32], &[f32])>; 2],
     ) -> Result<(), ModelError>;
 }
 
 impl Encoder {
-    /// Layers on `gpu` where there is one, of the packed form where `weights` are packed, else of f32.
+    /// Layers on `gpu` where there is one, of the packed form where the weights are packed, else of f32.
     pub fn load(
-        config: &ModelConfig,
-        weights: &Weights,
+        description: &Description,
         kernels: Kernels,
         gpu: Option<&Gpu>,
     ) -> Result<Self, ModelError> {
+        let (config, weights) = (description.config(), description.weights());
+        if let Some(lacking) = config.beyond_gpu().filter(|_| gpu.is_some()) {
+            return Err(ModelError::unfit(
+                weights.path(),
+                "model for a GPU",
+                lacking,
+                "DEVICE=cpu, which computes it",
+            )
+            .with(Remedy::Set));
+        }
         let layers = match gpu {
             #[cfg(feature = "cuda")]
             Some(gpu) if gpu.lacks_kernels(config).is_none() => {
-                let encoder = fused::Encoder::load(config, weights, gpu.precision);
+                let encoder = fused::Encoder::load(description, gpu.precision);
                 Layers::Fused(Box::new(encoder.map_err(gpu::advised)?))
             }
             #[cfg(any(test, feature = "cuda"))]
@@ -75,23 +203,30 @@ impl Encoder {
                     return Err(ModelError::Compute(reason));
                 }
                 let (device, dtype) = (&gpu.device, gpu.dtype());
-                let encoder = device::Encoder::load(config, weights, device, dtype);
+                let encoder = device::Encoder::load(description, device, dtype);
                 Layers::Device(encoder.map_err(gpu::advised)?)
             }
             _ if weights.manifest().is_some() => {
-                Layers::Int8(int8::Layers::load(config, weights, kernels)?)
+                Layers::Int8(int8::Layers::load(description, kernels)?)
             }
             _ => Layers::F32(F32Layers {
                 layers: (0..config.layers)
-                    .map(|index| Layer::load(config, weights, kernels, index))
+                    .map(|index| Layer::load(description, kernels, index))
                     .collect::<Result<_, _>>()?,
                 kernels,
                 heads: config.heads,
                 head_dim: config.head_dim(),
             }),
         };
+        let norm = description.final_norm();
+        let norm = norm.map(|norm| Norm::load(weights, &norm, kernels));
         Ok(Self {
-            embeddings: Embeddings::load(config, weights, kernels)?,
+            embeddings: Embeddings::load(description, kernels)?,
+            seen: Seen::load(description)?,
+            pooling: Pooling {
+                norm: norm.transpose()?,
+                mean: description.mean(),
+            },
             layers,
         })
     }
@@ -121,30 +256,31 @@ impl Encoder {
         }
     }
 
-    /// The last layer's output at each sequence's first token: `[sequences, hidden]`.
+    /// What the head takes of each sequence: `[sequences, hidden]`.
     fn forward(&self, packed: &Packed) -> Result<Tensor, ModelError> {
         let positions = self.embeddings.positions(packed)?;
-        let shape = |rows| (rows, self.embeddings.hidden);
+        let embedded = || self.embeddings.forward(packed, &positions);
+        let here = self.seen.here(packed);
         match &self.layers {
             Layers::F32(layers) => {
-                let hidden = self.embeddings.forward(packed, &positions);
-                let hidden = Tensor::from_vec(hidden, shape(packed.tokens()), &Device::Cpu)?;
-                layers.forward(hidden, packed)
+                let hidden = rows_of(embedded()?, self.embeddings.hidden)?;
+                let hidden = layers.forward(hidden, packed, &here, self.pooling.mean, None)?;
+                self.pooled(hidden.flatten_all()?.to_vec1()?, packed)
             }
             Layers::Int8(layers) => {
-                let hidden = self.embeddings.forward(packed, &positions);
-                let first = layers.forward(hidden, &packed.starts);
-                Ok(Tensor::from_vec(
-                    first,
-                    shape(packed.sequences()),
-                    &Device::Cpu,
-                )?)
+                let (starts, all) = (&packed.starts, self.pooling.mean);
+                self.pooled(layers.forward(embedded()?, starts, &here, all), packed)
             }
             #[cfg(any(test, feature = "cuda"))]
             Layers::Device(encoder) => encoder.forward(packed, &positions),
             #[cfg(feature = "cuda")]
             Layers::Fused(_) => Err(ModelError::Compute("the head is on the GPU".into())),
         }
+    }
+
+    fn pooled(&self, hidden: Vec<f32>, packed: &Packed) -> Result<Tensor, ModelError> {
+        let width = self.embeddings.hidden;
+        rows_of(self.pooling.apply(hidden, &packed.starts, width), width)
     }
 
     /// [`Self::forward`] of f32 layers, all tokens to the end, told to `observer`. Fails on others.
@@ -157,58 +293,75 @@ impl Encoder {
             return Err(ModelError::Compute("the model is packed already".into()));
         };
         let positions = self.embeddings.positions(packed)?;
-        let hidden = self.embeddings.forward(packed, &positions);
-        let shape = (packed.tokens(), self.embeddings.hidden);
-        let mut hidden = Tensor::from_vec(hidden, shape, &Device::Cpu)?;
-        let attention = layers.attention(packed);
-        for (index, layer) in layers.layers.iter().enumerate() {
-            observer.input(Site::Qkv, &hidden)?;
-            let context = layer.context(&hidden, &attention)?;
-            observer.input(Site::AttentionOut, &context)?;
-            let attended = layer.attended(&context, &hidden)?;
-            observer.input(Site::Up, &attended)?;
-            let inner = attended.apply_op1_no_bwd(&layer.up)?;
-            observer.input(Site::Down, &inner)?;
-            hidden = layer.output(&inner, &attended)?;
-            let norm =
-                |add_norm: &'_ AddNorm| (add_norm.norm.gamma.clone(), add_norm.norm.beta.clone());
-            let (first, second) = (norm(&layer.attention_norm), norm(&layer.output_norm));
-            observer.layer(
-                index,
-                [&layer.qkv, &layer.attention_out, &layer.up, &layer.down],
-                [(&first.0, &first.1), (&second.0, &second.1)],
-            )?;
+        let hidden = self.embeddings.forward(packed, &positions)?;
+        let hidden = rows_of(hidden, self.embeddings.hidden)?;
+        let here = self.seen.here(packed);
+        let mut hidden = layers.forward(hidden, packed, &here, true, Some(observer))?;
+        if !self.pooling.mean {
+            hidden = first_tokens(&hidden, packed)?;
         }
-        first_tokens(&hidden, packed)
+        self.pooled(hidden.flatten_all()?.to_vec1()?, packed)
     }
 }
 
 impl F32Layers {
-    fn attention<'a>(&self, packed: &'a Packed) -> Attention<'a> {
-        Attention {
-            kernels: self.kernels,
-            heads: self.heads,
-            head_dim: self.head_dim,
-            starts: &packed.starts,
-        }
-    }
-
-    fn forward(&self, mut hidden: Tensor, packed: &Packed) -> Result<Tensor, ModelError> {
-        let attention = self.attention(packed);
+    /// The last layer's output: of all tokens, or of each sequence's first.
+    fn forward(
+        &self,
+        mut hidden: Tensor,
+        packed: &Packed,
+        here: &SeenHere,
+        all: bool,
+        mut observer: Option<&mut dyn Observer>,
+    ) -> Result<Tensor, ModelError> {
+        let see = |site, x: &Tensor, observer: &mut Option<&mut dyn Observer>| {
+            observer.as_mut().map_or(Ok(()), |it| it.input(site, x))
+        };
         for (index, layer) in self.layers.iter().enumerate() {
-            let mut context = layer.context(&hidden, &attention)?;
-            if index + 1 == self.layers.len() {
+            let attention = Attention {
+                kernels: self.kernels,
+                heads: self.heads,
+                head_dim: self.head_dim,
+                starts: &packed.starts,
+                kind: here.kind(layer.span),
+            };
+            let input = layer.attention.input(&hidden)?;
+            see(Site::Qkv, &input, &mut observer)?;
+            let qkv = input.apply_op1_no_bwd(&layer.qkv)?;
+            let mut context = qkv.apply_op1_no_bwd(&attention)?;
+            if index + 1 == self.layers.len() && !all {
                 // Only first tokens are read from here on, and nothing after attention mixes tokens: for them alone the
                 // rest of the layer is computed.
                 context = first_tokens(&context, packed)?;
                 hidden = first_tokens(&hidden, packed)?;
             }
-            let attended = layer.attended(&context, &hidden)?;
-            let inner = attended.apply_op1_no_bwd(&layer.up)?;
-            hidden = layer.output(&inner, &attended)?;
+            see(Site::AttentionOut, &context, &mut observer)?;
+            let attended = context.apply_op1_no_bwd(&layer.attention_out)?;
+            attended.inplace_op2(&hidden, &layer.attention.join)?;
+            let input = layer.feed.input(&attended)?;
+            see(Site::Up, &input, &mut observer)?;
+            let mut inner = input.apply_op1_no_bwd(&layer.up)?;
+            if let Some(gate) = &layer.gate {
+                inner = inner.apply_op1_no_bwd(gate)?;
+            }
+            see(Site::Down, &inner, &mut observer)?;
+            hidden = inner.apply_op1_no_bwd(&layer.down)?;
+            hidden.inplace_op2(&attended, &layer.feed.join)?;
+            if let Some(observer) = &mut observer {
+                observer.layer(
+                    index,
+                    [&layer.qkv, &layer.attention_out, &layer.up, &layer.down],
+                    [layer.attention.norm(), layer.feed.norm()],
+                )?;
+            }
         }
         Ok(hidden)
     }
+}
+
+fn rows_of(values: Vec<f32>, width: usize) -> Result<Tensor, ModelError> {
+    let rows = values.len() / width;
+    Ok(Tensor::from_vec(values, (rows, width), &Device::Cpu)?)
 }
 
 fn first_tokens(hidden: &Tensor, packed: &Packed) -> Result<Tensor, ModelError> {
@@ -224,60 +377,78 @@ fn first_tokens(hidden: &Tensor, packed: &Packed) -> Result<Tensor, ModelError> 
 
 struct Embeddings {
     words: Table,
-    positions: Table,
-    segments: Table,
+    positions: Option<Table>,
+    segments: Option<Table>,
     norm: Norm,
+    /// To the layers' width, where that is another.
+    projection: Option<Projection>,
+    /// The layers' width.
     hidden: usize,
-    /// Padding token of the RoBERTa family, whose positions are counted over the other tokens.
+    /// Row of a sequence's first position.
+    first: usize,
+    /// Padding token of families whose positions are counted over the other tokens.
     pad: Option<u32>,
+    /// Segments that there may be, and the longest sequence.
+    segment_rows: usize,
+    longest: usize,
 }
 
 impl Embeddings {
-    fn load(config: &ModelConfig, weights: &Weights, kernels: Kernels) -> Result<Self, ModelError> {
-        let prefix = format!("{}.embeddings", config.family.prefix());
-        let hidden = config.hidden_size;
-        let table =
-            |name: &str, rows| weights.table(&format!("{prefix}.{name}.weight"), rows, hidden);
+    fn load(description: &Description, kernels: Kernels) -> Result<Self, ModelError> {
+        let (config, weights) = (description.config(), description.weights());
+        let width = config.embedding_size;
+        let table = |spec: TableSpec| weights.table(&spec.name, spec.rows, width);
+        let (first, pad) = match config.details.positions {
+            Positions::Table { first, pad } => (first, pad),
+            Positions::Rotary => (0, None),
+        };
+        let projection = description
+            .embedding_projection()
+            .map(|spec| Projection::load(weights, &spec, After::Bias, kernels));
         Ok(Self {
-            words: table("word_embeddings", config.vocab_size)?,
-            positions: table("position_embeddings", config.position_rows)?,
-            segments: table("token_type_embeddings", config.type_vocab_size)?,
-            norm: norm(weights, &format!("{prefix}.LayerNorm"), config, kernels)?,
-            hidden,
-            pad: (config.family != Family::Bert).then_some(config.pad_token_id),
+            words: table(description.words())?,
+            positions: description.positions().map(table).transpose()?,
+            segments: description.segments().map(table).transpose()?,
+            norm: Norm::load(weights, &description.embedding_norm(), kernels)?,
+            projection: projection.transpose()?,
+            hidden: config.hidden_size,
+            first,
+            pad,
+            segment_rows: config.type_vocab_size,
+            longest: config.max_length(),
         })
     }
 
     /// `[tokens, hidden]`, row-major; `positions` are those of [`Self::positions`].
-    fn forward(&self, packed: &Packed, positions: &[usize]) -> Vec<f32> {
+    fn forward(&self, packed: &Packed, positions: &[usize]) -> Result<Vec<f32>, ModelError> {
+        let width = self.norm.gamma.len();
         let row = |&id: &u32| id as usize..id as usize + 1;
         self.words.expect(packed.ids.iter().map(row));
-        let last = positions.iter().max().copied().unwrap_or_default();
-        self.positions.expect(std::iter::once(0..last + 1));
-        let mut hidden = vec![0.0f32; packed.tokens() * self.hidden];
-        hidden
-            .par_chunks_mut(self.hidden)
-            .enumerate()
-            .for_each_init(
-                || vec![0.0f32; self.hidden],
-                |part, (token, out)| {
-                    self.words.read_row(packed.ids[token] as usize, out);
-                    let mut add = |table: &Table, row: usize| {
+        if let Some(table) = &self.positions {
+            let last = positions.iter().max().copied().unwrap_or_default();
+            table.expect(std::iter::once(0..last + 1));
+        }
+        let mut hidden = vec![0.0f32; packed.tokens() * width];
+        hidden.par_chunks_mut(width).enumerate().for_each_init(
+            || vec![0.0f32; width],
+            |part, (token, out)| {
+                self.words.read_row(packed.ids[token] as usize, out);
+                let mut add = |table: &Option<Table>, row: usize| {
+                    if let Some(table) = table {
                         table.read_row(row, part);
                         out.iter_mut().zip(part.iter()).for_each(|(o, p)| *o += p);
-                    };
-                    add(&self.segments, packed.type_ids[token] as usize);
-                    add(&self.positions, positions[token]);
-                },
-            );
-        let Norm {
-            kernels,
-            gamma,
-            beta,
-            eps,
-        } = &self.norm;
-        kernels.layer_norm(&mut hidden, gamma, beta, *eps);
-        hidden
+                    }
+                };
+                add(&self.segments, packed.type_ids[token] as usize);
+                add(&self.positions, positions[token]);
+            },
+        );
+        self.norm.apply(&mut hidden);
+        let Some(projection) = &self.projection else {
+            return Ok(hidden);
+        };
+        let hidden = rows_of(hidden, width)?.apply_op1_no_bwd(projection)?;
+        Ok(hidden.flatten_all()?.to_vec1()?)
     }
 
     /// Position of every token, once all ids and segments are found to have an embedding. RoBERTa counts from `pad + 1`, gives a padding token (which a text can contain literally) the
@@ -292,13 +463,13 @@ impl Embeddings {
             if id as usize >= self.words.rows() {
                 return beyond("token id", id, self.words.rows());
             }
-            if segment as usize >= self.segments.rows() {
-                return beyond("segment", segment, self.segments.rows());
+            if segment as usize >= self.segment_rows {
+                return beyond("segment", segment, self.segment_rows);
             }
         }
         let mut positions = Vec::with_capacity(packed.tokens());
         for bounds in packed.starts.windows(2) {
-            let mut next = self.pad.map_or(0, |pad| pad as usize + 1);
+            let mut next = self.first;
             for &id in &packed.ids[bounds[0]..bounds[1]] {
                 match self.pad {
                     Some(pad) if pad == id => positions.push(pad as usize),
@@ -308,11 +479,11 @@ impl Embeddings {
                     }
                 }
             }
-            if next > self.positions.rows() {
+            if next - self.first > self.longest {
                 return Err(ModelError::Compute(format!(
                     "a sequence of {} tokens exceeds the positions, of which there are {}",
                     bounds[1] - bounds[0],
-                    self.positions.rows()
+                    self.longest
                 )));
             }
         }
@@ -323,88 +494,71 @@ impl Embeddings {
 struct Layer {
     qkv: Projection,
     attention_out: Projection,
-    attention_norm: AddNorm,
+    attention: SubLayer,
     up: Projection,
+    gate: Option<Gate>,
     down: Projection,
-    output_norm: AddNorm,
+    feed: SubLayer,
+    span: Span,
+}
+
+/// Where a sub-layer's norm is: before it, or in the [`Join`] behind it.
+struct SubLayer {
+    before: Option<Norm>,
+    join: Join,
+}
+
+impl SubLayer {
+    /// What the sub-layer computes with.
+    fn input(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
+        match &self.before {
+            Some(norm) => Ok(hidden.apply_op1_no_bwd(norm)?),
+            None => Ok(hidden.clone()),
+        }
+    }
+
+    fn norm(&self) -> Option<(&[f32], &[f32])> {
+        let norm = self.before.as_ref().or(self.join.norm.as_ref());
+        norm.map(|norm| (&norm.gamma[..], &norm.beta[..]))
+    }
 }
 
 impl Layer {
-    fn load(
-        config: &ModelConfig,
-        weights: &Weights,
-        kernels: Kernels,
-        index: usize,
-    ) -> Result<Self, ModelError> {
-        let prefix = format!("{}.encoder.layer.{index}", config.family.prefix());
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let projection = |names: &[&str], n, k, after| {
-            let names: Vec<String> = names
-                .iter()
-                .map(|name| format!("{prefix}.{name}"))
-                .collect();
-            Projection::load(weights, &names, n, k, after, kernels)
+    fn load(description: &Description, kernels: Kernels, index: usize) -> Result<Self, ModelError> {
+        let weights = description.weights();
+        let spec: LayerSpec = description.layer(index);
+        let projection = |spec, after| Projection::load(weights, spec, after, kernels);
+        let sub_layer = |norm: Option<&NormSpec>, last: &Projection| {
+            let norm = norm.map(|norm| Norm::load(weights, norm, kernels));
+            let norm = norm.transpose()?;
+            let (before, norm) = if spec.norm_first {
+                (norm, None)
+            } else {
+                (None, norm)
+            };
+            let bias = last.bias().clone();
+            let join = Join { bias, norm };
+            Ok::<_, ModelError>(SubLayer { before, join })
         };
-        let add_norm = |sub_layer: &str, projection: &Projection| {
-            Ok::<_, ModelError>(AddNorm {
-                bias: projection.bias().clone(),
-                norm: norm(
-                    weights,
-                    &format!("{prefix}.{sub_layer}.LayerNorm"),
-                    config,
-                    kernels,
-                )?,
-            })
-        };
-        const QKV: [&str; 3] = [
-            "attention.self.query",
-            "attention.self.key",
-            "attention.self.value",
-        ];
-        let attention_out =
-            projection(&["attention.output.dense"], hidden, hidden, After::Nothing)?;
-        let down = projection(&["output.dense"], hidden, inner, After::Nothing)?;
+        let attention_out = projection(&spec.attention_out, After::Nothing)?;
+        let down = projection(&spec.down, After::Nothing)?;
+        let inner = spec.down.k;
         Ok(Self {
-            qkv: projection(&QKV, hidden, hidden, After::Bias)?,
-            attention_norm: add_norm("attention.output", &attention_out)?,
+            qkv: projection(&spec.qkv, After::Bias)?,
+            attention: sub_layer(spec.attention_norm.as_ref(), &attention_out)?,
             attention_out,
-            up: projection(&["intermediate.dense"], inner, hidden, After::BiasGelu)?,
-            output_norm: add_norm("output", &down)?,
+            up: projection(
+                &spec.up,
+                if spec.gated {
+                    After::Bias
+                } else {
+                    After::BiasGelu
+                },
+            )?,
+            gate: spec.gated.then_some(Gate { kernels, inner }),
+            feed: sub_layer(Some(&spec.output_norm), &down)?,
             down,
+            span: spec.span,
         })
     }
-
-    /// Attention's result before its output projection.
-    fn context(&self, hidden: &Tensor, attention: &Attention) -> Result<Tensor, ModelError> {
-        let qkv = hidden.apply_op1_no_bwd(&self.qkv)?;
-        Ok(qkv.apply_op1_no_bwd(attention)?)
-    }
-
-    /// The first sub-layer's output.
-    fn attended(&self, context: &Tensor, hidden: &Tensor) -> Result<Tensor, ModelError> {
-        let attended = context.apply_op1_no_bwd(&self.attention_out)?;
-        attended.inplace_op2(hidden, &self.attention_norm)?;
-        Ok(attended)
-    }
-
-    /// The layer's output, from the feed-forward network's inner activations.
-    fn output(&self, inner: &Tensor, attended: &Tensor) -> Result<Tensor, ModelError> {
-        let out = inner.apply_op1_no_bwd(&self.down)?;
-        out.inplace_op2(attended, &self.output_norm)?;
-        Ok(out)
-    }
-}
-
-fn norm(
-    weights: &Weights,
-    name: &str,
-    config: &ModelConfig,
-    kernels: Kernels,
-) -> Result<Norm, ModelError> {
-    Ok(Norm {
-        kernels,
-        gamma: weights.vector(&format!("{name}.weight"), config.hidden_size)?,
-        beta: weights.vector(&format!("{name}.bias"), config.hidden_size)?,
-        eps: config.layer_norm_eps,
-    })
 }

@@ -3,11 +3,11 @@
 use cuda_kernels::{Encoder as Kernels, Error, Half, Layer, Linear, Norm, Shape, Work};
 
 use super::config::ModelConfig;
-use super::head::Head;
+use super::description::{Description, HeadStep, LinearSpec, NormSpec, TableSpec};
 use super::{Packed, gpu};
 use crate::error::ModelError;
 use crate::rerank::Precision;
-use crate::weights::{Floats, Weights};
+use crate::weights::Floats;
 
 impl From<Error> for ModelError {
     fn from(error: Error) -> Self {
@@ -50,45 +50,43 @@ impl Pair {
 
 impl Encoder {
     /// Of a shape that there are kernels for, in 16 bits.
-    pub fn load(
-        config: &ModelConfig,
-        weights: &Weights,
-        precision: Precision,
-    ) -> Result<Self, ModelError> {
-        let prefix = config.family.prefix();
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let linear = |name: &str, n, k| {
-            let weight = weights.matrix(&format!("{name}.weight"), n, k)?;
-            Ok::<_, ModelError>(Pair(weight, weights.vector(&format!("{name}.bias"), n)?))
+    pub fn load(description: &Description, precision: Precision) -> Result<Self, ModelError> {
+        let (config, weights) = (description.config(), description.weights());
+        let lacking = || ModelError::Compute("the kernels take another model's tensors".into());
+        let linear = |spec: &LinearSpec| {
+            let parts = spec.load(weights)?;
+            Ok::<_, ModelError>(parts.into_iter().map(|(w, b)| Pair(w, b)))
         };
-        let norm = |name: &str| {
-            let part = |part| weights.vector(&format!("{name}.LayerNorm.{part}"), hidden);
-            Ok::<_, ModelError>(Pair(part("weight")?, part("bias")?))
-        };
-        let table = |name: &str, rows| {
-            weights.matrix(&format!("{prefix}.embeddings.{name}.weight"), rows, hidden)
+        let one = |spec: &LinearSpec| linear(spec)?.next().ok_or_else(lacking);
+        let norm = |spec: &NormSpec| spec.load(weights).map(|(gamma, beta)| Pair(gamma, beta));
+        let table = |table: Option<TableSpec>| {
+            let TableSpec { name, rows } = table.ok_or_else(lacking)?;
+            weights.matrix(&name, rows, config.hidden_size)
         };
         let tables = [
-            table("word_embeddings", config.vocab_size)?,
-            table("position_embeddings", config.position_rows)?,
-            table("token_type_embeddings", config.type_vocab_size)?,
+            table(Some(description.words()))?,
+            table(description.positions())?,
+            table(description.segments())?,
         ];
-        let (dense, out) = Head::names(config.family);
-        let (dense, out) = (linear(dense, hidden, hidden)?, linear(out, 1, hidden)?);
+        let head = description.head();
+        let [HeadStep::Dense(dense, _), HeadStep::Dense(out, _)] = &head[..] else {
+            return Err(lacking());
+        };
+        let (dense, out) = (one(dense)?, one(out)?);
         let half = match precision {
             Precision::Bf16 => Half::Bf16,
             _ => Half::F16,
         };
         let layer = |index: usize, push: &mut dyn FnMut(&Layer) -> Result<(), Error>| {
-            let name = |part: &str| format!("{prefix}.encoder.layer.{index}.{part}");
-            let [query, key, value] = ["query", "key", "value"]
-                .map(|part| linear(&name(&format!("attention.self.{part}")), hidden, hidden));
-            let (query, key, value) = (query?, key?, value?);
-            let attention_out = linear(&name("attention.output.dense"), hidden, hidden)?;
-            let attention_norm = norm(&name("attention.output"))?;
-            let up = linear(&name("intermediate.dense"), inner, hidden)?;
-            let down = linear(&name("output.dense"), hidden, inner)?;
-            let output_norm = norm(&name("output"))?;
+            let spec = description.layer(index);
+            let mut qkv = linear(&spec.qkv)?;
+            let mut part = || qkv.next().ok_or_else(lacking);
+            let (query, key, value) = (part()?, part()?, part()?);
+            let attention_out = one(&spec.attention_out)?;
+            let attention_norm = spec.attention_norm.as_ref().ok_or_else(lacking)?;
+            let attention_norm = norm(attention_norm)?;
+            let (up, down) = (one(&spec.up)?, one(&spec.down)?);
+            let output_norm = norm(&spec.output_norm)?;
             Ok::<_, ModelError>(push(&Layer {
                 query: query.linear(),
                 key: key.linear(),
@@ -104,7 +102,7 @@ impl Encoder {
             shape(config),
             half,
             [&tables[0], &tables[1], &tables[2]],
-            &norm(&format!("{prefix}.embeddings"))?.norm(),
+            &norm(&description.embedding_norm())?.norm(),
             config.layers,
             layer,
             &cuda_kernels::Head {

@@ -1,69 +1,79 @@
-//! The classification head: `dense → tanh → one output` on each sequence's first token.
+//! The classification head: layers, activations and norms on a vector of each sequence, down to one output.
 //!
-//! RoBERTa's two-layer head and BERT's pooler with its classifier are the same computation under other names.
+//! RoBERTa's two layers, BERT's pooler with its classifier, ModernBERT's prediction head and sentence-transformers' modules are the same
+//! computation under other names and with other activations.
 
 use candle_core::Tensor;
 use kernels::Kernels;
 
-use super::config::{Family, ModelConfig};
-use super::ops::{After, Projection};
+use super::config::Activation;
+use super::description::{Description, HeadStep};
+use super::ops::{After, Norm, Projection};
 use crate::error::ModelError;
-use crate::weights::{Floats, Weights};
+use crate::weights::Floats;
 
 pub struct Head {
-    names: [&'static str; 2],
-    dense: Projection,
+    steps: Vec<Step>,
+    /// The layer with one output.
     out: Floats,
     out_bias: f32,
 }
 
-impl Head {
-    /// Of its two layers, without `.weight` and `.bias`.
-    pub fn names(family: Family) -> (&'static str, &'static str) {
-        match family {
-            Family::Bert => ("bert.pooler.dense", "classifier"),
-            _ => ("classifier.dense", "classifier.out_proj"),
-        }
-    }
+enum Step {
+    Dense(Projection, Activation),
+    Norm(Norm),
+}
 
-    pub fn load(
-        config: &ModelConfig,
-        weights: &Weights,
-        kernels: Kernels,
-    ) -> Result<Self, ModelError> {
-        let (dense, out) = Self::names(config.family);
-        let hidden = config.hidden_size;
+impl Head {
+    pub fn load(description: &Description, kernels: Kernels) -> Result<Self, ModelError> {
+        let weights = description.weights();
+        let mut specs = description.head();
+        let Some(HeadStep::Dense(out, _)) = specs.pop() else {
+            return Err(ModelError::Compute("a head without an output".into()));
+        };
+        let step = |spec: &HeadStep| {
+            Ok::<_, ModelError>(match spec {
+                HeadStep::Dense(spec, activation) => {
+                    let after = match activation {
+                        Activation::Gelu => After::BiasGelu,
+                        _ => After::Bias,
+                    };
+                    let dense = Projection::load(weights, spec, after, kernels)?;
+                    Step::Dense(dense, *activation)
+                }
+                HeadStep::Norm(spec) => Step::Norm(Norm::load(weights, spec, kernels)?),
+            })
+        };
+        let (out, out_bias) = out.load(weights)?.swap_remove(0);
         Ok(Self {
-            names: [dense, out],
-            dense: Projection::load(
-                weights,
-                &[dense.to_owned()],
-                hidden,
-                hidden,
-                After::Bias,
-                kernels,
-            )?,
-            out: weights.matrix(&format!("{out}.weight"), 1, hidden)?,
-            out_bias: weights.vector(&format!("{out}.bias"), 1)?[0],
+            steps: specs.iter().map(step).collect::<Result<_, _>>()?,
+            out,
+            out_bias: out_bias[0],
         })
     }
 
-    /// Names of the head's two layers, without `.weight` and `.bias`, and the rows of each.
-    pub fn tensors(&self, config: &ModelConfig) -> [(&'static str, usize); 2] {
-        [(self.names[0], config.hidden_size), (self.names[1], 1)]
-    }
-
-    /// `[sequences, hidden]`, the first token of each, to one logit each.
-    pub fn forward(&self, first_tokens: &Tensor) -> Result<Vec<f32>, ModelError> {
-        let dense = first_tokens.apply_op1_no_bwd(&self.dense)?;
-        let rows: Vec<Vec<f32>> = dense.to_vec2()?;
+    /// `[sequences, hidden]`, what the encoder gives of each, to one logit each.
+    pub fn forward(&self, pooled: &Tensor) -> Result<Vec<f32>, ModelError> {
+        let mut x = pooled.clone();
+        for step in &self.steps {
+            x = match step {
+                Step::Dense(dense, _) => x.apply_op1_no_bwd(dense)?,
+                Step::Norm(norm) => x.apply_op1_no_bwd(norm)?,
+            };
+            x = match step {
+                Step::Dense(_, Activation::Relu) => x.relu()?,
+                Step::Dense(_, Activation::Tanh) => x.tanh()?,
+                _ => x,
+            };
+        }
+        let rows: Vec<Vec<f32>> = x.to_vec2()?;
         Ok(rows
             .iter()
             .map(|row| {
                 let sum: f64 = row
                     .iter()
                     .zip(self.out.iter())
-                    .map(|(x, w)| f64::from(x.tanh()) * f64::from(*w))
+                    .map(|(x, w)| f64::from(*x) * f64::from(*w))
                     .sum();
                 // The sum is in f64 because it is short; the logit is f32 like everything the reference computes.
                 #[allow(clippy::cast_possible_truncation)]

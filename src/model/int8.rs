@@ -7,15 +7,13 @@ use kernels::{
     Norms, PANEL, Pooling, Smooth,
 };
 
-use super::config::ModelConfig;
+use super::config::Span;
+use super::description::{
+    ATTENTION_NORM, ATTENTION_OUT, DOWN, Description, NormSpec, OUTPUT_NORM, QKV, UP,
+};
+use super::encoder::SeenHere;
 use crate::error::{ModelError, Remedy};
 use crate::weights::{self, Floats, Int8s, Weights};
-
-/// The projections of a layer that are packed: what the file calls them.
-pub(super) const QKV: &str = "attention.self.qkv";
-pub(super) const ATTENTION_OUT: &str = "attention.output.dense";
-pub(super) const UP: &str = "intermediate.dense";
-pub(super) const DOWN: &str = "output.dense";
 
 /// Shape of the panels of a matrix of `n` channels and `k` inputs, as the file has it.
 pub(super) fn panel_shape(n: usize, k: usize) -> [usize; 4] {
@@ -34,10 +32,14 @@ pub struct Layers {
 struct Layer {
     qkv: Matrix,
     attention_out: Matrix,
-    attention_norm: Norm,
+    /// Where norms are before the sub-layers there may be none of this one.
+    attention_norm: Option<Norm>,
     up: Matrix,
     down: Matrix,
     output_norm: Norm,
+    norm_first: bool,
+    gated: bool,
+    span: Span,
 }
 
 struct Matrix {
@@ -96,11 +98,8 @@ impl Layers {
             .collect()
     }
 
-    pub fn load(
-        config: &ModelConfig,
-        weights: &Weights,
-        kernels: Kernels,
-    ) -> Result<Self, ModelError> {
+    pub fn load(description: &Description, kernels: Kernels) -> Result<Self, ModelError> {
+        let (config, weights) = (description.config(), description.weights());
         if let Some(manifest) = weights.manifest()
             && manifest.layout != INT8_LAYOUT
         {
@@ -112,7 +111,7 @@ impl Layers {
             )
             .with(Remedy::Pack));
         }
-        let layers = (0..config.layers).map(|index| Layer::load(config, weights, kernels, index));
+        let layers = (0..config.layers).map(|index| Layer::load(description, kernels, index));
         Ok(Self {
             layers: layers.collect::<Result<_, _>>()?,
             heads: config.heads,
@@ -122,66 +121,76 @@ impl Layers {
         })
     }
 
-    /// Takes the embeddings' output, `[tokens, hidden]`, to the last layer's at each sequence's first token,
-    /// `[sequences, hidden]`.
-    pub fn forward(&self, mut hidden: Vec<f32>, starts: &[usize]) -> Vec<f32> {
-        let layers: Vec<Int8Layer<'_>> = self.layers.iter().map(Layer::view).collect();
+    /// Takes the embeddings' output, `[tokens, hidden]`, to the last layer's: of all tokens, or of each sequence's first.
+    pub fn forward(
+        &self,
+        mut hidden: Vec<f32>,
+        starts: &[usize],
+        here: &SeenHere,
+        all: bool,
+    ) -> Vec<f32> {
+        let layers = self.layers.iter();
+        let layers: Vec<Int8Layer<'_>> = layers
+            .map(|layer| layer.view(here.kind(layer.span)))
+            .collect();
+        let pooled = if all { Pooling::All } else { Pooling::First };
         // What a panic left in it is overwritten before it is read.
         let mut space = self.space.lock().unwrap_or_else(PoisonError::into_inner);
-        self.kernels.int8_encoder(
-            &layers,
-            self.heads,
-            starts,
-            Pooling::First,
-            &mut hidden,
-            &mut space,
-        );
-        hidden.truncate((starts.len() - 1) * self.hidden);
+        self.kernels
+            .int8_encoder(&layers, self.heads, starts, pooled, &mut hidden, &mut space);
+        if !all {
+            hidden.truncate((starts.len() - 1) * self.hidden);
+        }
         hidden
     }
 }
 
 impl Layer {
-    fn load(
-        config: &ModelConfig,
-        weights: &Weights,
-        kernels: Kernels,
-        index: usize,
-    ) -> Result<Self, ModelError> {
-        let prefix = format!("{}.encoder.layer.{index}", config.family.prefix());
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+    fn load(description: &Description, kernels: Kernels, index: usize) -> Result<Self, ModelError> {
+        let weights = description.weights();
+        let spec = description.layer(index);
         let narrow = kernels.gains_by_levels();
-        let matrix =
-            |name: &str, n, k| Matrix::load(weights, format!("{prefix}.{name}"), (n, k), narrow);
-        let norm = |name: &str| -> Result<Norm, ModelError> {
+        let matrix = |name: &str, shape| {
+            Matrix::load(weights, format!("{}.{name}", spec.packed), shape, narrow)
+        };
+        let norm = |norm: &NormSpec, name: &str| -> Result<Norm, ModelError> {
+            let (gamma, beta) = norm.load_as(weights, &format!("{}.{name}", spec.packed), true)?;
             Ok(Norm {
-                gamma: weights.vector(&format!("{prefix}.{name}.LayerNorm.weight"), hidden)?,
-                beta: weights.vector(&format!("{prefix}.{name}.LayerNorm.bias"), hidden)?,
-                eps: config.layer_norm_eps,
+                gamma,
+                beta,
+                eps: norm.eps,
             })
         };
+        let attention_norm = spec.attention_norm.as_ref();
         Ok(Self {
-            qkv: matrix(QKV, 3 * hidden, hidden)?,
-            attention_out: matrix(ATTENTION_OUT, hidden, hidden)?,
-            attention_norm: norm("attention.output")?,
-            up: matrix(UP, inner, hidden)?,
-            down: matrix(DOWN, hidden, inner)?,
-            output_norm: norm("output")?,
+            qkv: matrix(QKV, spec.qkv.shape())?,
+            attention_out: matrix(ATTENTION_OUT, spec.attention_out.shape())?,
+            attention_norm: attention_norm
+                .map(|spec| norm(spec, ATTENTION_NORM))
+                .transpose()?,
+            up: matrix(UP, spec.up.shape())?,
+            down: matrix(DOWN, spec.down.shape())?,
+            output_norm: norm(&spec.output_norm, OUTPUT_NORM)?,
+            norm_first: spec.norm_first,
+            gated: spec.gated,
+            span: spec.span,
         })
     }
 
-    fn view(&self) -> Int8Layer<'_> {
+    fn view<'a>(&'a self, kind: AttentionKind<'a>) -> Int8Layer<'a> {
+        let output = self.output_norm.view();
+        let attention = self.attention_norm.as_ref().map(Norm::view);
         Int8Layer {
             qkv: self.qkv.view(),
             attention_out: self.attention_out.view(),
             up: self.up.view(),
             down: self.down.view(),
-            norms: Norms::After {
-                attention: self.attention_norm.view(),
-                output: self.output_norm.view(),
+            norms: match attention {
+                Some(attention) if !self.norm_first => Norms::After { attention, output },
+                attention => Norms::Before { attention, output },
             },
-            gated: false,
-            kind: AttentionKind::default(),
+            gated: self.gated,
+            kind,
         }
     }
 }

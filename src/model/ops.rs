@@ -4,7 +4,9 @@
 
 use candle_core::{CpuStorage, CustomOp1, InplaceOp2, Layout, Result, Shape, bail};
 use kernels::{AttentionKind, Epilogue, Kernels, LinearShape};
+use rayon::prelude::*;
 
+use super::description::{LinearSpec, NormSpec};
 use crate::error::ModelError;
 use crate::weights::{Floats, Weights};
 
@@ -32,7 +34,7 @@ fn values_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mu
 /// What follows the matrix product, on the way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum After {
-    /// Nothing: the bias is added by the [`AddNorm`] that follows.
+    /// Nothing: the bias is added by the [`Join`] that follows.
     Nothing,
     Bias,
     BiasGelu,
@@ -55,29 +57,20 @@ struct Part {
 }
 
 impl Projection {
-    /// Layers `names`, each with a weight of `[n, k]` as Hugging Face stores it, and a bias.
+    /// Weights of `[n, k]` as Hugging Face stores them.
     pub fn load(
         weights: &Weights,
-        names: &[String],
-        n: usize,
-        k: usize,
+        spec: &LinearSpec,
         after: After,
         kernels: Kernels,
     ) -> std::result::Result<Self, ModelError> {
-        let part = |name: &String| {
-            Ok::<_, ModelError>(Part {
-                weight: weights.matrix(&format!("{name}.weight"), n, k)?,
-                bias: weights.vector(&format!("{name}.bias"), n)?,
-            })
-        };
+        let parts = spec.load(weights)?;
+        let part = |(weight, bias)| Part { weight, bias };
         Ok(Self {
             kernels,
-            parts: names
-                .iter()
-                .map(part)
-                .collect::<std::result::Result<_, _>>()?,
-            k,
-            n,
+            parts: parts.into_iter().map(part).collect(),
+            k: spec.k,
+            n: spec.n,
             after,
         })
     }
@@ -104,7 +97,7 @@ impl Projection {
         self.parts.iter().for_each(|part| part.weight.release());
     }
 
-    /// The bias, for the op that adds it instead of this one.
+    /// The bias of the only matrix, for the op that adds it instead of this one.
     pub fn bias(&self) -> &Floats {
         &self.parts[0].bias
     }
@@ -139,7 +132,7 @@ impl CustomOp1 for Projection {
     }
 }
 
-/// Parameters of a layer norm, and what computes it.
+/// A layer norm: its parameters, and what computes it.
 pub struct Norm {
     pub kernels: Kernels,
     pub gamma: Floats,
@@ -147,15 +140,48 @@ pub struct Norm {
     pub eps: f32,
 }
 
-/// The end of a sub-layer of a post-LN encoder, in place: `norm(x + bias + residual)`.
-pub struct AddNorm {
-    pub bias: Floats,
-    pub norm: Norm,
+impl Norm {
+    pub fn load(
+        weights: &Weights,
+        spec: &NormSpec,
+        kernels: Kernels,
+    ) -> std::result::Result<Self, ModelError> {
+        let (gamma, beta) = spec.load(weights)?;
+        Ok(Self {
+            kernels,
+            gamma,
+            beta,
+            eps: spec.eps,
+        })
+    }
+
+    pub fn apply(&self, rows: &mut [f32]) {
+        self.kernels
+            .layer_norm(rows, &self.gamma, &self.beta, self.eps);
+    }
 }
 
-impl InplaceOp2 for AddNorm {
+impl CustomOp1 for Norm {
     fn name(&self) -> &'static str {
-        "add-norm"
+        "norm"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let mut rows = values(storage, layout)?.to_vec();
+        self.apply(&mut rows);
+        Ok((CpuStorage::F32(rows), layout.shape().clone()))
+    }
+}
+
+/// The end of a sub-layer, in place: `x + bias + residual`, normalised where the norm is behind it.
+pub struct Join {
+    pub bias: Floats,
+    pub norm: Option<Norm>,
+}
+
+impl InplaceOp2 for Join {
+    fn name(&self) -> &'static str {
+        "join"
     }
 
     fn cpu_fwd(
@@ -165,15 +191,49 @@ impl InplaceOp2 for AddNorm {
         residual: &CpuStorage,
         residual_layout: &Layout,
     ) -> Result<()> {
-        self.norm.kernels.bias_residual_layer_norm(
-            values_mut(storage, layout)?,
-            &self.bias,
-            values(residual, residual_layout)?,
-            &self.norm.gamma,
-            &self.norm.beta,
-            self.norm.eps,
-        );
+        let x = values_mut(storage, layout)?;
+        let residual = values(residual, residual_layout)?;
+        match &self.norm {
+            Some(norm) => norm.kernels.bias_residual_layer_norm(
+                x,
+                &self.bias,
+                residual,
+                &norm.gamma,
+                &norm.beta,
+                norm.eps,
+            ),
+            None => {
+                let width = self.bias.len();
+                x.par_chunks_mut(width)
+                    .zip(residual.par_chunks(width))
+                    .for_each(|(x, residual)| {
+                        for ((x, r), b) in x.iter_mut().zip(residual).zip(self.bias.iter()) {
+                            *x += b + r;
+                        }
+                    });
+            }
+        }
         Ok(())
+    }
+}
+
+/// `gelu(a) · b` of rows that hold `a` and then `b`: `[tokens, 2 · inner]` to `[tokens, inner]`.
+pub struct Gate {
+    pub kernels: Kernels,
+    pub inner: usize,
+}
+
+impl CustomOp1 for Gate {
+    fn name(&self) -> &'static str {
+        "gate"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let up = values(storage, layout)?;
+        let tokens = up.len() / (2 * self.inner);
+        let mut out = vec![0.0; tokens * self.inner];
+        self.kernels.gated_gelu(up, self.inner, &mut out);
+        Ok((CpuStorage::F32(out), Shape::from((tokens, self.inner))))
     }
 }
 
@@ -184,6 +244,8 @@ pub struct Attention<'a> {
     pub head_dim: usize,
     /// Start of each sequence and the end of the last.
     pub starts: &'a [usize],
+    /// What it sees of positions.
+    pub kind: AttentionKind<'a>,
 }
 
 impl CustomOp1 for Attention<'_> {
@@ -196,9 +258,14 @@ impl CustomOp1 for Attention<'_> {
         let hidden = self.heads * self.head_dim;
         let tokens = qkv.len() / (3 * hidden);
         let mut out = vec![0.0; tokens * hidden];
-        let kind = AttentionKind::default();
-        self.kernels
-            .attention(qkv, self.starts, self.heads, self.head_dim, &kind, &mut out);
+        self.kernels.attention(
+            qkv,
+            self.starts,
+            self.heads,
+            self.head_dim,
+            &self.kind,
+            &mut out,
+        );
         Ok((CpuStorage::F32(out), Shape::from((tokens, hidden))))
     }
 }

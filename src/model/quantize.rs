@@ -22,8 +22,12 @@ use kernels::{
 };
 use rayon::prelude::*;
 
+use super::description::{
+    ATTENTION_NORM, ATTENTION_OUT, DOWN, Description, HeadStep, LayerSpec, LinearSpec, NormSpec,
+    OUTPUT_NORM, QKV, UP,
+};
 use super::encoder::Observer;
-use super::int8::{ATTENTION_OUT, DOWN, QKV, UP, panel_shape};
+use super::int8::panel_shape;
 use super::ops::Projection;
 use super::{Model, Packed};
 use crate::error::ModelError;
@@ -125,14 +129,12 @@ pub fn quantize(
     writer: &mut PackedWriter,
     progress: &mut dyn FnMut(Vec<MatrixReport>),
 ) -> Result<Vec<f32>, ModelError> {
-    let config = model.config();
-    let prefix = config.family.prefix();
+    let description = Description::new(model.config(), weights);
     let mut calibration = Calibration {
         kernels: model.kernels,
         rounding,
-        weights,
+        description: &description,
         firsts: &texts.starts,
-        layer_prefix: format!("{prefix}.encoder.layer"),
         writer,
         sites: Default::default(),
         reports: progress,
@@ -140,41 +142,66 @@ pub fn quantize(
     let hidden = model.encoder.forward_observed(texts, &mut calibration)?;
     let logits = model.head.forward(&hidden)?;
 
-    let names = |part: &str| format!("{prefix}.embeddings.{part}");
-    for part in ["LayerNorm.weight", "LayerNorm.bias"] {
-        let values = weights.vector(&names(part), config.hidden_size)?;
-        writer.floats(&names(part), &[config.hidden_size], &values)?;
+    let norms = [Some(description.embedding_norm()), description.final_norm()];
+    for norm in norms.into_iter().flatten() {
+        as_it_is_norm(weights, &norm, writer)?;
     }
-    for (dense, rows) in model.head.tensors(config) {
-        for (name, shape) in [
-            (format!("{dense}.weight"), vec![rows, config.hidden_size]),
-            (format!("{dense}.bias"), vec![rows]),
-        ] {
-            let values = match shape[..] {
-                [rows, columns] => {
-                    check_matrix(weights, &name, columns)?;
-                    weights.matrix(&name, rows, columns)?
-                }
-                _ => weights.vector(&name, rows)?,
-            };
-            writer.floats(&name, &shape, &values)?;
+    if let Some(projection) = description.embedding_projection() {
+        as_it_is(weights, &projection, writer)?;
+    }
+    for step in description.head() {
+        match step {
+            HeadStep::Dense(spec, _) => as_it_is(weights, &spec, writer)?,
+            HeadStep::Norm(spec) => as_it_is_norm(weights, &spec, writer)?,
         }
     }
-    for (part, rows) in [
-        ("token_type_embeddings.weight", config.type_vocab_size),
-        ("position_embeddings.weight", config.position_rows),
-    ] {
-        halves(weights, &names(part), rows, config.hidden_size, writer)?;
+    if let Some(table) = description.relative_bias() {
+        let heads = model.config().heads;
+        check_matrix(weights, &table.name, heads)?;
+        let values = weights.matrix(&table.name, table.rows, heads)?;
+        writer.floats(&table.name, &[table.rows, heads], &values)?;
     }
-    let words = names("word_embeddings.weight");
-    words_int8(
-        weights,
-        &words,
-        config.vocab_size,
-        config.hidden_size,
-        writer,
-    )?;
+    let width = model.config().embedding_size;
+    let tables = [description.segments(), description.positions()];
+    for table in tables.into_iter().flatten() {
+        halves(weights, &table.name, table.rows, width, writer)?;
+    }
+    let words = description.words();
+    words_int8(weights, &words.name, words.rows, width, writer)?;
     Ok(logits)
+}
+
+/// The tensors of a linear layer, in f32.
+fn as_it_is(
+    weights: &Weights,
+    spec: &LinearSpec,
+    writer: &mut PackedWriter,
+) -> Result<(), ModelError> {
+    for (tensor, rows) in spec.tensors() {
+        let name = format!("{tensor}.weight");
+        check_matrix(weights, &name, spec.k)?;
+        let values = weights.matrix(&name, rows, spec.k)?;
+        writer.floats(&name, &[rows, spec.k], &values)?;
+        if spec.bias {
+            let name = format!("{tensor}.bias");
+            writer.floats(&name, &[rows], &weights.vector(&name, rows)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// The same of a norm.
+fn as_it_is_norm(
+    weights: &Weights,
+    spec: &NormSpec,
+    writer: &mut PackedWriter,
+) -> Result<(), ModelError> {
+    let (gamma, beta) = spec.load(weights)?;
+    writer.floats(&format!("{}.weight", spec.name), &[spec.width], &gamma)?;
+    if spec.bias {
+        writer.floats(&format!("{}.bias", spec.name), &[spec.width], &beta)?;
+    }
+    Ok(())
 }
 
 /// A table in f16.
@@ -286,10 +313,9 @@ struct Seen {
 struct Calibration<'a> {
     kernels: Kernels,
     rounding: Rounding<'a>,
-    weights: &'a Weights,
+    description: &'a Description<'a>,
     /// Numbers of the sequences' first tokens, ascending.
     firsts: &'a [usize],
-    layer_prefix: String,
     writer: &'a mut PackedWriter,
     sites: [Seen; 4],
     reports: &'a mut dyn FnMut(Vec<MatrixReport>),
@@ -338,21 +364,17 @@ impl Observer for Calibration<'_> {
         &mut self,
         index: usize,
         projections: [&Projection; 4],
-        norms: [(&[f32], &[f32]); 2],
+        norms: [Option<(&[f32], &[f32])>; 2],
     ) -> Result<(), ModelError> {
-        let prefix = format!("{}.{index}", self.layer_prefix);
-        for (part, columns) in [
-            ("attention.self.query", projections[0].shape().1),
-            ("attention.self.key", projections[0].shape().1),
-            ("attention.self.value", projections[0].shape().1),
-            (ATTENTION_OUT, projections[1].shape().1),
-            (UP, projections[2].shape().1),
-            (DOWN, projections[3].shape().1),
-        ] {
-            check_matrix(self.weights, &format!("{prefix}.{part}.weight"), columns)?;
+        let spec: LayerSpec = self.description.layer(index);
+        for linear in [&spec.qkv, &spec.attention_out, &spec.up, &spec.down] {
+            for (name, _) in linear.tensors() {
+                let weights = self.description.weights();
+                check_matrix(weights, &format!("{name}.weight"), linear.k)?;
+            }
         }
         let names = [QKV, ATTENTION_OUT, UP, DOWN];
-        let names = names.map(|name| format!("{prefix}.{name}"));
+        let names = names.map(|name| format!("{}.{name}", spec.packed));
         let (kernels, rounding) = (self.kernels, self.rounding);
         let packed: Vec<Candidate> = projections
             .par_iter()
@@ -403,9 +425,12 @@ impl Observer for Calibration<'_> {
             });
             projection.release();
         }
-        for (name, (gamma, beta)) in ["attention.output", "output"].into_iter().zip(norms) {
+        for (name, norm) in [ATTENTION_NORM, OUTPUT_NORM].into_iter().zip(norms) {
+            let Some((gamma, beta)) = norm else {
+                continue;
+            };
             for (what, values) in [("weight", gamma), ("bias", beta)] {
-                let name = format!("{prefix}.{name}.LayerNorm.{what}");
+                let name = format!("{}.{name}.{what}", spec.packed);
                 self.writer.floats(&name, &[values.len()], values)?;
             }
         }

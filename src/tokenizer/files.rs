@@ -385,6 +385,10 @@ impl<'a> Files<'a> {
             .unwrap_or_else(|| {
                 match self.facts.model_type {
                     "bert" => "BertTokenizer",
+                    "electra" => "ElectraTokenizer",
+                    "distilbert" => "DistilBertTokenizer",
+                    "mpnet" => "MPNetTokenizer",
+                    "modernbert" => "PreTrainedTokenizerFast",
                     "roberta" => "RobertaTokenizer",
                     "camembert" => "CamembertTokenizer",
                     _ => "XLMRobertaTokenizer",

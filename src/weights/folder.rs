@@ -5,8 +5,12 @@ use std::fs::Metadata;
 use std::io::Read;
 use std::path::Path;
 
-use super::{INDEX_FILE, PACKED_FILE, SINGLE_FILE};
+use serde::Deserialize;
+
+use super::locate::is_plain;
+use super::{INDEX_FILE, MODULES_FILE, PACKED_FILE, SINGLE_FILE};
 use crate::error::{ModelError, Remedy};
+use crate::json::mended;
 
 /// A pointer is three short lines.
 const POINTER_BYTES: u64 = 1024;
@@ -24,6 +28,57 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>, ModelError> {
         return Err(pointer(path));
     }
     Ok(bytes)
+}
+
+/// What sentence-transformers lists of a model: the encoder, and what comes behind it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ListedModule {
+    /// Its class, with its package.
+    #[serde(rename = "type")]
+    pub class: String,
+    /// Its folder; empty where that is the model's own.
+    pub path: String,
+}
+
+/// The modules of a folder; none where it has no list of them.
+pub fn listed_modules(folder: &Path) -> Result<Vec<ListedModule>, ModelError> {
+    let file = folder.join(MODULES_FILE);
+    if !file.exists() {
+        return Ok(Vec::new());
+    }
+    let modules = parse_modules(&read_file(&file)?);
+    modules.map_err(|reason| {
+        let expected = "a list of modules, each with type and a plain folder as path";
+        ModelError::unfit(&file, "modules", reason, expected)
+    })
+}
+
+fn parse_modules(json: &[u8]) -> Result<Vec<ListedModule>, String> {
+    let modules: Vec<ListedModule> =
+        serde_json::from_slice(&mended(json)).map_err(|error| error.to_string())?;
+    let mut paths = modules.iter().map(|module| &module.path);
+    // A path becomes a folder's name.
+    match paths.find(|path| !path.is_empty() && !is_plain(path)) {
+        None => Ok(modules),
+        Some(path) => Err(format!("a module in {path:?}")),
+    }
+}
+
+/// What a module's folder holds.
+pub(super) const MODULE_FILES: [&str; 2] = ["config.json", SINGLE_FILE];
+
+/// The folders of modules behind the encoder that this list names.
+pub(super) fn module_folders(json: &[u8]) -> Result<Vec<String>, String> {
+    let paths = parse_modules(json)?.into_iter().map(|module| module.path);
+    Ok(paths.filter(|path| !path.is_empty()).collect())
+}
+
+/// Files in the folders of modules that are there, by their names in the model's.
+pub(super) fn module_files(folder: &Path, file: &str) -> Result<Vec<String>, ModelError> {
+    let modules = listed_modules(folder)?;
+    let paths = modules.into_iter().filter(|module| !module.path.is_empty());
+    let files = paths.map(|module| format!("{}/{file}", module.path));
+    Ok(files.filter(|file| folder.join(file).exists()).collect())
 }
 
 /// Refuses what is no plain file: opening a pipe would wait for ever.

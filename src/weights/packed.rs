@@ -19,7 +19,7 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Mapped, folder, weight_files};
+use super::{Mapped, deciding_files, folder, weight_files};
 use crate::error::{ModelError, Remedy};
 
 /// Version of the container and of the tensors' names.
@@ -46,6 +46,9 @@ pub struct Manifest {
     pub revision: Option<String>,
     /// The source's `config.json`.
     pub config: serde_json::Value,
+    /// Its modules of sentence-transformers, where the head is in them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modules: Option<serde_json::Value>,
     /// SHA-256 of every source file, in hexadecimal.
     pub sources: BTreeMap<String, String>,
     /// [`fingerprint`] of those that hold weights.
@@ -107,14 +110,10 @@ impl Manifest {
             )
             .with(Remedy::Pack))
         };
-        for file in SMALL_SOURCES {
-            let path = folder.join(file);
-            let recorded = self.sources.get(file);
-            if !path.exists() {
-                continue;
-            }
-            if recorded != Some(&source_digest(&path)?) {
-                return stale(file, "");
+        for file in deciding_files(folder)? {
+            let recorded = self.sources.get(&file);
+            if recorded != Some(&source_digest(&folder.join(&file))?) {
+                return stale(&file, "");
             }
         }
         let Some((_, shards)) = weight_files(folder)? else {
@@ -153,8 +152,6 @@ impl Manifest {
     }
 }
 
-/// Sources that are compared whole at every start.
-const SMALL_SOURCES: [&str; 3] = ["config.json", "tokenizer.json", "tokenizer_config.json"];
 /// Bytes of each tensor's two ends that go into a fingerprint.
 const PRINTED: usize = 1024;
 

@@ -155,7 +155,11 @@ enum Need {
 impl Need {
     /// Nothing for tables of which single rows are read.
     fn of(name: &str) -> Option<Self> {
-        if let Some((_, within)) = name.split_once("encoder.layer.") {
+        // As the families call their layers, `encoder.layer.3.` or `layers.3.`.
+        let within = ["layer.", "layers."]
+            .iter()
+            .find_map(|layers| name.split_once(layers));
+        if let Some((_, within)) = within {
             let (layer, part) = within.split_once('.')?;
             let part = ["attention.output", "attention", "intermediate", "output"]
                 .iter()
@@ -340,6 +344,29 @@ mod tests {
     fn range(weights: &Weights, name: &str) -> Range<usize> {
         let tensor = &weights.tensors[name];
         tensor.offset..tensor.offset + tensor.len
+    }
+
+    #[test]
+    fn every_familys_layers_are_known() {
+        for (name, expected) in [
+            ("new.encoder.layer.3.mlp.up_gate_proj.weight", Some(3)),
+            ("distilbert.transformer.layer.4.sa_layer_norm.bias", Some(4)),
+            ("roberta.encoder.layers.5.mixer.Wqkv.weight", Some(5)),
+            ("layers.21.attn.Wo.weight", Some(21)),
+            ("final_norm.weight", None),
+            ("4_Dense.linear.weight", None),
+        ] {
+            let layer = match Need::of(name) {
+                Some(Need::Layer(layer, _)) => Some(layer),
+                need => {
+                    assert_eq!(need, Some(Need::Head), "{name}");
+                    None
+                }
+            };
+            assert_eq!(layer, expected, "{name}");
+        }
+        let table = "model.embeddings.tok_embeddings.weight";
+        assert_eq!(Need::of(table), None);
     }
 
     #[test]

@@ -29,12 +29,13 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
+use super::folder::{MODULE_FILES, module_folders};
 use super::locate::is_plain;
 use super::packed::{check_payload, hex};
 use super::ranges::{
     DiskError, Progress, Sink, Tally, Unfinished, create_folder, discard, lock, room_for,
 };
-use super::{INDEX_FILE, PACKED_FILE, SINGLE_FILE};
+use super::{INDEX_FILE, MODULES_FILE, PACKED_FILE, SINGLE_FILE};
 use crate::error::ModelError;
 
 /// Requests at a time: one connection to S3 brings some 90 MB a second.
@@ -355,6 +356,8 @@ impl S3Model {
             room_for(&unfinished, absent.map(|object| object.size).sum())?;
             for object in objects {
                 let path = unfinished.join(&object.file);
+                // A module's files are in its own folder.
+                path.parent().map_or(Ok(()), create_folder)?;
                 let file = Unfinished::open(&path, object.size, settings.durable, &tally)?;
                 let came = file.fill(CONNECTIONS, &|sink| bucket.range(object, sink));
                 match came {
@@ -552,9 +555,30 @@ impl Bucket<'_> {
                     }
                 }
             }
+            objects.extend(self.modules(prefix)?);
         }
         for file in OPTIONAL {
             objects.extend(self.optional(&key(file))?.ok());
+        }
+        Ok(objects)
+    }
+
+    /// The list of modules of sentence-transformers, where there is one, and their files.
+    fn modules(&self, prefix: &str) -> Result<Vec<Object>, S3Error> {
+        let Ok(list) = self.optional(&format!("{prefix}{MODULES_FILE}"))? else {
+            return Ok(Vec::new());
+        };
+        let folders = module_folders(&self.text(&list)?).map_err(|reason| S3Error::Protocol {
+            object: self.uri(&list.key),
+            reason,
+        })?;
+        let mut objects = vec![list];
+        for folder in folders {
+            for name in MODULE_FILES {
+                let file = format!("{folder}/{name}");
+                let object = self.optional(&format!("{prefix}{file}"))?.ok();
+                objects.extend(object.map(|object| Object { file, ..object }));
+            }
         }
         Ok(objects)
     }
