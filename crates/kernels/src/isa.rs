@@ -91,7 +91,7 @@ impl Isa {
         #[cfg(target_arch = "x86_64")]
         {
             const NOT_KEPT: &str = "the system does not keep its registers";
-            return match self {
+            match self {
                 Isa::Amx => match Amx::detect() {
                     Err(Obstacle::NotKept) => Some(NOT_KEPT),
                     Err(Obstacle::Refused) => Some(
@@ -104,10 +104,12 @@ impl Isa {
                     Some(NOT_KEPT)
                 }
                 _ => None,
-            };
+            }
         }
         #[cfg(not(target_arch = "x86_64"))]
-        None
+        {
+            None
+        }
     }
 
     /// The instruction sets this machine can run, slowest first.
