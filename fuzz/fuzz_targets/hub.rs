@@ -79,7 +79,9 @@ fuzz_target!(|data: &[u8]| {
             *answer = parts.next().unwrap_or_default().to_vec();
         }
     }
-    let fetched = served.hub.fetch("owner/model", "main", None, false, &|_| {});
+    let fetched = served
+        .hub
+        .fetch("owner/model", "main", None, false, &|_| Ok(()), &|_| {});
     // Nothing can have come whole, as no file is there.
     let error = fetched.expect_err("no model").to_string();
     assert!(!error.is_empty());

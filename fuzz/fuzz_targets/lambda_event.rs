@@ -35,7 +35,10 @@ fuzz_target!(|data: &[u8]| {
             let answer: Value = serde_json::from_slice(&body).expect("JSON");
             let status = answer.get("statusCode").and_then(Value::as_u64);
             let known = [200, 400, 401, 404, 405, 413, 415, 422, 431, 503, 504];
-            assert!(status.is_none_or(|status| known.contains(&status)), "{answer}");
+            assert!(
+                status.is_none_or(|status| known.contains(&status)),
+                "{answer}"
+            );
             if let Some(status) = status.filter(|status| *status >= 400) {
                 let body = answer["body"].as_str().expect("an error is text");
                 let error: Value = serde_json::from_str(body).expect("an error is JSON");

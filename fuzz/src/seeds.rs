@@ -62,7 +62,10 @@ fn main() {
     }
     requests(&seeds);
     let events = ["events", "events/other"].map(|folder| fs::read_dir(root.join(folder)));
-    for entry in events.into_iter().flat_map(|folder| folder.expect("events")) {
+    for entry in events
+        .into_iter()
+        .flat_map(|folder| folder.expect("events"))
+    {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
             continue;

@@ -373,8 +373,9 @@ mod tests {
     #[test]
     fn pairs_that_fall_on_one_place_get_a_larger_table() {
         // Fibonacci hashing puts these near each other in a small table.
-        let pairs: Vec<([u32; 2], u32, u32)> =
-            (0..500).map(|n| ([n * 0x1000_0000, n], n, n)).collect();
+        let pairs: Vec<([u32; 2], u32, u32)> = (0..500u32)
+            .map(|n| ([n.wrapping_mul(0x1000_0000), n], n, n))
+            .collect();
         let table = build_merges(&pairs);
         let merges = Merges::new(&table).expect("whole rows");
         for &([left, right], rank, _) in &pairs {
