@@ -142,16 +142,7 @@ impl Kernel for Quantize<'_> {
                 let (row, signs) = staged[i * staged_width..].split_at_mut(staged_width);
                 let row = as_bytes(row);
                 let number = first + i;
-                let x = |number: usize| &x[number * stride..][..m.k];
-                let scale = if number < seconds {
-                    let x = x(rows.fine[number]);
-                    let scale = quantize_smoothed(s, x, m, row);
-                    leave::<S>(s, x, m, scale, row, left);
-                    quantize_left(s, left, m, row)
-                } else {
-                    quantize_smoothed(s, x(number - seconds), m, row)
-                };
-                scales[number] = scale;
+                scales[number] = quantize_numbered(s, (x, stride), m, rows, number, row, left);
                 if planes == 2 {
                     let signs = as_bytes(&mut signs[plane - staged_width..][..width]);
                     scales[number].start = split_signs(&mut row[..width * 4], signs);
@@ -174,6 +165,29 @@ impl Kernel for Quantize<'_> {
             scales[seconds + row].second = 1 + second;
         }
     }
+}
+
+/// Quantizes row `number` of `rows`, whose second rows come first: the bytes of a second row are what its row's bytes leave out, for
+/// which `left` is room, `k` values.
+#[inline(always)]
+pub(super) fn quantize_numbered<S: Simd>(
+    s: S,
+    (x, stride): (&[f32], usize),
+    m: &Int8Matrix<'_>,
+    rows: Rows<'_>,
+    number: usize,
+    bytes: &mut [u8],
+    left: &mut [f32],
+) -> Scale {
+    let seconds = rows.fine.len();
+    if number >= seconds {
+        let x = &x[(number - seconds) * stride..][..m.k];
+        return quantize_smoothed(s, x, m, bytes);
+    }
+    let x = &x[rows.fine[number] * stride..][..m.k];
+    let scale = quantize_smoothed(s, x, m, bytes);
+    leave::<S>(s, x, m, scale, bytes, left);
+    quantize_left(s, left, m, bytes)
 }
 
 /// What the bytes of a row leave out of its smoothed values.

@@ -7,7 +7,9 @@
 use std::ops::Range;
 
 use crate::int8::means::Means;
-use crate::int8::product::{Out, Rows, Scale, leave, quantize_left, quantize_smoothed};
+use crate::int8::product::{
+    Out, Rows, Scale, leave, quantize_left, quantize_numbered, quantize_smoothed,
+};
 use crate::int8::{Int8Matrix, PANEL};
 use crate::math::gelu_rough;
 use crate::matrix_unit::{self, Ahead, BLOCK, Left, MatrixUnit, STEP, Sums, as_floats};
@@ -129,16 +131,7 @@ impl<U: MatrixUnit> Means for OnTiles<'_, U> {
             .zip(&mut scales[..total])
             .enumerate()
         {
-            let row = as_bytes(row);
-            let x = |number: usize| &x[number * stride..][..m.k];
-            *scale = if number < seconds {
-                let x = x(rows.fine[number]);
-                let scale = quantize_smoothed(s, x, m, row);
-                leave::<S>(s, x, m, scale, row, left);
-                quantize_left(s, left, m, row)
-            } else {
-                quantize_smoothed(s, x(number - seconds), m, row)
-            };
+            *scale = quantize_numbered(s, (x, stride), m, rows, number, as_bytes(row), left);
         }
         for (second, &row) in rows.fine.iter().enumerate() {
             scales[seconds + row].second = 1 + second;
