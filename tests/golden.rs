@@ -1,7 +1,11 @@
 //! Ids and logits against Hugging Face's fast tokenizers and PyTorch f32, recorded in `tests/golden/`.
 
+#[path = "support/families.rs"]
+mod families;
+
 use std::path::{Path, PathBuf};
 
+use families::FAMILIES;
 use kernels::{Isa, Kernels};
 use reranker::model::{Model, Packed};
 use reranker::rerank::Truncation;
@@ -12,17 +16,6 @@ use serde::Deserialize;
 const TOLERANCE: f32 = 1e-5;
 const MODELS: [&str; 3] = ["xlm-roberta", "roberta", "bert"];
 
-/// The other families, with answers of `make_families.py`.
-const FAMILIES: [&str; 8] = [
-    "gte",
-    "modernbert",
-    "modernbert-cls",
-    "modernbert-modules",
-    "electra",
-    "distilbert",
-    "mpnet",
-    "jina",
-];
 /// Longer sequences are computed on the fastest instruction set alone.
 const LONG: usize = 600;
 

@@ -1,10 +1,14 @@
 //! Packed models: made from the demo model by the command, served, compared with their source, and refused when damaged.
 
+#[path = "support/families.rs"]
+mod families;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use families::FAMILIES;
 use kernels::Kernels;
 use reranker::model::{Model, Packed};
 use reranker::weights::{Prefetch, Weights, check_payload};
@@ -212,16 +216,7 @@ fn a_pair_scores_the_same_bits_in_any_batch_and_on_any_number_of_threads() {
 #[test]
 fn every_family_is_packed_near_its_source_and_scores_the_same_bits_in_any_batch() {
     let dir = tempfile::tempdir().expect("a folder");
-    for name in [
-        "gte",
-        "modernbert",
-        "modernbert-cls",
-        "modernbert-modules",
-        "electra",
-        "distilbert",
-        "mpnet",
-        "jina",
-    ] {
+    for name in FAMILIES {
         let source = Path::new("tests/golden").join(name);
         let out = dir.path().join(format!("{name}.safetensors"));
         // A norm over the few random channels of this one's head makes noise larger than a published model does.
