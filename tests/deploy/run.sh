@@ -60,6 +60,8 @@ with zipfile.ZipFile(packed, "w") as archive:
 for path in [*folder.parents[1].rglob("*.tf")]:
     text = re.sub(r'(?ms)^data "archive_file".*?^\}\n', "", path.read_text())
     text = re.sub(r"(?ms)^    archive = \{.*?^    \}\n", "", text)
+    # Managed Instances, which no scene has, are newer than the mirror's provider.
+    text = re.sub(r'(?ms)^  dynamic "capacity_provider_config" .*?^  \}\n', "", text)
     text = text.replace("data.archive_file.rollout[0].output_path", '"${path.module}/rollout.zip"')
     path.write_text(text.replace("data.archive_file.rollout[0].output_base64sha256", 'filebase64sha256("${path.module}/rollout.zip")'))
 PYTHON
