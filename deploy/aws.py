@@ -205,10 +205,7 @@ class Aws:
         if answers("aws", "sts", "get-caller-identity", "--region", self.region) and self.deployment.get("keys"):
             self.terraform.write(self.variables())
             self.terraform.init()
-            changes = self.terraform.plan()
-            for change in changes:
-                say(f"   {'/'.join(change['change']['actions'])} {change['address']}")
-            say(f"{len(changes)} changes" if changes else "no changes")
+            self.terraform.show()
             return
         say("not deployed yet, or without credentials: the plan of a first deployment, with values of AWS's own made up")
         variables = {"image_digest": ANY_DIGEST, "api_key_hashes": [digest_of("any")], **self.settings, "name": self.name}

@@ -162,10 +162,7 @@ class Azure:
         if self.deployment.get("account") and self.deployment.get("keys") and answers("az", "account", "show"):
             self.deployment.record["settings"] = settings
             self.prepare()
-            changes = self.terraform.plan()
-            for change in changes:
-                say(f"   {'/'.join(change['change']['actions'])} {change['address']}")
-            say(f"{len(changes)} changes" if changes else "no changes")
+            self.terraform.show()
             return
         say("not deployed yet, or not logged in: the plan of a first deployment, with values of Azure's own made up")
         name = {"repository": self.repository, "tag": "1"} if self.target == "functions" else f"{self.repository}@{ANY_DIGEST}"

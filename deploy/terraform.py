@@ -58,6 +58,13 @@ class Terraform:
         file.unlink()
         return [change for change in shown.get("resource_changes", []) if change["change"]["actions"] != ["no-op"]]
 
+    def show(self):
+        """Says what an apply would do, a line for each resource."""
+        changes = self.plan()
+        for change in changes:
+            say(f"   {'/'.join(change['change']['actions'])} {change['address']}")
+        say(f"{len(changes)} changes" if changes else "no changes")
+
     def apply(self, *words):
         try:
             done = self("apply", "-no-color", "-auto-approve", "-lock-timeout=60s", self.state, f"-var-file={self.variables}", *words)
