@@ -503,16 +503,6 @@ impl Kernel for Multiply<'_> {
 impl Multiply<'_> {
     #[inline(always)]
     fn tiles<S: Simd, const DEPTH: usize>(self, s: S) {
-        match S::INT8_VECTORS {
-            1 => self.tiles_of::<S, DEPTH, 1>(s),
-            2 => self.tiles_of::<S, DEPTH, 2>(s),
-            4 => self.tiles_of::<S, DEPTH, 4>(s),
-            vectors => unreachable!("a tile of {vectors} vectors"),
-        }
-    }
-
-    #[inline(always)]
-    fn tiles_of<S: Simd, const DEPTH: usize, const VECTORS: usize>(self, s: S) {
         let Self { m, rows, out, .. } = self;
         let total = rows.total();
         let seconds = rows.fine.len();
@@ -521,9 +511,7 @@ impl Multiply<'_> {
         let (words, rest) = self.scratch.split_at_mut(planes * total * width);
         let second_products = &mut rest[..seconds * PANEL];
         assert!(out.slab >= PANEL);
-        let part = VECTORS * S::LANES;
-        // Each tile overwrites as many as it has rows.
-        let mut sums = [[s.splat_int(0); VECTORS]; MOST_ROWS];
+        let part = S::INT8_VECTORS * S::LANES;
         let tiles = panels(total, S::INT8_ROWS);
         for column in (0..m.n).step_by(part) {
             let place = column / out.slab * out.slab_stride + column % out.slab;
@@ -546,21 +534,20 @@ impl Multiply<'_> {
                 unsafe {
                     let values = out.values.add(place);
                     let first = (values, out.stride, seconds);
-                    multiply_tile::<S, DEPTH, VECTORS>(
-                        s,
-                        &tile,
-                        m,
-                        (&mut sums, second_products),
-                        first,
-                    );
+                    dispatch_rows!(height, S, INT8_ROWS, |ROWS| match S::INT8_VECTORS {
+                        1 =>
+                            multiply_tile::<S, DEPTH, ROWS, 1>(s, &tile, m, second_products, first),
+                        2 =>
+                            multiply_tile::<S, DEPTH, ROWS, 2>(s, &tile, m, second_products, first),
+                        4 =>
+                            multiply_tile::<S, DEPTH, ROWS, 4>(s, &tile, m, second_products, first),
+                        vectors => unreachable!("a tile of {vectors} vectors"),
+                    });
                 }
             }
         }
     }
 }
-
-/// The most rows of a tile on any instruction set.
-const MOST_ROWS: usize = 12;
 
 struct Tile<'a> {
     words: &'a [f32],
@@ -579,38 +566,35 @@ struct Tile<'a> {
 /// `out` must be writable for the tile's columns within `m.n` at each of its rows, `stride` apart and counted from 0 after all
 /// `seconds` second rows.
 #[inline(always)]
-unsafe fn multiply_tile<S: Simd, const DEPTH: usize, const VECTORS: usize>(
+unsafe fn multiply_tile<S: Simd, const DEPTH: usize, const ROWS: usize, const VECTORS: usize>(
     s: S,
     tile: &Tile<'_>,
     m: &Int8Matrix<'_>,
-    (sums, second_products): (&mut [[S::I; VECTORS]; MOST_ROWS], &mut [f32]),
+    second_products: &mut [f32],
     (out, stride, seconds): (*mut f32, usize, usize),
 ) {
     let steps = m.k.div_ceil(4);
     let width = VECTORS * S::LANES;
     let column = tile.column;
     let panel = column / PANEL * steps * PANEL * 4 + column % PANEL * 4;
-    let height = tile.scales.len();
     assert!(
-        tile.words.len() == Coding::of::<S>(m.levels).planes * height * steps
+        tile.words.len() == Coding::of::<S>(m.levels).planes * ROWS * steps
             && DEPTH == depth::<S>(m.levels)
+            && tile.scales.len() == ROWS
             && second_products.len() >= seconds * PANEL
             && PANEL.is_multiple_of(width)
             && m.panels.len() >= panel + ((steps.max(1) - 1) * PANEL + width) * 4 * steps.min(1)
     );
-    // Only the sums are computed in registers, by a loop for each height. All that follows is compiled once.
-    dispatch_rows!(height, S, INT8_ROWS, |ROWS| {
-        // SAFETY: the tile is `steps` quads of ROWS rows; the weights are `steps` times `width` lanes, PANEL lanes apart; both
-        // asserted.
-        let tile_sums = unsafe {
-            let weights = m.panels.as_ptr().cast::<u8>().add(panel);
-            product::<S, DEPTH, ROWS, VECTORS>(s, steps, tile, weights)
-        };
-        for (sum, tile_sum) in sums.iter_mut().zip(tile_sums) {
-            *sum = tile_sum;
-        }
-    });
-    let sums = &sums[..height];
+    // SAFETY: the tile is `steps` quads of ROWS rows; the weights are `steps` times `width` lanes, PANEL lanes apart; both
+    // asserted.
+    let sums = unsafe {
+        product::<S, DEPTH, ROWS, VECTORS>(
+            s,
+            steps,
+            tile,
+            m.panels.as_ptr().cast::<u8>().add(panel),
+        )
+    };
     let columns = width.min(m.n - column);
     for j in 0..VECTORS {
         let first = j * S::LANES;
@@ -645,7 +629,7 @@ unsafe fn multiply_tile<S: Simd, const DEPTH: usize, const VECTORS: usize>(
         }
     }
     if tile.gelu {
-        for i in tile.seconds..height {
+        for i in tile.seconds..ROWS {
             // SAFETY: the row's columns, just written.
             gelu_row::<S, true>(s, unsafe {
                 let row = out.add((tile.row + i - seconds) * stride);
