@@ -728,10 +728,11 @@ fn no_event_fails_the_function() {
         let (_, outcome) = function.outcome(&event, LATER);
         Expect::Error(kind).check(&event.to_string(), &outcome, &server, b"");
     }
-    let health = json!({"path": "/health"});
-    match function.outcome(&health, LATER).1 {
-        Outcome::Response(value) => assert_eq!(value["status"], "ok"),
-        other => panic!("{other:?}"),
+    for (path, expected) in [("/health", json!("ok")), ("/docs/", Value::Null)] {
+        match function.outcome(&json!({"path": path}), LATER).1 {
+            Outcome::Response(value) => assert_eq!(value["status"], expected, "{path}"),
+            other => panic!("{path}: {other:?}"),
+        }
     }
     let log = function.stop().join("\n");
     assert!(!log.contains("canary") && !log.contains("panic"), "{log}");
@@ -1540,6 +1541,13 @@ fn a_broken_model_is_said_in_every_answer() {
         (503, &json!("failed"))
     );
     println!("{}", health.json()["reason"]);
+    // Whoever invokes gets the same answers: to have no model is no error of what says so.
+    for (path, status) in [("/health", "failed"), ("/ready", "not ready")] {
+        match function.outcome(&json!({"path": path}), LATER).1 {
+            Outcome::Response(value) => assert_eq!(value["status"], status, "{path}"),
+            other => panic!("{path}: {other:?}"),
+        }
+    }
     function.stop();
     drop(folder);
 }

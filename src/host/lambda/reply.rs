@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::CONTENT_ENCODING;
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response};
 use http_body_util::BodyExt;
 use lambda_http::Body;
 use lambda_http::aws_lambda_events::alb::AlbTargetGroupResponse;
@@ -54,9 +54,13 @@ async fn whole(response: Response<axum::body::Body>) -> Response<Bytes> {
         Ok(body) => Response::from_parts(head, body.to_bytes()),
         Err(error) => {
             tracing::error!(%error, "an answer's body broke off");
-            let mut response = Response::new(Bytes::new());
-            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-            response
+            let mut broken = Refusal::Panicked.by_host(head.extensions.get());
+            if let Some(id) = head.headers.get("x-request-id") {
+                broken.headers_mut().insert("x-request-id", id.clone());
+            }
+            let (head, body) = broken.into_parts();
+            let body = body.collect().await.map(|body| body.to_bytes());
+            Response::from_parts(head, body.unwrap_or_default())
         }
     }
 }
@@ -99,10 +103,12 @@ fn write(form: Form, response: Response<Bytes>) -> Reply {
             json(&answer)
         }
         Form::Data => Reply::Answer(value(body)),
-        Form::Direct if head.status.is_success() => Reply::Answer(value(body)),
         Form::Direct => {
             let failure = head.extensions.get::<Told>().and_then(Told::failure);
-            let (code, message) = failure.unwrap_or(("internal", "internal error"));
+            // What has no failure answers its question, whatever its status: `/ready` says no with 503, `/docs/` sends elsewhere.
+            let Some((code, message)) = failure else {
+                return Reply::Answer(value(body));
+            };
             let kind = format!("Reranker.{code}");
             let error = DirectError {
                 error_type: &kind,
