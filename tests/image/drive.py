@@ -246,7 +246,8 @@ def check_sam_invoke(sam, template, plain):
 
 def check_sam_api(sam, template, plain, log):
     port = free_port()
-    command = [sam, "local", "start-api", "--template", template, "--port", str(port), "--warm-containers", "EAGER", *sam_options()]
+    # The functions around a roll-out run on AWS's image of Python, which EAGER would pull for nothing.
+    command = [sam, "local", "start-api", "--template", template, "--port", str(port), "--warm-containers", "LAZY", *sam_options()]
     # Where we run in the background SIGINT is ignored, which it would inherit.
     heeds = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     started = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, preexec_fn=heeds)
