@@ -25,8 +25,8 @@ resource "aws_ecr_lifecycle_policy" "this" {
       },
       {
         rulePriority = 2
-        description  = "twenty releases to go back to"
-        selection    = { tagStatus = "any", countType = "imageCountMoreThan", countNumber = 20 }
+        description  = "what CI pushed as ci-…; any other tag may be the one that serves, and stays"
+        selection    = { tagStatus = "tagged", tagPrefixList = ["ci-"], countType = "sinceImagePushed", countUnit = "days", countNumber = 14 }
         action       = { type = "expire" }
       },
     ]

@@ -218,7 +218,7 @@ variable "log_retention_days" {
 }
 
 variable "kms_key_arn" {
-  description = "Key for images, logs, variables and buckets. Empty makes one, for a dollar a month. Its policy must let CloudWatch Logs use it."
+  description = "Key for images, logs, variables and buckets. Empty makes one, for a dollar a month. Its policy must let CloudWatch Logs use it. To be decided at the first apply: another key makes the registry anew, and nobody can read any more what the first one encrypted."
   type        = string
   default     = ""
   validation {

@@ -198,6 +198,8 @@ module "functions" {
   image                      = var.functions_image
   plan                       = var.functions
   log_analytics_workspace_id = azurerm_log_analytics_workspace.this.id
+  alerts                     = var.alert_email != null
+  alert_action_group_id      = one(azurerm_monitor_action_group.this[*].id)
 
   api_keys                = var.api_keys
   api_keys_secret         = var.api_keys_secret

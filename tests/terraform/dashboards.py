@@ -29,7 +29,9 @@ ROWS = {
     "slow-start": "slow start",
     "failed": "bulk failed",
 }
-OF_AZURE = {name: f"{name} (Container Apps" for name in ("errors", "restarts", "slow", "full")} | {"log_quota": "log quota (Azure)"}
+OF_AZURE = {name: f"{name} (Container Apps" for name in ("errors", "restarts", "slow", "full")} | {
+    "log_quota": "log quota (Azure)", "functions-errors": "functions-errors (Functions)", "functions-unhealthy": "functions-unhealthy (Functions)",
+}
 
 
 def read(path):
@@ -127,8 +129,9 @@ def rows():
     table = re.findall(r"^\| ([^|]+) \|", read("docs/operations.md").partition("## Alarms")[2], re.M)
     of_lambda = re.findall(r"^    ([\w-]+) = \{\n      description", read("terraform/modules/lambda/alarms.tf"), re.M) + ["failed"]
     of_azure = re.findall(r"^    (\w+) = \{\n      description", read("terraform/modules/container-app/alerts.tf"), re.M)
+    of_azure += re.findall(r"^    ([\w-]+) = \{\n      description", read("terraform/modules/functions/alerts.tf"), re.M)
     of_azure += re.findall(r'^resource "azurerm_monitor_scheduled_query_rules_alert_v2" "(\w+)"', read("terraform/azure/main.tf"), re.M)
-    assert len(of_lambda) > 8 and len(of_azure) == 5, (of_lambda, of_azure)
+    assert len(of_lambda) > 8 and len(of_azure) == 7, (of_lambda, of_azure)
     for names, expected in ((of_lambda, ROWS), (of_azure, OF_AZURE)):
         for name in names:
             if not any(row.startswith(expected.get(name, "?")) for row in table):

@@ -40,8 +40,9 @@ locals {
 resource "aws_iam_role" "this" {
   for_each = local.roles
 
-  name                 = "reranker-github-${each.key}"
-  max_session_duration = 3600
+  name = "reranker-github-${each.key}"
+  # A deployment may build the image first.
+  max_session_duration = 10800
   assume_role_policy = jsonencode({
     Version = "2012-10-17"
     Statement = [{
@@ -76,10 +77,16 @@ resource "aws_iam_role_policy" "roles" {
       Effect = "Allow"
       Action = [
         "iam:AttachRolePolicy", "iam:CreatePolicy", "iam:CreatePolicyVersion", "iam:CreateRole", "iam:DeletePolicy", "iam:DeletePolicyVersion",
-        "iam:DeleteRole", "iam:DeleteRolePolicy", "iam:DetachRolePolicy", "iam:PassRole", "iam:PutRolePolicy", "iam:TagPolicy", "iam:TagRole",
-        "iam:UpdateAssumeRolePolicy",
+        "iam:DeleteRole", "iam:DeleteRolePolicy", "iam:DetachRolePolicy", "iam:GetPolicy", "iam:GetPolicyVersion", "iam:GetRole", "iam:GetRolePolicy",
+        "iam:ListAttachedRolePolicies", "iam:ListInstanceProfilesForRole", "iam:ListPolicyVersions", "iam:ListRolePolicies", "iam:PassRole",
+        "iam:PutRolePolicy", "iam:TagPolicy", "iam:TagRole", "iam:UpdateAssumeRolePolicy",
       ]
       Resource = [for kind in ["role", "policy"] : "arn:aws:iam::${data.aws_caller_identity.current.account_id}:${kind}/reranker-*-*"]
+      }, {
+      # To see at the end that nothing is left. The list knows no resources.
+      Effect   = "Allow"
+      Action   = ["iam:ListPolicies"]
+      Resource = ["*"]
       }, {
       # Not these two themselves.
       Effect   = "Deny"

@@ -185,6 +185,23 @@ variable "request_timeout_seconds" {
   }
 }
 
+variable "alert_action_group_id" {
+  description = "Action group that alerts go to."
+  type        = string
+  default     = null
+}
+
+variable "alerts" {
+  description = "Whether there are alerts; said apart from the group, as the id of a group that does not exist yet is not known."
+  type        = bool
+  default     = false
+
+  validation {
+    condition     = !var.alerts || var.alert_action_group_id != null
+    error_message = "Alerts need alert_action_group_id."
+  }
+}
+
 variable "otlp_endpoint" {
   description = "Collector that the program sends traces to, as OTLP over HTTP; none where it is null."
   type        = string

@@ -44,6 +44,17 @@ resource "aws_apigatewayv2_route" "every" {
   authorizer_id      = var.http_api_authorization == "JWT" ? aws_apigatewayv2_authorizer.jwt[0].id : null
 }
 
+# What has no credentials to show, where the HTTP API asks for some: a browser's preflight, and monitors. The service tells neither of them anything else.
+resource "aws_apigatewayv2_route" "open" {
+  #checkov:skip=CKV_AWS_309:They are open on purpose: no key is asked for at these paths by the service either.
+  for_each = var.http_api_authorization == "NONE" ? [] : toset(["OPTIONS /{proxy+}", "GET /health", "GET /live", "GET /ready"])
+
+  api_id             = aws_apigatewayv2_api.this.id
+  route_key          = each.value
+  target             = "integrations/${aws_apigatewayv2_integration.this.id}"
+  authorization_type = "NONE"
+}
+
 # The default stage is not part of the path.
 resource "aws_apigatewayv2_stage" "default" {
   api_id      = aws_apigatewayv2_api.this.id
@@ -94,10 +105,12 @@ resource "aws_lambda_function_url" "live" {
 # A Function URL asks of its callers for both actions: of this account's by a policy, of other accounts' by the function's as well.
 resource "aws_iam_policy" "caller" {
   name        = "${local.iam_name}-caller"
-  description = "Lets whom it is attached to call the reranker through its Function URL"
+  description = "Lets whom it is attached to call the reranker through its Function URL, and through its HTTP API where that asks for IAM"
   policy = jsonencode({
     Version = "2012-10-17"
-    Statement = [
+    Statement = concat(var.http_api_authorization != "AWS_IAM" ? [] : [
+      { Effect = "Allow", Action = ["execute-api:Invoke"], Resource = ["${aws_apigatewayv2_api.this.execution_arn}/*"] },
+      ], [
       {
         Effect    = "Allow"
         Action    = ["lambda:InvokeFunctionUrl"]
@@ -110,7 +123,7 @@ resource "aws_iam_policy" "caller" {
         Resource  = [local.alias.arn]
         Condition = { Bool = { "lambda:InvokedViaFunctionUrl" = "true" } }
       },
-    ]
+    ])
   })
 }
 

@@ -14,7 +14,7 @@ output "function_url" {
 }
 
 output "caller_policy_arn" {
-  description = "Policy for whoever may call the Function URL."
+  description = "Policy for whoever may call the Function URL, and the HTTP API where it asks for IAM."
   value       = aws_iam_policy.caller.arn
 }
 

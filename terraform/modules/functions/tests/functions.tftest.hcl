@@ -222,3 +222,26 @@ run "the_plan_is_a_premium_plan_with_a_limit" {
     error_message = "From one instance, always warm, to five."
   }
 }
+
+run "alerts_go_where_they_are_asked_to" {
+  command = plan
+
+  variables {
+    alerts                = true
+    alert_action_group_id = "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/reranker-rg/providers/Microsoft.Insights/actionGroups/alerts"
+  }
+
+  assert {
+    condition     = { for name, alert in azurerm_monitor_metric_alert.this : name => alert.criteria[0].metric_name } == { functions-errors = "Http5xx", functions-unhealthy = "HealthCheckStatus" }
+    error_message = "Failures, and instances that do not get ready."
+  }
+}
+
+run "no_alerts_unasked" {
+  command = plan
+
+  assert {
+    condition     = length(azurerm_monitor_metric_alert.this) == 0
+    error_message = "An alert that goes nowhere is none."
+  }
+}

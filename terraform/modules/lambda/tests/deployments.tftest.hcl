@@ -84,6 +84,10 @@ run "smallest" {
     error_message = "the HTTP API takes every route to the alias"
   }
   assert {
+    condition     = length(aws_apigatewayv2_route.open) == 0
+    error_message = "where the HTTP API asks for nothing, one route is enough"
+  }
+  assert {
     condition = alltrue([
       one(aws_apigatewayv2_stage.default.default_route_settings).throttling_rate_limit == 20,
       one(aws_apigatewayv2_stage.default.default_route_settings).throttling_burst_limit == 40,
@@ -217,6 +221,10 @@ run "everything_around" {
     error_message = "the HTTP API asks for tokens"
   }
   assert {
+    condition     = { for key, route in aws_apigatewayv2_route.open : key => route.authorization_type } == { "OPTIONS /{proxy+}" = "NONE", "GET /health" = "NONE", "GET /live" = "NONE", "GET /ready" = "NONE" }
+    error_message = "preflights and monitors bring no token"
+  }
+  assert {
     condition = alltrue([
       aws_lambda_permission.url["210987654321"].function_url_auth_type == "AWS_IAM",
       aws_lambda_permission.url_invoke["210987654321"].action == "lambda:InvokeFunction",
@@ -239,6 +247,16 @@ run "everything_around" {
   assert {
     condition     = one([for statement in jsondecode(aws_iam_role_policy.function.policy).Statement : statement.Resource[0] if contains(statement.Action, "kms:Decrypt")]) == var.kms_key_arn
     error_message = "the function may decrypt its variables"
+  }
+}
+
+run "callers_by_iam" {
+  variables {
+    http_api_authorization = "AWS_IAM"
+  }
+  assert {
+    condition     = one([for statement in jsondecode(aws_iam_policy.caller.policy).Statement : statement.Resource[0] if contains(statement.Action, "execute-api:Invoke")]) == "arn:aws:execute-api:eu-central-1:123456789012:a1b2c3d4e5/*"
+    error_message = "the policy for callers lets them through the HTTP API, too"
   }
 }
 
