@@ -16,7 +16,8 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CLIENTS = {"python": [sys.executable, str(ROOT / "client/rerank.py")], "shell": ["bash", str(ROOT / "client/rerank.sh")]}
-PATIENCE = 60
+# A machine that is busy with other work may take long, and is not refused what it would take too long for.
+PATIENCE = 600
 KEY = 'a "key" with \\signs'
 QUERY = "how do I reset my \"password\", $USER?"
 # What shells and JSON each give a meaning to, and what looks like an option.
@@ -36,7 +37,7 @@ def program(path, **variables):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {"PATH": os.environ["PATH"], "HOST": "127.0.0.1", "PORT": str(port), **variables}
+    environment = {"PATH": os.environ["PATH"], "HOST": "127.0.0.1", "PORT": str(port), "REQUEST_TIMEOUT_S": str(PATIENCE * 10), **variables}
     started = subprocess.Popen([path, "serve"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         end = time.monotonic() + PATIENCE
