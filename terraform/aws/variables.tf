@@ -228,7 +228,7 @@ variable "kms_key_arn" {
 }
 
 variable "metrics" {
-  description = "minimal: five metrics by function, counted from the log's request lines. full: also the service's own by route and dialect, at $0.30 a month for each combination."
+  description = "minimal: five metrics by function, counted from the log's request lines. full: also the service's own by version, route and dialect, at $0.30 a month for each combination."
   type        = string
   default     = "minimal"
 }
@@ -284,9 +284,9 @@ variable "bulk_memory_mb" {
 }
 
 variable "bulk_batch_pairs" {
-  description = "Pairs of one call. It must be done in four minutes, and its texts must fit into 150 kB; longer ones make smaller batches by themselves."
+  description = "Pairs of one call. It must be done in two minutes, and its texts must fit into 150 kB; longer ones make smaller batches by themselves."
   type        = number
-  default     = 100
+  default     = 50
 }
 
 variable "bulk_concurrency" {
@@ -296,7 +296,7 @@ variable "bulk_concurrency" {
 }
 
 variable "bulk_tolerated_failures" {
-  description = "Percentage of pairs that may fail before a run is given up."
+  description = "Percentage of pairs that may fail before a run is given up. One that is refused has not failed: its row says why."
   type        = number
   default     = 1
 }

@@ -1,14 +1,15 @@
-"""Runs the bulk state machine over a file of pairs, with AWS's own Lambda emulator and the program as its function.
+"""Runs the bulk state machine over files of pairs, with AWS's own Lambda emulator and the program as its function.
 
     bulk.py PROGRAM EMULATOR FOLDER     FOLDER gets the definition as a CloudFormation template, for cfn-lint
 
 Of the language only what the definition uses is here; anything else is an error. Expressions are evaluated by a JSONata engine.
-What a real run adds (the reading and writing of S3, limits, parallel batches) is not seen.
+What a real run adds (S3 itself, limits, parallel batches) is not seen.
 """
 
 import json
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -18,11 +19,12 @@ import urllib.request
 import jsonata
 
 EMULATOR, RUNTIME = "127.0.0.1:9140", "127.0.0.1:9141"
+MODULE = pathlib.Path(__file__).resolve().parents[2] / "terraform/modules/lambda-bulk"
 SETTINGS = {
     "partition": "aws",
     "bucket": "reranker-bulk",
     "function": "arn:aws:lambda:eu-central-1:123456789012:function:reranker-bulk:live",
-    "batch_pairs": "2",
+    "batch_pairs": "3",
     "batch_bytes": "150000",
     "concurrency": "5",
     "tolerated_failures": "1",
@@ -32,13 +34,35 @@ PAIRS = [
     {"id": 17, "query": "what do giant pandas eat?", "passage": "Our offices are open \"from nine to five\".\nExcept on Sundays: 🐼"},
     {"id": "last", "query": "how long is the Nile?", "passage": "The Nile is about 6,650 km long."},
 ]
+# Lines that are refused, each with its code and a part of its reason.
+BAD = [
+    ({"id": "empty", "query": "", "passage": "text"}, "empty_query", "query is empty"),
+    ({"id": "half", "query": "what?"}, "missing_field", "passage is missing"),
+    ({"id": "number", "query": "what?", "passage": 7}, "wrong_type", "passage"),
+    ({"passage": "without an id"}, "missing_field", "query is missing"),
+    ("no object", "missing_field", "missing"),
+]
 MOST_BYTES = 262_144  # of a state's input or output
+EXPRESS_S = 300
+
+
+def of_terraform(name):
+    """A list of names in the module's locals."""
+    return re.findall(r'"([^"]+)"', re.search(rf"^  {name} += \[(.*?)\]", (MODULE / "main.tf").read_text(), re.M | re.S)[1])
 
 
 def definition(path):
     """As Terraform's templatefile makes it."""
     text = path.read_text()
-    for name, value in SETTINGS.items():
+    main = (MODULE / "main.tf").read_text()
+    transient, seconds = of_terraform("transient_errors"), int(re.search(r"function_timeout_s = (\d+)", main)[1])
+    more = {
+        "call_s": str(seconds + int(re.search(r"local\.function_timeout_s \+ (\d+)", main)[1])),
+        "transient": json.dumps(transient),
+        "crashes": json.dumps(of_terraform("crashes")),
+        "transient_names": "['" + "', '".join(transient) + "']",
+    }
+    for name, value in (SETTINGS | more).items():
         text = text.replace("${" + name + "}", value)
     assert "${" not in text, "the definition has a setting that this check does not know"
     return json.loads(text)
@@ -71,8 +95,8 @@ def wait_for(port, seconds):
     raise TimeoutError(f"nothing listens on {port}")
 
 
-class Refused(Exception):
-    pass
+class Failed(Exception):
+    """A state's error: its name and its cause."""
 
 
 def invoke(payload):
@@ -80,67 +104,232 @@ def invoke(payload):
         f"http://{EMULATOR}/2015-03-31/functions/function/invocations", json.dumps(payload).encode(), {"content-type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=60) as response:
-        return {"Payload": json.loads(response.read()), "StatusCode": response.status}
+        answer = json.loads(response.read())
+    # What Step Functions makes of an error of the function.
+    if isinstance(answer, dict) and "errorType" in answer:
+        raise Failed(answer["errorType"], json.dumps(answer))
+    return {"Payload": answer}
 
 
-def run(machine, value):
-    """One execution of a batch's workflow."""
-    states = {"context": {"Execution": {"Name": "batch"}}}
+class Cloud:
+    """The function and the bucket. What is in `broken` happens first, one after the other."""
+
+    def __init__(self, *broken):
+        self.broken, self.calls, self.objects = list(broken), 0, {}
+
+    def task(self, resource, arguments):
+        match resource.rsplit(":", 2)[-2:]:
+            case ["lambda", "invoke"]:
+                assert arguments["FunctionName"] == SETTINGS["function"]
+                self.calls += 1
+                if self.broken:
+                    raise self.broken.pop(0)
+                return invoke(arguments["Payload"])
+            case ["s3", "putObject"]:
+                assert arguments["IfNoneMatch"] == "*" and arguments["Bucket"] == SETTINGS["bucket"]
+                if arguments["Key"] in self.objects:
+                    raise Failed("S3.S3Exception", "At least one of the pre-conditions you specified did not hold (Service: S3, Status Code: 412)")
+                error = self.broken.pop(0) if self.broken else None
+                # An answer that is lost comes after the object is there.
+                if error is None or error.args[0] == "S3.SdkClientException":
+                    self.objects[arguments["Key"]] = json.dumps(arguments["Body"])
+                if error:
+                    raise error
+                return {}
+            case ["s3", "getObject"]:
+                return {"Body": self.objects[arguments["Key"]]}
+            case other:
+                raise ValueError(f"a task {other}, which this check does not know")
+
+
+def matches(names, error):
+    return error in names or "States.ALL" in names or ("States.TaskFailed" in names and error != "States.Timeout")
+
+
+def attempt(state, work):
+    """What the work gives, made again as `Retry` says."""
+    made = [0] * len(state.get("Retry", []))
+    while True:
+        try:
+            return work()
+        except Failed as failed:
+            for index, retry in enumerate(state.get("Retry", [])):
+                if matches(retry["ErrorEquals"], failed.args[0]):
+                    break
+            else:
+                raise
+            if made[index] == retry["MaxAttempts"]:
+                raise
+            made[index] += 1
+
+
+def run(machine, value, cloud, execution="batch"):
+    """One execution of a workflow."""
+    states = {"context": {"Execution": {"Name": execution, "Id": f"arn:aws:states:eu-central-1:123456789012:execution:bulk:{execution}"}}}
     name = machine["StartAt"]
     while True:
         state = machine["States"][name]
         assert len(json.dumps(value)) <= MOST_BYTES
         states["input"] = value
-        match state["Type"]:
-            case "Task":
-                assert state["Resource"] == "arn:aws:states:::lambda:invoke"
-                arguments = evaluate(state["Arguments"], states)
-                assert arguments["FunctionName"] == SETTINGS["function"]
-                value = evaluate(state["Output"], states | {"result": invoke(arguments["Payload"])})
-            case "Choice":
-                taken = [choice["Next"] for choice in state["Choices"] if evaluate(choice["Condition"], states)]
-                name = (taken or [state["Default"]])[0]
-                continue
-            case "Pass":
-                value = evaluate(state["Output"], states)
-            case "Fail":
-                raise Refused(evaluate(state["Error"], states), evaluate(state["Cause"], states))
-            case other:
-                raise ValueError(f"a state of type {other}, which this check does not know")
+        try:
+            match state["Type"]:
+                case "Task":
+                    arguments = evaluate(state["Arguments"], states)
+                    result = attempt(state, lambda: cloud.task(state["Resource"], arguments))
+                    value = evaluate(state["Output"], states | {"result": result})
+                case "Choice":
+                    taken = [choice["Next"] for choice in state["Choices"] if evaluate(choice["Condition"], states)]
+                    name = (taken or [state["Default"]])[0]
+                    continue
+                case "Pass":
+                    value = evaluate(state["Output"], states)
+                case "Map":
+                    if state["ItemProcessor"]["ProcessorConfig"]["Mode"] == "DISTRIBUTED":
+                        value = distributed(state, states, cloud)
+                    else:
+                        value = [run(state["ItemProcessor"], item, cloud) for item in evaluate(state["Items"], states)]
+                case "Succeed":
+                    return value
+                case "Fail":
+                    raise Failed(evaluate(state["Error"], states), evaluate(state["Cause"], states))
+                case other:
+                    raise ValueError(f"a state of type {other}, which this check does not know")
+        except Failed as failed:
+            catches = [catch for catch in state.get("Catch", []) if matches(catch["ErrorEquals"], failed.args[0])]
+            if not catches:
+                raise
+            error = {"Error": failed.args[0], "Cause": failed.args[1]}
+            value = evaluate(catches[0]["Output"], states | {"errorOutput": error})
+            name = catches[0]["Next"]
+            continue
         if state.get("End"):
             return value
         name = state["Next"]
 
 
-def check(machine):
-    batches = machine["States"]["Every pair"]
-    workflow = batches["ItemProcessor"]
-    size = batches["ItemBatcher"]["MaxItemsPerBatch"]
-    # As the map cuts the file, and as FLATTEN joins the results.
-    lines = [row for start in range(0, len(PAIRS), size) for row in run(workflow, {"Items": PAIRS[start : start + size]})]
+def distributed(state, states, cloud):
+    """Reads the file, cuts it into batches, and joins their rows as FLATTEN does."""
+    reader = evaluate(state["ItemReader"]["Arguments"], states)
+    assert reader["Bucket"] == SETTINGS["bucket"], reader
+    lines = cloud.objects[reader["Key"]]
+    items = [
+        evaluate(state["ItemSelector"], states | {"context": states["context"] | {"Map": {"Item": {"Index": index, "Value": line}}}})
+        for index, line in enumerate(lines)
+    ]
+    size = state["ItemBatcher"]["MaxItemsPerBatch"]
+    batches = [items[start : start + size] for start in range(0, len(items), size)]
+    rows = [row for batch in batches for row in run(state["ItemProcessor"], {"Items": batch}, cloud)]
+    prefix = evaluate(state["ResultWriter"]["Arguments"], states)["Prefix"]
+    cloud.objects[f"{prefix}/{states['context']['Execution']['Name']}/rows"] = rows
+    return {}
+
+
+def rows_of(machine, lines, *broken):
+    """The rows of a file, and the calls that they took."""
+    cloud = Cloud()
+    cloud.objects["in/2026/pairs.jsonl"] = lines
+    workflow = machine["States"]["Every pair"]["ItemProcessor"]
+    if broken:
+        # Only the function breaks here.
+        items = [{"line": index + 1, "item": line} for index, line in enumerate(lines)]
+        cloud.broken = list(broken)
+        return run(workflow, {"Items": items}, cloud), cloud.calls
+    run(machine, {"key": "in/2026/pairs.jsonl", "sequencer": "0055"}, cloud, "first")
+    return cloud.objects["out/2026/pairs.jsonl/first/rows"], cloud.calls
+
+
+def check_rows(machine):
+    lines, calls = rows_of(machine, PAIRS)
+    assert calls == 1, calls
     assert [row["id"] for row in lines] == [pair["id"] for pair in PAIRS], lines
     assert all(set(row) == {"id", "score", "logit", "tokens", "truncated"} for row in lines), lines
     assert all(0 <= row["score"] <= 1 and row["tokens"] > 0 for row in lines), lines
     assert lines[0]["score"] > lines[1]["score"], f"bamboo must come before office hours: {lines}"
 
-    try:
-        run(workflow, {"Items": [PAIRS[0], {"id": "empty", "query": "", "passage": "text"}]})
-        raise AssertionError("an empty query must be refused")
-    except Refused as refused:
-        error, cause = refused.args
-        assert error == "Reranker.422" and "empty_query" in cause, refused.args
+    # A bad line anywhere costs itself.
+    for place in range(len(PAIRS) + 1):
+        for bad, code, reason in BAD:
+            mixed = [*PAIRS[:place], bad, *PAIRS[place:]]
+            got, _ = rows_of(machine, mixed)
+            refused = got.pop(place)
+            assert got == lines, (bad, got)
+            assert refused["line"] == place + 1 and refused["error"]["code"] == code, refused
+            assert reason in refused["error"]["message"] and "score" not in refused, refused
+            assert refused.get("id") == (bad.get("id") if isinstance(bad, dict) else None), refused
+    every, _ = rows_of(machine, [bad for bad, _, _ in BAD])
+    assert [row["error"]["code"] for row in every] == [code for _, code, _ in BAD], every
+    return lines
 
-    [state] = machine["States"].values()
-    key = {"input": {"key": "in/2026/pairs.jsonl"}}
-    assert evaluate(state["ItemReader"]["Arguments"], key) == {"Bucket": "reranker-bulk", "Key": "in/2026/pairs.jsonl"}
-    assert evaluate(state["ResultWriter"]["Arguments"], key) == {"Bucket": "reranker-bulk", "Prefix": "out/2026/pairs.jsonl"}
-    print(f"bulk: {len(lines)} pairs through the state machine and the emulator, an empty query refused")
+
+def check_retries(machine, lines):
+    transient, crashes = of_terraform("transient_errors"), of_terraform("crashes")
+    table = re.findall(r"^\| ([\d, ]+) \| `(\w+)` \|", (MODULE.parents[2] / "docs/reference/errors.md").read_text(), re.M)
+    assert len(table) > 30, table
+    for statuses, code in table:
+        # A deadline is met by a pair alone, if at all; the function has no keys that could have limits.
+        passes = {"429", "500", "503"} & set(statuses.split(", ")) and code not in ("deadline_unreachable", "rate_limited", "quota_exceeded")
+        assert bool(passes) == (f"Reranker.{code}" in transient + crashes), f"{code}: {statuses}"
+    for name in transient:
+        got, calls = rows_of(machine, PAIRS, *[Failed(name, "")] * 5)
+        assert (got, calls) == (lines, 6), (name, got, calls)
+        # What does not pass fails the batch, for a redrive, and is no pair's fault.
+        try:
+            rows_of(machine, PAIRS, *[Failed(name, "")] * 6)
+            raise AssertionError(f"{name} must fail the batch")
+        except Failed as failed:
+            assert failed.args[0] == name, failed
+    for name in crashes:
+        got, calls = rows_of(machine, PAIRS, Failed(name, ""))
+        assert (got, calls) == (lines, 2), (name, got, calls)
+    # A pair on which the program breaks is found.
+    internal = Failed("Reranker.internal", json.dumps({"errorMessage": "internal error"}))
+    got, _ = rows_of(machine, PAIRS, internal, internal, internal)
+    assert got[1:] == lines[1:] and got[0]["error"] == {"code": "internal", "message": "internal error"}, got
+
+    # The longest way to an answer of a batch: errors that come at once, a call that takes all its time and crashes, and one more.
+    workflow = machine["States"]["Every pair"]["ItemProcessor"]
+    [short, crash] = workflow["States"]["Score"]["Retry"]
+    waits = sum(min(short["IntervalSeconds"] * short["BackoffRate"] ** n, short["MaxDelaySeconds"]) for n in range(short["MaxAttempts"]))
+    longest = waits + crash["MaxAttempts"] * crash["IntervalSeconds"] + (1 + crash["MaxAttempts"]) * workflow["States"]["Score"]["TimeoutSeconds"]
+    assert longest < EXPRESS_S, f"{longest} s are more than an express workflow has"
+
+
+def check_events(machine):
+    first = {"key": "in/2026/pairs.jsonl", "sequencer": "0055"}
+    for lost in (False, True):
+        cloud = Cloud()
+        cloud.objects[first["key"]] = PAIRS
+        # The mark is there, and the answer is lost: the same execution goes on.
+        cloud.broken = [Failed("S3.SdkClientException", "")] if lost else []
+        run(machine, first, cloud, "first")
+        scored = cloud.calls
+        assert scored == 1, scored
+        run(machine, first, cloud, "second")
+        assert cloud.calls == scored, "the same event twice was scored twice"
+        for again in ({"key": first["key"], "sequencer": "0056"}, {"key": first["key"]}):
+            run(machine, again, cloud, f"third-{len(again)}")
+            scored += 1
+            assert cloud.calls == scored, f"{again} is another upload, or a run by hand"
+    # Whatever else S3 refuses ends the run before it costs anything.
+    cloud = Cloud(Failed("S3.S3Exception", "Access Denied (Service: S3, Status Code: 403)"))
+    try:
+        run(machine, first, cloud, "first")
+        raise AssertionError("the run must fail")
+    except Failed as failed:
+        assert failed.args[0] == "S3.S3Exception" and cloud.calls == 0, failed
+
+
+def check(machine):
+    lines = check_rows(machine)
+    check_retries(machine, lines)
+    check_events(machine)
+    print(f"bulk: {len(lines)} pairs through the state machine and the emulator; bad lines cost themselves, errors are retried by name, an event twice costs once")
 
 
 def main():
     program, emulator, folder = (pathlib.Path(argument).resolve() for argument in sys.argv[1:4])
-    root = pathlib.Path(__file__).resolve().parents[2]
-    machine = definition(root / "terraform/modules/lambda-bulk/bulk.asl.json")
+    root = MODULE.parents[2]
+    machine = definition(MODULE / "bulk.asl.json")
     resource = {
         "Type": "AWS::StepFunctions::StateMachine",
         "Properties": {"RoleArn": "arn:aws:iam::123456789012:role/bulk", "Definition": machine},

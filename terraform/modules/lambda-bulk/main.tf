@@ -10,6 +10,18 @@ locals {
   partition = data.aws_partition.current.partition
   iam_name  = "${var.name}-${local.region}"
   bulk_name = "${var.name}-bulk"
+
+  # A batch runs as an express workflow, which ends after five minutes. So long a call may take that one which crashes can be made again.
+  function_timeout_s = 120
+  call_timeout_s     = local.function_timeout_s + 5
+
+  # Errors that pass by themselves, by the names that Lambda and the service (docs/reference/errors.md) give them.
+  transient_errors = [
+    "Lambda.TooManyRequestsException", "Lambda.ServiceException", "Lambda.AWSLambdaException", "Lambda.SdkClientException",
+    "Lambda.ClientExecutionTimeoutException", "Reranker.busy", "Reranker.not_ready", "Reranker.draining", "Reranker.model_unavailable",
+  ]
+  # What another instance may do better, but not for long: it costs a call's whole time.
+  crashes = ["Lambda.Unknown", "Runtime.ExitError", "Runtime.OutOfMemory", "Sandbox.Timedout", "States.Timeout", "Reranker.internal"]
 }
 
 module "bucket" {
@@ -61,10 +73,9 @@ resource "aws_lambda_function" "bulk" {
   image_uri     = var.service.image_uri
   architectures = [var.service.architecture]
   memory_size   = var.memory_mb
-  # A batch runs as an express workflow, which ends after five minutes.
-  timeout     = 240
-  kms_key_arn = var.service.kms_key_arn
-  publish     = true
+  timeout       = local.function_timeout_s
+  kms_key_arn   = var.service.kms_key_arn
+  publish       = true
 
   # No API keys: it has no address, and IAM says who may call it.
   environment {
@@ -168,6 +179,10 @@ resource "aws_sfn_state_machine" "bulk" {
     batch_bytes        = 150000
     concurrency        = var.concurrency
     tolerated_failures = var.tolerated_failures
+    call_s             = local.call_timeout_s
+    transient          = jsonencode(local.transient_errors)
+    crashes            = jsonencode(local.crashes)
+    transient_names    = "['${join("', '", local.transient_errors)}']"
   })
 
   # Queries and passages are the data of executions, and stay out of logs.
@@ -207,8 +222,9 @@ resource "aws_cloudwatch_event_target" "bulk" {
   arn      = aws_sfn_state_machine.bulk.arn
   role_arn = aws_iam_role.bulk_start.arn
   input_transformer {
-    input_paths    = { key = "$.detail.object.key" }
-    input_template = "{\"key\": <key>}"
+    # EventBridge may deliver an event twice; its sequencer is the same then, and another for another upload of the file.
+    input_paths    = { key = "$.detail.object.key", sequencer = "$.detail.object.sequencer" }
+    input_template = "{\"key\": <key>, \"sequencer\": <sequencer>}"
   }
 }
 

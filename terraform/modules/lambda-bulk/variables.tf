@@ -43,9 +43,9 @@ variable "memory_mb" {
 }
 
 variable "batch_pairs" {
-  description = "Pairs of one call. It must be done in four minutes, and its texts must fit into 150 kB; longer ones make smaller batches by themselves."
+  description = "Pairs of one call. It must be done in two minutes, and its texts must fit into 150 kB; longer ones make smaller batches by themselves."
   type        = number
-  default     = 100
+  default     = 50
   validation {
     condition     = var.batch_pairs >= 1 && var.batch_pairs <= 1000
     error_message = "batch_pairs: 1 to 1000, the service's MAX_PAIRS."
@@ -63,7 +63,7 @@ variable "concurrency" {
 }
 
 variable "tolerated_failures" {
-  description = "Percentage of pairs that may fail before a run is given up."
+  description = "Percentage of pairs that may fail before a run is given up. One that is refused has not failed: its row says why."
   type        = number
   default     = 1
   validation {

@@ -66,8 +66,15 @@ run "bulk" {
     error_message = "the machine reads the bucket in batches and calls the alias"
   }
   assert {
-    condition     = !contains(keys(aws_lambda_function.bulk.environment[0].variables), "API_KEYS") && aws_lambda_function.bulk.timeout < 300
-    error_message = "the bulk function needs no key, and ends before its express workflow does"
+    condition     = !contains(keys(aws_lambda_function.bulk.environment[0].variables), "API_KEYS") && aws_lambda_function.bulk.timeout < jsondecode(aws_sfn_state_machine.bulk.definition).States["Every pair"].ItemProcessor.States.Score.TimeoutSeconds
+    error_message = "the bulk function needs no key, and ends before its call does"
+  }
+  assert {
+    condition = alltrue([
+      for name in ["key", "sequencer"] :
+      aws_cloudwatch_event_target.bulk.input_transformer[0].input_paths[name] == "$.detail.object.${name}" && strcontains(aws_cloudwatch_event_target.bulk.input_transformer[0].input_template, "\"${name}\": <${name}>")
+    ])
+    error_message = "the machine is told which upload of which file it is, so that an event that comes twice is scored once"
   }
   assert {
     condition     = !aws_sfn_state_machine.bulk.tracing_configuration[0].enabled
