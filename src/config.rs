@@ -12,9 +12,9 @@ use std::time::Duration;
 use kernels::Isa;
 
 use crate::fault::Faults;
-use crate::http::{Keys, route_below};
+use crate::http::{KeyLimits, Keys, route_below};
 use crate::rerank::{Device, Precision, Truncation};
-use crate::telemetry::Export;
+use crate::telemetry::{Export, Function};
 
 /// One documented variable.
 pub struct Variable {
@@ -58,7 +58,9 @@ variables! {
     MAX_CONNECTIONS = "800", "maximum number of connections, as far as the limit of open files allows; further ones get 503 and are closed";
     MAX_QUEUE = "64", "maximum number of requests that wait for the compute thread; further ones get 429";
     CACHE_PAIRS = "0", "number of pairs whose scores are kept for later requests, about 100 bytes each; 0 for none";
-    API_KEYS = "", "keys, separated by commas: plain, or as `sha256:` with the hash in hex; a request must bring one of them; if not set or empty, everyone may call; white space alone is an error";
+    API_KEYS = "", "keys, separated by commas: plain, or as `sha256:` with the hash in hex; with a name as `NAME=sha256:HASH` or `NAME=plain:KEY`, which logs, metrics and traces have; a request must bring one of them; if not set or empty, and without `API_KEYS_FILE`, everyone may call; white space alone is an error";
+    API_KEYS_FILE = "", "file with keys in the forms of `API_KEYS`, by lines or commas, `#` before a comment; read again within a second of a request after a change, without a restart; earlier keys hold while it cannot be read, or has no key or a wrong one; replaces `API_KEYS`";
+    KEY_LIMITS = "", "limits of named keys, as `NAME:rpm=60,tokens_per_day=1000000`, several separated by `;`; `*` is every named key without limits of its own; `rpm` are POST requests a minute, `tokens_per_day` scored tokens a day in UTC; each instance counts for itself; further requests get 429";
     REQUEST_TIMEOUT_S = "300", "timeout of one request in seconds, its body and its wait included";
     HEADER_TIMEOUT_S = "30", "timeout in seconds for the head of a request; a connection without one by then is closed";
     IDLE_TIMEOUT_S = "75", "timeout in seconds of a connection that brings no request, or takes no more of its answer; it should exceed a load balancer's own, or the balancer sends into a closing connection";
@@ -71,7 +73,7 @@ variables! {
     BASE_PATH = "", "path prefix that the server removes from every request, such as `/search`; no prefix of a route; `/api` is always removed on Azure Functions, the stage on API Gateway";
     LOG_LEVEL = "info", "`error`, `warn`, `info`, `debug`, `trace` or `off`, other usual names (`warning`, `critical`, `none`), or a filter such as `reranker=debug`, which keeps all other errors; if not set, Lambda's `AWS_LAMBDA_LOG_LEVEL` holds";
     LOG_FORMAT = "auto", "`json`, `text`, or `auto` (`json` on Lambda and if the output is no terminal); if not set, Lambda's `AWS_LAMBDA_LOG_FORMAT` holds";
-    EMF_METRICS = "auto", "write each request's metrics to stdout in CloudWatch's embedded metric format: `true`, `false`, or `auto` (on Lambda); AWS bills each combination of metric, route and dialect";
+    EMF_METRICS = "auto", "write each request's metrics to stdout in CloudWatch's embedded metric format: `minimal` (five, by function and version), `full` (15, also by route and dialect), `false`, or `auto` (`minimal` on Lambda); AWS bills each combination";
     OTEL_EXPORTER_OTLP_ENDPOINT = "", "collector of traces, as OTLP over HTTP (`http://127.0.0.1:4318`); the server exports nothing unless this or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` is set; OpenTelemetry's other variables for resource, sampler, batches, headers, timeout and certificate hold too";
     TRACE_CONTENT = "false", "put the texts of queries and documents into exported traces; without it they hold positions, scores and counts";
 }
@@ -166,6 +168,25 @@ impl LogFormat {
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EmfMetrics {
+    Minimal,
+    Full,
+    Off,
+    Auto,
+}
+
+impl EmfMetrics {
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "minimal" => Some(Self::Minimal),
+            "full" => Some(Self::Full),
+            "auto" => Some(Self::Auto),
+            _ => boolean(text).map(|yes| if yes { Self::Minimal } else { Self::Off }),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub model_name: Option<String>,
@@ -195,6 +216,8 @@ pub struct Config {
     pub max_queue: usize,
     pub cache_pairs: usize,
     pub api_keys: Keys,
+    pub api_keys_file: Option<PathBuf>,
+    pub key_limits: KeyLimits,
     pub request_timeout: Duration,
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
@@ -207,7 +230,7 @@ pub struct Config {
     pub base_path: Option<String>,
     pub log_level: String,
     pub log_format: LogFormat,
-    pub emf_metrics: Choice,
+    pub emf_metrics: EmfMetrics,
     /// Where traces go; nothing where nobody asked for them.
     pub traces: Option<Export>,
     pub platform: Platform,
@@ -222,6 +245,8 @@ pub struct Config {
 pub struct Platform {
     /// `AWS_LAMBDA_RUNTIME_API`: where events come from, on Lambda.
     pub lambda_api: Option<http::Uri>,
+    /// `AWS_LAMBDA_FUNCTION_NAME` and `AWS_LAMBDA_FUNCTION_VERSION`: whose metrics they are.
+    pub lambda_function: Option<Function>,
     /// `AWS_LAMBDA_INITIALIZATION_TYPE`: `on-demand`, `provisioned-concurrency` or `snap-start`.
     pub lambda_initialization: Option<String>,
     /// `AWS_LAMBDA_MAX_CONCURRENCY`: set on managed instances.
@@ -431,6 +456,12 @@ impl Config {
         let max_queue = read.number(&MAX_QUEUE, 1, 100_000);
         let cache_pairs = read.number(&CACHE_PAIRS, 0, 100_000_000);
         let api_keys = Self::keys(read);
+        let api_keys_file = read.optional(&API_KEYS_FILE).map(PathBuf::from);
+        if api_keys_file.is_some() && api_keys.as_ref().is_some_and(|keys| !keys.is_empty()) {
+            let both = "API_KEYS_FILE: API_KEYS is set too: set one of them";
+            read.errors.push(both.to_owned());
+        }
+        let key_limits = Self::key_limits(read, api_keys.as_ref(), api_keys_file.is_some());
         let request_timeout = read.seconds(&REQUEST_TIMEOUT_S, 86_400);
         let header_timeout = read.seconds(&HEADER_TIMEOUT_S, 3_600);
         let idle_timeout = read.seconds(&IDLE_TIMEOUT_S, 3_600);
@@ -464,7 +495,11 @@ impl Config {
             read.complain::<()>(level_name, &log_level, &expected);
         }
         let log_format = LogFormat::read(read);
-        let emf_metrics = read.parsed(&EMF_METRICS, "true, false or auto", Choice::parse);
+        let emf_metrics = read.parsed(
+            &EMF_METRICS,
+            "minimal, full, false or auto",
+            EmfMetrics::parse,
+        );
         let traces = Self::traces(read);
         let platform = Self::platform(read);
         let faults = match (read.lookup)(INJECT_PANIC) {
@@ -506,6 +541,8 @@ impl Config {
             max_queue: max_queue?,
             cache_pairs: cache_pairs?,
             api_keys: api_keys?,
+            api_keys_file,
+            key_limits: key_limits?,
             request_timeout: request_timeout?,
             header_timeout: header_timeout?,
             idle_timeout: idle_timeout?,
@@ -531,11 +568,9 @@ impl Config {
         if text.is_empty() {
             return Some(Keys::default());
         }
-        let keys: Vec<String> = text.split(',').map(|key| key.trim().to_owned()).collect();
+        let keys: Vec<&str> = text.split(',').map(str::trim).collect();
         let wrong = if text.trim().is_empty() {
             "it is set, but to white space alone: unset it to let everyone in".to_owned()
-        } else if let Some(place) = keys.iter().position(String::is_empty) {
-            format!("key {} is empty", place + 1)
         } else {
             match Keys::parse(&keys) {
                 Ok(keys) => return Some(keys),
@@ -544,6 +579,30 @@ impl Config {
         };
         read.errors.push(format!("{}: {wrong}", API_KEYS.name));
         None
+    }
+
+    /// Limits of keys that there are. What a file will have is not known here.
+    fn key_limits(read: &mut Reader, keys: Option<&Keys>, file: bool) -> Option<KeyLimits> {
+        let Some(text) = read.optional(&KEY_LIMITS) else {
+            return Some(KeyLimits::default());
+        };
+        let limits = KeyLimits::parse(&text).and_then(|limits| {
+            let unknown = match keys {
+                Some(keys) if !file => limits.unknown(keys).first().map(ToString::to_string),
+                _ => None,
+            };
+            match unknown {
+                Some(name) => Err(format!("{name}: no key of API_KEYS has this name")),
+                None => Ok(limits),
+            }
+        });
+        match limits {
+            Ok(limits) => Some(limits),
+            Err(error) => {
+                let form = format!("NAME:rpm=60,tokens_per_day=1000000 and ; between ({error})");
+                read.complain(KEY_LIMITS.name, &text, &form)
+            }
+        }
     }
 
     fn base_path(read: &mut Reader) -> Option<Option<String>> {
@@ -682,6 +741,10 @@ impl Config {
         let text = |name: &str| (read.lookup)(name).filter(|value| !value.is_empty());
         Some(Platform {
             lambda_api: lambda_api?,
+            lambda_function: text("AWS_LAMBDA_FUNCTION_NAME").map(|name| Function {
+                name,
+                version: text("AWS_LAMBDA_FUNCTION_VERSION").unwrap_or_else(|| "$LATEST".into()),
+            }),
             lambda_initialization: (read.lookup)("AWS_LAMBDA_INITIALIZATION_TYPE"),
             lambda_concurrency,
             lambda_memory_mb,
@@ -859,6 +922,7 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
             ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "0"),
+            ("KEY_LIMITS", "mobile:60"),
             ("TRACE_CONTENT", "some"),
             ("AWS_LAMBDA_RUNTIME_API", "no address"),
             ("FUNCTIONS_CUSTOMHANDLER_PORT", "http"),
@@ -943,8 +1007,42 @@ mod tests {
         }
         let keys = |text| parse(&[("API_KEYS", text)]).expect("valid").api_keys;
         assert!(keys("").is_empty());
-        let expected = Keys::parse(&["a".into(), "b".into()]).expect("keys");
+        let expected = Keys::parse(&["a", "b"]).expect("keys");
         assert_eq!(keys("a, b\n"), expected);
+    }
+
+    #[test]
+    fn limits_are_of_keys_that_there_are() {
+        let keys = ("API_KEYS", "mobile=plain:a,b");
+        let file = ("API_KEYS_FILE", "keys.txt");
+        let limits = |text| ("KEY_LIMITS", text);
+        for right in [
+            vec![keys, limits("mobile:rpm=1")],
+            vec![keys, limits("*:rpm=1;")],
+            vec![file, limits("later:rpm=1")],
+            vec![keys, limits("")],
+        ] {
+            assert!(parse(&right).is_ok(), "{right:?}");
+        }
+        for (wrong, says) in [
+            (vec![limits("mobile:rpm=1")], "mobile: no key of API_KEYS"),
+            (
+                vec![keys, limits("mobil:rpm=1")],
+                "mobil: no key of API_KEYS",
+            ),
+            (
+                vec![("API_KEYS", "b"), limits("*:rpm=1")],
+                "*: no key of API_KEYS",
+            ),
+            (
+                vec![keys, limits("mobile:rmp=1")],
+                "none of rpm and tokens_per_day",
+            ),
+            (vec![keys, file], "API_KEYS_FILE: API_KEYS is set too"),
+        ] {
+            let error = parse(&wrong).expect_err("refused").to_string();
+            assert!(error.contains(says), "{error}");
+        }
     }
 
     #[test]

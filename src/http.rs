@@ -38,7 +38,7 @@ use crate::telemetry::{Emf, Metrics, Traces};
 use mounts::Mounts;
 use voice::Voices;
 
-pub use auth::{BadKey, Keys};
+pub use auth::{BadKey, BadKeyFile, KeyLimits, Keyring, Keys};
 pub use error::{ERROR_CODES, ErrorCode, Refusal};
 pub use observe::RequestId;
 pub use path::SentUri;
@@ -63,8 +63,8 @@ pub struct Settings {
     pub wait_for_model: bool,
     /// What serves, for `/info`.
     pub host: &'static str,
-    /// Who may call.
-    pub keys: Keys,
+    /// Who may call, and how much.
+    pub keys: Keyring,
     /// Memory that the platform bills, where it tells; and what the process has in use.
     pub billed_bytes: Option<u64>,
     pub resident_bytes: fn() -> u64,

@@ -12,6 +12,7 @@ mod openinference;
 mod otlp;
 
 use std::io::{IsTerminal, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use tracing_subscriber::filter::{FilterExt, ParseError, Targets, filter_fn};
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::registry::LookupSpan;
 
-pub use emf::Emf;
+pub use emf::{Emf, Function};
 use lines::Stream;
 pub use lines::{flush, queue};
 pub use metrics::{Gauges, METRICS_CONTENT_TYPE, Metrics, ServedModel};
@@ -45,6 +46,8 @@ pub struct Outcome {
     pub route: String,
     /// Whose wire format it was; empty where the request was none to score.
     pub dialect: &'static str,
+    /// What the caller's key is called in the configuration. Nothing of what the caller sent.
+    pub key_name: Option<Arc<str>>,
     pub status: u16,
     /// The error's code; empty where there is none.
     pub code: &'static str,

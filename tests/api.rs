@@ -659,7 +659,7 @@ async fn concurrent_requests_all_get_the_score_they_would_get_alone() {
 #[tokio::test]
 async fn a_key_is_needed_where_keys_are_set() {
     let mut settings = settings();
-    settings.keys = Keys::parse(&["right".into(), "other".into()]).expect("keys");
+    settings.keys = Keys::parse(&["right", "other"]).expect("keys").into();
     let (router, _) = loaded_with(settings).await;
     let body = r#"{"query":"q","passage":"p"}"#;
     for open in [
@@ -823,7 +823,7 @@ async fn a_signed_body_is_read_only_where_it_may_be_a_callers() {
         ("the-key", false, stalled(), 408, "it has little time"),
     ] {
         let settings = Settings {
-            keys: Keys::parse(&["the-key".into()]).expect("a key"),
+            keys: Keys::parse(&["the-key"]).expect("a key").into(),
             ..settings()
         };
         let router = router(empty_service(), settings);

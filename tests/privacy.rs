@@ -311,11 +311,12 @@ fn panicking() -> Value {
 
 fn serve(more: &[(&str, &str)]) -> Process {
     let model = tiny_model();
+    let named = format!("tester=plain:{KEY}");
     let mut variables = vec![
         ("MODEL_DIR", model.to_str().expect("UTF-8")),
         ("HOST", "127.0.0.1"),
         ("PORT", "0"),
-        ("API_KEYS", KEY),
+        ("API_KEYS", &named),
         ("MAX_BODY_BYTES", "1000000"),
         ("THREADS", "1"),
     ];

@@ -19,6 +19,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use client::{Reply, connect, get, metric, post, read_reply, send, write_head};
 use group::MemoryGroup;
@@ -238,7 +239,10 @@ fn a_start_that_fails_says_so_whatever_the_log_shows() {
     let no_folder = format!("cd {}", none.path().display());
     /// The shell's first words, variables, the exit code and what is said.
     type Start<'a> = (&'a str, &'a [(&'a str, &'a str)], i32, &'a [&'a str]);
-    let starts: [Start<'_>; 8] = [
+    let empty = none.path().join("keys");
+    std::fs::write(&empty, "# nobody yet\n").expect("written");
+    let empty = empty.to_str().expect("a UTF-8 path");
+    let starts: [Start<'_>; 12] = [
         (
             ":",
             &[("MODEL_DIR", "/no/such"), ("LOG_LEVEL", "none")],
@@ -267,6 +271,30 @@ fn a_start_that_fails_says_so_whatever_the_log_shows() {
             ],
             2,
             &["API_KEYS: key 2", "BASE_PATH=", "CORS_ORIGINS="],
+        ),
+        (
+            ":",
+            &[("MODEL_DIR", model), ("API_KEYS_FILE", "/no/such")],
+            2,
+            &["API_KEYS_FILE: /no/such: it cannot be read"],
+        ),
+        (
+            ":",
+            &[("MODEL_DIR", model), ("API_KEYS_FILE", empty)],
+            2,
+            &["API_KEYS_FILE: ", "it has no key"],
+        ),
+        (
+            ":",
+            &[("API_KEYS_FILE", empty), ("API_KEYS", "k")],
+            2,
+            &["API_KEYS_FILE: API_KEYS is set too"],
+        ),
+        (
+            ":",
+            &[("API_KEYS", "k"), ("KEY_LIMITS", "mobile:rpm=1")],
+            2,
+            &["KEY_LIMITS=", "mobile: no key of API_KEYS has this name"],
         ),
         (
             &no_folder,
@@ -341,7 +369,7 @@ fn people_are_greeted_with_links_and_lines_without_empty_fields() {
     for part in [
         format!("playground  http://{address}/"),
         format!("API         http://{address}/docs"),
-        "may call    whoever has one of API_KEYS".into(),
+        "may call    whoever has an API key".into(),
     ] {
         server.wait_for(&part, |line| line.as_str()?.contains(&part).then_some(()));
     }
@@ -1273,4 +1301,279 @@ fn a_memory_limit_that_cannot_do_is_said_at_the_start() {
         assert!([200, 429].contains(&status), "{status}");
     }
     assert_eq!(post(address, "/rerank", &pair()).status, 200);
+}
+
+/// Posts with a key.
+fn post_with(address: SocketAddr, path: &str, key: &str, body: &Value) -> Reply {
+    let headers = [JSON, ("x-api-key", key)];
+    send(address, "POST", path, &headers, body.to_string().as_bytes())
+}
+
+/// Asks until it is so: a file of keys is looked at once a second, when somebody asks.
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn keys_of_a_file_change_without_a_restart() {
+    const OLD: &str = "quagga-old";
+    const NEW: &str = "quagga-new";
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("keys");
+    let hashed = |key: &str| format!("mobile=sha256:{:x}\n", Sha256::digest(key));
+    let put = |text: &str| {
+        let whole = folder.path().join("keys.new");
+        std::fs::write(&whole, text).expect("written");
+        std::fs::rename(&whole, &file).expect("renamed");
+    };
+    put(&format!("# callers\n{}", hashed(OLD)));
+    let path = file.to_str().expect("a UTF-8 path");
+    let (server, address) = tiny(&[("API_KEYS_FILE", path), ("LOG_FORMAT", "json")]);
+    let status = |key: &str| post_with(address, "/rerank", key, &pair()).status;
+    let metrics = |key: &str| {
+        let reply = send(address, "GET", "/metrics", &[("x-api-key", key)], b"");
+        assert_eq!(reply.status, 200);
+        String::from_utf8(reply.body).expect("text")
+    };
+    let broken = |key: &str| metrics(key).contains("reranker_key_file_broken 1\n");
+    assert_eq!((status(OLD), status(NEW)), (200, 401));
+
+    // Both hold for as long as callers change.
+    put(&(hashed(OLD) + &hashed(NEW)));
+    until("the new key is taken", || status(NEW) == 200);
+    assert_eq!(status(OLD), 200);
+    put(&hashed(NEW));
+    until("the old key is refused", || status(OLD) == 401);
+    assert_eq!(status(NEW), 200);
+
+    // A file that opens no door, or every door, changes nothing, and is told once.
+    for wrong in ["", "mobile=sha256:12\n", "# all are gone\n"] {
+        put(wrong);
+        until("the broken file is noticed", || broken(NEW));
+        assert_eq!((status(NEW), status(OLD), status("")), (200, 401, 401));
+        put(&hashed(NEW));
+        until("the whole file is noticed", || !broken(NEW));
+    }
+    std::fs::remove_file(&file).expect("removed");
+    until("the missing file is noticed", || broken(NEW));
+    assert_eq!(status(NEW), 200);
+    put(&hashed(OLD));
+    until("the last keys hold", || status(OLD) == 200);
+    assert_eq!(status(NEW), 401);
+
+    let counted = metrics(OLD);
+    assert!(
+        counted.contains("reranker_key_file_reads_total 3\n"),
+        "{counted}"
+    );
+    assert!(counted.contains(r#"reranker_key_requests_total{key_name="mobile",status="200"}"#));
+    server.terminate();
+    let (code, log) = server.wait();
+    assert_eq!(code, Some(0));
+    let errors = log
+        .iter()
+        .filter(|line| line.contains("API_KEYS_FILE cannot be used"));
+    assert_eq!(errors.count(), 4, "{}", log.join("\n"));
+    let lines: Vec<Value> = log
+        .iter()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    for line in lines.iter().filter(|line| line["message"] == "request") {
+        let name = (line["status"] == 200).then_some("mobile");
+        // Somebody without a key has no name.
+        assert_eq!(line["key_name"].as_str(), name, "{line}");
+    }
+    for secret in [OLD, NEW] {
+        let hash = format!("{:x}", Sha256::digest(secret));
+        for line in log.iter().map(String::as_str).chain(counted.lines()) {
+            assert!(!line.contains(secret) && !line.contains(&hash), "{line}");
+        }
+    }
+}
+
+#[test]
+fn a_key_over_its_limits_is_told_429_in_every_dialects_words() {
+    let documents = json!({"query": "when?", "documents": ["At nine.", "At ten."]});
+    let texts = json!({"query": "when?", "texts": ["At nine."]});
+    let input = json!({"query": "when?", "input": ["At nine."]});
+    let batch = json!({"pairs": [pair()]});
+    let bedrock = json!({
+        "queries": [{"type": "TEXT", "textQuery": {"text": "when?"}}],
+        "sources": [{"type": "INLINE", "inlineDocumentSource": {"type": "TEXT", "textDocument": {"text": "At nine."}}}],
+        "rerankingConfiguration": {"type": "BEDROCK_RERANKING_MODEL"},
+    });
+    // The path, a body, where the message is, and what else the body says, which need not be the same for both limits.
+    let dialects: [(&str, &Value, &[&str], &[&str], [&str; 2]); 14] = [
+        (
+            "/rerank",
+            &pair(),
+            &["error", "message"],
+            &["error", "code"],
+            ["rate_limited", "quota_exceeded"],
+        ),
+        (
+            "/rerank/batch",
+            &batch,
+            &["message"],
+            &["error", "code"],
+            ["rate_limited", "quota_exceeded"],
+        ),
+        (
+            "/v2/rerank",
+            &documents,
+            &["message"],
+            &["code"],
+            ["rate_limited", "quota_exceeded"],
+        ),
+        (
+            "/cohere/v1/rerank",
+            &documents,
+            &["message"],
+            &["code"],
+            ["rate_limited", "quota_exceeded"],
+        ),
+        (
+            "/jina/v1/rerank",
+            &documents,
+            &["detail"],
+            &["code"],
+            ["rate_limited", "quota_exceeded"],
+        ),
+        (
+            "/voyage/rerank",
+            &documents,
+            &["detail"],
+            &["code"],
+            ["rate_limited", "quota_exceeded"],
+        ),
+        (
+            "/vllm/rerank",
+            &documents,
+            &["error", "message"],
+            &["error", "type"],
+            ["rate_limit_error"; 2],
+        ),
+        (
+            "/infinity/rerank",
+            &documents,
+            &["error", "message"],
+            &["error", "type"],
+            ["rate_limit_error"; 2],
+        ),
+        (
+            "/llamacpp/rerank",
+            &documents,
+            &["error", "message"],
+            &["error", "type"],
+            ["rate_limit_error"; 2],
+        ),
+        (
+            "/pinecone/rerank",
+            &documents,
+            &["error", "message"],
+            &["error", "code"],
+            ["RESOURCE_EXHAUSTED"; 2],
+        ),
+        (
+            "/azure/inference/semanticReranking",
+            &documents,
+            &["error", "message"],
+            &["error", "code"],
+            ["rate_limited", "quota_exceeded"],
+        ),
+        (
+            "/tei/rerank",
+            &texts,
+            &["error"],
+            &["error_type"],
+            ["Overloaded"; 2],
+        ),
+        (
+            "/mixedbread/reranking",
+            &input,
+            &["message"],
+            &["code"],
+            ["rate_limited", "quota_exceeded"],
+        ),
+        ("/bedrock/rerank", &bedrock, &["message"], &[], [""; 2]),
+    ];
+    let each = |of: &dyn Fn(usize) -> [String; 2], between: &str| -> String {
+        let all: Vec<String> = (0..dialects.len()).flat_map(of).collect();
+        all.join(between)
+    };
+    let keys = each(
+        &|i| [format!("r{i}=plain:kr{i}"), format!("t{i}=plain:kt{i}")],
+        ",",
+    );
+    let limits = each(
+        &|i| [format!("r{i}:rpm=1"), format!("t{i}:tokens_per_day=1")],
+        ";",
+    );
+    let keys = keys + ",free=plain:free,nameless";
+    let (_server, address) = tiny(&[("API_KEYS", &keys), ("KEY_LIMITS", &limits)]);
+    for (i, (path, body, message, more, codes)) in dialects.into_iter().enumerate() {
+        for (key, code, says, longest) in [
+            (
+                format!("kr{i}"),
+                codes[0],
+                "the API key may send 1 requests a minute",
+                60,
+            ),
+            (
+                format!("kt{i}"),
+                codes[1],
+                "the API key may use 1 tokens a day, and has used",
+                86_400,
+            ),
+        ] {
+            let first = post_with(address, path, &key, body);
+            assert_eq!(first.status, 200, "{path}: {}", first.json());
+            // A minute or a day may end in between.
+            let refused = (0..3)
+                .map(|_| post_with(address, path, &key, body))
+                .find(|reply| reply.status != 200)
+                .unwrap_or_else(|| panic!("{path}: {key} has no limit"));
+            let told = refused.json();
+            let at = |place: &[&str]| {
+                let found = place.iter().fold(&told, |value, name| &value[*name]);
+                found.as_str().unwrap_or_default().to_owned()
+            };
+            assert_eq!(refused.status, 429, "{path}: {told}");
+            assert!(at(message).starts_with(says), "{path}: {told}");
+            assert_eq!(at(more), code, "{path}: {told}");
+            let number = |name: &str| -> u64 {
+                let value = refused
+                    .header(name)
+                    .unwrap_or_else(|| panic!("{path}: no {name}"));
+                value.parse().expect("a number")
+            };
+            assert!((1..=longest).contains(&number("retry-after")), "{path}");
+            assert!(
+                (1..=longest * 1000).contains(&number("retry-after-ms")),
+                "{path}"
+            );
+            let error_type = (path == "/bedrock/rerank").then_some("ThrottlingException");
+            assert_eq!(refused.header("x-amzn-errortype"), error_type, "{path}");
+        }
+    }
+    // Nobody else is bound, and what is asked with GET is not counted.
+    for key in ["free", "nameless", "free", "nameless"] {
+        assert_eq!(post_with(address, "/rerank", key, &pair()).status, 200);
+    }
+    let metrics = send(address, "GET", "/metrics", &[("x-api-key", "kr0")], b"");
+    assert_eq!(metrics.status, 200);
+    let metrics = String::from_utf8(metrics.body).expect("text");
+    for line in [
+        r#"reranker_key_requests_total{key_name="r0",status="429"}"#,
+        r#"reranker_key_tokens_total{key_name="t0"}"#,
+        r#"reranker_key_requests_total{key_name="free",status="200"} 2"#,
+        r#"reranker_errors_total{code="rate_limited"}"#,
+        r#"reranker_errors_total{code="quota_exceeded"}"#,
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
 }

@@ -48,6 +48,7 @@ fn outcome() -> Outcome {
         method: Method::POST,
         route: "/rerank".into(),
         dialect: "native",
+        key_name: Some("mobile".into()),
         status: 200,
         code: "",
         documents: 3,
@@ -517,6 +518,7 @@ fn a_ranking_follows_openinference_and_tells_no_text() {
         text("2")
     );
     assert_eq!(got.attribute("http.response.status_code"), int(200));
+    assert_eq!(got.attribute("reranker.key_name"), text("mobile"));
     assert_eq!(got.attribute("reranker.tokens"), int(21));
     let all = format!("{got:?}");
     for content in [QUERY].iter().chain(&TEXTS) {

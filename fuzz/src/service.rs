@@ -16,7 +16,6 @@ pub fn without_a_model(keys: &[&str]) -> Router {
         batch_tokens: 256,
     });
     let service = Service::new(compute.expect("starts"), 0, Instant::now());
-    let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
     let settings = Settings {
         limits: Limits {
             pairs: 40,
@@ -29,7 +28,7 @@ pub fn without_a_model(keys: &[&str]) -> Router {
         base_paths: vec!["/api".into()],
         wait_for_model: false,
         host: "http",
-        keys: Keys::parse(&keys).expect("keys"),
+        keys: Keys::parse(keys).expect("keys").into(),
         billed_bytes: None,
         resident_bytes: || 1 << 30,
         telemetry: Telemetry::default(),

@@ -15,14 +15,14 @@ use tracing::Instrument;
 use super::setup::{self, ModelPlan};
 use super::{Usage, memory, output, process};
 use crate::batch::{Compute, ComputeSettings};
-use crate::config::{self, Choice, Config};
+use crate::config::{self, Choice, Config, EmfMetrics};
 use crate::error::{Error, ModelError};
 use crate::fault;
 use crate::host::server::{self, End};
 use crate::host::{HostKind, azure, lambda, signals};
-use crate::http::{self, Settings, Telemetry};
+use crate::http::{self, Keyring, Settings, Telemetry};
 use crate::service::{Engine, Info, Service, State};
-use crate::telemetry::{self, LAST_LINES_TIME, Metrics, Traces, log_ms};
+use crate::telemetry::{self, Emf, LAST_LINES_TIME, Metrics, Traces, log_ms};
 
 /// After a download that failed, until the next; the pause doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
@@ -140,10 +140,10 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
     let telemetry = Telemetry {
         traces: traces.clone(),
         metrics: Metrics::new(),
-        emf: emf(config, kind).then(Arc::default),
+        emf: emf(config, kind).map(Arc::new),
         process_start: SystemTime::now().checked_sub(started.elapsed()),
     };
-    let settings = settings(config, kind, telemetry);
+    let settings = settings(config, kind, keyring(config)?, telemetry);
     let open = settings.keys.is_empty();
     let metrics = settings.telemetry.metrics.clone();
     let router = http::router(service.clone(), settings);
@@ -255,7 +255,7 @@ fn banner(address: SocketAddr, open: bool, model: &str) -> String {
         (true, false) => {
             "everyone who reaches this machine; API_KEYS or HOST=127.0.0.1 bounds that"
         }
-        (false, _) => "whoever has one of API_KEYS",
+        (false, _) => "whoever has an API key",
     };
     format!(
         "\n  playground  {root}/\n  API         {root}/docs\n  model       {model}\n  may call    {access}\n\n"
@@ -293,15 +293,27 @@ fn on_demand(config: &Config) -> bool {
 }
 
 /// Whether requests are told to CloudWatch in the log: on Lambda nobody scrapes.
-fn emf(config: &Config, kind: HostKind) -> bool {
-    match config.emf_metrics {
-        Choice::Yes => true,
-        Choice::No => false,
-        Choice::Auto => kind == HostKind::Lambda,
+fn emf(config: &Config, kind: HostKind) -> Option<Emf> {
+    let full = match config.emf_metrics {
+        EmfMetrics::Off => return None,
+        EmfMetrics::Auto if kind != HostKind::Lambda => return None,
+        EmfMetrics::Minimal | EmfMetrics::Auto => false,
+        EmfMetrics::Full => true,
+    };
+    Some(Emf::new(config.platform.lambda_function.clone(), full))
+}
+
+/// Who may call. Without its file of keys nobody could, so the server does not start.
+fn keyring(config: &Config) -> anyhow::Result<Keyring> {
+    let limits = config.key_limits.clone();
+    match &config.api_keys_file {
+        Some(path) => Keyring::of_file(path, limits)
+            .map_err(|error| Usage(format!("API_KEYS_FILE: {error}")).into()),
+        None => Ok(Keyring::new(config.api_keys.clone(), limits)),
     }
 }
 
-fn settings(config: &Config, kind: HostKind, telemetry: Telemetry) -> Settings {
+fn settings(config: &Config, kind: HostKind, keys: Keyring, telemetry: Telemetry) -> Settings {
     let azure = (kind == HostKind::Azure).then(|| "/api".to_owned());
     Settings {
         limits: setup::limits(config),
@@ -312,7 +324,7 @@ fn settings(config: &Config, kind: HostKind, telemetry: Telemetry) -> Settings {
         base_paths: config.base_path.iter().cloned().chain(azure).collect(),
         wait_for_model: kind == HostKind::Lambda,
         host: kind.name(),
-        keys: config.api_keys.clone(),
+        keys,
         billed_bytes: config.platform.lambda_memory_mb.map(|mb| mb << 20),
         resident_bytes: process::resident_bytes,
         telemetry,
@@ -465,7 +477,7 @@ async fn on_socket(
         .context("the listener has no address")?;
     tracing::info!(%address, "listening");
     if greets {
-        let open = config.api_keys.is_empty();
+        let open = config.api_keys.is_empty() && config.api_keys_file.is_none();
         tokio::spawn(greet(address, open, service.clone()));
     }
     let connections = process::room_for_connections(config.max_connections);
@@ -515,7 +527,7 @@ mod tests {
             (
                 "[::]:8000",
                 false,
-                ["http://localhost:8000/docs\n", "one of API_KEYS"],
+                ["http://localhost:8000/docs\n", "whoever has an API key"],
             ),
             (
                 "[::1]:8000",

@@ -21,7 +21,7 @@ const COUSINS: [(&str, &[&str]); 13] = [
     ),
     ("MODEL_REVISION", &["REVISION", "HF_MODEL_REVISION"]),
     (
-        "API_KEYS",
+        "API_KEYS or API_KEYS_FILE",
         &["APIKEY", "APIKEYS", "API_TOKEN", "AUTH_TOKEN"],
     ),
     ("THREADS", &["WORKERS", "NUM_WORKERS", "NUM_THREADS"]),

@@ -4,29 +4,36 @@
 //! learned from the time that a refusal takes. AWS's clients send no key but a signature made with it (`sigv4`). Every route needs one
 //! but those that a probe or a browser must reach without.
 
+mod keyring;
+mod keys;
+mod limits;
 mod sigv4;
 
-use std::fmt;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use sha2::{Digest, Sha256};
-use subtle::{Choice, ConstantTimeEq};
 
 use super::body::Whole;
 use super::error::Refusal;
-use super::observe::{callers_timeout, unix_seconds};
+use super::observe::{Work, callers_timeout, unix_seconds};
 use super::path::SentUri;
 use super::room::{Taken, Use};
 use super::voice::Voice;
 use super::{App, Deadline, body};
 use crate::dialect::bedrock::Bedrock;
+use keys::{KeyName, unhex};
 use sigv4::{Claim, SignedRequest};
+
+pub use keyring::{BadKeyFile, Keyring};
+pub use keys::{BadKey, Keys};
+pub use limits::KeyLimits;
 
 /// Routes that need no key: probes, and the pages, which hold no secret and send the key that is typed into them.
 const OPEN: [&str; 8] = [
@@ -55,99 +62,69 @@ static HEADERS: [HeaderName; 3] = [
     HeaderName::from_static("ocp-apim-subscription-key"),
 ];
 
-/// The keys that are let in; everyone is where there are none.
-#[derive(Clone, Default, PartialEq)]
-pub struct Keys {
-    hashes: Vec<[u8; 32]>,
-    /// Those that were given as they are: signatures cannot be verified with a hash.
-    plain: Vec<String>,
-}
+/// Whose key a request brought, where it has a name. Known to `observe` also where the request is never answered.
+#[derive(Clone, Default)]
+pub struct Caller(Arc<OnceLock<KeyName>>);
 
-/// A key that cannot be one.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("key {place} begins with sha256: but is not followed by 64 hexadecimal digits")]
-pub struct BadKey {
-    /// Counted from 1; the key itself is not repeated.
-    place: usize,
-}
-
-impl Keys {
-    /// From keys as they are, or as `sha256:` and the hash in hexadecimal.
-    pub fn parse(keys: &[String]) -> Result<Self, BadKey> {
-        let mut parsed = Self::default();
-        for (index, key) in keys.iter().enumerate() {
-            parsed.hashes.push(match key.strip_prefix("sha256:") {
-                Some(hex) => unhex(hex).ok_or(BadKey { place: index + 1 })?,
-                None => {
-                    parsed.plain.push(key.clone());
-                    hash(key.as_bytes())
-                }
-            });
-        }
-        Ok(parsed)
+impl Caller {
+    pub fn name(&self) -> Option<&KeyName> {
+        self.0.get()
     }
-
-    pub fn is_empty(&self) -> bool {
-        self.hashes.is_empty()
-    }
-
-    fn has(&self, key: &[u8]) -> bool {
-        let given = hash(key);
-        let equal = self.hashes.iter().map(|known| known.ct_eq(&given));
-        equal.fold(Choice::from(0), |any, this| any | this).into()
-    }
-
-    /// Whether one of them has signed this, with a body of this digest.
-    fn signed(&self, claim: &Claim, body_hash: &str) -> bool {
-        let signature = claim.signature(body_hash);
-        signature.is_some_and(|signature| self.plain.iter().any(|key| signature.is_by(key)))
-    }
-}
-
-/// Not even hashes are shown.
-impl fmt::Debug for Keys {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{} keys", self.hashes.len())
-    }
-}
-
-fn hash(key: &[u8]) -> [u8; 32] {
-    Sha256::digest(key).into()
-}
-
-fn unhex<const N: usize>(hex: &str) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    if hex.len() != 2 * N || !hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return None;
-    }
-    for (byte, digits) in bytes.iter_mut().zip(hex.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-    }
-    Some(bytes)
 }
 
 /// Lets a request through where its route is open or it brings a key.
 pub async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
-    let keys = &app.settings.keys;
+    let keyring = &app.settings.keys;
+    let keys = keyring.current(&app.settings.telemetry.metrics).await;
     // The pattern that matched, not the path: no way of writing a path can make another route look open.
     let route = request.extensions().get::<MatchedPath>();
     let open = route.is_some_and(|route| is_open(route.as_str()));
-    if keys.is_empty() || open || candidates(request.headers()).any(|key| keys.has(key)) {
+    if keys.is_empty() || open {
         return let_in(request, next).await;
     }
+    let key = candidates(request.headers()).find_map(|key| keys.find(key));
+    if let Some(key) = key {
+        return let_in_as(key.name.as_ref(), keyring, request, next).await;
+    }
     if is_signed(request.headers()) {
-        return match signed(&app, request).await {
-            Ok(request) => let_in(request, next).await,
-            Err(refusal) => {
-                let mut response = refusal.into_response();
-                // Nobody else signs, so the path need not tell.
-                response.extensions_mut().insert(Voice::of::<Bedrock>());
-                response
-            }
+        let mut response = match signed(&app, &keys, request).await {
+            Ok((request, name)) => return let_in_as(name.as_ref(), keyring, request, next).await,
+            Err(refusal) => refusal.into_response(),
         };
+        // Nobody else signs, so the path need not tell.
+        response.extensions_mut().insert(Voice::of::<Bedrock>());
+        return response;
     }
     let given = candidates(request.headers()).next().is_some();
     Refusal::Unauthorized { given }.into_response()
+}
+
+/// Lets a key's request in, as far as the limits of its name allow. What is asked with GET costs nothing, and is not counted.
+async fn let_in_as(
+    name: Option<&KeyName>,
+    keyring: &Keyring,
+    request: Request,
+    next: Next,
+) -> Response {
+    let Some(name) = name else {
+        return let_in(request, next).await;
+    };
+    if let Some(Caller(caller)) = request.extensions().get() {
+        // Set nowhere else.
+        let _ = caller.set(name.clone());
+    }
+    if request.method() != Method::POST {
+        return let_in(request, next).await;
+    }
+    let meter = keyring.meter();
+    if let Err(refusal) = meter.admit(name, SystemTime::now()) {
+        return refusal.into_response();
+    }
+    let response = let_in(request, next).await;
+    if let Some(work) = response.extensions().get::<Work>() {
+        meter.scored(name, work.tokens, SystemTime::now());
+    }
+    response
 }
 
 async fn let_in(request: Request, next: Next) -> Response {
@@ -167,11 +144,15 @@ fn is_signed(headers: &HeaderMap) -> bool {
     authorization.is_some_and(|value| value.starts_with(sigv4::ALGORITHM.as_bytes()))
 }
 
-/// The request, where it is signed with a key. The signature covers the body, of which a client may have signed a digest: then the
-/// body is read only once the signature holds. One that has to be read for it gets little room and little time.
-async fn signed(app: &App, request: Request) -> Result<Request, Refusal> {
+/// The request, where it is signed with a key, and the key's name. The signature covers the body, of which a client may have signed
+/// a digest: then the body is read only once the signature holds. One that has to be read for it gets little room and little time.
+async fn signed(
+    app: &App,
+    keys: &Keys,
+    request: Request,
+) -> Result<(Request, Option<KeyName>), Refusal> {
     let wrong = Refusal::Unauthorized { given: true };
-    let (keys, limit) = (&app.settings.keys, app.settings.body_bytes);
+    let limit = app.settings.body_bytes;
     let (mut head, body) = request.into_parts();
     let deadline = head.extensions.get::<Deadline>().map(|deadline| deadline.0);
     let sent = head.extensions.get::<SentUri>().map(|sent| &sent.0);
@@ -181,12 +162,15 @@ async fn signed(app: &App, request: Request) -> Result<Request, Refusal> {
         headers: &head.headers,
     };
     // Nothing is read for those who cannot be let in whatever it is.
-    let Some(claim) = Claim::of(claim, now()).filter(|_| !keys.plain.is_empty()) else {
+    let Some(claim) = Claim::of(claim, now()).filter(|_| keys.can_sign()) else {
         return Err(wrong);
     };
-    let (what, deadline) = match claim.signed_hash() {
-        Some(hash) if keys.signed(&claim, hash) => (Use::Body, deadline),
-        Some(_) => return Err(wrong),
+    let announced = claim
+        .signed_hash()
+        .map(|hash| (hash, keys.signer(&claim, hash)));
+    let (what, deadline) = match announced {
+        Some((_, Some(_))) => (Use::Body, deadline),
+        Some((_, None)) => return Err(wrong),
         None => {
             let soon = Instant::now() + UNPROVEN_TIME;
             let deadline = deadline.map_or(soon, |deadline| deadline.min(soon));
@@ -200,16 +184,19 @@ async fn signed(app: &App, request: Request) -> Result<Request, Refusal> {
     let (bytes, mut taken) =
         body::read_into(taken, request, limit, &app.room, deadline, Some(&mut hash)).await?;
     let hash = sigv4::hex(&hash.finalize());
-    let holds = match claim.signed_hash() {
-        Some(signed) => signed == hash,
-        None => keys.signed(&claim, &hash),
+    let signer = match announced {
+        Some((said, signer)) => signer.filter(|_| said == hash),
+        None => keys.signer(&claim, &hash),
     };
-    if !holds {
+    let Some(signer) = signer else {
         return Err(wrong);
-    }
+    };
     taken.prove();
     head.extensions.insert(Whole::new(bytes, taken));
-    Ok(Request::from_parts(head, Body::empty()))
+    Ok((
+        Request::from_parts(head, Body::empty()),
+        signer.name.clone(),
+    ))
 }
 
 /// Everything in the headers that may be a key: `Bearer` and alike, a bare value, and the headers of several vendors.
@@ -235,35 +222,9 @@ fn candidates(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
 mod tests {
     use super::*;
 
-    fn keys(keys: &[&str]) -> Result<Keys, BadKey> {
-        Keys::parse(&keys.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>())
-    }
-
-    #[test]
-    fn a_key_may_be_given_as_its_hash() {
-        // printf secret | sha256sum
-        let hashed = "sha256:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
-        let keys = keys(&["first", hashed]).expect("keys");
-        assert!(keys.has(b"secret") && keys.has(b"first"));
-        assert!(!keys.has(b"Secret") && !keys.has(b"") && !keys.has(hashed.as_bytes()));
-    }
-
-    #[test]
-    fn a_hash_that_is_none_is_named_by_its_place() {
-        for wrong in [
-            "sha256:abc",
-            "sha256:",
-            &format!("sha256:{}", "g".repeat(64)),
-        ] {
-            let error = keys(&["first", wrong]).expect_err("refused");
-            assert_eq!(error, BadKey { place: 2 });
-            assert!(!error.to_string().contains(&wrong[7..].to_owned()) || wrong.len() == 7);
-        }
-    }
-
     #[test]
     fn every_style_of_header_is_read() {
-        let keys = keys(&["k"]).expect("a key");
+        let keys = Keys::parse(&["k"]).expect("a key");
         for (name, value) in [
             ("authorization", "Bearer k"),
             ("authorization", "bearer  k"),
@@ -276,7 +237,7 @@ mod tests {
             headers.insert(name, HeaderValue::from_static(value));
             let found: Vec<&[u8]> = candidates(&headers).collect();
             assert!(
-                found.into_iter().any(|key| keys.has(key)),
+                found.into_iter().any(|key| keys.find(key).is_some()),
                 "{name}: {value}"
             );
         }

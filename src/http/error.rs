@@ -136,6 +136,16 @@ pub const ERROR_CODES: &[ErrorCode] = &[
         &[422],
         "a pair exceeds `max_length`, and `truncation` is `none`",
     ),
+    code(
+        "quota_exceeded",
+        &[429],
+        "the API key has used its tokens of the day (`KEY_LIMITS`); `Retry-After` has the seconds until the next day in UTC",
+    ),
+    code(
+        "rate_limited",
+        &[429],
+        "the API key has used its requests of the minute (`KEY_LIMITS`); `Retry-After` says when to retry",
+    ),
     code("request_timeout", &[408], "the body arrived too slowly"),
     code("text_too_long", &[422], "a text exceeds `MAX_TEXT_CHARS`"),
     code(
@@ -227,6 +237,17 @@ pub enum Refusal {
     Unauthorized {
         /// Whether there was one.
         given: bool,
+    },
+    /// The key has had its requests of the minute.
+    KeyRate {
+        limit: u64,
+        retry_after: Duration,
+    },
+    /// The key has had its tokens of the day.
+    KeyTokens {
+        used: u64,
+        limit: u64,
+        retry_after: Duration,
     },
     /// The header that sets a timeout.
     Timeout,
@@ -352,6 +373,26 @@ impl IntoResponse for Refusal {
                     "an API key is needed, as Authorization: Bearer KEY or as x-api-key".into()
                 },
             ),
+            Self::KeyRate { limit, retry_after } => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate_limited",
+                format!(
+                    "the API key may send {limit} requests a minute, and has: try again in {} s",
+                    seconds(*retry_after)
+                ),
+            ),
+            Self::KeyTokens {
+                used,
+                limit,
+                retry_after,
+            } => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "quota_exceeded",
+                format!(
+                    "the API key may use {limit} tokens a day, and has used {used}: the next day in UTC begins in {} s",
+                    seconds(*retry_after)
+                ),
+            ),
             Self::Timeout => (
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "invalid_timeout",
@@ -390,6 +431,21 @@ impl IntoResponse for Refusal {
                 failure.limit = Some(limit as u64);
                 retry_after = Some(ROOM_RETRY);
             }
+            Self::KeyRate {
+                limit,
+                retry_after: wait,
+            } => {
+                failure.limit = Some(limit);
+                retry_after = Some(wait);
+            }
+            Self::KeyTokens {
+                used,
+                limit,
+                retry_after: wait,
+            } => {
+                (failure.got, failure.limit) = (Some(used), Some(limit));
+                retry_after = Some(wait);
+            }
             Self::AnswerTooLarge { limit } => failure.limit = Some(limit as u64),
             Self::Encoded => accepted = Some(HeaderValue::from_static("identity")),
             Self::BodyTooLarge { got, limit } => {
@@ -420,10 +476,20 @@ impl IntoResponse for Refusal {
 
 /// Says when to return, to the second and to the millisecond.
 fn come_back(response: &mut Response, after: Duration) {
-    let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
     let headers = response.headers_mut();
-    headers.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000).max(1)));
-    headers.insert(RETRY_AFTER_MS, HeaderValue::from(ms.max(1)));
+    headers.insert(RETRY_AFTER, HeaderValue::from(seconds(after)));
+    headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis(after)));
+}
+
+/// Whole ones, of which a client must not wait for less.
+fn seconds(wait: Duration) -> u64 {
+    millis(wait).div_ceil(1000)
+}
+
+fn millis(wait: Duration) -> u64 {
+    u64::try_from(wait.as_micros().div_ceil(1000))
+        .unwrap_or(u64::MAX)
+        .max(1)
 }
 
 impl IntoResponse for Error {

@@ -55,7 +55,7 @@ const FAILURES: [(u16, &str); 11] = [
     (422, "A field is missing, wrong or over its limit"),
     (
         429,
-        "Too many requests wait; Retry-After says when to return",
+        "Too many requests wait, or the key has reached a limit; Retry-After says when to return",
     ),
     (500, "Internal error"),
     (

@@ -10,6 +10,7 @@ use http::header::HOST;
 use http::{HeaderName, HeaderValue, Method};
 use tracing::{Instrument, Span};
 
+use super::auth::Caller;
 use super::error::Refusal;
 use super::{App, Deadline, Telemetry};
 use crate::telemetry::{Outcome, log_ms};
@@ -68,6 +69,8 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
     extensions.insert(Deadline(deadline));
     extensions.insert(Accepted(accepted));
     extensions.insert(RequestId(id.clone()));
+    let caller = Caller::default();
+    extensions.insert(caller.clone());
     let span = app
         .settings
         .telemetry
@@ -77,6 +80,7 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
         telemetry: app.settings.telemetry.clone(),
         accepted,
         span: span.clone(),
+        caller,
         outcome: Outcome {
             request_id: id.clone(),
             method,
@@ -138,6 +142,7 @@ struct Watch {
     telemetry: Telemetry,
     accepted: Instant,
     span: Span,
+    caller: Caller,
     outcome: Outcome,
 }
 
@@ -150,6 +155,7 @@ impl Drop for Watch {
             ..
         } = &self.telemetry;
         self.outcome.total = self.accepted.elapsed();
+        self.outcome.key_name = self.caller.name().cloned();
         log(&self.outcome, traces.trace_id(&self.span));
         traces.answered(&self.span, &self.outcome);
         metrics.record(&self.outcome);
@@ -185,6 +191,7 @@ fn log(outcome: &Outcome, trace_id: Option<String>) {
         method,
         route,
         dialect,
+        key_name,
         status,
         code,
         documents: pairs,
@@ -194,10 +201,10 @@ fn log(outcome: &Outcome, trace_id: Option<String>) {
     } = outcome;
     // What there is nothing to say of is left out.
     let [dialect, code] = [dialect, code].map(|text| Some(*text).filter(|text| !text.is_empty()));
-    let ms = log_ms(*total);
+    let (key_name, ms) = (key_name.as_deref(), log_ms(*total));
     macro_rules! line {
         ($level:ident) => {
-            tracing::$level!(id, %method, route, dialect, status, ms, pairs, tokens, code, trace_id, "request")
+            tracing::$level!(id, %method, route, dialect, key_name, status, ms, pairs, tokens, code, trace_id, "request")
         };
     }
     if *status >= 500 {

@@ -47,6 +47,10 @@ struct Counted {
     inferred: Histogram,
     connections: Gauge,
     connections_refused: Counter,
+    by_key: Family<KeyLabels, Counter>,
+    tokens_by_key: Family<KeyNameLabels, Counter>,
+    key_file_reads: Counter,
+    key_file_broken: Gauge,
 }
 
 /// A connection, for as long as it is open.
@@ -79,6 +83,18 @@ struct CodeLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DialectLabels {
     dialect: &'static str,
+}
+
+/// Names are those of the configuration, which has a limit of them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KeyLabels {
+    key_name: Arc<str>,
+    status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KeyNameLabels {
+    key_name: Arc<str>,
 }
 
 /// What holds at the moment of rendering.
@@ -136,6 +152,10 @@ impl Metrics {
             inferred: histogram(),
             connections: Gauge::default(),
             connections_refused: Counter::default(),
+            by_key: Family::default(),
+            tokens_by_key: Family::default(),
+            key_file_reads: Counter::default(),
+            key_file_broken: Gauge::default(),
         };
         let all = &mut counted.registry;
         all.register("requests", "Requests answered", counted.requests.clone());
@@ -189,6 +209,26 @@ impl Metrics {
             "Connections over the limit",
             counted.connections_refused.clone(),
         );
+        all.register(
+            "key_requests",
+            "Requests with an API key that has a name",
+            counted.by_key.clone(),
+        );
+        all.register(
+            "key_tokens",
+            "Tokens scored for an API key that has a name",
+            counted.tokens_by_key.clone(),
+        );
+        all.register(
+            "key_file_reads",
+            "Times that changed keys of API_KEYS_FILE were taken up",
+            counted.key_file_reads.clone(),
+        );
+        all.register(
+            "key_file_broken",
+            "1 while API_KEYS_FILE cannot be used and its earlier keys hold",
+            counted.key_file_broken.clone(),
+        );
         let mut timed = |name, help, histogram| {
             all.register_with_unit(name, help, Unit::Seconds, histogram);
         };
@@ -240,6 +280,16 @@ impl Metrics {
                 family.get_or_create(&labels).inc_by(count as u64);
             }
         }
+        if let Some(key_name) = &outcome.key_name {
+            let labels = KeyLabels {
+                key_name: key_name.clone(),
+                status: outcome.status,
+            };
+            all.by_key.get_or_create(&labels).inc();
+            let KeyLabels { key_name, .. } = labels;
+            let tokens = all.tokens_by_key.get_or_create(&KeyNameLabels { key_name });
+            tokens.inc_by(outcome.tokens as u64);
+        }
         all.truncated.inc_by(outcome.truncated as u64);
         all.cache_hits.inc_by(outcome.cache_hits as u64);
         all.cache_misses.inc_by(outcome.cache_misses as u64);
@@ -263,6 +313,14 @@ impl Metrics {
 
     pub fn connection_refused(&self) {
         self.0.connections_refused.inc();
+    }
+
+    pub fn key_file_read(&self) {
+        self.0.key_file_reads.inc();
+    }
+
+    pub fn key_file_broken(&self, broken: bool) {
+        self.0.key_file_broken.set(broken.into());
     }
 
     /// All of it as OpenMetrics text, to be sent as [`METRICS_CONTENT_TYPE`].
@@ -346,6 +404,7 @@ mod tests {
             method: Method::POST,
             route: "/v1/rerank".into(),
             dialect: "cohere",
+            key_name: Some("mobile".into()),
             status: 200,
             code: "",
             documents: 2,
@@ -388,6 +447,10 @@ mod tests {
             r#"reranker_requests_total{route="/v1/rerank",dialect="cohere",status="200"} 2"#,
             r#"reranker_requests_total{route="/v1/rerank",dialect="cohere",status="503"} 1"#,
             r#"reranker_errors_total{code="deadline_exceeded"} 1"#,
+            r#"reranker_key_requests_total{key_name="mobile",status="200"} 2"#,
+            r#"reranker_key_requests_total{key_name="mobile",status="503"} 1"#,
+            r#"reranker_key_tokens_total{key_name="mobile"} 210"#,
+            "reranker_key_file_broken 0",
             r#"reranker_pairs_total{dialect="cohere"} 6"#,
             r#"reranker_documents_total{dialect="cohere"} 6"#,
             r#"reranker_tokens_total{dialect="cohere"} 210"#,

@@ -150,6 +150,9 @@ impl Traces {
         if !outcome.dialect.is_empty() {
             span.set_attribute("reranker.dialect", outcome.dialect);
         }
+        if let Some(name) = &outcome.key_name {
+            span.set_attribute("reranker.key_name", name.to_string());
+        }
         if outcome.documents > 0 {
             let counts = [
                 ("reranker.pairs", outcome.pairs),

@@ -13,7 +13,7 @@ use http_body_util::BodyExt;
 use kernels::Kernels;
 use reranker::batch::{Compute, ComputeSettings};
 use reranker::error::ModelError;
-use reranker::http::{Keys, Settings, Telemetry, router};
+use reranker::http::{Keyring, Settings, Telemetry, router};
 use reranker::model::choose;
 use reranker::rerank::{Limits, Precision, Truncation};
 use reranker::service::{Engine, EngineSettings, Service};
@@ -33,7 +33,7 @@ pub fn settings() -> Settings {
         base_paths: vec!["/api".into()],
         wait_for_model: false,
         host: "http",
-        keys: Keys::default(),
+        keys: Keyring::default(),
         billed_bytes: Some(2 << 30),
         resident_bytes: || 1 << 30,
         telemetry: Telemetry::default(),

@@ -28,7 +28,7 @@ locals {
       INIT_BUDGET_S = tostring(var.init_budget_s)
       LOG_LEVEL     = var.log_level
       # The minimal set is counted from the log.
-      EMF_METRICS = tostring(var.metrics == "full")
+      EMF_METRICS = var.metrics == "full" ? "full" : "false"
     },
     var.model_uri == "" ? {} : { MODEL_DIR = var.model_uri },
     var.otlp_endpoint == "" ? {} : { OTEL_EXPORTER_OTLP_ENDPOINT = var.otlp_endpoint },

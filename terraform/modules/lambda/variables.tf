@@ -366,7 +366,7 @@ variable "kms_key_arn" {
 }
 
 variable "metrics" {
-  description = "minimal: five metrics by function, counted from the log's request lines. full: also the service's own by route and dialect, at $0.30 a month for each combination."
+  description = "minimal: five metrics by function, counted from the log's request lines. full: also the service's own by version, route and dialect, at $0.30 a month for each combination."
   type        = string
   default     = "minimal"
   validation {

@@ -373,8 +373,8 @@ run "metrics_are_few_unless_asked_for" {
     metrics = "full"
   }
   assert {
-    condition     = aws_lambda_function.this.environment[0].variables.EMF_METRICS == "true"
-    error_message = "the service writes its own metrics by route and dialect"
+    condition     = aws_lambda_function.this.environment[0].variables.EMF_METRICS == "full"
+    error_message = "the service writes its own metrics by version, route and dialect"
   }
   assert {
     condition     = toset(keys(aws_cloudwatch_log_metric_filter.requests)) == toset(["Requests", "ClientErrors", "ServerErrors", "RequestTime", "Tokens"])
