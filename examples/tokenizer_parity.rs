@@ -14,7 +14,7 @@ use reranker::rerank::Truncation;
 use reranker::tokenizer::{Compilation, PairTokenizer, compile};
 use reranker::weights::Mapped;
 
-#[path = "../tests/support/texts.rs"]
+#[path = "../tests/it/support/texts.rs"]
 mod texts;
 
 use texts::Texts;

@@ -2,7 +2,7 @@
 //! The first byte says whose it is; 0 and what is beyond the last leave that to the body, as the shared paths do.
 #![no_main]
 
-#[path = "../../tests/support/memory.rs"]
+#[path = "../../tests/reading/memory.rs"]
 mod memory;
 
 use std::time::Duration;

@@ -210,7 +210,7 @@ module "functions" {
   otlp_endpoint           = var.otlp_endpoint
 }
 
-# What an operator looks at first, from the container apps' log. tests/terraform/dashboards.py holds its fields to what the program writes.
+# What an operator looks at first, from the container apps' log. suites/terraform/dashboards.py holds its fields to what the program writes.
 resource "azurerm_application_insights_workbook" "this" {
   count = var.image == null && var.gpu_image == null ? 0 : 1
 

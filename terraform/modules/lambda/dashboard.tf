@@ -1,4 +1,4 @@
-# What an operator looks at first. tests/terraform/dashboards.py holds its metrics' names to what gives them.
+# What an operator looks at first. suites/terraform/dashboards.py holds its metrics' names to what gives them.
 locals {
   lambda_dimensions = ["FunctionName", var.name, "Resource", "${var.name}:${local.alias.name}"]
   widgets = [
