@@ -126,6 +126,11 @@ status: ## every deployment made from here, and its health
 smoke: #- every deployment made from here: ready, the right model, the published scores
 	@python3 deploy/deploy.py smoke
 
+prove-aws: #- deploy, measure, change, go back and remove on your own AWS account, for at most MAX_DOLLARS; keeps a record in run/prove
+prove-azure: #- the same on your own subscription of Azure
+prove-aws prove-azure:
+	@python3 deploy/deploy.py prove $(@:prove-%=%)
+
 image: ## build the image (IMAGE, MODEL, MODEL_REVISION, PRECISION, PLATFORM, BUILD_ARGS)
 	BUILDX_NO_DEFAULT_ATTESTATIONS=1 docker build -f Dockerfile.lambda -t $(IMAGE) \
 	    --label org.opencontainers.image.version=$(TAG) --label org.opencontainers.image.revision=$(REVISION) --build-arg SOURCE_DATE_EPOCH=$(or $(shell git log -1 --format=%ct 2>/dev/null),0) \

@@ -82,6 +82,10 @@ class Aws:
 
     def check(self, settings, builds):
         """Tools, credentials and quotas; what is missing is told at once."""
+        key, wanted = self.deployment.get("settings", {}).get("kms_key_arn"), settings.get("kms_key_arn")
+        if self.deployment.get("image") and key != wanted:
+            raise Stop(f"SET: kms_key_arn={wanted or ''}: the registry, the logs and the buckets of {self.name} are encrypted by the key of its first deployment; "
+                       "with another key they would be made anew, and what they hold would be lost: take another DEPLOYMENT")
         missing = Missing()
         if self.tool == "terraform":
             tool(missing, "terraform", "install Terraform 1.9 or newer: https://developer.hashicorp.com/terraform/install", "version")

@@ -2,12 +2,14 @@
 """Deploys the service and takes it away: one command for each. `make help` has the commands, docs/deploying.md the page to follow.
 
     deploy.py deploy|rollback|rotate-key|destroy aws|azure|azure-gpu|functions
+    deploy.py prove aws|azure
     deploy.py status|smoke
 
 Settings come from the environment, where make puts what is given on its command line:
     DEPLOYMENT   name of the deployment (reranker)           REGION, LOCATION   where; the CLI's own by default
     MODEL, MODEL_REVISION, IMAGE   what serves               SET, UNSET         Terraform's variables, remembered
     TOOL=sam     SAM's template instead of Terraform         PLAN=1             only show what would be done
+    MAX_DOLLARS  the most that a proof may cost
 """
 
 import re
@@ -15,6 +17,7 @@ import sys
 
 import aws
 import azure
+import proving
 from common import DEMO, ROOT, Deployment, Stop, asked, assignments, at_work, main_guard, model_asked, say, step
 
 TARGETS = {"aws": aws, "azure": azure, "azure-gpu": azure, "functions": azure}
@@ -71,7 +74,8 @@ def prove(deployment, cloud, target):
     service.wait()
     service.prove(deployment.get("model"))
     say()
-    if not deployment.get("key_shown"):
+    # Of a proof, which is over in minutes, nobody needs the key, and its log may be public.
+    if not deployment.get("key_shown") and not deployment.get("proof"):
         say(f"KEY={service.key}")
         say("         shown this once; the service has its hash, the account's secret store the key")
         deployment.save(key_shown=True)
@@ -159,7 +163,14 @@ def destroy(target):
             say(f"   {line}")
 
 
-COMMANDS = {"deploy": deploy, "rollback": rollback, "rotate-key": rotate_key, "destroy": destroy}
+def prove_all(target):
+    if target not in proving.PLACES:
+        raise Stop(f"{target} is not proven: {' or '.join(proving.PLACES)}")
+    commands = {"deploy": deploy, "rollback": rollback, "rotate-key": rotate_key, "destroy": destroy, "settings": settings_of}
+    proving.Proof(target, commands, named).run()
+
+
+COMMANDS = {"deploy": deploy, "rollback": rollback, "rotate-key": rotate_key, "destroy": destroy, "prove": prove_all}
 
 
 def main():

@@ -7,6 +7,7 @@ the API by its integration to the alias, and to the version that the alias is at
 """
 
 import atexit
+import base64
 import http.client
 import http.server
 import json
@@ -19,8 +20,10 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 
 import moto.awslambda.models as functions
+from instance import Instance
 from moto.apigatewayv2.models import apigatewayv2_backends
 from moto.awslambda.models import lambda_backends
 from moto.ecr.models import ecr_backends
@@ -46,6 +49,10 @@ def created(self, account_id, spec, *rest, **named):
 
 
 def updated(self, changes):
+    # Each update is another configuration, which instances that run do not have.
+    self.updates = getattr(self, "updates", 0) + 1
+    if "ImageConfig" in changes:
+        self.image_config = functions.ImageConfig(changes["ImageConfig"])
     names = {"TracingConfig": "tracing_config", "KMSKeyArn": "kms_key_arn", "LoggingConfig": "logging"}
     for name, attribute in names.items():
         if name in changes:
@@ -75,7 +82,28 @@ functions.LambdaFunction.get_configuration = configuration
 StepFunctionResponse.validate_state_machine_definition = lambda self: json.dumps({"result": "OK", "diagnostics": [], "truncated": False})
 
 
-def extended(inner):
+instances = {}
+starting = threading.Lock()
+
+
+def invoke(program, region, name, qualifier, event):
+    """A direct call: by the program itself in an instance of that version, as nothing of Docker runs here."""
+    version = lambda_backends[ACCOUNT][region].get_function(name, qualifier)
+    words = version.image_config.cmd or ["serve"]
+    key = (version.function_arn, version.version, getattr(version, "updates", 0))
+    with starting:
+        if key not in instances:
+            snapshots = version.snapshots != "None" and version.version != "$LATEST"
+            variables = {"MODEL_DIR": str(ROOT / "models/demo"), **version.environment_vars}
+            instances[key] = Instance([program, *words], variables, version.timeout, snapshots)
+            atexit.register(instances[key].process.kill)
+    answer = instances[key].call(event)
+    if instances[key].process.poll() is not None:
+        del instances[key]
+    return answer
+
+
+def extended(inner, program):
     """The requests that moto does not know."""
 
     def application(environ, start_response):
@@ -85,6 +113,15 @@ def extended(inner):
             start_response(status, [("content-type", "application/json")])
             return [json.dumps(body).encode()]
 
+        found = re.fullmatch(r"/2015-03-31/functions/([^/]+)/invocations", path)
+        if found:
+            event = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            qualifier = urllib.parse.parse_qs(environ["QUERY_STRING"]).get("Qualifier", ["$LATEST"])[0]
+            region = environ["HTTP_AUTHORIZATION"].split("/")[2]
+            told, failed, log = invoke(program, region, urllib.parse.unquote(found[1]), qualifier, event)
+            headers = [("content-type", "application/json"), ("x-amz-log-result", base64.b64encode(log.encode()).decode())]
+            start_response("200 OK", headers + ([("x-amz-function-error", "Unhandled")] if failed else []))
+            return [told]
         if path.rstrip("/") == "/2016-08-19/account-settings":
             limits = {"ConcurrentExecutions": CONCURRENCY, "UnreservedConcurrentExecutions": CONCURRENCY - 100 if CONCURRENCY > 100 else CONCURRENCY}
             return answer("200 OK", {"AccountLimit": limits, "AccountUsage": {}})
@@ -205,7 +242,7 @@ def main(port, front, certificate, program):
     server.instances = Instances(program, int(front) + 1)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     application = DomainDispatcherApplication(create_backend_app)
-    run_simple("127.0.0.1", int(port), extended(application), threaded=True, request_handler=MotoRequestHandler)
+    run_simple("127.0.0.1", int(port), extended(application, program), threaded=True, request_handler=MotoRequestHandler)
 
 
 if __name__ == "__main__":

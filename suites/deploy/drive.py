@@ -22,7 +22,7 @@ TREE, FOLDER, PROGRAM = (pathlib.Path(word).resolve() for word in sys.argv[1:4])
 PORT = int(sys.argv[4])
 ENDPOINT = f"http://127.0.0.1:{PORT}"
 STATE = FOLDER / "state"
-HERE = "eu-central-1"
+HERE, THERE = "eu-central-1", "us-west-2"
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith("AWS_") and name not in ("MAKEFLAGS", "MAKELEVEL", "IMAGE", "MODEL")},
     "AWS_ENDPOINT_URL": ENDPOINT,
@@ -149,6 +149,14 @@ def refused():
     told = subprocess.run([sys.executable, "deploy/deploy.py", "deploy", "aws"], cwd=TREE, env=bare, capture_output=True, text=True)
     missing = [line for line in told.stderr.splitlines() if line.startswith("- ")]
     same((told.returncode, len(missing) >= 2), (1, True), f"tools that are missing: {told.stderr}")
+    # A proof has a price for all that it may make.
+    sys.path.insert(0, str(TREE / "deploy"))
+    import proving
+    for folders, known in (("aws modules/lambda", proving.AWS_MONTH.keys() | proving.AWS_FREE), ("azure modules/container-app", proving.AZURE_DAY.keys() | proving.AZURE_FREE)):
+        kinds = {line.split('"')[1] for folder in folders.split() for path in (TREE / "terraform" / folder).glob("*.tf")
+                 for line in path.read_text().splitlines() if line.startswith("resource ")}
+        same(kinds - known, proving.UNPRICED & kinds, f"kinds of {folders} without a price")
+    make("prove-azure", fails="MAX_DOLLARS")
     same(any(inventory(HERE).values()), False, "a refused command makes something")
 
 
@@ -251,6 +259,26 @@ def keys():
     same((ask("/info", old)[0], ask("/info", new)[0]), (401, 200), "old and new key afterwards")
 
 
+def second_region():
+    """The same name in another region, beside the first: made, proven, measured and removed by one command, within its bound. The first stays."""
+    first, before = inventory(HERE), served()["Version"]
+    make("prove-aws", fails="MAX_DOLLARS", REGION=THERE)
+    told = make("prove-aws", fails="is more than MAX_DOLLARS", REGION=THERE, MAX_DOLLARS="0.05")
+    same("aws_kms_key" in told and any(inventory(THERE)[kind] for kind in ("functions", "apis", "repositories", "secrets")), False, "what a refused proof makes")
+    told = make("prove-aws", REGION=THERE, DEPLOYMENT="reranker", MAX_DOLLARS=5)
+    [path] = (TREE / "run/prove").glob("*.json")
+    proof = json.loads(path.read_text())
+    same([step["name"] for step in proof["steps"]], ["deploy", "smoke", "cold starts", "processor", "change", "restores", "roll back", "rotate the key", "destroy", "look for what is left"], "steps")
+    same((proof["outcome"], proof["left"], all(step["ok"] for step in proof["steps"])), ("proven", [], True), "outcome")
+    same(0 < proof["bound_dollars"] < 5, True, f"the bound {proof['bound_dollars']}")
+    starts = [start["init_ms"] for start in proof["cold_starts"]] + [start["restore_ms"] for start in proof["restores"]]
+    same(len(starts) >= 4 and all(ms > 0 for ms in starts), True, f"starts {starts}")
+    same("instruction sets" in proof["processor"], True, f"the processor {proof['processor']}")
+    same((inventory(HERE), served()["Version"]), (first, before), "the deployment in the first region")
+    same(ask("/live", None)[0], 200, "the first region's answer")
+    path.unlink()
+
+
 def destroy():
     """With images in the registry and objects in the buckets; and once more, where there is nothing."""
     for bucket in inventory(HERE)["buckets"]:
@@ -284,7 +312,7 @@ def stop_cloud():
     CLOUD.wait()
 
 
-SCENES = [plan, refused, killed, deploy, again, release, roll_back, keys, destroy]
+SCENES = [plan, refused, killed, deploy, again, release, roll_back, keys, second_region, destroy]
 
 
 def main():
