@@ -93,6 +93,8 @@ fmt: #- check the format
 lint: ## clippy, warnings denied
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	python3 bench/costs.py --check
+	python3 bench/models.py --check
+	python3 bench/charts.py --check
 
 docs: ## write the generated parts of docs/reference from the program
 	UPDATE_DOCS=1 cargo test --locked --test it documented::
@@ -106,6 +108,11 @@ suites:
 
 bench: build $(SYNTHETIC)/model.safetensors ## time a full-size model beside PyTorch, ONNX Runtime and OpenVINO; keeps a record (ARGS)
 	$(PYTHON) bench/run.py $(ARGS)
+
+bench-models: build | $(PYTHON) ## time every known model's shape, beside ONNX Runtime; keeps a record (ARGS, TOKENIZER)
+	$(PYTHON) bench/models.py --binary $(BINARY) $(if $(TOKENIZER),--tokenizer $(TOKENIZER)) $(ARGS)
+	$(PYTHON) bench/models.py --write
+	$(PYTHON) bench/charts.py
 
 ## Deploy
 

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Draws the documentation's charts from the records, and from nothing else: the same records give the same bytes.
 
-usage: charts.py [--records DIR] [--out DIR]
+usage: charts.py [--records DIR] [--out DIR] [--check]      --check writes nothing, and fails where a chart is another
 
 latency.svg     seconds against tokens of one pair, and how many times this engine's int8 seconds each system takes
 cold-start.svg  from the start of a process to its first score: whole starts side by side, and the steps of ours enlarged
+models.svg      how well models rank, as others have published it, against the time that a request takes on AVX2
 
 The record with the newest run of a chart's lines is drawn, the newest line where it has several for the same point. A chart that
 no record has lines for is left as it is, and named.
@@ -18,6 +19,8 @@ import math
 import pathlib
 import sys
 from html import escape
+
+import models
 
 BENCH = pathlib.Path(__file__).resolve().parent
 OURS = "reranker int8"
@@ -328,13 +331,67 @@ def cold_start(lines: list[dict], run: dict) -> str | None:
     return svg.render()
 
 
-CHARTS = {"latency.svg": ("curve", latency), "cold-start.svg": ("cold", cold_start)}
+def frontier(lines: list[dict], run: dict) -> str | None:
+    measured = models.measured(lines)
+    points: dict[tuple[float, float], list[str]] = {}
+    for model in models.known()["models"]:
+        ranking = model.get("quality", {}).get("mteb_en")
+        took = models.time(measured.get(model["id"], {}), models.AVX2.name)
+        if ranking and took:
+            points.setdefault((took, ranking), []).append(model["id"].split("/")[1])
+    if not points:
+        return None
+    # A model is on the frontier if none is both faster and better.
+    best = {at for at in points if not any(took <= at[0] and ranking >= at[1] and (took, ranking) != at for took, ranking in points)}
+    svg = Svg(
+        860,
+        "Ranking quality against time, by model",
+        "; ".join(f"{', '.join(names)}: nDCG@10 {ranking:.4f}, {seconds(took)}" for (took, ranking), names in sorted(points.items())),
+    )
+    left, right, top, height = 62, 800, 84, 340
+    svg.text(16, 26, svg.title, "title")
+    svg.text(16, 45, f"100 passages of 128 tokens, int8, held to AVX2, {machine(run)}", "small", colour="muted")
+    svg.text(16, top - 8, "nDCG@10, English retrieval, as published (docs/reference/models.md)", "small", colour="muted")
+    low, high = math.log(min(took for took, _ in points) / 1.5), math.log(max(took for took, _ in points) * 1.5)
+    worst, most = (round(pick(ranking for _, ranking in points) + by, 2) for pick, by in ((min, -0.01), (max, 0.01)))
+
+    def x(took: float) -> float:
+        return left + (right - left) * (math.log(took) - low) / (high - low)
+
+    def y(ranking: float) -> float:
+        return top + height * (1 - (ranking - worst) / (most - worst))
+
+    for power in range(-3, 3):
+        for digit in (1, 2, 5):
+            tick = digit * 10.0**power
+            if low <= math.log(tick) <= high:
+                svg.line(x(tick), top, x(tick), top + height)
+                svg.text(x(tick), top + height + 17, seconds(tick), "small", "middle", "muted")
+    svg.text((left + right) / 2, top + height + 34, "for 100 passages (log scale)", "small", "middle", "muted")
+    for hundredth in range(round(worst * 100), round(most * 100) + 1, 2):
+        svg.line(left, y(hundredth / 100), right, y(hundredth / 100))
+        svg.text(left - 8, y(hundredth / 100) + 4, f"{hundredth / 100:.2f}", "small", "end", "muted")
+    svg.path([(x(took), y(ranking)) for took, ranking in sorted(best)], "blue", 1.75, True)
+    for (took, ranking), names in points.items():
+        on = (took, ranking) in best
+        svg.dot(x(took), y(ranking), "blue" if on else "grey", 4.5)
+        # away from the line, which rises
+        after = x(took) < left + 0.62 * (right - left)
+        across, up = (8 if after else -8), (-9 if on and not after else 15)
+        words = f"{', '.join(names)}  {seconds(took)}"
+        svg.text(x(took) + across, y(ranking) + up, words, "bold" if on else "", "start" if after else "end", "blue" if on else "muted")
+    svg.height = round(top + height + 48)
+    return svg.render()
+
+
+CHARTS = {"latency.svg": ("curve", latency), "cold-start.svg": ("cold", cold_start), "models.svg": (models.GROUP, frontier)}
 
 
 def main() -> None:
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--records", type=pathlib.Path, default=BENCH / "records")
     args.add_argument("--out", type=pathlib.Path, default=BENCH / "charts")
+    args.add_argument("--check", action="store_true")
     args = args.parse_args()
     records = [
         [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -355,8 +412,11 @@ def main() -> None:
         if drawn is None:
             print(f"{file}: no record has lines for it", file=sys.stderr)
             continue
-        (args.out / file).write_text(drawn, encoding="utf-8")
-        print(args.out / file)
+        if not args.check:
+            (args.out / file).write_text(drawn, encoding="utf-8")
+            print(args.out / file)
+        elif not (args.out / file).is_file() or (args.out / file).read_text(encoding="utf-8") != drawn:
+            sys.exit(f"{file} is not what bench/charts.py draws of the records: `make charts`")
 
 
 if __name__ == "__main__":

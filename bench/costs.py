@@ -38,6 +38,12 @@ def measured(lines: list[dict]) -> dict[tuple[int, str, int], float]:
     }
 
 
+def gb_seconds(core: float) -> float:
+    """What a request is billed for that takes so many core-seconds. Time falls as memory grows, so that this is the same for all
+    sizes."""
+    return core * CORE_MB / 1024
+
+
 def seconds(value: float) -> str:
     text = f"{value:.2g}" if value < 10 else f"{value:,.0f}"
     return f"**{text}**" if value > GATEWAY_S else text
@@ -55,8 +61,7 @@ def table(times: dict[tuple[int, str, int], float], layers: int) -> list[str]:
         for tokens in TOKENS:
             core, vnni = (passages * times[layers, system, tokens] for system in (AVX2, VNNI))
             cells = [seconds(core * CORE_MB / memory) for memory in MEMORY]
-            # Time falls as memory grows, so that the price of a request is the same.
-            dollars = [f"{1000 * value * CORE_MB / 1024 * GB_SECOND:.2g}" for value in (core, vnni)]
+            dollars = [f"{1000 * gb_seconds(value) * GB_SECOND:.2g}" for value in (core, vnni)]
             out.append(
                 f"| {passages} × {tokens} | {' | '.join(cells)} | {dollars[0]} | {seconds(vnni * CORE_MB / 3538)} | {dollars[1]} |"
             )

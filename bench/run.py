@@ -52,6 +52,10 @@ TRIES = 12
 SPARE_BYTES = 5 << 30
 
 
+# Seeded weights rank nothing, so no matrix's share of an error can tell whether it needs more bits, or fewer.
+PACK = ("--fine", "none", "--bits", "8")
+
+
 class LeftOut(Exception):
     """Why a system cannot take part."""
 
@@ -111,8 +115,7 @@ class Place:
 
     def packed(self) -> pathlib.Path:
         out = self.work / "packed" / "model.safetensors"
-        # Seeded weights rank nothing, so no matrix's share of an error can tell whether it needs 16 bits.
-        return self.make(out, [self.binary, "pack", "--model", self.model, "--out", out, "--fine", "none"])
+        return self.make(out, [self.binary, "pack", "--model", self.model, "--out", out, *PACK])
 
     def torch(self) -> pathlib.Path:
         self.has("torch", "transformers", "safetensors")
@@ -433,7 +436,22 @@ def run_cold(args: argparse.Namespace, place: Place, write) -> None:
 
 
 def about(place: Place, args: argparse.Namespace) -> dict:
-    """The machine and the code, as a reader of the record must know them."""
+    """The machine, the code and the model, as a reader of the record must know them."""
+    config = json.loads((place.model / "config.json").read_text(encoding="utf-8"))
+    return {
+        "kind": "run",
+        **machine(place.binary),
+        "threads": place.threads,
+        "rounds": args.rounds,
+        "foreign_share": args.foreign,
+        "tokenizer_bytes": (place.model / "tokenizer.json").stat().st_size,
+        "model": {key: config[key] for key in ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")},
+        **({"note": args.note} if args.note else {}),
+    }
+
+
+def machine(binary: pathlib.Path) -> dict:
+    """The machine and the code."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True).stdout.strip()
@@ -441,23 +459,15 @@ def about(place: Place, args: argparse.Namespace) -> dict:
     flags = proc("/proc/cpuinfo", "flags").split() or proc("/proc/cpuinfo", "Features").split()
     telling = [flag for flag in flags if flag in INTERESTING]
     changed = bool(git("status", "--porcelain", "--untracked-files=no"))
-    version = subprocess.run([str(place.binary), "--version"], capture_output=True, text=True).stdout.strip()
-    config = json.loads((place.model / "config.json").read_text(encoding="utf-8"))
+    version = subprocess.run([str(binary), "--version"], capture_output=True, text=True).stdout.strip()
     return {
-        "kind": "run",
         "cpu": proc("/proc/cpuinfo", "model name") or platform.machine(),
         "cpu_flags": telling,
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": int(proc("/proc/meminfo", "MemTotal").split()[0]) * 1024,
         "system": f"{platform.system()} {platform.release()}",
-        "threads": place.threads,
-        "rounds": args.rounds,
-        "foreign_share": args.foreign,
         "version": version,
         "commit": git("rev-parse", "--short", "HEAD") + ("+" if changed else ""),
-        "tokenizer_bytes": (place.model / "tokenizer.json").stat().st_size,
-        "model": {key: config[key] for key in ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")},
-        **({"note": args.note} if args.note else {}),
     }
 
 

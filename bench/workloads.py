@@ -17,9 +17,9 @@ MIXED = [
 TABLE = {"1x128": [128], "1x512": [512], "mixed": MIXED, "8x512": [512] * 8}
 # The curve of latency against tokens.
 CURVE = {f"1x{n}": [n] for n in (16, 32, 64, 128, 256, 512, 1024, 2048)}
-# Cost must grow linearly in tokens: a request as large as they get.
-MORE = {"100x128": [128] * 100}
-LENGTHS = {**CURVE, **TABLE, **MORE}
+# Requests of a retriever's passages. Cost must grow linearly in tokens, to a request as large as they get.
+PASSAGES = {f"{n}x128": [128] * n for n in (10, 30, 100)}
+LENGTHS = {**CURVE, **TABLE, **PASSAGES}
 
 FIRST_ORDINARY, BEGIN, END = 5, 0, 2
 

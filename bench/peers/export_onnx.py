@@ -17,13 +17,11 @@ import warnings
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "pytorch"))
 
 
-def export_f32(folder: str, out: str) -> dict:
+def export_f32(model, out: str) -> None:
+    """`model` takes ids and attention mask of a batch, and spells its attention out: the fusion looks for MatMul, Softmax, MatMul,
+    which the exporter writes for nothing else."""
     import torch
-    import torch_model
 
-    # eager attention: the fusion looks for MatMul, Softmax, MatMul, which the exporter writes for nothing else
-    model = torch_model.load(folder, "eager")
-    model.config.return_dict = False
     ids = torch.randint(5, 100, (2, 32))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -41,18 +39,13 @@ def export_f32(folder: str, out: str) -> dict:
                 "logits": {0: "batch"},
             },
         )
-    config = model.config
-    return {"layers": config.num_hidden_layers, "heads": config.num_attention_heads, "hidden": config.hidden_size}
 
 
-def fuse(path: str, shape: dict, out: str) -> None:
+def fuse(path: str, heads: int, hidden: int, wanted: dict[str, int], out: str) -> None:
     from onnxruntime.transformers import optimizer
 
-    fused = optimizer.optimize_model(
-        path, model_type="bert", num_heads=shape["heads"], hidden_size=shape["hidden"], opt_level=0
-    )
+    fused = optimizer.optimize_model(path, model_type="bert", num_heads=heads, hidden_size=hidden, opt_level=0)
     found = fused.get_fused_operator_statistics()
-    wanted = {"Attention": shape["layers"], "SkipLayerNormalization": 2 * shape["layers"], "BiasGelu": shape["layers"]}
     for operator, count in wanted.items():
         if found[operator] != count:
             sys.exit(f"{operator}: {found[operator]} fused, {count} are needed; the graph would be slower than it can be")
@@ -74,20 +67,23 @@ def quantize(path: str, out: str) -> None:
     )
 
 
-def main() -> None:
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    folder, out = sys.argv[1], pathlib.Path(sys.argv[2]).resolve()
-    out.mkdir(parents=True, exist_ok=True)
+def fused_bert(layers: int) -> dict[str, int]:
+    """What is fused of an encoder of BERT's kind."""
+    return {"Attention": layers, "SkipLayerNormalization": 2 * layers, "BiasGelu": layers}
+
+
+def write(model, heads: int, hidden: int, wanted: dict[str, int], out: pathlib.Path) -> None:
     import onnx
 
+    out = out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
         steps = [pathlib.Path(scratch, step) for step in ("export", "fused", "int8")]
         for step in steps:
             step.mkdir()
         plain, fused, int8 = (str(step / "model.onnx") for step in steps)
-        shape = export_f32(folder, plain)
-        fuse(plain, shape, fused)
+        export_f32(model, plain)
+        fuse(plain, heads, hidden, wanted, fused)
         quantize(fused, int8)
         model = onnx.load(int8)
         onnx.save_model(
@@ -97,6 +93,18 @@ def main() -> None:
             location="model.onnx.data",
             size_threshold=1024,
         )
+
+
+def main() -> None:
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    import torch_model
+
+    model = torch_model.load(sys.argv[1], "eager")
+    model.config.return_dict = False
+    config = model.config
+    wanted = fused_bert(config.num_hidden_layers)
+    write(model, config.num_attention_heads, config.hidden_size, wanted, pathlib.Path(sys.argv[2]))
 
 
 if __name__ == "__main__":

@@ -186,19 +186,20 @@ class GteLayer(nn.Module):
         self.attn_ln = nn.LayerNorm(width, eps=config["layer_norm_eps"])
         self.mlp_ln = nn.LayerNorm(width, eps=config["layer_norm_eps"])
         self.heads, self.inner = config["num_attention_heads"], inner
+        self.head = width // self.heads
 
     def forward(self, x, cos, sin):
-        tokens, width = x.shape
-        by_head = self.attention["qkv_proj"](x).view(tokens, 3, self.heads, width // self.heads)
-        q, k, v = by_head.permute(1, 2, 0, 3)
-        half = q.shape[-1] // 2
+        tokens = x.shape[:-1]
+        by_head = self.attention["qkv_proj"](x).view(*tokens, 3, self.heads, self.head)
+        q, k, v = (part.transpose(-3, -2) for part in by_head.unbind(-3))
+        half = self.head // 2
 
         def turned(t):
             a, b = t[..., :half], t[..., half:]
             return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
-        scores = turned(q) @ turned(k).transpose(1, 2) / (width // self.heads) ** 0.5
-        context = (scores.softmax(-1) @ v).transpose(0, 1).reshape(tokens, width)
+        scores = turned(q) @ turned(k).transpose(-2, -1) / self.head**0.5
+        context = (scores.softmax(-1) @ v).transpose(-3, -2).reshape(*tokens, self.heads * self.head)
         x = self.attn_ln(x + self.attention["o_proj"](context))
         up, gate = self.mlp["up_gate_proj"](x).split(self.inner, dim=-1)
         return self.mlp_ln(x + self.mlp["down_proj"](functional.gelu(gate) * up))
@@ -238,10 +239,10 @@ class Gte(nn.Module):
     def forward(self, ids, types):
         parts = self.new.embeddings
         x = parts["LayerNorm"](parts["word_embeddings"](ids) + parts["token_type_embeddings"](types))
-        cos, sin = self.rotations(len(ids), x.dtype)
+        cos, sin = self.rotations(ids.shape[-1], x.dtype)
         for layer in self.new.encoder["layer"]:
             x = layer(x, cos, sin)
-        return self.classifier(self.new.pooler["dense"](x[0]).tanh())[0]
+        return self.classifier(self.new.pooler["dense"](x[..., 0, :]).tanh())[..., 0]
 
 
 # --------------------------------------------------------------------------------------------------------------- models
@@ -262,46 +263,55 @@ class Modular(nn.Module):
             }
         )
 
-    def forward(self, ids, _types):
-        x = self.encoder(input_ids=ids[None]).last_hidden_state[0, 0]
+    def head(self, first):
         behind = self.modules_behind
-        x = behind["3_LayerNorm"]["norm"](functional.gelu(behind["2_Dense"]["linear"](x)))
-        return behind["4_Dense"]["linear"](x)[0]
+        x = behind["3_LayerNorm"]["norm"](functional.gelu(behind["2_Dense"]["linear"](first)))
+        return behind["4_Dense"]["linear"](x)[..., 0]
+
+    def forward(self, ids, _types):
+        return self.head(self.encoder(input_ids=ids[None]).last_hidden_state[0, 0])
 
 
-MODULES = [
-    ("", "sentence_transformers.base.modules.transformer.Transformer", None),
-    (
-        "1_Pooling",
-        "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
-        {"embedding_dimension": 32, "pooling_mode": "cls", "include_prompt": True},
-    ),
-    (
-        "2_Dense",
-        "sentence_transformers.base.modules.dense.Dense",
-        {
-            "in_features": 32,
-            "out_features": 32,
-            "bias": False,
-            "activation_function": "torch.nn.modules.activation.GELU",
-            "module_input_name": "sentence_embedding",
-            "module_output_name": None,
-        },
-    ),
-    ("3_LayerNorm", "sentence_transformers.sentence_transformer.modules.layer_norm.LayerNorm", {"dimension": 32}),
-    (
-        "4_Dense",
-        "sentence_transformers.base.modules.dense.Dense",
-        {
-            "in_features": 32,
-            "out_features": 1,
-            "bias": True,
-            "activation_function": "torch.nn.modules.linear.Identity",
-            "module_input_name": "sentence_embedding",
-            "module_output_name": "scores",
-        },
-    ),
-]
+def modules(width: int) -> list[tuple[str, str, dict | None]]:
+    """The folders of modules.json: path, class, and the module's own configuration."""
+    dense = "sentence_transformers.base.modules.dense.Dense"
+    return [
+        ("", "sentence_transformers.base.modules.transformer.Transformer", None),
+        (
+            "1_Pooling",
+            "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
+            {"embedding_dimension": width, "pooling_mode": "cls", "include_prompt": True},
+        ),
+        (
+            "2_Dense",
+            dense,
+            {
+                "in_features": width,
+                "out_features": width,
+                "bias": False,
+                "activation_function": "torch.nn.modules.activation.GELU",
+                "module_input_name": "sentence_embedding",
+                "module_output_name": None,
+            },
+        ),
+        (
+            "3_LayerNorm",
+            "sentence_transformers.sentence_transformer.modules.layer_norm.LayerNorm",
+            {"dimension": width},
+        ),
+        (
+            "4_Dense",
+            dense,
+            {
+                "in_features": width,
+                "out_features": 1,
+                "bias": True,
+                "activation_function": "torch.nn.modules.linear.Identity",
+                "module_input_name": "sentence_embedding",
+                "module_output_name": "scores",
+            },
+        ),
+    ]
 
 
 class Classifier(nn.Module):
@@ -358,7 +368,7 @@ def save(folder: pathlib.Path, name: str, config: dict, model: nn.Module, dtype:
     if isinstance(model, Modular):
         save_file({k: v.to(dtype) for k, v in model.encoder.state_dict().items()}, folder / "model.safetensors", meta)
         listed = []
-        for at, (path, kind, own) in enumerate(MODULES):
+        for at, (path, kind, own) in enumerate(modules(config["hidden_size"])):
             listed.append({"idx": at, "name": str(at), "path": path, "type": kind})
             if own is not None:
                 (folder / path).mkdir()
