@@ -28,8 +28,8 @@ use safetensors::{SafeTensorError, SafeTensors};
 
 use crate::error::ModelError;
 pub use cache::{CachedModel, Hold, Holding, bytes_below, cached_models, record, recorded, remove};
-pub use folder::{ListedModule, listed_modules, read_file, require, require_weights};
-pub use hub::{FetchError, Fetched, Hub};
+pub use folder::{lacking_module, listed_modules, read_file, require, require_weights};
+pub use hub::{FetchError, Fetched, Hub, Looks};
 pub use locate::{HubName, Located as LocatedModel, hub_name, locate};
 pub use mapped::Mapped;
 pub use packed::{

@@ -12,9 +12,9 @@ use super::models::{self, Known};
 use super::output::{self, Tenths, note, say};
 use super::{Usage, setup};
 use crate::config::Config;
-use crate::error::ModelError;
 use crate::weights::{
-    FetchError, Fetched, Hub, HubName, Pin, S3Model, hub_name, is_sha256, locate, record, recorded,
+    FetchError, Fetched, Hub, HubName, Looks, Pin, S3Model, hub_name, is_sha256, locate, record,
+    recorded,
 };
 
 /// Requests at a time; more do not make a link to the hub's storage faster.
@@ -140,21 +140,24 @@ fn from_hub(args: &Args, config: &Config, name: &str) -> anyhow::Result<PathBuf>
         revision,
         pin,
         must_be: args.pins.is_some(),
-        check: &|_| Ok(()),
+        looks: Looks {
+            small: &|_| Ok(()),
+            whole: &|_| Ok(()),
+        },
     };
     let fetched = wish.fetch(config, cache.clone())?;
     asked(args).check_folder(&fetched.folder)?;
     // What serves it by name stays with what came first, until another is fetched.
     if recorded(&cache, name, revision)?.is_some() {
-        record(&cache, pin_of(name, &fetched), revision)?;
+        record(&cache, fetched.pin.clone(), revision)?;
     }
     note!(
         "{name} at {}: {} bytes came",
-        fetched.commit,
+        fetched.pin.revision,
         fetched.downloaded
     );
     if let Some(path) = &args.write_pins {
-        pin_of(name, &fetched).write(path)?;
+        fetched.pin.write(path)?;
     }
     Ok(fetched.folder)
 }
@@ -166,15 +169,6 @@ pub(super) fn no_such(name: &str, reason: &str) -> Usage {
     Usage(format!("{name}: {reason}{meant}"))
 }
 
-/// What came, as a pin.
-pub(super) fn pin_of(name: &str, fetched: &Fetched) -> Pin {
-    Pin {
-        name: name.to_owned(),
-        revision: fetched.commit.clone(),
-        files: fetched.digests.clone(),
-    }
-}
-
 /// A model to bring from the hub.
 pub(super) struct Wish<'a> {
     pub name: &'a str,
@@ -183,8 +177,7 @@ pub(super) struct Wish<'a> {
     pub pin: Option<Pin>,
     /// Whether no other commit than the pinned will do.
     pub must_be: bool,
-    /// Looks at the small files before the large ones are asked for.
-    pub check: &'a dyn Fn(&Path) -> Result<(), ModelError>,
+    pub looks: Looks<'a>,
 }
 
 impl Wish<'_> {
@@ -209,7 +202,7 @@ impl Wish<'_> {
             wanted.unwrap_or("main"),
             pin,
             self.must_be,
-            self.check,
+            &self.looks,
             &|progress| {
                 bar.set_length(progress.total);
                 bar.set_position(progress.done);

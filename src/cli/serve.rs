@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use axum::Router;
+use tokio::net::TcpSocket;
 use tracing::Instrument;
 
 use super::setup::{self, ModelPlan};
@@ -19,7 +20,8 @@ use crate::config::{self, Choice, Config, EmfMetrics};
 use crate::error::{Error, ModelError};
 use crate::fault;
 use crate::host::server::{self, End};
-use crate::host::{HostKind, azure, lambda, signals};
+use crate::host::signals::{self, Signals};
+use crate::host::{HostKind, azure, lambda};
 use crate::http::{self, Keyring, Settings, Telemetry};
 use crate::service::{Engine, Info, Service, State};
 use crate::telemetry::{self, Emf, LAST_LINES_TIME, Metrics, Traces, log_ms};
@@ -101,6 +103,11 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
     process::check_clock(SystemTime::now())?;
     fault::arm(config.faults.clone());
     process::keep_out_of_cores();
+    // Before minutes of fetching and packing: a port that is taken, and a signal, are noticed at once.
+    let door = match kind {
+        HostKind::Lambda => None,
+        HostKind::Azure | HostKind::Http => Some(Door::new(config, kind)?),
+    };
     // Functions and their images hold their model. Nothing is fetched there that was not asked for.
     let named::Ready { config, hold } = match kind {
         HostKind::Http => {
@@ -204,9 +211,9 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         .context("cannot start the runtime")?;
     let ended = runtime.block_on(async move {
         let loading = tokio::spawn(load);
-        match kind {
-            HostKind::Lambda => on_lambda(config, service, router, loading, started, traces).await,
-            HostKind::Azure | HostKind::Http => {
+        match door {
+            None => on_lambda(config, service, router, loading, started, traces).await,
+            Some(door) => {
                 // Where people read the log, it begins with what they need.
                 let greet = kind == HostKind::Http && !json;
                 let router = match kind {
@@ -215,7 +222,7 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
                     }
                     _ => router,
                 };
-                let ended = on_socket(config, kind, greet, service, router, metrics).await;
+                let ended = on_socket(config, door, greet, service, router, metrics).await;
                 traces.shutdown(TRACES_GRACE);
                 ended
             }
@@ -283,6 +290,48 @@ fn socket(kind: HostKind, config: &Config) -> SocketAddr {
         (HostKind::Azure, Some(port)) => SocketAddr::new(IpAddr::from([127, 0, 0, 1]), port),
         _ => SocketAddr::new(config.host, config.port),
     }
+}
+
+/// Where clients will come in, taken before it is opened.
+struct Door {
+    kind: HostKind,
+    address: SocketAddr,
+    socket: TcpSocket,
+    signals: Signals,
+}
+
+impl Door {
+    fn new(config: &Config, kind: HostKind) -> anyhow::Result<Self> {
+        let address = socket(kind, config);
+        Ok(Self {
+            kind,
+            address,
+            socket: server::reserve(address).map_err(|error| closed(kind, address, error))?,
+            signals: signals::listen(config.shutdown_grace + TRACES_GRACE + LAST_LINES_TIME)
+                .context("cannot listen for SIGTERM")?,
+        })
+    }
+}
+
+/// Why nobody can come in there, and what to set.
+fn closed(kind: HostKind, address: SocketAddr, error: std::io::Error) -> anyhow::Error {
+    let (port, host) = match kind {
+        HostKind::Azure => ("the host's port", "the host's address"),
+        HostKind::Lambda | HostKind::Http => ("PORT", "HOST"),
+    };
+    let remedy = match error.kind() {
+        ErrorKind::AddrInUse => {
+            format!("the port is in use: set {port} to another one, or end what listens there")
+        }
+        ErrorKind::AddrNotAvailable => {
+            format!("this machine has no such address: set {host} to one of its own")
+        }
+        ErrorKind::PermissionDenied => {
+            format!("this user may not take the port: set {port} to one from 1024 on")
+        }
+        _ => return anyhow::Error::new(error).context(format!("cannot listen on {address}")),
+    };
+    anyhow::anyhow!("cannot listen on {address}: {remedy}")
 }
 
 fn on_demand(config: &Config) -> bool {
@@ -454,24 +503,15 @@ async fn on_lambda(
 
 async fn on_socket(
     config: &Config,
-    kind: HostKind,
+    door: Door,
     greets: bool,
     service: Service,
     router: Router,
     metrics: Metrics,
 ) -> anyhow::Result<ExitCode> {
-    let stop = signals::listen(config.shutdown_grace + TRACES_GRACE + LAST_LINES_TIME)
-        .context("cannot listen for SIGTERM")?;
-    let address = socket(kind, config);
-    let listener = server::bind(address)
-        .await
-        .map_err(|error| match error.kind() {
-            ErrorKind::AddrInUse => anyhow::anyhow!(
-                "cannot listen on {address}: the port is in use: set {} to another one, or end what listens there",
-                if kind == HostKind::Azure { "the host's port" } else { "PORT" }
-            ),
-            _ => anyhow::Error::new(error).context(format!("cannot listen on {address}")),
-        })?;
+    let stop = door.signals.drain();
+    let listener =
+        server::listen(door.socket).map_err(|error| closed(door.kind, door.address, error))?;
     let address = listener
         .local_addr()
         .context("the listener has no address")?;

@@ -24,7 +24,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
 
@@ -80,9 +80,24 @@ pub enum End {
     Broken,
 }
 
-/// Takes the address at once, so that a platform that polls the port finds it.
-pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    TcpListener::bind(address).await
+/// Connections that wait to be accepted; the kernel has a limit of its own.
+const BACKLOG: u32 = 4096;
+
+/// Takes the address without listening: another server there is noticed, and whoever connects is refused until [`listen`].
+pub fn reserve(address: SocketAddr) -> std::io::Result<TcpSocket> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // Connections that an earlier process closed do not keep the port.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
+}
+
+/// Listens at once, so that a platform that polls the port finds it.
+pub fn listen(socket: TcpSocket) -> std::io::Result<TcpListener> {
+    socket.listen(BACKLOG)
 }
 
 /// Serves until `stop` says so, or until `broken` ends, then lets accepted requests finish for at most the grace. `on_drain` is called in

@@ -7,9 +7,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::CONFIG_FILE;
 use super::config::{Activation, json};
 use crate::error::{ModelError, Remedy};
-use crate::weights::{ListedModule, MODULES_FILE, listed_modules, read_file};
+use crate::weights::{MODULES_FILE, lacking_module, listed_modules, read_file};
 
 /// What `modules.json` names, in its order, each with its own configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,10 +56,16 @@ impl Modules {
             return Ok(None);
         }
         let mut modules = Vec::new();
-        for ListedModule { class, path } in listed {
-            let kind = class.rsplit('.').next().unwrap_or_default().to_owned();
-            let own = folder.join(&path).join("config.json");
-            let config = if !path.is_empty() && own.exists() {
+        for module in listed {
+            let kind = module.kind().to_owned();
+            let file = format!("{}/{CONFIG_FILE}", module.path);
+            let own = folder.join(&file);
+            let (of_folder, there) = (module.path.is_empty(), own.exists());
+            if !of_folder && !there && module.needs(CONFIG_FILE) {
+                return Err(lacking_module(folder, &module, &file));
+            }
+            let path = module.path;
+            let config = if !of_folder && there {
                 json(&read_file(&own)?).map_err(|error| {
                     let expected = "JSON of sentence-transformers";
                     ModelError::unfit(&own, "module", error, expected)

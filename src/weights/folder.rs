@@ -18,7 +18,54 @@ const POINTER: &[u8] = b"version https://git-lfs";
 /// How many names a message lists.
 const LISTED: usize = 8;
 
-const CONVERT: &str = "python3 -c \"from transformers import AutoModelForSequenceClassification as M; M.from_pretrained('DIR').save_pretrained('DIR', safe_serialization=True)\" writes it";
+/// How weights get the format that is read; `from` is what Python loads.
+fn convert(from: &str) -> String {
+    format!(
+        "python3 -c \"from transformers import AutoModelForSequenceClassification as M; M.from_pretrained('{from}').save_pretrained('DIR', safe_serialization=True)\" writes it"
+    )
+}
+
+/// What among these names is the weights in another format than safetensors, with the next step.
+pub(super) fn other_weights(names: &[String], from: &str) -> Option<String> {
+    let has = |name: &str| names.iter().any(|found| found == name);
+    let ends = |end: &str| names.iter().find(|name| name.ends_with(end)).cloned();
+    let any = |known: &[&'static str]| known.iter().copied().find(|name| has(name));
+    if has("adapter_config.json") {
+        return Some("adapter_config.json says that this is an adapter (LoRA): merge it into its base model (merge_and_unload of peft) and save that".into());
+    }
+    if let Some(name) = any(&["pytorch_model.bin", "pytorch_model.bin.index.json"]) {
+        let convert = convert(from);
+        return Some(format!(
+            "{name} has the weights in PyTorch's format: {convert}"
+        ));
+    }
+    if let Some(name) = any(&["tf_model.h5", "flax_model.msgpack"]) {
+        return Some(format!(
+            "{name} is another framework's: transformers 4 converts it"
+        ));
+    }
+    let other = ends(".gguf").or_else(|| ends(".onnx"));
+    let other = other.or_else(|| has("onnx").then(|| "onnx".to_owned()));
+    other.map(|name| {
+        format!("{name} is of a format that is not read: take the model that it was made from")
+    })
+}
+
+/// The same for what a tokenizer.json is made from.
+pub(super) fn other_tokenizer(names: &[String], from: &str) -> Option<String> {
+    let slow = [
+        "vocab.txt",
+        "vocab.json",
+        "sentencepiece.bpe.model",
+        "spiece.model",
+        "tokenizer.model",
+    ];
+    let mut slow = slow.into_iter();
+    let name = slow.find(|name| names.iter().any(|found| found == name))?;
+    Some(format!(
+        "{name} is a slow tokenizer's: python3 -c \"from transformers import AutoTokenizer as T; T.from_pretrained('{from}').save_pretrained('DIR')\" writes tokenizer.json"
+    ))
+}
 
 /// The whole content of a small file: configuration, tokenizer, index.
 pub fn read_file(path: &Path) -> Result<Vec<u8>, ModelError> {
@@ -40,6 +87,27 @@ pub struct ListedModule {
     pub path: String,
 }
 
+impl ListedModule {
+    /// Its class, without the package.
+    pub fn kind(&self) -> &str {
+        self.class.rsplit('.').next().unwrap_or_default()
+    }
+
+    /// The files of its folder, by their names in the model's, and whether it must have them.
+    pub(super) fn files(&self) -> impl Iterator<Item = (String, bool)> {
+        let files = MODULE_FILES.iter().filter(|_| !self.path.is_empty());
+        files.map(|file| (format!("{}/{file}", self.path), self.needs(file)))
+    }
+
+    pub fn needs(&self, file: &str) -> bool {
+        match self.kind() {
+            "Dense" | "LayerNorm" => true,
+            "Pooling" => file == CONFIG,
+            _ => false,
+        }
+    }
+}
+
 /// The modules of a folder; none where it has no list of them.
 pub fn listed_modules(folder: &Path) -> Result<Vec<ListedModule>, ModelError> {
     let file = folder.join(MODULES_FILE);
@@ -53,7 +121,7 @@ pub fn listed_modules(folder: &Path) -> Result<Vec<ListedModule>, ModelError> {
     })
 }
 
-fn parse_modules(json: &[u8]) -> Result<Vec<ListedModule>, String> {
+pub(super) fn parse_modules(json: &[u8]) -> Result<Vec<ListedModule>, String> {
     let modules: Vec<ListedModule> =
         serde_json::from_slice(&mended(json)).map_err(|error| error.to_string())?;
     let mut paths = modules.iter().map(|module| &module.path);
@@ -65,20 +133,35 @@ fn parse_modules(json: &[u8]) -> Result<Vec<ListedModule>, String> {
 }
 
 /// What a module's folder holds.
-pub(super) const MODULE_FILES: [&str; 2] = ["config.json", SINGLE_FILE];
+const MODULE_FILES: [&str; 2] = [CONFIG, SINGLE_FILE];
+const CONFIG: &str = "config.json";
 
-/// The folders of modules behind the encoder that this list names.
-pub(super) fn module_folders(json: &[u8]) -> Result<Vec<String>, String> {
-    let paths = parse_modules(json)?.into_iter().map(|module| module.path);
-    Ok(paths.filter(|path| !path.is_empty()).collect())
+/// Files of this name in the folders of modules, by their names in the model's. One that must be there and is not is refused.
+pub(super) fn module_files(folder: &Path, file: &str) -> Result<Vec<String>, ModelError> {
+    let mut files = Vec::new();
+    for module in listed_modules(folder)? {
+        for (path, needed) in module.files().filter(|(path, _)| path.ends_with(file)) {
+            if folder.join(&path).exists() {
+                files.push(path);
+            } else if needed {
+                return Err(lacking_module(folder, &module, &path));
+            }
+        }
+    }
+    Ok(files)
 }
 
-/// Files in the folders of modules that are there, by their names in the model's.
-pub(super) fn module_files(folder: &Path, file: &str) -> Result<Vec<String>, ModelError> {
-    let modules = listed_modules(folder)?;
-    let paths = modules.into_iter().filter(|module| !module.path.is_empty());
-    let files = paths.map(|module| format!("{}/{file}", module.path));
-    Ok(files.filter(|file| folder.join(file).exists()).collect())
+/// A module's file is not there.
+pub fn lacking_module(folder: &Path, module: &ListedModule, file: &str) -> ModelError {
+    let in_pytorch = folder.join(&module.path).join("pytorch_model.bin").exists();
+    let remedy = if file.ends_with(SINGLE_FILE) && in_pytorch {
+        "pytorch_model.bin has it in PyTorch's format, and python3 -c \"from sentence_transformers import CrossEncoder as M; M('DIR').save_pretrained('DIR')\" writes it"
+    } else {
+        "copy or fetch the whole folder"
+    };
+    let (kind, path) = (module.kind(), folder.join(file));
+    let expected = format!("a file of the module {kind} that {MODULES_FILE} lists: {remedy}");
+    ModelError::unfit(&path, "file", "nothing", expected)
 }
 
 /// Refuses what is no plain file: opening a pipe would wait for ever.
@@ -210,39 +293,13 @@ pub(super) fn lacking(folder: &Path, wanted: &str) -> ModelError {
     let has = |name: &str| names.iter().any(|found| found == name);
     let ends = |end: &str| names.iter().find(|name| name.ends_with(end)).cloned();
     let hint = if wanted == "tokenizer.json" {
-        ["vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model"]
-            .into_iter()
-            .find(|name| has(name))
-            .map(|name| {
-                format!("{name} is a slow tokenizer's: python3 -c \"from transformers import AutoTokenizer as T; T.from_pretrained('DIR').save_pretrained('DIR')\" writes tokenizer.json")
-            })
-    } else if has("adapter_config.json") {
-        Some("adapter_config.json says that this is an adapter (LoRA): merge it into its base model (merge_and_unload of peft) and save that".into())
+        other_tokenizer(&names, "DIR")
     } else if has("snapshots") {
         Some(cached(folder))
     } else if names.iter().any(|name| name.starts_with("models--")) {
         Some("this is Hugging Face's cache: set MODEL_NAME to owner/name of a model in it, and HF_HUB_CACHE to this folder".into())
-    } else if let Some(name) = ["pytorch_model.bin", "pytorch_model.bin.index.json"]
-        .into_iter()
-        .find(|name| has(name))
-    {
-        Some(format!(
-            "{name} has the weights in PyTorch's format: {CONVERT}"
-        ))
-    } else if let Some(name) = ["tf_model.h5", "flax_model.msgpack"]
-        .into_iter()
-        .find(|name| has(name))
-    {
-        Some(format!(
-            "{name} is another framework's: transformers 4 converts it"
-        ))
-    } else if let Some(name) = ends(".gguf")
-        .or_else(|| ends(".onnx"))
-        .or_else(|| has("onnx").then(|| "onnx".to_owned()))
-    {
-        Some(format!(
-            "{name} is of a format that is not read: take the model that it was made from"
-        ))
+    } else if let Some(other) = other_weights(&names, "DIR") {
+        Some(other)
     } else if let Some(name) = ends(".safetensors").filter(|name| name != PACKED_FILE) {
         Some(format!(
             "{name} has another name than {SINGLE_FILE}, or its {INDEX_FILE} is missing"

@@ -17,6 +17,7 @@ use serde::Deserialize;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
+use super::folder::{ListedModule, other_tokenizer, other_weights};
 use super::locate::{is_hub_id, is_plain, is_plain_path, repository_folder};
 use super::packed::hex;
 use super::pins::{Pin, PinError};
@@ -56,7 +57,7 @@ pub enum FetchError {
     Lacks {
         name: String,
         revision: String,
-        what: &'static str,
+        what: String,
     },
     #[error("{name} at {revision}: {reason}")]
     NotServed {
@@ -96,15 +97,32 @@ pub struct Hub {
     pub connections: usize,
 }
 
+impl FetchError {
+    fn lacks(name: &str, revision: &str, what: &str) -> Self {
+        Self::Lacks {
+            name: name.to_owned(),
+            revision: revision.to_owned(),
+            what: what.to_owned(),
+        }
+    }
+}
+
 /// What is in the cache now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
     pub folder: PathBuf,
-    pub commit: String,
-    /// SHA-256 of each file, by its name.
-    pub digests: BTreeMap<String, String>,
+    /// The commit, and each file's digest.
+    pub pin: Pin,
     /// Bytes that came over the network for it.
     pub downloaded: u64,
+}
+
+/// What is done with a model while it comes; an error ends the download.
+pub struct Looks<'a> {
+    /// With a folder of the small files, before the large ones are asked for.
+    pub small: &'a dyn Fn(&Path) -> Result<(), ModelError>,
+    /// With what came, before the snapshot has its name.
+    pub whole: &'a dyn Fn(&Pin) -> Result<(), PinError>,
 }
 
 /// `GET /api/models/{name}/revision/{revision}`.
@@ -148,15 +166,14 @@ impl Entry {
 
 impl Hub {
     /// Sees to it that the model is in the cache, and tells where. `revision` is a branch, a tag or a commit. Of a pinned commit
-    /// every file must be the pinned one; another commit than the pinned is refused where it `must_be` that. `check` is shown a folder with
-    /// the small files before the large ones are asked for, and may refuse.
+    /// every file must be the pinned one; another commit than the pinned is refused where it `must_be` that.
     pub fn fetch(
         &self,
         name: &str,
         revision: &str,
         pin: Option<&Pin>,
         must_be: bool,
-        check: &dyn Fn(&Path) -> Result<(), ModelError>,
+        looks: &Looks<'_>,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Fetched, FetchError> {
         if !is_hub_id(name) {
@@ -186,7 +203,7 @@ impl Hub {
             .into());
         }
         let entries: Vec<Entry> = self.json(&agent, &tree)?;
-        let mut wanted = self.wanted(&agent, name, revision, &info.sha, entries)?;
+        let (mut wanted, lacking) = self.wanted(&agent, name, revision, &info.sha, entries)?;
         if let Some(pin) = pin {
             // Pins of earlier versions do not have them, and none of them changes a score.
             wanted.retain(|Entry { path, .. }| {
@@ -234,7 +251,7 @@ impl Hub {
         let (small, large) = wanted.split_at(described);
         bring(small)?;
         let described = linked(&repository, &info.sha, small)?;
-        let served = check(&described).map_err(|reason| FetchError::NotServed {
+        let served = (looks.small)(&described).map_err(|reason| FetchError::NotServed {
             name: name.to_owned(),
             revision: revision.to_owned(),
             // The folder is gone when this is read.
@@ -244,7 +261,16 @@ impl Hub {
         });
         fs::remove_dir_all(&described).map_err(DiskError::at(&described))?;
         served?;
+        if let Some(file) = lacking {
+            return Err(FetchError::lacks(name, revision, &file));
+        }
         bring(large)?;
+        let whole = Pin {
+            name: name.to_owned(),
+            revision: info.sha.clone(),
+            files: digests,
+        };
+        (looks.whole)(&whole)?;
         let folder = snapshot(&repository, &info.sha, &wanted)?;
         if revision != info.sha {
             let refs = repository.join("refs");
@@ -253,13 +279,13 @@ impl Hub {
         }
         Ok(Fetched {
             folder,
-            commit: info.sha,
-            digests,
+            pin: whole,
             downloaded: tally.downloaded(),
         })
     }
 
-    /// The files that serving takes: configuration, tokenizer, and the weights in whichever form there is.
+    /// The files that serving takes: configuration, tokenizer, and the weights in whichever form there is. With them a module's file that is
+    /// not there, of which the configuration may tell more.
     fn wanted(
         &self,
         agent: &ureq::Agent,
@@ -267,24 +293,24 @@ impl Hub {
         revision: &str,
         commit: &str,
         entries: Vec<Entry>,
-    ) -> Result<Vec<Entry>, FetchError> {
+    ) -> Result<(Vec<Entry>, Option<String>), FetchError> {
         const SINGLE: &str = "model.safetensors";
         const INDEX: &str = "model.safetensors.index.json";
         #[derive(Deserialize)]
         struct Index {
             weight_map: std::collections::BTreeMap<String, String>,
         }
-        /// A layer of sentence-transformers, in a folder of its own.
-        #[derive(Deserialize)]
-        struct Module {
-            path: String,
-        }
         let has = |path: &str| entries.iter().any(|entry| entry.path == path);
-        let lacks = |what| FetchError::Lacks {
-            name: name.to_owned(),
-            revision: revision.to_owned(),
-            what,
+        let lacks = |what: &str| FetchError::lacks(name, revision, what);
+        let with = |what: &str, instead: Option<String>| match instead {
+            Some(instead) => format!(
+                "{what}: {instead}; DIR with all files of the repository in it is served then"
+            ),
+            None => what.to_owned(),
         };
+        // Of what is in folders the folders.
+        let names = entries.iter().map(|entry| entry.path.split('/').next());
+        let names: Vec<String> = names.flatten().map(str::to_owned).collect();
         let mut paths: BTreeSet<String> =
             ["config.json", "tokenizer.json"].map(str::to_owned).into();
         if has(SINGLE) {
@@ -296,29 +322,35 @@ impl Hub {
             paths.insert(INDEX.to_owned());
             paths.extend(index.weight_map.into_values());
         } else {
-            return Err(lacks("model.safetensors, alone or in shards"));
+            let what = "model.safetensors, alone or in shards";
+            return Err(lacks(&with(what, other_weights(&names, name))));
         }
-        for (path, what) in [
-            ("config.json", "config.json"),
-            ("tokenizer.json", "tokenizer.json"),
-        ] {
-            if !has(path) {
-                return Err(lacks(what));
-            }
+        if !has("config.json") {
+            return Err(lacks("config.json"));
+        }
+        if !has("tokenizer.json") {
+            return Err(lacks(&with(
+                "tokenizer.json",
+                other_tokenizer(&names, name),
+            )));
         }
         for path in ["tokenizer_config.json", OF_LIBRARY[0], OF_LIBRARY[1]] {
             if has(path) {
                 paths.insert(path.to_owned());
             }
         }
+        let mut absent = None;
         if has(OF_LIBRARY[0]) {
             let endpoint = self.endpoint.trim_end_matches('/');
             let url = format!("{endpoint}/{name}/resolve/{commit}/{}", OF_LIBRARY[0]);
-            let modules: Vec<Module> = self.json(agent, &url)?;
-            let parts = modules.iter().flat_map(|module| {
-                ["config.json", SINGLE].map(|file| format!("{}/{file}", module.path))
-            });
-            paths.extend(parts.filter(|path| has(path)));
+            let modules: Vec<ListedModule> = self.json(agent, &url)?;
+            for (path, needed) in modules.iter().flat_map(ListedModule::files) {
+                if has(&path) {
+                    paths.insert(path);
+                } else if needed {
+                    absent.get_or_insert(path);
+                }
+            }
         }
         let wanted: Vec<Entry> = entries
             .into_iter()
@@ -336,7 +368,7 @@ impl Hub {
                 return Err(FetchError::Protocol { url, reason });
             }
         }
-        Ok(wanted)
+        Ok((wanted, absent))
     }
 
     fn json<T: serde::de::DeserializeOwned>(

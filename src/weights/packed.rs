@@ -387,11 +387,15 @@ impl PackedWriter {
         Ok(&self.partial)
     }
 
-    /// Puts the sealed file in its place.
+    /// Puts the sealed file in its place; removes it where that cannot be.
     pub fn finish(self) -> Result<(), ModelError> {
-        let io = |source| ModelError::io(&self.path, source);
-        self.file.get_ref().sync_all().map_err(io)?;
-        std::fs::rename(&self.partial, &self.path).map_err(io)
+        let synced = self.file.get_ref().sync_all();
+        let placed = synced.and_then(|()| std::fs::rename(&self.partial, &self.path));
+        placed.map_err(|source| {
+            let error = ModelError::io(&self.path, source);
+            self.discard();
+            error
+        })
     }
 
     /// Removes what was written.

@@ -29,7 +29,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
-use super::folder::{MODULE_FILES, module_folders};
+use super::folder::{ListedModule, parse_modules};
 use super::locate::is_plain;
 use super::packed::{check_payload, hex};
 use super::ranges::{
@@ -568,16 +568,16 @@ impl Bucket<'_> {
         let Ok(list) = self.optional(&format!("{prefix}{MODULES_FILE}"))? else {
             return Ok(Vec::new());
         };
-        let folders = module_folders(&self.text(&list)?).map_err(|reason| S3Error::Protocol {
+        let modules = parse_modules(&self.text(&list)?).map_err(|reason| S3Error::Protocol {
             object: self.uri(&list.key),
             reason,
         })?;
         let mut objects = vec![list];
-        for folder in folders {
-            for name in MODULE_FILES {
-                let file = format!("{folder}/{name}");
-                let object = self.optional(&format!("{prefix}{file}"))?.ok();
-                objects.extend(object.map(|object| Object { file, ..object }));
+        for (file, needed) in modules.iter().flat_map(ListedModule::files) {
+            match self.optional(&format!("{prefix}{file}"))? {
+                Ok(object) => objects.push(Object { file, ..object }),
+                Err(absent) if needed => return Err(absent),
+                Err(_) => {}
             }
         }
         Ok(objects)

@@ -214,6 +214,26 @@ class Suite:
         assert not self.left(cache)
         self.proxy.reset()
 
+    def the_modules_of_a_head_come_with_the_encoder_or_are_named(self) -> None:
+        source = ROOT / "tests/golden/modernbert-modules"
+        files = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file() and path.name != "README.md")
+        for name in files:
+            self.upload(source / name, f"modules/{name}", ChecksumAlgorithm="SHA256")
+        cache, address = self.cache("modules"), "s3://models/modules/"
+        here = self.run(["score", *QUERY], cache, MODEL_DIR=str(source), PRECISION="f32").fine()
+        there = self.run(["score", *QUERY], cache, MODEL_DIR=address).fine()
+        assert here.out == there.out, f"{here.out}{there.out}"
+        with self.serving(cache, address) as (get, _, _):
+            wait_for("a model", lambda: get("/ready")[0] == 200)
+            status, answer = get("/rerank", {"query": QUERY[1], "documents": QUERY[2:]})
+            assert status == 200, answer
+        out = self.folder / "modules.safetensors"
+        self.run(["pack", "--model", address, "--out", str(out)], cache).fine()
+        for name in ("1_Pooling/config.json", "2_Dense/config.json", "3_LayerNorm/model.safetensors", "4_Dense/model.safetensors"):
+            self.s3.delete_object(Bucket="models", Key=f"modules/{name}")
+            self.run(["fetch", address], self.cache("modules")).failed(f"s3://models/modules/{name}: there is no such object")
+            self.upload(source / name, f"modules/{name}")
+
     def requests_are_signed_or_anonymous_and_denials_say_what_is_missing(self) -> None:
         cache = self.cache("denied")
         address = "s3://models/small/packed.safetensors"

@@ -128,6 +128,34 @@ fn a_fetched_model_is_found_by_its_name_and_scores() {
 
 #[test]
 fn the_modules_of_a_head_are_fetched_with_the_encoder() {
+    let (cache, hub) = (Cache::new(), Hub::start(modules()));
+    // Twice: the second time over what is there.
+    for _ in 0..2 {
+        let fetched = cache.fetch(&hub);
+        assert!(fetched.status.success(), "{}", said(&fetched));
+        assert_whole(&cache, &hub);
+    }
+    let server = cache.serve(NOWHERE, &["--model", NAME], &[("PRECISION", "f32")]);
+    assert_eq!(answered(&server).0, "f32");
+    // Without one of them it is said which, before the large files come.
+    for file in [
+        "1_Pooling/config.json",
+        "2_Dense/config.json",
+        "4_Dense/model.safetensors",
+    ] {
+        let mut state = modules();
+        state.files.remove(file);
+        let (cache, hub) = (Cache::new(), Hub::start(state));
+        let (code, log) = cache.serve(&hub.endpoint, &["--model", NAME], &[]).wait();
+        assert_eq!(code, Some(1), "{file}: {log:?}");
+        assert!(log.join("\n").contains(file), "{file}: {log:?}");
+        assert_eq!(hub.requests("model.safetensors").len(), 0, "{file}");
+        assert!(!cache.snapshot().exists(), "{file}");
+    }
+}
+
+/// A head in modules of its own.
+fn modules() -> State {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/modernbert-modules");
     let files = [
         "config.json",
@@ -143,23 +171,10 @@ fn the_modules_of_a_head_are_fetched_with_the_encoder() {
         "4_Dense/model.safetensors",
     ];
     let content = |file: &str| std::fs::read(root.join(file)).expect("a fixture");
-    let state = State {
+    State {
         files: files.map(|file| (file.to_owned(), content(file))).into(),
         ..State::default()
-    };
-    let (cache, hub) = (Cache::new(), Hub::start(state));
-    // Twice: the second time over what is there.
-    for _ in 0..2 {
-        let fetched = cache.fetch(&hub);
-        assert!(fetched.status.success(), "{}", said(&fetched));
-        assert_whole(&cache, &hub);
     }
-    let score = cache
-        .command(&hub, &["score", "--raw", "--query", "q", "p"])
-        .env("MODEL_NAME", NAME)
-        .output()
-        .expect("runs");
-    assert!(score.status.success(), "{}", said(&score));
 }
 
 #[test]
@@ -418,6 +433,17 @@ fn large_model() -> State {
 impl Cache {
     /// `reranker serve` with these flags and variables besides.
     fn serve(&self, hub: &str, flags: &[&str], variables: &[(&str, &str)]) -> Process {
+        self.serve_after(":", hub, flags, variables)
+    }
+
+    /// The same, in a shell that has done `first`.
+    fn serve_after(
+        &self,
+        first: &str,
+        hub: &str,
+        flags: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Process {
         let cache = self.0.path().to_str().expect("plain");
         let ours = [
             ("HF_ENDPOINT", hub),
@@ -426,7 +452,7 @@ impl Cache {
             ("PORT", "0"),
             ("LOG_FORMAT", "json"),
         ];
-        Process::serve_after(":", flags, &[&ours[..], variables].concat())
+        Process::serve_after(first, flags, &[&ours[..], variables].concat())
     }
 
     fn run(&self, hub: &Hub, arguments: &[&str]) -> Output {
@@ -546,53 +572,163 @@ fn one_command_leads_from_an_empty_cache_to_an_answer_and_a_second_one_needs_no_
     }
 }
 
+/// Waits until something is in the file, or `or` is there.
+fn wait_for_content(path: &Path, or: &Path) {
+    while !(std::fs::metadata(path).is_ok_and(|file| file.len() > 0) || or.exists()) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 #[test]
 fn what_is_interrupted_goes_on_and_nothing_half_is_served() {
-    let (cache, hub) = (Cache::new(), Hub::start(large_model()));
-    let digest = hub::hex(&Sha256::digest(&hub.state.files["model.safetensors"]));
-    let blobs = cache.repository().join("blobs");
-    let notes = blobs.join(digest + ".incomplete.ranges");
-    let wait = |path: &Path, or: &Path| {
-        while !(std::fs::metadata(path).is_ok_and(|file| file.len() > 0) || or.exists()) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+    let kill = |mut server: Process| server.kill();
+    let terminate = |server: Process| {
+        server.terminate();
+        let (code, log) = server.wait();
+        assert_eq!(code, Some(128 + 15), "{log:?}");
+        assert!(
+            log.join("\n").contains("ended before it listened"),
+            "{log:?}"
+        );
     };
-    // In the download, as soon as one range is noted.
-    let mut server = cache.serve(&hub.endpoint, &["--model", NAME], &[]);
-    wait(&notes, &cache.packed());
-    server.kill();
-    assert!(!cache.packed().exists(), "it packs what is not whole");
-    let before = hub.requests("model.safetensors").len();
-    if !cache.snapshot().exists() {
-        let rows = cache.list(&hub);
-        assert_eq!(rows[0]["revision"], Value::Null, "{rows:?}");
-        let problem = rows[0]["problem"].as_str().expect("a sentence");
-        assert!(problem.contains("not all of it is here"), "{problem}");
+    let ends: [(&str, &dyn Fn(Process)); 2] = [("SIGKILL", &kill), ("SIGTERM", &terminate)];
+    for (how, end) in ends {
+        let (cache, hub) = (Cache::new(), Hub::start(large_model()));
+        let digest = hub::hex(&Sha256::digest(&hub.state.files["model.safetensors"]));
+        let blobs = cache.repository().join("blobs");
+        let notes = blobs.join(digest + ".incomplete.ranges");
+        // In the download, as soon as one range is noted.
+        let server = cache.serve(&hub.endpoint, &["--model", NAME], &[]);
+        wait_for_content(&notes, &cache.packed());
+        end(server);
+        assert!(
+            !cache.packed().exists(),
+            "{how}: it packs what is not whole"
+        );
+        let before = hub.requests("model.safetensors").len();
+        if !cache.snapshot().exists() {
+            let rows = cache.list(&hub);
+            assert_eq!(rows[0]["revision"], Value::Null, "{how}: {rows:?}");
+            let problem = rows[0]["problem"].as_str().expect("a sentence");
+            assert!(
+                problem.contains("not all of it is here"),
+                "{how}: {problem}"
+            );
+        }
+        // In packing, as soon as some of it is written.
+        let server = cache.serve(&hub.endpoint, &["--model", NAME], &[]);
+        let partial = cache.snapshot().join("packed.safetensors.partial");
+        wait_for_content(&partial, &cache.packed());
+        end(server);
+        assert!(
+            !cache.packed().exists(),
+            "{how}: packing ended before it was"
+        );
+        assert_whole(&cache, &hub);
+        let again = hub.requests("model.safetensors").len() - before;
+        assert!(again < 4, "{how}: at least one range was there: {again}");
+        // What was whole came once.
+        assert_eq!(hub.requests("tokenizer.json").len(), 1, "{how}");
+        assert_eq!(cache.list(&hub)[0]["precision"], "f32", "{how}");
+        // The third gets through, without the network, by the variable too: it is known who brought it.
+        let server = cache.serve(NOWHERE, &[], &[("MODEL_NAME", NAME)]);
+        assert_eq!(answered(&server).0, "int8", "{how}");
+        assert!(!partial.exists(), "{how}");
+        // A packed file that was cut is made again, to the same bytes.
+        drop(server);
+        let bytes = std::fs::read(cache.packed()).expect("there");
+        std::fs::write(cache.packed(), &bytes[..bytes.len() / 2]).expect("written");
+        let server = cache.serve(NOWHERE, &["--model", NAME], &[]);
+        assert_eq!(answered(&server).0, "int8", "{how}");
+        assert!(
+            std::fs::read(cache.packed()).expect("there") == bytes,
+            "{how}"
+        );
     }
-    // In packing, as soon as some of it is written.
-    let mut server = cache.serve(&hub.endpoint, &["--model", NAME], &[]);
-    let partial = cache.snapshot().join("packed.safetensors.partial");
-    wait(&partial, &cache.packed());
-    server.kill();
-    assert!(
-        !cache.packed().exists(),
-        "packing ended before it was killed"
-    );
-    assert_whole(&cache, &hub);
-    let again = hub.requests("model.safetensors").len() - before;
-    assert!(again < 4, "at least one range was there: {again}");
-    assert_eq!(cache.list(&hub)[0]["precision"], "f32");
-    // The third gets through, without the network.
-    let server = cache.serve(NOWHERE, &["--model", NAME], &[]);
-    assert_eq!(answered(&server).0, "int8");
-    assert!(!partial.exists());
-    // A packed file that was cut, as by a full disk, is made again.
+}
+
+/// What is done before a start, and what its shell does first.
+type Break<'a> = &'a dyn Fn(&Cache, &Hub) -> String;
+
+#[test]
+fn a_disk_that_is_full_ends_the_start_and_the_next_one_goes_on() {
+    // No file longer than this: writing fails as on a full disk, but for the error's number.
+    let full = |kilobytes: usize| format!("trap '' XFSZ; ulimit -f {}", kilobytes * 2);
+    let cases: [(&str, Break, &str, &str); 3] = [
+        (
+            "while weights come",
+            &|_, _| full(500),
+            ".incomplete",
+            "model.safetensors",
+        ),
+        (
+            "when it is written down what came",
+            &|cache, _| {
+                let record = cache.repository().join("reranker.json/in-the-way");
+                std::fs::create_dir_all(record).expect("made");
+                ":".into()
+            },
+            "reranker.json",
+            "",
+        ),
+        (
+            // Which is shorter than its source.
+            "while it is packed",
+            &|cache, hub| {
+                assert!(cache.fetch(hub).status.success());
+                full(300)
+            },
+            "packed.safetensors.partial",
+            "",
+        ),
+    ];
+    let (whole, hub) = (Cache::new(), Hub::start(model()));
+    let server = whole.serve(&hub.endpoint, &["--model", NAME], &[]);
+    let (_, expected) = answered(&server);
     drop(server);
-    let bytes = std::fs::read(cache.packed()).expect("there");
-    std::fs::write(cache.packed(), &bytes[..bytes.len() / 2]).expect("written");
-    let server = cache.serve(NOWHERE, &["--model", NAME], &[]);
-    assert_eq!(answered(&server).0, "int8");
-    assert!(std::fs::read(cache.packed()).expect("there") == bytes);
+    for (when, break_it, named, twice) in cases {
+        let (cache, hub) = (Cache::new(), Hub::start(model()));
+        let first = break_it(&cache, &hub);
+        let server = cache.serve_after(&first, &hub.endpoint, &["--model", NAME], &[]);
+        let (code, log) = server.wait();
+        assert_eq!(code, Some(1), "{when}: {log:?}");
+        assert!(log.join("\n").contains(named), "{when}: {log:?}");
+        assert!(!cache.packed().exists(), "{when}");
+        let partial = cache.packed().with_extension("safetensors.partial");
+        assert!(!partial.exists(), "{when}");
+        let in_the_way = cache.repository().join("reranker.json");
+        if in_the_way.is_dir() {
+            assert!(!cache.snapshot().exists(), "{when}");
+            std::fs::remove_dir_all(in_the_way).expect("removed");
+        }
+        let server = cache.serve(&hub.endpoint, &["--model", NAME], &[]);
+        assert_eq!(answered(&server), ("int8".to_owned(), expected), "{when}");
+        assert_whole(&cache, &hub);
+        for file in hub.state.files.keys().filter(|file| *file != twice) {
+            assert_eq!(hub.requests(file).len(), 1, "{when}: {file}");
+        }
+        let [packed, one] = [&cache, &whole].map(|cache| std::fs::read(cache.packed()));
+        assert!(packed.expect("there") == one.expect("there"), "{when}");
+    }
+}
+
+#[test]
+fn nothing_is_fetched_for_an_address_that_cannot_be_listened_to() {
+    let busy = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = busy.local_addr().expect("an address").port().to_string();
+    for (variable, said) in [
+        (("PORT", port.as_str()), "the port is in use: set PORT"),
+        // Of a net that is for documentation alone.
+        (("HOST", "203.0.113.7"), "no such address: set HOST"),
+    ] {
+        let (cache, hub) = (Cache::new(), Hub::start(model()));
+        let server = cache.serve(&hub.endpoint, &["--model", NAME], &[variable]);
+        let (code, log) = server.wait();
+        assert_eq!(code, Some(1), "{log:?}");
+        assert!(log.join("\n").contains(said), "{log:?}");
+        assert!(hub.state.seen.lock().expect("no panic").is_empty());
+        assert!(!cache.repository().exists());
+    }
 }
 
 #[test]
@@ -704,7 +840,41 @@ fn what_cannot_be_served_by_name_is_said_before_it_is_served() {
             .insert("config.json".into(), config.to_string().into_bytes());
         state
     };
+    let other = |file: &str, in_its_place: &str| {
+        let mut state = model();
+        state.files.remove(file);
+        state.files.insert(in_its_place.into(), b"PK".to_vec());
+        state
+    };
     for (what, state, name, code, said) in [
+        (
+            "PyTorch's weights alone",
+            other("model.safetensors", "pytorch_model.bin"),
+            NAME,
+            1,
+            "pytorch_model.bin has the weights in PyTorch's format: python3 -c",
+        ),
+        (
+            "ONNX alone",
+            other("model.safetensors", "onnx/model.onnx"),
+            NAME,
+            1,
+            "onnx is of a format that is not read",
+        ),
+        (
+            "GGUF alone",
+            other("model.safetensors", "model-q8_0.gguf"),
+            NAME,
+            1,
+            "model-q8_0.gguf is of a format that is not read",
+        ),
+        (
+            "a slow tokenizer alone",
+            other("tokenizer.json", "sentencepiece.bpe.model"),
+            NAME,
+            1,
+            "sentencepiece.bpe.model is a slow tokenizer's: python3 -c",
+        ),
         (
             "a lie",
             lied(),

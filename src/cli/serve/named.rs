@@ -16,8 +16,8 @@ use crate::model::{CONFIG_FILE, ModelConfig, Sureness, check_sources, require, r
 use crate::rerank::Precision;
 use crate::service::{TOKENIZER_FILE, folder_config};
 use crate::weights::{
-    Hold, Holding, HubName, LocatedModel, PACKED_FILE, Pin, Weights, hub_name, locate, record,
-    recorded,
+    Hold, Holding, HubName, LocatedModel, Looks, PACKED_FILE, Pin, Weights, hub_name, locate,
+    record, recorded,
 };
 
 /// What to serve, and what keeps others from removing it meanwhile.
@@ -197,18 +197,20 @@ impl Named<'_> {
             revision: self.wanted(),
             pin: Pin::built_in(&self.id).or_else(|| self.recorded.clone()),
             must_be: false,
-            check: &|folder| ModelConfig::read(&folder.join(CONFIG_FILE)).map(drop),
+            looks: Looks {
+                small: &|folder| ModelConfig::read(&folder.join(CONFIG_FILE)).map(drop),
+                // A start that ends between the two must not leave a model that nobody knows to be brought by one.
+                whole: &|pin| record(self.cache, pin.clone(), self.revision.as_deref()),
+            },
         };
         let fetched = wish.fetch(self.config, self.cache.clone())?;
         tracing::info!(
             model = self.id,
-            revision = fetched.commit,
+            revision = fetched.pin.revision,
             bytes = fetched.downloaded,
             "model fetched"
         );
-        let pin = fetch::pin_of(&self.id, &fetched);
-        record(self.cache, pin.clone(), self.revision.as_deref())?;
-        self.recorded = Some(pin);
+        self.recorded = Some(fetched.pin);
         Ok(())
     }
 }
