@@ -113,10 +113,11 @@ const CLASSES: [Class; 10] = [
 
 const FLASH_CONFIG: &str = "XLMRobertaFlashConfig";
 
-/// Model types that are asked for and not served: what they are, and what to take.
-const ELSEWHERE: [(&[&str], &str); 2] = [
+/// Models that are asked for and not served: their types, how their classes end, and what they are and what to take.
+const ELSEWHERE: [(&[&str], &[&str], &str); 3] = [
     (
         &["deberta", "deberta-v2"],
+        &[],
         "DeBERTa's attention is not computed here: Alibaba-NLP/gte-reranker-modernbert-base and Alibaba-NLP/gte-multilingual-reranker-base are served",
     ),
     (
@@ -127,14 +128,25 @@ const ELSEWHERE: [(&[&str], &str); 2] = [
             "gemma2",
             "gemma3",
             "gemma3_text",
+            "cost_wise_gemma",
             "llama",
+            "llama_bidirec",
             "mistral",
             "minicpm",
+            "minicpm3",
+            "modernbert-decoder",
             "phi3",
             "qwen2_vl",
+            "qwen2_5_vl",
             "qwen3_vl",
         ],
+        &["ForCausalLM", "LMHeadModel"],
         "this is a causal language model, which is not computed here: cross-encoders such as BAAI/bge-reranker-v2-m3 and Alibaba-NLP/gte-multilingual-reranker-base are served",
+    ),
+    (
+        &["t5", "mt5", "bart", "mbart"],
+        &["ForConditionalGeneration"],
+        "this model writes text, which is not computed here: cross-encoders such as BAAI/bge-reranker-v2-m3 and Alibaba-NLP/gte-multilingual-reranker-base are served",
     ),
 ];
 
@@ -826,15 +838,18 @@ impl Fields<'_> {
         let mut classes = CLASSES.iter().filter(of_kind);
         let found = classes.find(|class| !flash || class.family == Family::XlmRobertaFlash);
         let Some(class) = found else {
-            let elsewhere = ELSEWHERE
-                .iter()
-                .find(|(kinds, _)| kind.is_some_and(|kind| kinds.contains(&kind)));
+            let class = config["architectures"][0].as_str().unwrap_or_default();
+            let mut elsewhere = ELSEWHERE.iter();
+            let elsewhere = elsewhere.find(|(kinds, ends, _)| {
+                kind.is_some_and(|kind| kinds.contains(&kind))
+                    || ends.iter().any(|end| class.ends_with(end))
+            });
             let names: Vec<&str> = CLASSES[..CLASSES.len() - 1]
                 .iter()
                 .map(|class| class.model_types[0])
                 .collect();
             let served = format!("one of {}", names.join(", "));
-            let expected = elsewhere.map_or(served.clone(), |(_, why)| format!("{served}; {why}"));
+            let expected = elsewhere.map_or(served.clone(), |(.., why)| format!("{served}; {why}"));
             return self.refuse("model_type", &config["model_type"], expected);
         };
         let first = config["architectures"][0].as_str().unwrap_or_default();
@@ -1241,7 +1256,9 @@ mod tests {
             ("deberta-v2", "gte-reranker-modernbert-base"),
             ("qwen3", "causal language model"),
             ("gemma2", "causal language model"),
-            ("t5", "modernbert"),
+            ("cost_wise_gemma", "causal language model"),
+            ("t5", "writes text"),
+            ("albert", "modernbert"),
         ] {
             refused.push((BASE.replace("KIND", kind), advice));
         }

@@ -23,9 +23,9 @@ use unicode_normalization_alignments::char::canonical_combining_class;
 use unicode_normalization_alignments::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 use super::compiled::write::{
-    ALPHABET, Bpe, BuildError, Charsmap, DROPPED, Merges, MetaspaceRules, Model, PAGE, Scratch,
-    Section, Settings, StepKind, TAKES_SPACE_LEFT, TAKES_SPACE_RIGHT, TemplatePiece, Trie, UNKNOWN,
-    WHOLE_WORD, Words, Writer, build, build_merges, class, entry, key_byte,
+    ALPHABET, Bpe, BuildError, Charsmap, DROPPED, Merges, MetaspaceRules, Model, PAGE, Prepend,
+    Scratch, Section, Settings, StepKind, TAKES_SPACE_LEFT, TAKES_SPACE_RIGHT, TemplatePiece, Trie,
+    UNKNOWN, WHOLE_WORD, Words, Writer, build, build_merges, class, entry, key_byte,
 };
 use super::files::alone;
 use super::template::template;
@@ -248,6 +248,10 @@ fn write_unigram<'f>(
     if let Some(normalizer) = &file.normalizer {
         steps.add(normalizer)?;
     }
+    if metaspace.prepend == Prepend::First && !steps.words.is_empty() {
+        // Hugging Face's crate looks where the normalised text's first character was.
+        return refuse("a prefix for the first piece alone of a text that is normalised");
+    }
     let ascii_unchanged = steps.write(writer);
 
     // Where a piece stands twice, its later id counts everywhere.
@@ -297,14 +301,24 @@ fn metaspace(pre_tokenizer: Option<&PreTokenizerWrapper>) -> Step<MetaspaceRules
             replacement: metaspace.get_replacement(),
             split_whitespace,
             prepend: match metaspace.get_prepend_scheme() {
-                PrependScheme::Always => true,
-                PrependScheme::Never => false,
-                PrependScheme::First => return refuse("a prefix for the first word alone"),
+                PrependScheme::Always => Prepend::Always,
+                PrependScheme::Never => Prepend::Never,
+                PrependScheme::First if split_whitespace => {
+                    return refuse("a prefix for the first word alone");
+                }
+                PrependScheme::First => Prepend::First,
             },
             split: metaspace.get_split(),
         })
     };
     match pre_tokenizer {
+        // The normalizer has done all of it.
+        None => Ok(MetaspaceRules {
+            replacement: ' ',
+            split_whitespace: false,
+            prepend: Prepend::Never,
+            split: false,
+        }),
         Some(PreTokenizerWrapper::Metaspace(metaspace)) => rules(metaspace, false),
         Some(PreTokenizerWrapper::Sequence(sequence)) => match sequence.as_ref() {
             [

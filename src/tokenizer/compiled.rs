@@ -30,7 +30,7 @@ pub(super) mod write {
     pub use super::charsmap::Charsmap;
     pub use super::layout::{Section, Words, Writer};
     pub use super::trie::{BuildError, Trie, build};
-    pub use super::{MetaspaceRules, Model, Settings, StepKind, TemplatePiece};
+    pub use super::{MetaspaceRules, Model, Prepend, Settings, StepKind, TemplatePiece};
 }
 
 use added::{AddedToken, FirstBytes, Part};
@@ -87,10 +87,19 @@ pub struct MetaspaceRules {
     pub replacement: char,
     /// Whitespace is removed and cut at before anything else.
     pub split_whitespace: bool,
-    /// A piece that does not begin with the replacement gets one.
-    pub prepend: bool,
+    /// Which pieces get a replacement where they do not begin with one.
+    pub prepend: Prepend,
     /// Cut before every replacement.
     pub split: bool,
+}
+
+/// Which pieces of a text begin with the replacement in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prepend {
+    Never,
+    Always,
+    /// The one at the text's beginning.
+    First,
 }
 
 impl Settings {
@@ -110,7 +119,7 @@ impl Settings {
                 words.extend(in_words(ascii_unchanged));
                 words.push(metaspace.replacement.into());
                 words.push(metaspace.split_whitespace.into());
-                words.push(metaspace.prepend.into());
+                words.push(metaspace.prepend as u32);
                 words.push(metaspace.split.into());
             }
             Model::WordPiece {
@@ -150,7 +159,12 @@ impl Settings {
                 metaspace: MetaspaceRules {
                     replacement: char::from_u32(next()?).ok_or(Damaged("no character"))?,
                     split_whitespace: flag(next()?)?,
-                    prepend: flag(next()?)?,
+                    prepend: match next()? {
+                        0 => Prepend::Never,
+                        1 => Prepend::Always,
+                        2 => Prepend::First,
+                        _ => return Err(Damaged("an unknown place of a prefix")),
+                    },
                     split: flag(next()?)?,
                 },
                 byte_fallback: kind == 3,
@@ -400,8 +414,14 @@ impl Compiled {
                 };
                 let mut scratch = Scratch::default();
                 let mut marked = String::new();
-                self.each_part(text, &charsmap, None, &mut ids, |text, ids| {
-                    metaspace.pieces(text, &mut marked, |piece| {
+                self.each_part(text, &charsmap, None, &mut ids, |part, ids| {
+                    let prepends = match metaspace.prepend {
+                        Prepend::Never => false,
+                        Prepend::Always => true,
+                        // There is no normalisation, so a part lies in the text.
+                        Prepend::First => std::ptr::eq(part.as_ptr(), text.as_ptr()),
+                    };
+                    metaspace.pieces(part, prepends, &mut marked, |piece| {
                         model.encode(piece, &mut scratch, ids);
                     });
                 });
@@ -601,19 +621,25 @@ impl Step {
 
 impl MetaspaceRules {
     /// Calls `each` with every piece of a text that is not empty; `marked` is memory to write to.
-    fn pieces(self, text: &str, marked: &mut String, mut each: impl FnMut(&str)) {
+    fn pieces(self, text: &str, prepends: bool, marked: &mut String, mut each: impl FnMut(&str)) {
         if self.split_whitespace {
             for word in text.split_whitespace() {
-                self.pieces_of_word(word, marked, &mut each);
+                self.pieces_of_word(word, prepends, marked, &mut each);
             }
         } else {
-            self.pieces_of_word(text, marked, &mut each);
+            self.pieces_of_word(text, prepends, marked, &mut each);
         }
     }
 
-    fn pieces_of_word(self, text: &str, marked: &mut String, each: &mut impl FnMut(&str)) {
+    fn pieces_of_word(
+        self,
+        text: &str,
+        prepends: bool,
+        marked: &mut String,
+        each: &mut impl FnMut(&str),
+    ) {
         marked.clear();
-        if self.prepend && !text.starts_with([' ', self.replacement]) {
+        if prepends && !text.starts_with([' ', self.replacement]) {
             marked.push(self.replacement);
         }
         for (index, part) in text.split(' ').enumerate() {

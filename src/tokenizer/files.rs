@@ -53,9 +53,10 @@ pub struct Effective<'a> {
     pub expected: Option<Expected>,
 }
 
-/// The pair that a class builds, whatever the file's post-processor says.
+/// The pair that a class builds in one version, whatever the file's post-processor says.
 pub struct Expected {
     class: String,
+    version: u8,
     pieces: Vec<Place>,
 }
 
@@ -72,6 +73,9 @@ enum Class {
     Roberta,
     XlmRoberta,
     Camembert,
+    MpNet,
+    /// Of a ModernBERT: version 5 reads the file as it stands, 4 puts a template of its own in it.
+    Llama,
     /// The file as it stands, of either version or of 5 alone.
     Generic,
     Generic5,
@@ -89,6 +93,8 @@ fn class(name: &str) -> Option<(Class, bool)> {
         "RobertaTokenizer" | "LongformerTokenizer" => (Class::Roberta, false),
         "XLMRobertaTokenizer" => (Class::XlmRoberta, false),
         "CamembertTokenizer" => (Class::Camembert, false),
+        "MPNetTokenizer" => (Class::MpNet, false),
+        "LlamaTokenizer" => (Class::Llama, false),
         "PreTrainedTokenizer" => (Class::Generic, true),
         "TokenizersBackend" => (Class::Generic5, false),
         _ => return None,
@@ -115,8 +121,27 @@ impl Class {
                 ("pad_token", "<pad>"),
                 ("mask_token", "<mask>"),
             ],
+            Self::MpNet => &[
+                ("bos_token", "<s>"),
+                ("eos_token", "</s>"),
+                ("sep_token", "</s>"),
+                ("cls_token", "<s>"),
+                ("unk_token", "[UNK]"),
+                ("pad_token", "<pad>"),
+                ("mask_token", "<mask>"),
+            ],
+            Self::Llama => &[
+                ("bos_token", "<s>"),
+                ("eos_token", "</s>"),
+                ("unk_token", "<unk>"),
+            ],
             Self::Generic | Self::Generic5 => &[],
         }
+    }
+
+    /// The version whose template it is that a folder has to have.
+    fn template_of(self) -> u8 {
+        if self == Self::Llama { 4 } else { 5 }
     }
 }
 
@@ -304,10 +329,10 @@ impl<'a> Files<'a> {
         config.check_sides(&file)?;
         let model = file.model()?;
         let kind = match class {
-            Class::Bert => Some("WordPiece"),
+            Class::Bert | Class::MpNet => Some("WordPiece"),
             Class::Roberta => Some("BPE"),
             Class::XlmRoberta | Class::Camembert => Some("Unigram"),
-            Class::Generic | Class::Generic5 => None,
+            Class::Llama | Class::Generic | Class::Generic5 => None,
         };
         if let (Some(kind), Some(found)) = (kind, &model.kind)
             && kind != found
@@ -321,7 +346,7 @@ impl<'a> Files<'a> {
             );
         }
         match class {
-            Class::Bert => bert(&config, &mut file, &model, &class_name)?,
+            Class::Bert | Class::MpNet => bert(&config, &mut file, &model, &class_name, class)?,
             Class::Roberta => roberta(&config, &mut file, &model, &class_name)?,
             Class::XlmRoberta | Class::Camembert => {
                 unigram(&config, &file, &model, &class_name, class)?;
@@ -340,34 +365,53 @@ impl<'a> Files<'a> {
                     );
                 }
             }
+            Class::Llama => llama(&config, &file, &class_name)?,
             Class::Generic5 => {}
         }
         add_tokens(&config, &mut file, class, &class_name)?;
         self.segments(&config, &mut file, class, &class_name, by_default)?;
         let token = |field| config.token(field, class);
-        let expected = match class {
-            Class::Bert => Some([token("cls_token")?, token("sep_token")?]),
-            Class::Roberta => Some([token("cls_token")?, token("sep_token")?]),
+        let text = Place::Text;
+        let mark = |field| token(field).map(Place::Token);
+        let pieces = match class {
+            Class::Bert | Class::MpNet | Class::Roberta => {
+                let (first, separator) = (mark("cls_token")?, mark("sep_token")?);
+                let mut pieces = vec![first, text(Side::Query), separator.clone()];
+                if class != Class::Bert {
+                    pieces.push(separator.clone());
+                }
+                pieces.extend([text(Side::Document), separator]);
+                pieces
+            }
             Class::XlmRoberta | Class::Camembert => {
-                Some([token("bos_token")?, token("eos_token")?])
+                let (first, separator) = (mark("bos_token")?, mark("eos_token")?);
+                vec![
+                    first,
+                    text(Side::Query),
+                    separator.clone(),
+                    separator.clone(),
+                    text(Side::Document),
+                    separator,
+                ]
             }
-            Class::Generic | Class::Generic5 => None,
+            // Around each text, where the settings do not say otherwise.
+            Class::Llama => {
+                let begins = config.flag("add_bos_token")?.unwrap_or(true);
+                let ends = config.flag("add_eos_token")?.unwrap_or(false);
+                let mut pieces = Vec::new();
+                for side in [Side::Query, Side::Document] {
+                    pieces.extend(begins.then(|| mark("bos_token")).transpose()?);
+                    pieces.push(text(side));
+                    pieces.extend(ends.then(|| mark("eos_token")).transpose()?);
+                }
+                pieces
+            }
+            Class::Generic | Class::Generic5 => Vec::new(),
         };
-        let expected = expected.map(|[first, separator]| {
-            let separator = Place::Token(separator);
-            let mut pieces = vec![
-                Place::Token(first),
-                Place::Text(Side::Query),
-                separator.clone(),
-            ];
-            if class != Class::Bert {
-                pieces.push(separator.clone());
-            }
-            pieces.extend([Place::Text(Side::Document), separator]);
-            Expected {
-                class: class_name,
-                pieces,
-            }
+        let expected = (!pieces.is_empty()).then(|| Expected {
+            class: class_name,
+            version: class.template_of(),
+            pieces,
         });
         Ok(Effective {
             json: file.write()?.map_or(Cow::Borrowed(self.json), Cow::Owned),
@@ -403,13 +447,21 @@ impl<'a> Files<'a> {
             );
         }
         match class(&name) {
+            Some((Class::Llama, _)) if self.facts.model_type != "modernbert" => Err(Refusal {
+                of_config: named.is_some(),
+                field: "tokenizer_class".into(),
+                found: format!("{name:?} of a model of type {}", self.facts.model_type),
+                expected: format!(
+                    "one that both versions of transformers read alike: 5 makes a BPE tokenizer of the file's vocabulary; {WAY_OUT}"
+                ),
+            }),
             Some((class, segments)) => Ok((name, class, segments)),
             None => Err(Refusal {
                 of_config: named.is_some(),
                 field: "tokenizer_class".into(),
                 found: format!("{name:?}"),
                 expected: format!(
-                    "the tokenizer of BERT, RoBERTa, XLM-RoBERTa or CamemBERT; {WAY_OUT}"
+                    "the tokenizer of BERT, RoBERTa, XLM-RoBERTa, CamemBERT or MPNet; {WAY_OUT}"
                 ),
             }),
         }
@@ -542,8 +594,9 @@ impl Expected {
             "post_processor",
             format!("the template {}", found.collect::<Vec<_>>().join(" ")),
             format!(
-                "{}, which transformers 5 puts in its place for a {}; {WAY_OUT}",
+                "{}, which transformers {} puts in its place for a {}; {WAY_OUT}",
                 words.join(" "),
+                self.version,
                 self.class
             ),
         )
@@ -673,7 +726,7 @@ fn differs<T>(field: &str, found: &Value, class: &str, expected: &str) -> Step<T
     )
 }
 
-fn bert(config: &Config, file: &mut File<'_>, model: &Model, class: &str) -> Step<()> {
+fn bert(config: &Config, file: &mut File<'_>, model: &Model, class: &str, of: Class) -> Step<()> {
     let mut normalizer = file.value("normalizer")?;
     if normalizer["type"] != "BertNormalizer" {
         return differs("normalizer", &normalizer, class, "a BertNormalizer");
@@ -690,19 +743,27 @@ fn bert(config: &Config, file: &mut File<'_>, model: &Model, class: &str) -> Ste
         None | Some(Value::Null) => Value::Null,
         Some(_) => config.flag("strip_accents")?.into(),
     };
+    let apart: Value = config
+        .flag("tokenize_chinese_chars")?
+        .unwrap_or(true)
+        .into();
+    // Version 4 leaves this one as the file has it.
+    if of == Class::MpNet && normalizer["handle_chinese_chars"] != apart {
+        let found = &normalizer["handle_chinese_chars"];
+        return differs(
+            "normalizer.handle_chinese_chars",
+            found,
+            class,
+            &apart.to_string(),
+        );
+    }
     let wanted = [
         (
             "lowercase",
             config.flag("do_lower_case")?.unwrap_or(true).into(),
         ),
         ("strip_accents", strip_accents),
-        (
-            "handle_chinese_chars",
-            config
-                .flag("tokenize_chinese_chars")?
-                .unwrap_or(true)
-                .into(),
-        ),
+        ("handle_chinese_chars", apart),
     ];
     let mut changed = false;
     for (field, wanted) in wanted {
@@ -718,7 +779,7 @@ fn bert(config: &Config, file: &mut File<'_>, model: &Model, class: &str) -> Ste
     if pre_tokenizer["type"] != "BertPreTokenizer" {
         return differs("pre_tokenizer", &pre_tokenizer, class, "a BertPreTokenizer");
     }
-    let unknown = config.token("unk_token", Class::Bert)?;
+    let unknown = config.token("unk_token", of)?;
     for (field, found, expected) in [
         (
             "model.continuing_subword_prefix",
@@ -775,6 +836,36 @@ fn roberta(config: &Config, file: &mut File<'_>, model: &Model, class: &str) -> 
     ] {
         if let Some(found) = found {
             return differs(field, &json!(found), class, "a BPE model without it");
+        }
+    }
+    Ok(())
+}
+
+/// Of these version 4 adds tokens of its own, and makes the tokenizer anew where the settings speak of a space.
+fn llama(config: &Config, file: &File<'_>, class_name: &str) -> Step<()> {
+    if let Some(flag) = config.get("add_prefix_space") {
+        return refuse_config(
+            "add_prefix_space",
+            flag,
+            format!(
+                "nothing: with it version 4 of transformers makes a {class_name} of tokenizer.model in place of the file; {WAY_OUT}"
+            ),
+        );
+    }
+    let declared = file.value("added_tokens")?;
+    let is_declared = |content: &str| {
+        let mut tokens = declared.as_array().into_iter().flatten();
+        tokens.any(|token| token["content"] == content)
+    };
+    for (field, default) in Class::Llama.tokens() {
+        if config.get(field).is_none() && !is_declared(default) {
+            return refuse(
+                "added_tokens",
+                format!("no {default}"),
+                format!(
+                    "{default}, which version 4 of transformers adds for a {class_name}, or another {field} in {CONFIG_FILE}"
+                ),
+            );
         }
     }
     Ok(())
@@ -944,7 +1035,9 @@ fn add_tokens(config: &Config, file: &mut File<'_>, class: Class, class_name: &s
     let mask = config.token("mask_token", class)?;
     for token in own {
         if position(&tokens, &token).is_none() {
-            let takes_space = class != Class::Bert && token == mask;
+            // The generic classes have no mask of their own.
+            let has_mask = !class.tokens().is_empty() && class != Class::Llama;
+            let takes_space = has_mask && class != Class::Bert && token == mask;
             tokens.push(json!({
                 "id": 0, "content": token, "single_word": false, "lstrip": takes_space, "rstrip": false,
                 "normalized": false, "special": true,

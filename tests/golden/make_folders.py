@@ -69,6 +69,36 @@ GENERIC = {"tokenizer_class": "PreTrainedTokenizerFast"}
 NAMES, NO_SEGMENTS = ["input_ids", "token_type_ids", "attention_mask"], ["input_ids", "attention_mask"]
 METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
 SPLIT = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, METASPACE]}
+MPNET, MODERN = "mpnet", "modernbert"
+# MPNet's special tokens, as published models have them: BERT's words and RoBERTa's marks.
+MARKS = {"<pad>": 0, "[UNK]": 1, "<s>": 2, "</s>": 3, "<mask>": 4}
+FIRST, LAST = ("<s>", 2), ("</s>", 3)
+MARKED = {
+    "model": {"vocab": {"[PAD]": None, "[CLS]": None, "[SEP]": None, "[MASK]": None, **MARKS}},
+    "added_tokens": [{"id": at, **token(mark, lstrip=mark == "<mask>")} for mark, at in MARKS.items()],
+    "post_processor": pair(FIRST, LAST, doubled=True, segment=0),
+    "truncation": None,
+    "padding": None,
+}
+OF_MPNET = {"tokenizer_class": "MPNetTokenizer"}
+
+
+def sentencepiece(prepend="never", template=True, **more):
+    """XLM-R's tokenizer in place of another, with the template that a LlamaTokenizer has."""
+    special = lambda name, at: {"SpecialToken": {"id": name, "type_id": at}}  # noqa: E731
+    text = lambda name, at: {"Sequence": {"id": name, "type_id": at}}  # noqa: E731
+    one = [special("<s>", 0), text("A", 0), special("</s>", 0)]
+    patch = {"pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": prepend, "split": False}}
+    if template:
+        patch["post_processor"] = {"single": one, "pair": [*one, special("<s>", 1), text("B", 1), special("</s>", 1)]}
+    return {"$of": XLM, **patch, **more}
+
+
+OF_LLAMA = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+BOTH_ENDS = {**OF_LLAMA, "add_bos_token": True, "add_eos_token": True}
+LARGER = {"vocab_size": 2000, "pad_token_id": 1}
+# The same tokenizer by other names: no logits of its own.
+SAME = {"vocab_size": 379}
 SPLIT_NEVER = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, {**METASPACE, "prepend_scheme": "never"}]}
 
 # (what is special, base, tokenizer.json, tokenizer_config.json, config.json, refused: file and field)
@@ -152,7 +182,31 @@ CASES = [
     ("cut on the left by the file", BERT, {"truncation": {"direction": "Left"}}, None, {}, (JSON, "truncation.direction")),
     # classes
     ("an unknown class", BERT, {}, {"tokenizer_class": "MyOwnTokenizer"}, {}, (SETTINGS, "tokenizer_class")),
-    ("another model's class", BERT, {}, {"tokenizer_class": "MPNetTokenizer"}, {}, (SETTINGS, "tokenizer_class")),
+    ("another model's class", BERT, {}, {"tokenizer_class": "MPNetTokenizer"}, {}, (JSON, "post_processor")),
+    ("MPNet's", MPNET, MARKED, OF_MPNET, SAME, None),
+    ("MPNet's by the model's type", MPNET, MARKED, {}, SAME, None),
+    ("MPNet's, cased by the settings", MPNET, MARKED, {**OF_MPNET, "do_lower_case": False}, SAME, None),
+    ("MPNet's, cased by the file alone", MPNET, {**MARKED, "normalizer": {"lowercase": False}}, OF_MPNET, SAME, None),
+    ("MPNet's, accents kept", MPNET, MARKED, {**OF_MPNET, "strip_accents": False}, SAME, None),
+    ("MPNet's, Chinese in one by both", MPNET, {**MARKED, "normalizer": {"handle_chinese_chars": False}}, {**OF_MPNET, "tokenize_chinese_chars": False}, SAME, None),
+    ("MPNet's, Chinese in one by the file", MPNET, {**MARKED, "normalizer": {"handle_chinese_chars": False}}, OF_MPNET, SAME, (JSON, "normalizer.handle_chinese_chars")),
+    ("MPNet's, Chinese in one by the settings", MPNET, MARKED, {**OF_MPNET, "tokenize_chinese_chars": False}, SAME, (JSON, "normalizer.handle_chinese_chars")),
+    ("MPNet's, with tokens by the settings", MPNET, MARKED, {**OF_MPNET, "added_tokens_decoder": {str(at): token(mark, lstrip=mark == "<mask>") for mark, at in MARKS.items()}}, SAME, None),
+    ("MPNet's, one separator", MPNET, {**MARKED, "post_processor": pair(FIRST, LAST, segment=0)}, OF_MPNET, SAME, (JSON, "post_processor")),
+    ("MPNet's, a mask that leaves spaces", MPNET, {**MARKED, "added_tokens": [{"id": at, **token(mark)} for mark, at in MARKS.items()]}, OF_MPNET, SAME, None),
+    ("MPNet's not declared", MPNET, {**MARKED, "added_tokens": []}, OF_MPNET, SAME, None),
+    ("MPNet's for another file", MPNET, {**MARKED, "model": {"type": "BPE"}}, OF_MPNET, SAME, (JSON, "model.type")),
+    ("a LlamaTokenizer", MODERN, sentencepiece(), BOTH_ENDS, LARGER, None),
+    ("a LlamaTokenizer, a mark first", MODERN, sentencepiece("first", normalizer=None), BOTH_ENDS, LARGER, None),
+    ("a LlamaTokenizer, a mark always", MODERN, sentencepiece("always"), BOTH_ENDS, LARGER, None),
+    ("a LlamaTokenizer of the fast class", MODERN, sentencepiece(), {**BOTH_ENDS, "tokenizer_class": "LlamaTokenizerFast"}, LARGER, None),
+    ("a LlamaTokenizer, marks by the normalizer", MODERN, sentencepiece(normalizer={"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]}, pre_tokenizer=None), BOTH_ENDS, LARGER, None),
+    ("a LlamaTokenizer's default ends", MODERN, sentencepiece(), OF_LLAMA, LARGER, (JSON, "post_processor")),
+    ("a LlamaTokenizer, another template", MODERN, sentencepiece(template=False), BOTH_ENDS, LARGER, (JSON, "post_processor")),
+    ("a LlamaTokenizer, a space by the settings", MODERN, sentencepiece(), {**BOTH_ENDS, "add_prefix_space": False}, LARGER, (SETTINGS, "add_prefix_space")),
+    ("a LlamaTokenizer of bytes", MODERN, sentencepiece(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}), BOTH_ENDS, LARGER, None),
+    ("a LlamaTokenizer's tokens not declared", MODERN, sentencepiece(added_tokens=[]), BOTH_ENDS, LARGER, None),
+    ("a LlamaTokenizer of another model", XLM, sentencepiece(), BOTH_ENDS, {}, (SETTINGS, "tokenizer_class")),
     ("a class for another file", BERT, {}, {"tokenizer_class": "XLMRobertaTokenizer"}, {}, (JSON, "model.type")),
     ("CamemBERT", XLM, {"pre_tokenizer": SPLIT}, {"tokenizer_class": "CamembertTokenizer"}, {"model_type": "camembert", "architectures": ["CamembertForSequenceClassification"]}, None),
 ]  # fmt: skip
@@ -179,7 +233,10 @@ def write(folder: pathlib.Path, base, tokenizer, settings, config) -> None:
         shutil.copy(path, folder / path.name)
     for name, patch in ((JSON, tokenizer), ("config.json", config)):
         path = folder / name
-        before = json.loads(path.read_text())
+        # Another model's tokenizer may be the one that is changed.
+        other = patch.get("$of")
+        before = json.loads((HERE / other / name if other else path).read_text())
+        patch = {field: value for field, value in patch.items() if field != "$of"}
         rules = json.dumps(((before.get("normalizer") or {}).get("normalizers") or [{}])[0].get("precompiled_charsmap"))
         path.write_text(json.dumps(merged(before, patch), ensure_ascii=False).replace('"$rules"', rules))
     if settings is not None:

@@ -160,10 +160,15 @@ fn ids_segments_and_logits_are_those_of_transformers_or_the_folder_is_refused_by
         let name = format!("{base}, {}", case["name"]);
         let dir = copy_of(base);
         let tokenizer_path = dir.path().join("tokenizer.json");
+        let mut patch = case["tokenizer"].clone();
+        // Another model's tokenizer may be the one that is changed.
+        if let Some(Value::String(other)) = patch.as_object_mut().expect("a patch").remove("$of") {
+            std::fs::copy(golden(&other).join("tokenizer.json"), &tokenizer_path).expect("copied");
+        }
         let rules =
             read_json(&tokenizer_path)["normalizer"]["normalizers"][0]["precompiled_charsmap"]
                 .to_string();
-        change(&tokenizer_path, |json| merge(json, &case["tokenizer"]));
+        change(&tokenizer_path, |json| merge(json, &patch));
         let text = std::fs::read_to_string(&tokenizer_path).expect("read");
         std::fs::write(&tokenizer_path, text.replace("\"$rules\"", &rules)).expect("written");
         change(&dir.path().join("config.json"), |json| {
@@ -880,6 +885,34 @@ fn every_family_is_served_with_its_tokenizer() {
 }
 
 #[test]
+fn a_gpu_is_refused_by_name_for_families_that_it_does_not_compute_and_without_being_asked_for_cpus_do()
+ {
+    for (name, lacking) in [
+        ("bert", None),
+        ("roberta", None),
+        ("xlm-roberta", None),
+        ("jina", None),
+        ("gte", Some("a gated feed-forward network")),
+        ("modernbert", Some("norms before the sub-layers")),
+        ("modernbert-modules", Some("norms before the sub-layers")),
+        ("electra", Some("a projection of the embeddings")),
+        ("distilbert", Some("embeddings without segments")),
+        ("mpnet", Some("a relative position bias")),
+    ] {
+        let config = ModelConfig::read(&golden(name).join("config.json")).expect("reads");
+        assert_eq!(config.beyond_gpu(), lacking, "{name}");
+        let Some(lacking) = lacking else {
+            continue;
+        };
+        let refused = score(&golden(name), &[("DEVICE", "cuda")]).expect_err(name);
+        let said = format!("DEVICE=cuda: this model has {lacking}, which CPUs compute");
+        assert!(refused.contains(&said), "{name}: {refused}");
+        let [auto, cpu] = ["auto", "cpu"].map(|device| score(&golden(name), &[("DEVICE", device)]));
+        assert_eq!(auto.expect("a score"), cpu.expect("a score"), "{name}");
+    }
+}
+
+#[test]
 fn modules_are_understood_or_refused_by_file_and_field() {
     let own = |dir: &Path, module: &str, edit: &dyn Fn(&mut Value)| {
         change(&dir.join(module).join("config.json"), edit);
@@ -977,6 +1010,35 @@ fn modules_are_understood_or_refused_by_file_and_field() {
         let error = load(dir.path()).err().unwrap_or_default();
         assert!(error.contains(named), "{named}: {error}");
     }
+    // What is not there is named, and whose it is.
+    for (file, in_its_place, named) in [
+        ("1_Pooling/config.json", None, "the module Pooling"),
+        ("2_Dense/config.json", None, "the module Dense"),
+        ("4_Dense/config.json", None, "the module Dense"),
+        (
+            "3_LayerNorm/model.safetensors",
+            None,
+            "the module LayerNorm",
+        ),
+        (
+            "4_Dense/model.safetensors",
+            Some("4_Dense/pytorch_model.bin"),
+            "save_pretrained('DIR')",
+        ),
+    ] {
+        let dir = copy_of("modernbert-modules");
+        let path = dir.path().join(file);
+        std::fs::remove_file(&path).expect("removed");
+        if let Some(other) = in_its_place {
+            std::fs::write(dir.path().join(other), "PK").expect("written");
+        }
+        let error = load(dir.path()).err().unwrap_or_default();
+        assert!(
+            error.starts_with(&format!("{}: file: found nothing", path.display()))
+                && error.contains(named),
+            "{file}: {error}"
+        );
+    }
     let dir = copy_of("modernbert-modules");
     change(&dir.path().join("modules.json"), |json| {
         json[2]["path"] = "../x".into()
@@ -1059,9 +1121,21 @@ fn config_json_is_read_as_transformers_reads_it() {
             "this is a causal language model",
         ),
         (
+            "a language model of another name",
+            |json| *json = json!({"model_type": "zen", "architectures": ["ZenForCausalLM"]}),
+            "this is a causal language model",
+        ),
+        (
+            "Qwen3-Reranker with a head",
+            |json| *json = json!({"model_type": "qwen3", "architectures": ["Qwen3ForSequenceClassification"], "num_labels": 1}),
+            "this is a causal language model",
+        ),
+        (
             "T5",
-            |json| *json = json!({"model_type": "t5"}),
-            "model_type: found \"t5\"",
+            |json| {
+                *json = json!({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]})
+            },
+            "this model writes text",
         ),
         (
             "no type",
@@ -1119,6 +1193,111 @@ fn config_json_is_read_as_transformers_reads_it() {
             "{what}: {text}"
         );
         assert_eq!(output.status.code(), Some(1), "{what}");
+    }
+}
+
+#[test]
+fn fields_that_published_repositories_carry_besides_change_nothing() {
+    let identity = "torch.nn.modules.linear.Identity";
+    let sigmoid = "torch.nn.modules.activation.Sigmoid";
+    let everywhere = json!({
+        "_name_or_path": "./model", "torch_dtype": "float32", "transformers_version": "4.46.3", "use_cache": true,
+        "attention_probs_dropout_prob": 0.1, "hidden_dropout_prob": 0.1, "classifier_dropout": null, "initializer_range": 0.02,
+        "gradient_checkpointing": false, "label2id": {"LABEL_0": 0}, "id2label": {"0": "LABEL_0"}, "num_labels": null,
+    });
+    let code = |file: &str, config: &str, model: &str| {
+        json!({
+            "AutoConfig": format!("{file}--configuration.{config}"),
+            "AutoModelForSequenceClassification": format!("{file}--modeling.{model}"),
+        })
+    };
+    for (base, fields) in [
+        // cross-encoder/ms-marco-MiniLM-L6-v2, before and after version 4 of sentence-transformers
+        (
+            "bert",
+            json!({"sbert_ce_default_activation_function": identity}),
+        ),
+        (
+            "bert",
+            json!({"sentence_transformers": {"activation_fn": identity, "version": "4.1.0.dev0"}, "position_embedding_type": "absolute"}),
+        ),
+        // cross-encoder/stsb-roberta-base
+        (
+            "roberta",
+            json!({"bos_token_id": 0, "eos_token_id": 2, "label2id": {"LABEL_0": "0"}}),
+        ),
+        // BAAI/bge-reranker-v2-m3, maidalun1020/bce-reranker-base_v1, cross-encoder/mmarco-mMiniLMv2-L12-H384-v1
+        (
+            "xlm-roberta",
+            json!({"output_past": true, "bos_token_id": 0, "eos_token_id": 2}),
+        ),
+        (
+            "xlm-roberta",
+            json!({"tokenizer_class": "XLMRobertaTokenizer", "id2label": {"0": "relevance"}}),
+        ),
+        // jinaai/jina-reranker-v2-base-multilingual
+        (
+            "jina",
+            json!({
+                "auto_map": code("jinaai/other", "XLMRobertaFlashConfig", "XLMRobertaForSequenceClassification"),
+                "lora_adaptations": null, "lora_rank": 4, "lora_alpha": 1, "load_trained_adapters": false, "use_flash_attn": true,
+                "use_reentrant": false, "truncate_dim": null, "emb_pooler": null, "matryoshka_dimensions": null,
+            }),
+        ),
+        // Alibaba-NLP/gte-multilingual-reranker-base
+        (
+            "gte",
+            json!({
+                "auto_map": code("Alibaba-NLP/new-impl", "NewConfig", "NewForSequenceClassification"),
+                "logn_attention_clip1": false, "unpad_inputs": false, "use_memory_efficient_attention": false,
+                "sentence_transformers": {"activation_fn": sigmoid},
+            }),
+        ),
+        // Alibaba-NLP/gte-reranker-modernbert-base, ibm-granite/granite-embedding-reranker-english-r2, cl-nagoya/ruri-v3-reranker-310m
+        (
+            "modernbert",
+            json!({
+                "position_embedding_type": "absolute", "layer_norm_eps": 1e-5, "reference_compile": true, "deterministic_flash_attn": false,
+                "sparse_prediction": false, "sparse_pred_ignore_index": -100, "decoder_bias": true, "embedding_dropout": 0.0,
+                "mlp_dropout": 0.0, "attention_dropout": 0.0, "repad_logits_with_grad": false, "rope_scaling": null, "cls_token_id": 2,
+            }),
+        ),
+        (
+            "modernbert-cls",
+            json!({"sentence_transformers": {"activation_fn": sigmoid, "version": "5.1.0"}}),
+        ),
+        // cross-encoder/ettin-reranker-32m-v1
+        (
+            "modernbert-modules",
+            json!({"dtype": "float32", "tie_word_embeddings": true, "num_labels": 2, "id2label": null}),
+        ),
+        // cross-encoder/ms-marco-electra-base
+        (
+            "electra",
+            json!({"summary_activation": "gelu", "summary_last_dropout": 0.1, "summary_type": "first", "summary_use_proj": true}),
+        ),
+        (
+            "distilbert",
+            json!({"qa_dropout": 0.1, "seq_classif_dropout": 0.2, "sinusoidal_pos_embds": false, "tie_weights_": true}),
+        ),
+        (
+            "mpnet",
+            json!({"bos_token_id": 0, "eos_token_id": 2, "relative_attention_num_buckets": 32}),
+        ),
+    ] {
+        let sound = logit(&load(&golden(base)).expect("loads"), "a panda", "a bear");
+        let dir = copy_of(base);
+        change(&dir.path().join("config.json"), |json| {
+            for (name, value) in everywhere.as_object().expect("fields") {
+                json[name] = value.clone();
+            }
+            for (name, value) in fields.as_object().expect("fields") {
+                json[name] = value.clone();
+            }
+        });
+        let engine = load(dir.path()).unwrap_or_else(|error| panic!("{base} {fields}: {error}"));
+        let carried = logit(&engine, "a panda", "a bear");
+        assert_eq!(carried.to_bits(), sound.to_bits(), "{base} {fields}");
     }
 }
 

@@ -280,6 +280,26 @@ fn other_settings_of_a_unigram_tokenizer_give_hugging_faces_ids() {
     change("no prefix", &|json| {
         json["pre_tokenizer"] = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": true});
     });
+    for split in [true, false] {
+        change("a prefix for the first piece alone", &|json| {
+            json["normalizer"] = Value::Null;
+            json["pre_tokenizer"] = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": split});
+            json["added_tokens"][4]["normalized"] = split.into();
+        });
+    }
+    change(
+        "no pre-tokenizer, marks and bytes as LLaMA has them",
+        &|json| {
+            json["pre_tokenizer"] = Value::Null;
+            json["normalizer"] = json!({"type": "Sequence", "normalizers": [
+                {"type": "Prepend", "prepend": "▁"},
+                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+            ]});
+            json["model"]["byte_fallback"] = true.into();
+            let pieces = json["model"]["vocab"].as_array_mut().expect("a list");
+            pieces.extend((0..=255).map(|byte: u8| json!([format!("<0x{byte:02X}>"), -30.0])));
+        },
+    );
     change("one piece", &|json| {
         json["pre_tokenizer"]["split"] = false.into()
     });
@@ -377,6 +397,20 @@ fn other_settings_of_a_wordpiece_tokenizer_give_hugging_faces_ids() {
             json!({"type": "BertProcessing", "sep": ["[SEP]", 102], "cls": ["[CLS]", 101]});
         json["model"]["max_input_chars_per_word"] = 6.into();
         json["model"]["continuing_subword_prefix"] = "a".into();
+    });
+    change("MPNet's marks", &|json| {
+        let tokens = json["added_tokens"].as_array_mut().expect("a list");
+        for (token, content) in tokens
+            .iter_mut()
+            .zip(["<pad>", "<unk>", "<s>", "</s>", "<mask>"])
+        {
+            token["content"] = content.into();
+            token["lstrip"] = (content == "<mask>").into();
+        }
+        json["post_processor"] = json!({
+            "type": "RobertaProcessing", "sep": ["</s>", 102], "cls": ["<s>", 101],
+            "trim_offsets": true, "add_prefix_space": false,
+        });
     });
     change("RobertaProcessing, no prefix, an added token", &|json| {
         json["post_processor"] = json!({
@@ -490,6 +524,16 @@ fn what_has_no_equal_is_refused_with_the_reason() {
     );
     assert_eq!(
         unigram(&|json| json["pre_tokenizer"]["prepend_scheme"] = "first".into()),
+        "a prefix for the first piece alone of a text that is normalised"
+    );
+    let words = json!({"type": "WhitespaceSplit"});
+    assert_eq!(
+        unigram(&|json| {
+            let mut metaspace = json["pre_tokenizer"].take();
+            metaspace["prepend_scheme"] = "first".into();
+            json["pre_tokenizer"] =
+                json!({"type": "Sequence", "pretokenizers": [words, metaspace]});
+        }),
         "a prefix for the first word alone"
     );
     assert_eq!(
