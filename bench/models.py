@@ -3,7 +3,8 @@
 
 usage: models.py [MODEL ...]          measure these models, or all, into a record of today
        models.py --report [RECORD]    print the table
-       models.py --write | --check    write the table of docs/explain/models.md from the newest record, or fail where it is another
+       models.py --write | --check    write what is made of the newest record, or fail where that is another: the table of
+                                      docs/explain/models.md, and the milliseconds of src/cli/models.json
 
 Each shape gets seeded weights and a tokenizer of its class, and is packed with 8-bit inputs in every matrix. Measured are 10, 30 and
 100 passages of 128 tokens, held to AVX2, to AVX-512 VNNI and to AMX, as far as the chip has them; the memory after them; the size of
@@ -390,7 +391,30 @@ def generated(path: pathlib.Path) -> dict[pathlib.Path, str]:
     before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
     text = "\n".join(table(lines))
-    return {PAGE: f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"}
+    return {PAGE: f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", TABLE: with_times(lines, path)}
+
+
+def with_times(lines: list[dict], path: pathlib.Path) -> str:
+    """models.json with the milliseconds of each model; a model a line, as it is written by hand."""
+    found, data = measured(lines), known()
+    machine = next(line for line in lines if line["kind"] == "run")
+    what = f"milliseconds for 100 passages of 128 tokens, int8, {machine['threads']} threads of {machine['cpu']}, held to AVX2"
+    data["timed"] = {
+        "what": f"{what}; {machine['note']}" if "note" in machine else what,
+        "record": str(path.relative_to(ROOT)),
+    }
+    for model in data["models"]:
+        model.pop("ms_100", None)
+        took = time(found.get(model["id"], {}), AVX2.name)
+        if took:
+            model["ms_100"] = round(took * 1e3)
+    listed = {
+        key: "[\n    " + ",\n    ".join(json.dumps(item, ensure_ascii=False) for item in value) + "\n  ]"
+        if isinstance(value, list)
+        else json.dumps(value, ensure_ascii=False)
+        for key, value in data.items()
+    }
+    return "{\n" + ",\n".join(f'  "{key}": {value}' for key, value in listed.items()) + "\n}\n"
 
 
 def hold(check: bool) -> None:

@@ -31,6 +31,8 @@ pub struct Args {
 #[derive(Deserialize)]
 struct Table {
     measures: Vec<Measure>,
+    /// Where the models have milliseconds, which `bench/models.py` writes.
+    timed: Option<Timed>,
     models: Vec<Known>,
 }
 
@@ -41,6 +43,13 @@ struct Measure {
     column: String,
     what: String,
     source: String,
+}
+
+/// What the milliseconds are of.
+#[derive(Deserialize, Serialize)]
+struct Timed {
+    what: String,
+    record: String,
 }
 
 /// A model that is known by name.
@@ -66,7 +75,7 @@ pub struct Known {
     /// By the measure's key.
     #[serde(default)]
     quality: BTreeMap<String, f64>,
-    /// Milliseconds for 100 passages of 128 tokens, where that was measured.
+    /// Where they were measured: see [`Timed`].
     #[serde(default)]
     ms_100: Option<f64>,
     use_for: String,
@@ -80,6 +89,9 @@ fn yes() -> bool {
 struct Shape {
     vocab: u64,
     hidden: u64,
+    /// One for 64 channels where it is not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heads: Option<u64>,
     layers: u64,
     intermediate: u64,
     /// Rows of the table of positions.
@@ -151,7 +163,7 @@ impl Known {
                 }
             })
         }));
-        if is_timed() {
+        if TABLE.timed.is_some() {
             let ms = self.ms_100.map(|ms| format!("{ms:.0}"));
             cells.push(ms.unwrap_or_default());
         }
@@ -160,6 +172,9 @@ impl Known {
         cells
     }
 }
+
+/// The column of the times.
+const MILLISECONDS: &str = "ms";
 
 /// The columns of [`Known::cells`].
 fn head(measures: &[&Measure]) -> Vec<String> {
@@ -174,16 +189,12 @@ fn head(measures: &[&Measure]) -> Vec<String> {
     .map(str::to_owned)
     .into();
     head.extend(measures.iter().map(|measure| measure.column.clone()));
-    if is_timed() {
-        head.push("ms for 100 passages".into());
+    if TABLE.timed.is_some() {
+        head.push(MILLISECONDS.into());
     }
     head.push("Library's score".into());
     head.push("Use for".into());
     head
-}
-
-fn is_timed() -> bool {
-    TABLE.models.iter().any(|model| model.ms_100.is_some())
 }
 
 fn millions(count: u64) -> String {
@@ -239,6 +250,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         for measure in measures {
             note!("{}: {}; {}", measure.column, measure.what, measure.source);
         }
+        if let Some(Timed { what, record }) = &TABLE.timed {
+            note!("{MILLISECONDS}: {what}; {record}");
+        }
         note!(
             "library's score: \"logit\" where sentence-transformers gives logits, which \"normalize\": false gives here; the default here is their sigmoid"
         );
@@ -262,7 +276,7 @@ fn as_json() -> anyhow::Result<Value> {
         Ok(value)
     });
     let models = models.collect::<serde_json::Result<Vec<_>>>()?;
-    Ok(json!({"measures": TABLE.measures, "models": models}))
+    Ok(json!({"measures": TABLE.measures, "timed": TABLE.timed, "models": models}))
 }
 
 /// The table of docs/reference/models.md, with what its columns mean.
@@ -286,6 +300,9 @@ fn markdown() -> String {
     {
         text.push_str(&format!("- {column}: {what} ([source]({source})).\n"));
     }
+    if let Some(Timed { what, record }) = &TABLE.timed {
+        text.push_str(&format!("- {MILLISECONDS}: {what} (`{record}`).\n"));
+    }
     text
 }
 
@@ -302,6 +319,11 @@ mod tests {
                 assert!(keys.contains(&key.as_str()), "{}: {key}", model.id);
             }
             assert_eq!(known(&model.id).map(|it| &it.id), Some(&model.id));
+            assert!(
+                model.ms_100.is_none() || TABLE.timed.is_some(),
+                "{}",
+                model.id
+            );
         }
         assert!(known("BAAI/bge-reranker-v2-m3").is_some_and(Known::is_served));
         assert!(TABLE.measures.iter().all(|it| it.source.contains("://")));
