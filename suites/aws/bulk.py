@@ -188,6 +188,8 @@ def run(machine, value, cloud, execution="batch"):
                         value = distributed(state, states, cloud)
                     else:
                         value = [run(state["ItemProcessor"], item, cloud) for item in evaluate(state["Items"], states)]
+                case "Wait":
+                    assert state["Seconds"] > 0
                 case "Succeed":
                     return value
                 case "Fail":
@@ -296,11 +298,13 @@ def check_retries(machine, lines):
 
 def check_events(machine):
     first = {"key": "in/2026/pairs.jsonl", "sequencer": "0055"}
-    for lost in (False, True):
+    lost_answer = Failed("S3.SdkClientException", "")
+    conflict = Failed("S3.S3Exception", "A conflicting operation occurred (Service: S3, Status Code: 409)")
+    for broken in ([], [lost_answer], [conflict]):
         cloud = Cloud()
         cloud.objects[first["key"]] = PAIRS
-        # The mark is there, and the answer is lost: the same execution goes on.
-        cloud.broken = [Failed("S3.SdkClientException", "")] if lost else []
+        # Where the mark is there and the answer is lost, or where another writes at the same time, the execution goes on.
+        cloud.broken = list(broken)
         run(machine, first, cloud, "first")
         scored = cloud.calls
         assert scored == 1, scored
