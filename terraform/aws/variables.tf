@@ -144,7 +144,7 @@ variable "environment" {
 # Who may call
 
 variable "api_key_hashes" {
-  description = "Hashes (sha256:…) of API keys: `printf %s KEY | sha256sum`. Neither the state nor the function's settings then hold a key."
+  description = "Hashes (sha256:…, or NAME=sha256:… for logs and limits by name) of API keys: `printf %s KEY | sha256sum`. Neither the state nor the function's settings then hold a key."
   type        = list(string)
   default     = []
 }

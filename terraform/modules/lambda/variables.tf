@@ -236,12 +236,12 @@ variable "environment" {
 # Who may call
 
 variable "api_key_hashes" {
-  description = "Hashes (sha256:…) of API keys: `printf %s KEY | sha256sum`. Neither the state nor the function's settings then hold a key."
+  description = "Hashes (sha256:…, or NAME=sha256:… for logs and limits by name) of API keys: `printf %s KEY | sha256sum`. Neither the state nor the function's settings then hold a key."
   type        = list(string)
   default     = []
   validation {
-    condition     = alltrue([for hash in var.api_key_hashes : can(regex("^sha256:[0-9a-f]{64}$", hash))])
-    error_message = "api_key_hashes: each is sha256: and 64 hex digits."
+    condition     = alltrue([for hash in var.api_key_hashes : can(regex("^([A-Za-z0-9._-]{1,64}=)?sha256:[0-9a-f]{64}$", hash))])
+    error_message = "api_key_hashes: each is sha256: and 64 hex digits, with NAME= before it where the key has a name."
   }
 }
 

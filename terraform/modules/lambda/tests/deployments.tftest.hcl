@@ -381,3 +381,17 @@ run "metrics_are_few_unless_asked_for" {
     error_message = "five by function"
   }
 }
+
+run "a_key_may_have_a_name" {
+  variables {
+    api_key_hashes = ["mobile-app.v2=sha256:00000000000000000000000000000000000000000000000000000000000000aa"]
+    environment    = { KEY_LIMITS = "mobile-app.v2:rpm=60" }
+  }
+  assert {
+    condition = (
+      aws_lambda_function.this.environment[0].variables.API_KEYS == var.api_key_hashes[0]
+      && aws_lambda_function.this.environment[0].variables.KEY_LIMITS == "mobile-app.v2:rpm=60"
+    )
+    error_message = "the name reaches the service, and so do its limits"
+  }
+}
