@@ -3,6 +3,7 @@
 
 mod bench;
 mod cgroup;
+mod cost;
 mod cpu;
 mod doctor;
 mod eval;
@@ -77,6 +78,8 @@ enum Command {
     Health,
     /// Measure tokens per second and latency on fixed workloads, or cold starts.
     Bench(bench::Args),
+    /// Tell what a number of pairs takes and costs on AWS Lambda, from measured rates.
+    Cost(cost::Args),
     /// Print the table of environment variables, as Markdown.
     Variables,
 }
@@ -176,6 +179,7 @@ fn run(command: Command, config: &Config, started: Instant) -> anyhow::Result<Ex
         Command::Doctor(args) => doctor::run(&args, config),
         Command::Health => health::run(config),
         Command::Bench(args) => bench::run(&args, config, started),
+        Command::Cost(args) => cost::run(&args),
         Command::Variables => variables(),
     }
 }

@@ -1,5 +1,6 @@
 //! `reranker score`: scores from the command line, for one query or for a JSONL file of pairs.
 
+mod gzip;
 mod input;
 mod kept;
 
@@ -39,12 +40,12 @@ pub struct Args {
     /// The passages for --query.
     passages: Vec<String>,
     /// Read pairs from this file ("-" for stdin), one JSON object a line: {"query": …, "passage": …}, and "id" if you like. A line
-    /// that cannot be scored gets a row with "error" instead of "score", and the exit code is 1 in the end.
+    /// that cannot be scored gets a row with "error" instead of "score", and the exit code is 1 in the end. Gzip is unpacked.
     #[arg(long, value_name = "FILE", conflicts_with = "passages")]
     jsonl: Option<PathBuf>,
     /// Write one JSON line a pair, in the same order, to this file instead of stdout. A file that an interrupted run left is
     /// continued where it ends, and rows with "error" are tried again. FILE.about beside it has the model and the settings, and a
-    /// file of others is refused.
+    /// file of others is refused. A FILE that ends in .gz is packed in the end; the rows are in FILE without .gz until then.
     #[arg(long, value_name = "FILE", requires = "jsonl")]
     out: Option<PathBuf>,
     /// Print logits instead of their sigmoids.
@@ -187,6 +188,7 @@ struct Bulk<'a> {
     lines: Lines<Box<dyn BufRead>>,
     longest_line: usize,
     kept: Option<Kept>,
+    packed: Option<gzip::Packed>,
     progress: ProgressBar,
     /// Pairs to score together, by the speed so far.
     chunk: usize,
@@ -213,15 +215,17 @@ impl<'a> Bulk<'a> {
         };
         let (file, total) = open(input).with_context(|| name.clone())?;
         let read = identity(&file).with_context(|| name.clone())?;
-        let kept = match out {
+        let (kept, mut packed) = match out {
             Some(path) => {
                 let about = scorer.about()?;
-                Some(Kept::open(
-                    path,
+                let packed = gzip::Packed::of(path, read)?;
+                let kept = Kept::open(
+                    packed.as_ref().map_or(path, gzip::Packed::plain),
                     &about,
                     Some(read),
                     longest_line + ROW_BYTES,
-                )?)
+                )?;
+                (Some(kept), packed)
             }
             None => {
                 let written = std::io::stdout().as_fd().try_clone_to_owned();
@@ -233,9 +237,15 @@ impl<'a> Bulk<'a> {
                     let what = format!("stdout is {name}, the file to read: choose another");
                     return Err(Usage(what).into());
                 }
-                None
+                (None, None)
             }
         };
+        let (text, unpacked) = gzip::reader(input, file).with_context(|| name.clone())?;
+        // Nobody knows how many lines there are before they are unpacked.
+        let total = total.filter(|_| !unpacked);
+        if let Some(packed) = &mut packed {
+            packed.begun()?;
+        }
         let progress = match total {
             Some(total) => output::bar(
                 total,
@@ -246,9 +256,10 @@ impl<'a> Bulk<'a> {
         Ok(Self {
             scorer,
             name,
-            lines: Lines::new(Box::new(BufReader::new(file)), longest_line),
+            lines: Lines::new(text, longest_line),
             longest_line,
             kept,
+            packed,
             progress,
             chunk: FIRST,
             seconds: 0.0,
@@ -277,6 +288,10 @@ impl<'a> Bulk<'a> {
         self.write(rows)?;
         self.progress.finish_and_clear();
         self.tell(before, more);
+        let is_kept = self.kept.take().is_some();
+        if let Some(packed) = self.packed.take() {
+            packed.finish()?;
+        }
         let failed: usize = self.failed.values().sum();
         if failed == 0 {
             return Ok(ExitCode::SUCCESS);
@@ -284,7 +299,7 @@ impl<'a> Bulk<'a> {
         let reasons: Vec<String> = (self.failed.iter())
             .map(|(code, count)| format!("{code} {count}"))
             .collect();
-        let rerun = if self.kept.is_some() {
+        let rerun = if is_kept {
             ": mend them and run this again, which scores only them"
         } else {
             ""
@@ -432,9 +447,10 @@ impl<'a> Bulk<'a> {
 
     /// The last line, on a terminal or not: what was done, how fast, and where it is.
     fn tell(&self, before: usize, more: bool) {
-        let out = match &self.kept {
-            Some(kept) => kept.named().display().to_string(),
-            None => "stdout".to_owned(),
+        let out = match (&self.packed, &self.kept) {
+            (Some(packed), _) => packed.path().display().to_string(),
+            (None, Some(kept)) => kept.named().display().to_string(),
+            (None, None) => "stdout".to_owned(),
         };
         if before > 0 && !more && self.scored == 0 {
             note!("{out} is complete already: {before} rows, nothing was left to score");

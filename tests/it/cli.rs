@@ -1,9 +1,12 @@
 //! The commands as a user calls them: the real program, on a tiny real model.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use flate2::Compression;
+use flate2::read::MultiGzDecoder;
+use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
 fn golden() -> PathBuf {
@@ -1629,4 +1632,179 @@ fn bench_serves_prepared_runs_of_sequences_from_a_file() {
     ]));
     assert_eq!(refused.status.code(), Some(1));
     assert!(stderr(&refused).contains("line 1"), "{}", stderr(&refused));
+}
+
+fn packed(bytes: &[u8]) -> Vec<u8> {
+    let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
+    packer.write_all(bytes).expect("packed");
+    packer.finish().expect("packed")
+}
+
+fn unpacked(bytes: &[u8]) -> Vec<u8> {
+    let mut whole = Vec::new();
+    MultiGzDecoder::new(bytes)
+        .read_to_end(&mut whole)
+        .expect("whole gzip");
+    whole
+}
+
+#[test]
+fn gzip_is_read_by_name_and_by_content_and_written_by_name() {
+    let bulk = Bulk::new(pairs(40));
+    stdout(&bulk.score(&[]));
+    let rows = bulk.bytes("out.jsonl");
+    let input = packed(pairs(40).as_bytes());
+    // In two pieces, as `cat a.gz b.gz` makes it.
+    let (first, second) = (pairs(15), pairs(40)[pairs(15).len()..].to_owned());
+    let pieces = [packed(first.as_bytes()), packed(second.as_bytes())].concat();
+    for (name, bytes) in [
+        ("pairs.jsonl.gz", &input),
+        ("pairs.JSONL.GZ", &pieces),
+        ("pairs", &input),
+    ] {
+        std::fs::write(bulk.path(name), bytes).expect("written");
+        let mut command = reranker(&["score", "--jsonl"]);
+        command.arg(bulk.path(name));
+        assert_eq!(stdout(&run(command)).as_bytes(), rows, "{name}");
+    }
+    let mut from_stdin = reranker(&["score", "--jsonl", "-"]);
+    from_stdin.stdin(std::fs::File::open(bulk.path("pairs")).expect("opened"));
+    assert_eq!(stdout(&run(from_stdin)).as_bytes(), rows);
+
+    let score = || run(bulk.command("packed.jsonl.gz", &[]));
+    stdout(&score());
+    let whole = bulk.bytes("packed.jsonl.gz");
+    assert_eq!(unpacked(&whole), rows);
+    let left = || {
+        let folder = std::fs::read_dir(bulk.folder.path()).expect("a folder");
+        let names = folder.map(|entry| entry.expect("an entry").file_name());
+        let mut names: Vec<String> = names
+            .map(|name| name.to_string_lossy().into_owned())
+            .filter(|name| name.starts_with("packed"))
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(left(), ["packed.jsonl.about", "packed.jsonl.gz"]);
+    // Again, and again after a kill between the packing and the removal of what was packed: nothing is left to score.
+    for both in [false, true] {
+        if both {
+            std::fs::write(bulk.path("packed.jsonl"), &rows).expect("written");
+        }
+        let again = score();
+        assert!(
+            stderr(&again).contains("complete already: 40 rows"),
+            "{}",
+            stderr(&again)
+        );
+        assert_eq!(bulk.bytes("packed.jsonl.gz"), whole);
+        assert_eq!(left(), ["packed.jsonl.about", "packed.jsonl.gz"]);
+    }
+    // A run that was interrupted, and one whose input has grown, go on.
+    std::fs::remove_file(bulk.path("packed.jsonl.gz")).expect("removed");
+    let cut = rows.len() / 2;
+    std::fs::write(bulk.path("packed.jsonl"), &rows[..cut]).expect("written");
+    stdout(&score());
+    assert_eq!(bulk.bytes("packed.jsonl.gz"), whole);
+    std::fs::write(bulk.path("in.jsonl"), pairs(55)).expect("written");
+    stdout(&score());
+    stdout(&bulk.score(&[]));
+    assert_eq!(
+        unpacked(&bulk.bytes("packed.jsonl.gz")),
+        bulk.bytes("out.jsonl")
+    );
+    assert_eq!(left(), ["packed.jsonl.about", "packed.jsonl.gz"]);
+}
+
+#[test]
+fn what_is_no_gzip_or_not_ours_is_refused_and_left() {
+    let bulk = Bulk::new(pairs(40));
+    stdout(&run(bulk.command("ours.jsonl.gz", &[])));
+    let input = packed(pairs(40).as_bytes());
+    for (name, bytes, code, says) in [
+        (
+            "text.jsonl.gz",
+            pairs(40).into_bytes(),
+            1,
+            "it is no gzip file",
+        ),
+        ("empty.gz", Vec::new(), 1, "it is no gzip file"),
+        (
+            "cut.jsonl.gz",
+            input[..input.len() - 9].to_vec(),
+            1,
+            "cut.jsonl.gz",
+        ),
+    ] {
+        std::fs::write(bulk.path(name), bytes).expect("written");
+        let mut command = reranker(&["score", "--jsonl"]);
+        command.arg(bulk.path(name));
+        let output = run(command);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{name}: {}",
+            stderr(&output)
+        );
+        assert!(
+            stderr(&output).contains(says),
+            "{name}: {}",
+            stderr(&output)
+        );
+    }
+    let ours = bulk.bytes("ours.jsonl.gz");
+    std::fs::write(bulk.path("foreign.jsonl.gz"), &input).expect("written");
+    std::fs::copy(bulk.path("ours.jsonl.gz"), bulk.path("both.jsonl.gz")).expect("copied");
+    std::fs::copy(bulk.path("ours.jsonl.about"), bulk.path("both.jsonl.about")).expect("copied");
+    std::fs::write(bulk.path("both.jsonl"), "mine").expect("written");
+    for (name, says) in [
+        ("foreign.jsonl.gz", "not written by `score`"),
+        ("both.jsonl.gz", "holds something else"),
+    ] {
+        let before = bulk.bytes(name);
+        let output = run(bulk.command(name, &[]));
+        assert_eq!(output.status.code(), Some(2), "{name}: {}", stderr(&output));
+        assert!(
+            stderr(&output).contains(says),
+            "{name}: {}",
+            stderr(&output)
+        );
+        assert_eq!(bulk.bytes(name), before);
+    }
+    assert_eq!(bulk.bytes("both.jsonl"), b"mine");
+    // The input itself.
+    std::fs::rename(bulk.path("foreign.jsonl.gz"), bulk.path("in.jsonl")).expect("renamed");
+    std::fs::hard_link(bulk.path("in.jsonl"), bulk.path("same.jsonl.gz")).expect("linked");
+    let output = run(bulk.command("same.jsonl.gz", &[]));
+    assert!(
+        stderr(&output).contains("that is the file to read"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(bulk.bytes("in.jsonl"), input);
+    assert_eq!(bulk.bytes("ours.jsonl.gz"), ours);
+}
+
+#[test]
+fn a_cost_is_told_before_anything_runs() {
+    let told = stdout(&run(reranker(&[
+        "cost", "--pairs", "2000000", "--tokens", "512", "--batch", "20",
+    ])));
+    for part in [
+        "2000000 pairs of 512 tokens",
+        "20 pairs a call",
+        "4.1 s",
+        "$238.42",
+    ] {
+        assert!(told.contains(part), "{part} is not in\n{told}");
+    }
+    for wrong in [
+        ["--tokens", "0"],
+        ["--model", "gpt"],
+        ["--concurrency", "0"],
+    ] {
+        let output = run(reranker(&["cost", wrong[0], wrong[1]]));
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+        assert!(stderr(&output).contains(wrong[0]), "{}", stderr(&output));
+    }
 }

@@ -46,7 +46,7 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
 ];
 
 /// The one home of a crate that must not spread.
-const HOMES: [(&str, &[&str]); 36] = [
+const HOMES: [(&str, &[&str]); 37] = [
     ("aws_config", &["weights"]),
     ("aws_sdk_s3", &["weights"]),
     ("aws_smithy_checksums", &["weights"]),
@@ -73,6 +73,7 @@ const HOMES: [(&str, &[&str]); 36] = [
     ("safetensors", &["weights"]),
     ("memmap2", &["weights"]),
     ("clap", &["cli", "host"]),
+    ("flate2", &["cli"]),
     ("rustix", &["cli", "http", "telemetry", "weights"]),
     ("tracing_subscriber", &["telemetry"]),
     ("opentelemetry", &["telemetry"]),

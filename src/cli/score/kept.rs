@@ -67,17 +67,17 @@ struct Row {
 /// The ending of a file that takes the place of another once it is whole.
 const PARTIAL: &str = ".partial";
 
-fn beside(path: &Path, ending: &str) -> PathBuf {
+pub fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
     name.into()
 }
 
-fn io<T>(path: &Path, result: std::io::Result<T>) -> anyhow::Result<T> {
+pub fn io<T>(path: &Path, result: std::io::Result<T>) -> anyhow::Result<T> {
     result.with_context(|| format!("{}", path.display()))
 }
 
-fn usage(path: &Path, what: &str) -> anyhow::Error {
+pub fn usage(path: &Path, what: &str) -> anyhow::Error {
     Usage(format!("--out {}: {what}", path.display())).into()
 }
 
@@ -302,7 +302,7 @@ impl Kept {
 }
 
 /// Two runs at once would write between each other's rows; the lock ends with the process, however it ends.
-fn lock(file: &File, path: &Path) -> anyhow::Result<()> {
+pub fn lock(file: &File, path: &Path) -> anyhow::Result<()> {
     match file.try_lock() {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(usage(path, "another process is writing it")),
@@ -311,7 +311,7 @@ fn lock(file: &File, path: &Path) -> anyhow::Result<()> {
 }
 
 /// A new file beside `path`; what a killed run left there is removed, and no link is followed.
-fn partial(path: &Path) -> anyhow::Result<(BufWriter<File>, PathBuf)> {
+pub fn partial(path: &Path) -> anyhow::Result<(BufWriter<File>, PathBuf)> {
     let path = beside(path, PARTIAL);
     match fs::remove_file(&path) {
         Err(error) if error.kind() != ErrorKind::NotFound => return io(&path, Err(error)),
