@@ -1394,8 +1394,15 @@ fn a_key_over_its_limits_is_told_429_in_every_dialects_words() {
         "sources": [{"type": "INLINE", "inlineDocumentSource": {"type": "TEXT", "textDocument": {"text": "At nine."}}}],
         "rerankingConfiguration": {"type": "BEDROCK_RERANKING_MODEL"},
     });
-    // The path, a body, where the message is, and what else the body says, which need not be the same for both limits.
-    let dialects: [(&str, &Value, &[&str], &[&str], [&str; 2]); 14] = [
+    /// The path, a body, where the message is, and what else the body says, which need not be the same for both limits.
+    type Refused<'a> = (
+        &'a str,
+        &'a Value,
+        &'a [&'a str],
+        &'a [&'a str],
+        [&'a str; 2],
+    );
+    let dialects: [Refused; 14] = [
         (
             "/rerank",
             &pair(),
