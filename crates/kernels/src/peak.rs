@@ -139,13 +139,14 @@ fn spin_narrow<S: Simd, const DEPTH: usize>(s: S) -> usize {
 
 #[inline(always)]
 fn spin<S: Simd>(s: S) -> usize {
-    let bytes = [1u8; 64 * (COLUMNS + ROWS)];
+    // Words, as vectors of them are read.
+    let words = [f32::from_bits(0x0101_0101); 16 * (COLUMNS + ROWS)];
     let mut sums = [[s.splat_int(0); COLUMNS]; ROWS];
     for _ in 0..STEPS {
         // Other operands for every product and every step, for all that the compiler can tell: else it would work out
         // once what they have in common.
-        let bytes = black_box(bytes.as_ptr());
-        // SAFETY: COLUMNS vectors of at most 64 bytes, after them in as many bytes each a quad in two planes.
+        let bytes = black_box(words.as_ptr()).cast::<u8>();
+        // SAFETY: COLUMNS vectors of at most 64 bytes, after them in as many bytes each a quad in two planes, or four words.
         unsafe {
             let mut weights = [s.splat_int(0); COLUMNS];
             for (i, weights) in weights.iter_mut().enumerate() {
@@ -156,6 +157,13 @@ fn spin<S: Simd>(s: S) -> usize {
                     let rows = s.load_bytes(bytes.add(64 * (COLUMNS + i)));
                     for (sum, weights) in sums.iter_mut().zip(weights) {
                         *sum = s.dot_blocks(*sum, rows, weights);
+                    }
+                    continue;
+                }
+                if S::LANED {
+                    let words = s.load_words(bytes.add(64 * (COLUMNS + i)).cast(), 4);
+                    for (sum, weights) in sums.iter_mut().zip(weights) {
+                        *sum = s.dot4_lane::<0>(*sum, words, weights);
                     }
                     continue;
                 }

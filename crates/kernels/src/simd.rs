@@ -126,6 +126,33 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// -128); with two planes less the sum of the negative activations' magnitudes. Exact as long as the sums stay within i32.
     fn dot4(self, sums: Self::I, activations: Self::Quad, weights: Self::I) -> Self::I;
 
+    /// Whether a vector has four lanes, and instructions multiply by one of them as fast as by all, so that a tile's rows are loaded
+    /// together and not broadcast one by one.
+    const LANED: bool = false;
+
+    /// Loads `n` words, one to four, to the first lanes; the others are 0.
+    ///
+    /// # Safety
+    /// `src` must be readable for `n` words.
+    unsafe fn load_words(self, _src: *const f32, _n: usize) -> Self::I {
+        unreachable!("an instruction set without LANED")
+    }
+
+    /// [`Simd::mul_add`] with the f32 in lane `LANE` of `words`, read as such.
+    fn mul_add_lane<const LANE: usize>(self, _words: Self::I, _b: Self::V, _c: Self::V) -> Self::V {
+        unreachable!("an instruction set without LANED")
+    }
+
+    /// [`Simd::dot4`] with the four activations in lane `LANE` of `words`.
+    fn dot4_lane<const LANE: usize>(
+        self,
+        _sums: Self::I,
+        _words: Self::I,
+        _weights: Self::I,
+    ) -> Self::I {
+        unreachable!("an instruction set without LANED")
+    }
+
     /// Whether [`Simd::dot_narrow`] beats [`Simd::dot4`] where operands are small enough for it.
     const NARROW: bool = false;
 
@@ -148,8 +175,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         unreachable!("an instruction set without NARROW")
     }
 
-    /// Whether the int8 product is made of [`Simd::dot_blocks`] instead of [`Simd::dot4`]. [`Simd::INT8_ROWS`] is even then, and
-    /// a vector has four lanes.
+    /// Whether the int8 product is made of [`Simd::dot_blocks`] instead of [`Simd::dot4`]; the set is
+    /// [`Simd::LANED`] then.
     const BLOCKS: bool = false;
 
     /// Adds to the lanes of `sums` the dot products of eight bytes of two rows, halves of `rows`, with eight of two channels,

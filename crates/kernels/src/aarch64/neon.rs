@@ -50,18 +50,18 @@ fn vectorize_i8mm<K: Kernel>(s: Neon<I8MM>, kernel: K) -> K::Output {
     kernel.run(s)
 }
 
-/// `sdot`, whose intrinsic is not stable yet.
+/// `sdot` by one lane of `b`, whose intrinsic is not stable yet.
 ///
 /// # Safety
 /// The CPU must have `dotprod`.
 #[inline(always)]
-unsafe fn dot(mut sums: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+unsafe fn dot<const LANE: usize>(mut sums: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
     // SAFETY: the caller promises the feature; the instruction touches registers alone.
     unsafe {
         std::arch::asm!(
             ".arch_extension dotprod",
-            "sdot {0:v}.4s, {1:v}.16b, {2:v}.16b",
-            inout(vreg) sums, in(vreg) a, in(vreg) b,
+            "sdot {0:v}.4s, {1:v}.16b, {2:v}.4b[{lane}]",
+            inout(vreg) sums, in(vreg) a, in(vreg) b, lane = const LANE,
             options(pure, nomem, nostack, preserves_flags),
         );
     }
@@ -211,9 +211,10 @@ impl<const LEVEL: u8> Simd for Neon<LEVEL> {
     type Quad = int8x16_t;
     const SIGNED: bool = true;
     const PLANES: usize = 1;
-    // 24 sums, four vectors of weights and the quad, of 32 registers.
-    const INT8_ROWS: usize = 6;
-    const INT8_VECTORS: usize = 4;
+    // With a dot product 24 sums, two vectors of weights and three of quads, of 32 registers; else 16, because blocks are interleaved and
+    // plain products widened in registers too.
+    const INT8_ROWS: usize = if LEVEL == DOT { 12 } else { 8 };
+    const INT8_VECTORS: usize = 2;
     const FAST_DOT2: bool = false;
 
     #[inline(always)]
@@ -235,9 +236,8 @@ impl<const LEVEL: u8> Simd for Neon<LEVEL> {
     }
 
     #[inline(always)]
-    unsafe fn load_quad(self, src: *const u8, _: usize) -> int8x16_t {
-        // SAFETY: proven by `self`; the caller promises four readable bytes.
-        unsafe { vreinterpretq_s8_s32(vdupq_n_s32(src.cast::<i32>().read_unaligned())) }
+    unsafe fn load_quad(self, _: *const u8, _: usize) -> int8x16_t {
+        unreachable!("quads are lanes")
     }
 
     #[inline(always)]
@@ -245,13 +245,73 @@ impl<const LEVEL: u8> Simd for Neon<LEVEL> {
         // SAFETY: proven by `self`.
         unsafe {
             let weights = vreinterpretq_s8_s32(weights);
-            if LEVEL >= DOT {
-                return dot(sums, weights, quad);
-            }
             // A product is at most 128 * 127, the sum of two fits i16.
             let low = vmull_s8(vget_low_s8(quad), vget_low_s8(weights));
             let high = vmull_high_s8(quad, weights);
             vpadalq_s16(sums, vpaddq_s16(low, high))
+        }
+    }
+
+    const LANED: bool = true;
+
+    #[inline(always)]
+    unsafe fn load_words(self, src: *const f32, n: usize) -> int32x4_t {
+        let src = src.cast::<i32>();
+        // SAFETY: proven by `self`; the caller promises `n` readable words.
+        unsafe {
+            match n {
+                1 => vld1q_lane_s32::<0>(src, vdupq_n_s32(0)),
+                2 => vcombine_s32(vld1_s32(src), vdup_n_s32(0)),
+                3 => {
+                    let two = vcombine_s32(vld1_s32(src), vdup_n_s32(0));
+                    vld1q_lane_s32::<2>(src.add(2), two)
+                }
+                4 => vld1q_s32(src),
+                n => unreachable!("{n} words in a vector of four"),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn mul_add_lane<const LANE: usize>(
+        self,
+        words: int32x4_t,
+        b: float32x4_t,
+        c: float32x4_t,
+    ) -> float32x4_t {
+        const { assert!(LANE < LANES) }
+        // SAFETY: proven by `self`.
+        unsafe {
+            let words = vreinterpretq_f32_s32(words);
+            match LANE {
+                0 => vfmaq_laneq_f32::<0>(c, b, words),
+                1 => vfmaq_laneq_f32::<1>(c, b, words),
+                2 => vfmaq_laneq_f32::<2>(c, b, words),
+                _ => vfmaq_laneq_f32::<3>(c, b, words),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn dot4_lane<const LANE: usize>(
+        self,
+        sums: int32x4_t,
+        words: int32x4_t,
+        weights: int32x4_t,
+    ) -> int32x4_t {
+        const { assert!(LANE < LANES) }
+        // SAFETY: proven by `self`, the dot product by its level.
+        unsafe {
+            if LEVEL >= DOT {
+                return dot::<LANE>(sums, weights, words);
+            }
+            let quad = match LANE {
+                0 => vdupq_laneq_s32::<0>(words),
+                1 => vdupq_laneq_s32::<1>(words),
+                2 => vdupq_laneq_s32::<2>(words),
+                _ => vdupq_laneq_s32::<3>(words),
+            };
+            self.dot4(sums, vreinterpretq_s8_s32(quad), weights)
         }
     }
 

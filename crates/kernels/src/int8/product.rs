@@ -8,7 +8,7 @@ use crate::elementwise::gelu_row;
 use crate::int8::{Int8Matrix, Levels, PANEL, Smooth};
 use crate::scratch::as_bytes;
 use crate::simd::{Kernel, Simd};
-use crate::tile::{dispatch_rows, pack_panel, panel_start, panels};
+use crate::tile::{STRIPS, dispatch_rows, for_rows, load_words, pack_panel, panel_start, panels};
 
 /// How to read a row's bytes: `x = low + step * byte`, `byte` as it lies in memory (signed or not).
 #[derive(Clone, Copy, Debug, Default)]
@@ -674,10 +674,19 @@ unsafe fn product<S: Simd, const DEPTH: usize, const ROWS: usize, const VECTORS:
             for (j, column) in columns.iter_mut().enumerate() {
                 *column = s.load_bytes(weights.add(j * S::LANES * 4));
             }
-            for (i, sums) in sums.iter_mut().enumerate() {
-                let quad = s.load_quad(rows.add(i * 4), plane);
-                for (sum, column) in sums.iter_mut().zip(columns) {
-                    *sum = s.dot4(*sum, quad, column);
+            if S::LANED {
+                let words = load_words::<S, ROWS>(s, rows.cast());
+                for_rows!(ROWS, |I| {
+                    for (sum, column) in sums[I].iter_mut().zip(columns) {
+                        *sum = s.dot4_lane::<{ I % 4 }>(*sum, words[I / 4], column);
+                    }
+                });
+            } else {
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let quad = s.load_quad(rows.add(i * 4), plane);
+                    for (sum, column) in sums.iter_mut().zip(columns) {
+                        *sum = s.dot4(*sum, quad, column);
+                    }
                 }
             }
         }
@@ -751,7 +760,10 @@ unsafe fn narrow_steps<S: Simd, const DEPTH: usize, const ROWS: usize, const VEC
 }
 
 /// Pairs of rows of the largest tile of an instruction set with [`Simd::BLOCKS`].
-const PAIRS: usize = 4;
+const PAIRS: usize = 2 * STRIPS;
+
+/// Of each pair of rows and vector of channels the sums with the first two channels, and with the last two.
+type Blocks<I, const VECTORS: usize> = [[[I; 2]; VECTORS]; PAIRS];
 
 /// [`product`] by [`Simd::dot_blocks`]: two steps, two rows and two channels at a time.
 ///
@@ -762,59 +774,73 @@ unsafe fn product_of_blocks<S: Simd, const ROWS: usize, const VECTORS: usize>(
     s: S,
     steps: usize,
     tile: &Tile<'_>,
-    mut weights: *const u8,
+    weights: *const u8,
 ) -> [[S::I; VECTORS]; ROWS] {
-    assert!(S::LANES == 4 && S::PLANES == 1 && ROWS <= 2 * PAIRS);
-    let zero = s.splat_int(0);
-    let pairs = ROWS.div_ceil(2);
-    // Of each pair of rows and vector of channels: with the first two channels, and with the last two.
-    let mut blocks = [[[zero; 2]; VECTORS]; PAIRS];
-    let mut words = tile.words.as_ptr().cast::<u32>();
-    let mut ahead = tile.ahead;
-    for step in (0..steps).step_by(2) {
-        let two = step + 1 < steps;
-        // SAFETY: row `i` of this step, and of the next where there is one, is within the tile, the vectors within the
-        // weights; the pointers step past the end by wrapping arithmetic only.
-        unsafe {
-            let mut rows = [zero; PAIRS];
-            for (pair, rows) in rows[..pairs].iter_mut().enumerate() {
-                let word = |at: usize, there: bool| if there { words.add(at).read() } else { 0 };
-                let odd = 2 * pair + 1 < ROWS;
-                let block = [
-                    word(2 * pair, true),
-                    word(ROWS + 2 * pair, two),
-                    word(2 * pair + 1, odd),
-                    word(ROWS + 2 * pair + 1, odd && two),
-                ];
-                *rows = s.load_bytes(block.as_ptr().cast());
-            }
-            for j in 0..VECTORS {
-                let first = s.load_bytes(weights.add(j * S::LANES * 4));
-                let second = if two {
-                    s.load_bytes(weights.add((PANEL + j * S::LANES) * 4))
-                } else {
-                    zero
-                };
-                let channels = s.interleave(first, second);
-                for (blocks, rows) in blocks[..pairs].iter_mut().zip(rows) {
-                    for (block, channels) in blocks[j].iter_mut().zip(channels) {
-                        *block = s.dot_blocks(*block, rows, channels);
-                    }
-                }
-            }
-        }
-        for _ in 0..2 {
-            s.prefetch(ahead);
-            ahead = ahead.wrapping_add(64);
-        }
-        words = words.wrapping_add(2 * ROWS);
-        weights = weights.wrapping_add(8 * PANEL);
+    assert!(S::LANED && S::PLANES == 1);
+    let mut blocks = [[[s.splat_int(0); 2]; VECTORS]; PAIRS];
+    let mut at = (tile.words.as_ptr(), weights, tile.ahead);
+    for _ in 0..steps / 2 {
+        // SAFETY: both steps are within the tile and the weights.
+        unsafe { block_steps::<S, ROWS, VECTORS, true>(s, &mut at, &mut blocks) };
     }
-    let mut sums = [[zero; VECTORS]; ROWS];
+    if !steps.is_multiple_of(2) {
+        // SAFETY: the last step is within the tile and the weights.
+        unsafe { block_steps::<S, ROWS, VECTORS, false>(s, &mut at, &mut blocks) };
+    }
+    let mut sums = [[s.splat_int(0); VECTORS]; ROWS];
     for (i, sums) in sums.iter_mut().enumerate() {
         for (sum, [first, last]) in sums.iter_mut().zip(blocks[i / 2]) {
             *sum = s.halves(first, last)[i % 2];
         }
     }
     sums
+}
+
+/// Two steps of [`product_of_blocks`], or one and zeros, from `at` on: rows, weights and where to prefetch.
+///
+/// # Safety
+/// As [`product`], for so many steps.
+#[inline(always)]
+// Vectors are the inner dimension: there is nothing of theirs alone to go through.
+#[allow(clippy::needless_range_loop)]
+unsafe fn block_steps<S: Simd, const ROWS: usize, const VECTORS: usize, const TWO: bool>(
+    s: S,
+    (words, weights, ahead): &mut (*const f32, *const u8, *const u8),
+    blocks: &mut Blocks<S::I, VECTORS>,
+) {
+    let zero = s.splat_int(0);
+    // SAFETY: within the steps; the pointers step past the end by wrapping arithmetic only.
+    unsafe {
+        let first = load_words::<S, ROWS>(s, *words);
+        let second = if TWO {
+            load_words::<S, ROWS>(s, words.add(ROWS))
+        } else {
+            [zero; STRIPS]
+        };
+        let mut rows = [[zero; 2]; STRIPS];
+        for (strip, rows) in rows.iter_mut().enumerate() {
+            *rows = s.interleave(first[strip], second[strip]);
+        }
+        for j in 0..VECTORS {
+            let first = s.load_bytes(weights.add(j * S::LANES * 4));
+            let second = if TWO {
+                s.load_bytes(weights.add((PANEL + j * S::LANES) * 4))
+            } else {
+                zero
+            };
+            let channels = s.interleave(first, second);
+            for pair in 0..ROWS.div_ceil(2) {
+                let rows = rows[pair / 2][pair % 2];
+                for (block, channels) in blocks[pair][j].iter_mut().zip(channels) {
+                    *block = s.dot_blocks(*block, rows, channels);
+                }
+            }
+        }
+    }
+    for _ in 0..2 {
+        s.prefetch(*ahead);
+        *ahead = ahead.wrapping_add(64);
+    }
+    *words = words.wrapping_add(2 * ROWS);
+    *weights = weights.wrapping_add(8 * PANEL);
 }
