@@ -137,6 +137,9 @@ def main() -> None:
                 shutil.copyfile(args.tokenizer / name, args.out / name)
     else:
         stand_in_tokenizer().save(str(args.out / "tokenizer.json"))
+        # As it stands, and not as XLM-R's own class would build it.
+        stands = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
+        (args.out / "tokenizer_config.json").write_text(json.dumps(stands) + "\n", encoding="utf-8")
         print("no --tokenizer: a stand-in tokenizer was written, good for token ids only", file=sys.stderr)
     size = (args.out / "model.safetensors").stat().st_size
     parameters = sum(t.numel() for t in weights.values())
