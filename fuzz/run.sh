@@ -13,8 +13,8 @@ shares=(
 )
 
 # libFuzzer is written in C++.
-root() { if [[ $(id -u) == 0 ]]; then "$@"; else sudo -n "$@"; fi; }
-command -v c++ >/dev/null || { root apt-get update -qq && root apt-get install -y -qq --no-install-recommends g++ >/dev/null; }
+source ../suites/lib.sh
+command -v c++ >/dev/null || debian g++
 
 # The program itself, for packed models to damage.
 (cd .. && cargo build --locked --quiet)

@@ -2,7 +2,8 @@
 # Installs from Debian what compiles for AArch64 and runs it under emulation, where it is missing: a compiler with the target's libraries
 # among it. Ends with status 77 where nothing can be installed.
 set -euo pipefail
-root() { if [[ $(id -u) == 0 ]]; then "$@"; else sudo -n "$@"; fi; }
+cd "$(dirname "$0")/../.."
+source suites/lib.sh
 packages=(rustc-web cargo-web libstd-rust-web-dev:arm64 gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static)
 if ! dpkg-query --show --showformat '${db:Status-Status}\n' "${packages[@]}" 2>/dev/null | grep -cx installed | grep -qx ${#packages[@]}; then
     if ! { root dpkg --add-architecture arm64 && root apt-get update -qq; }; then

@@ -7,24 +7,16 @@
 # The tools come from PyPI at pinned versions, and are kept under target/aws. Terraform is checked by suites/terraform/run.sh.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+source suites/lib.sh
 
-program=${1:-target/release/reranker}
+program=$(program "${1-}")
 work=$PWD/target/aws
 export SAM_CLI_TELEMETRY=0 CHECKPOINT_DISABLE=1
 
 step() { printf -- '-- %s\n' "$1"; }
 
-tools() { # name, requirements: an environment, made anew where the list has changed
-    if ! cmp -s "$2" "$work/$1/installed.txt"; then
-        rm -rf "${work:?}/$1"
-        python3 -m venv "$work/$1"
-        "$work/$1/bin/pip" install --quiet --disable-pip-version-check --requirement "$2"
-        cp "$2" "$work/$1/installed.txt"
-    fi
-}
-mkdir -p "$work"
-tools tools suites/aws/requirements.txt
-tools ../terraform/tools/checkov suites/terraform/requirements-checkov.txt
+venv "$work/tools" suites/aws/requirements.txt
+venv target/terraform/tools/checkov suites/terraform/requirements-checkov.txt
 bin=$work/tools/bin
 
 step "the SAM template, and what CloudFormation will see of it"
@@ -40,22 +32,17 @@ scan --framework cloudformation --file template.yaml
 scan --framework cloudformation --directory "$work/template"
 
 step "the bulk state machine"
-if [[ -x $program ]]; then
-    case $(uname -m) in
-        x86_64) arch=x86_64 ;;
-        *) arch=arm64 ;;
-    esac
-    emulator=$("$bin/python" -c 'import pathlib, samcli; print(pathlib.Path(samcli.__file__).parent / "local/rapid")')/aws-lambda-rie-$arch
-    "$bin/python" suites/aws/bulk.py "$program" "$emulator" "$work/bulk"
-    "$bin/cfn-lint" --regions us-east-1 -- "$work/bulk/bulk.json"
+case $(uname -m) in
+    x86_64) arch=x86_64 ;;
+    *) arch=arm64 ;;
+esac
+emulator=$("$bin/python" -c 'import pathlib, samcli; print(pathlib.Path(samcli.__file__).parent / "local/rapid")')/aws-lambda-rie-$arch
+"$bin/python" suites/aws/bulk.py "$program" "$emulator" "$work/bulk"
+"$bin/cfn-lint" --regions us-east-1 -- "$work/bulk/bulk.json"
 
-    step "what looks at a version before callers reach it, and removes old ones"
-    tools moto suites/s3/requirements.txt
-    "$work/moto/bin/python" suites/aws/rollout.py "$program" "$emulator" "$work/rollout"
-else
-    echo "there is no $program: build it with cargo build --release" >&2
-    exit 2
-fi
+step "what looks at a version before callers reach it, and removes old ones"
+venv "$work/moto" suites/s3/requirements.txt
+"$work/moto/bin/python" suites/aws/rollout.py "$program" "$emulator" "$work/rollout"
 
 step "Terraform"
 python3 suites/terraform/tables.py --check

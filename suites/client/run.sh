@@ -6,18 +6,14 @@
 # Needs python3, bash, curl and jq.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+source suites/lib.sh
 
-program=${1:-target/release/reranker}
-if [[ ! -x $program ]]; then
-    echo "there is no $program: build it with cargo build --release" >&2
-    exit 2
-fi
+program=$(program "${1-}")
 
-root() { if [[ $(id -u) == 0 ]]; then "$@"; else sudo -n "$@"; fi; }
 missing=()
 for tool in curl jq; do command -v $tool >/dev/null || missing+=($tool); done
 if ((${#missing[@]})); then
-    if ! { root apt-get update -qq && root apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; }; then
+    if ! debian "${missing[@]}"; then
         echo "NOT RUN: the tests of the clients need ${missing[*]}, and this machine can't install any" >&2
         exit 0
     fi

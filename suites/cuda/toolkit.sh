@@ -2,15 +2,10 @@
 # To be sourced at the top of the tree: NVIDIA's compiler from PyPI as CUDA_HOME, and in $libraries what a program with the `cuda`
 # feature is linked to. What PyPI has not, or only in large (cuBLAS, the driver's own library), is stood in for by libraries whose
 # functions only fail. CUDA 13.0, the oldest of its major version: a driver reads PTX of its own version and older ones only.
+source suites/lib.sh
 work=$PWD/target/cuda
 venv=$work/toolkit
-list=suites/cuda/requirements.txt
-if ! cmp -s $list "$venv/installed.txt"; then
-    rm -rf "$venv"
-    python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement $list
-    cp $list "$venv/installed.txt"
-fi
+venv "$venv" suites/cuda/requirements.txt
 CUDA_HOME=$(echo "$venv"/lib/python3*/site-packages/nvidia/cu13)
 export CUDA_HOME
 # The bindings of the same version.

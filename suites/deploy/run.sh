@@ -7,24 +7,19 @@
 # TF_PLUGIN_MIRROR. Works on a copy of the tree, so that no state gets into it. Ports: CLOUD_PORT (18500) to CLOUD_PORT + 40.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+source suites/lib.sh
 
-program=$(realpath "${1:-target/release/reranker}")
+program=$(program "${1-}")
+program=$(realpath "$program")
 shift || true
 work=$PWD/target/deploy
 mirror=${TF_PLUGIN_MIRROR:-/opt/tf-plugins}
-[[ -x $program ]] || { echo "there is no $program: build it with cargo build --release" >&2; exit 2; }
 not_run() { echo "NOT RUN: deploying was not tried: $1" >&2; exit 0; }
 command -v terraform >/dev/null || not_run "this machine has no terraform"
 # A setting that names no file is none.
 [[ -f ${TF_CLI_CONFIG_FILE:-} ]] || unset TF_CLI_CONFIG_FILE
 
-mkdir -p "$work"
-if ! cmp -s suites/deploy/requirements.txt "$work/venv/installed"; then
-    rm -rf "$work/venv"
-    python3 -m venv "$work/venv"
-    "$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement suites/deploy/requirements.txt
-    cp suites/deploy/requirements.txt "$work/venv/installed"
-fi
+venv "$work/venv" suites/deploy/requirements.txt
 
 rm -rf "$work/run"
 mkdir -p "$work/run/tree/src/weights" "$work/run/tree/src/cli/verify" "$work/run/tree/models"

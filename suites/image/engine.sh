@@ -6,13 +6,13 @@
 # Where a daemon answers, that one is used. Otherwise podman from Debian serves Docker's API on a socket in FOLDER; stop it with
 #   kill "$(cat FOLDER/podman.pid)"
 set -euo pipefail
+source "$(dirname "$0")/../lib.sh"
 mkdir -p "$1"
 folder=$(cd "$1" && pwd)
 
 if docker version >/dev/null 2>&1; then
     exit 0
 fi
-root() { if [[ $(id -u) == 0 ]]; then "$@"; else sudo -n "$@"; fi; }
 packages=()
 for command in podman runc iptables docker; do
     case $command in
@@ -21,10 +21,7 @@ for command in podman runc iptables docker; do
     esac
     command -v "$command" >/dev/null || packages+=("$package")
 done
-if ((${#packages[@]})); then
-    root apt-get update -qq >&2
-    DEBIAN_FRONTEND=noninteractive root apt-get install -y -qq --no-install-recommends "${packages[@]}" netavark aardvark-dns >/dev/null
-fi
+if ((${#packages[@]})); then debian "${packages[@]}" netavark aardvark-dns; fi
 
 conf=$folder/containers.conf
 cat > "$conf" <<'CONF'

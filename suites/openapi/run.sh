@@ -1,29 +1,17 @@
-#!/bin/sh
+#!/usr/bin/env bash
 # Drives every operation of /openapi.json with schemathesis: no answer may be a 5xx or one that the document does not have.
 #
 #   suites/openapi/run.sh [PROGRAM]      PROGRAM: target/release/reranker where it is not given
 #
 # MODEL_DIR names another model than the bundled one. What schemathesis comes from is in requirements.txt, complete, from PyPI; it is
 # kept under target/openapi, where each run leaves its reports.
-set -eu
+set -euo pipefail
 cd "$(dirname "$0")/../.."
+source suites/lib.sh
 
-program=${1:-target/release/reranker}
-if [ ! -x "$program" ]; then
-    echo "there is no $program: build it with cargo build --release" >&2
-    exit 2
-fi
+program=$(program "${1-}")
 
-requirements=suites/openapi/requirements.txt
 folder=target/openapi
-# A changed list is installed anew.
-if ! cmp -s "$requirements" "$folder/venv/installed"; then
-    rm -rf "$folder/venv"
-    mkdir -p "$folder"
-    python3 -m venv "$folder/venv"
-    "$folder/venv/bin/python" -m pip install --quiet --no-deps --only-binary :all: --disable-pip-version-check \
-        --root-user-action=ignore --requirement "$requirements"
-    cp "$requirements" "$folder/venv/installed"
-fi
+venv $folder/venv suites/openapi/requirements.txt --no-deps --only-binary :all:
 
-exec "$folder/venv/bin/python" suites/openapi/drive.py "$program" "$folder"
+exec $folder/venv/bin/python suites/openapi/drive.py "$program" $folder

@@ -7,21 +7,12 @@
 # systems in a mount namespace, for which Linux wants root or user namespaces.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+source suites/lib.sh
 
-program=${1:-target/release/reranker}
+program=$(program "${1-}")
 shift || true
 work=$PWD/target/s3
-if [[ ! -x $program ]]; then
-    echo "there is no $program: build it with cargo build --release" >&2
-    exit 2
-fi
-mkdir -p "$work"
-if ! cmp -s suites/s3/requirements.txt "$work/venv/installed"; then
-    rm -rf "$work/venv"
-    python3 -m venv "$work/venv"
-    "$work/venv/bin/python" -m pip install --quiet --no-deps --only-binary :all: --disable-pip-version-check --requirement suites/s3/requirements.txt
-    cp suites/s3/requirements.txt "$work/venv/installed"
-fi
+venv "$work/venv" suites/s3/requirements.txt --no-deps --only-binary :all:
 
 # Packed anew with each program, whose format it has.
 rm -rf "$work/large" "$work/run"

@@ -9,6 +9,7 @@
 # Works on a copy below target/terraform, so that no .terraform folder gets into the tree.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+source suites/lib.sh
 here=suites/terraform
 source=${1:?usage: suites/terraform/run.sh terraform/aws|terraform/azure}
 tools=$PWD/target/terraform/tools
@@ -23,13 +24,6 @@ not_run() {
     exit 0
 }
 command -v terraform >/dev/null || not_run "this machine has no terraform"
-
-# A list that was changed is installed anew.
-installed() { # VENV LIST
-    cmp -s "$2" "$1/installed.txt" && return
-    rm -rf "$1"
-    python3 -m venv "$1" && "$1/bin/pip" install --quiet --disable-pip-version-check --requirement "$2" && cp "$2" "$1/installed.txt"
-}
 
 case $source in
     terraform/aws) provider='hashicorp/aws"' ;;
@@ -61,7 +55,7 @@ mkdir -p "$TF_PLUGIN_CACHE_DIR"
 if ! ready "${folders[0]}"; then
     grep -m1 -A2 Error "${folders[0]}/init.log" | tr '\n' ' ' >&2
     printf '\nnot from the registry; their schemas from PyPI then\n' >&2
-    installed "$tools/schemas" $here/requirements-schemas.txt || not_run "there are neither providers nor the packages that have their schemas"
+    venv "$tools/schemas" $here/requirements-schemas.txt || not_run "there are neither providers nor the packages that have their schemas"
     "$tools/schemas/bin/python" $here/schemas.py terraform "$tools" >"$tools/served" || {
         [[ $? == 3 ]] && not_run "there are neither providers nor the packages that have their schemas"
         exit 1
@@ -101,7 +95,7 @@ step "the plans that are shown before deploying"
 suites/deploy/plans.sh "${source##*/}"
 
 step checkov
-installed "$tools/checkov" $here/requirements-checkov.txt || not_run "checkov can't be installed; all before it has passed"
+venv "$tools/checkov" $here/requirements-checkov.txt || not_run "checkov can't be installed; all before it has passed"
 "$tools/checkov/bin/checkov" --version
 # A module is looked at where it is called, with what is not deployed by default, too. Tests are not deployed. The rules are those of the package;
 # nothing is asked of its maker's service.
