@@ -251,7 +251,7 @@ check-bench-gpu: build #- the same script on the CPU, with small workloads, to s
 
 # Measuring, and numbers beside PyTorch
 
-fidelity: build | $(PYTHON) #- the difference of int8 from f32, on three models; ARGS="--data DIR" compares rankings too
+fidelity: build | $(PYTHON) #- the difference of int8 from f32, on four models; ARGS="--data DIR" compares rankings too
 	$(PYTHON) bench/fidelity.py $(ARGS)
 
 charts: #- draw bench/charts/*.svg from the records
