@@ -3,5 +3,5 @@
 mod plan;
 mod worker;
 
-pub use plan::{plan, share, until_done};
-pub use worker::{Compute, ComputeSettings, Done, Forward, Item, Place};
+pub use plan::{plan, share, tokens_ahead};
+pub use worker::{Compute, ComputeSettings, Done, Forward, Item, Permit};

@@ -45,11 +45,11 @@ pub trait Dialect: Send + Sync + 'static {
     type Answer: Serialize + ToSchema;
     type ErrorBody: Serialize + ToSchema;
     /// What of the body the answer needs besides the ranking.
-    type Kept: Send + 'static;
+    type Context: Send + 'static;
 
     /// The domain's request; `limits` are checked here, where the caller's names of the fields are known.
-    fn read(body: Self::Body, limits: &Limits) -> Result<(Request, Self::Kept), Invalid>;
-    fn answer(kept: Self::Kept, ranking: &Ranking, about: &About) -> Self::Answer;
+    fn read(body: Self::Body, limits: &Limits) -> Result<(Request, Self::Context), Invalid>;
+    fn answer(context: Self::Context, ranking: &Ranking, about: &About) -> Self::Answer;
     fn error(failure: &Failure) -> Self::ErrorBody;
 
     /// The name of the error that this dialect's clients find in the header `x-amzn-errortype`.

@@ -5,8 +5,10 @@
 
 mod auth;
 mod body;
+mod budget;
 mod docs;
 mod error;
+mod error_format;
 mod health;
 mod metrics;
 mod mounts;
@@ -14,9 +16,7 @@ mod observe;
 mod page;
 mod path;
 mod playground;
-mod room;
 mod score;
-mod voice;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -35,14 +35,14 @@ use utoipa_axum::routes;
 use crate::rerank::Limits;
 use crate::service::Service;
 use crate::telemetry::{Emf, Metrics, Traces};
+use error_format::ErrorFormats;
 use mounts::Mounts;
-use voice::Voices;
 
 pub use auth::{BadKey, BadKeyFile, KeyLimits, Keyring, Keys};
 pub use error::{ERROR_CODES, ErrorCode, Refusal};
+pub use error_format::Told;
 pub use observe::RequestId;
 pub use path::SentUri;
-pub use voice::Told;
 
 /// When a request must have been answered. Attached by a host that knows; the server's own limit applies besides.
 #[derive(Debug, Clone, Copy)]
@@ -86,10 +86,10 @@ pub struct Telemetry {
 struct App {
     service: Service,
     settings: Arc<Settings>,
-    room: Arc<room::Room>,
+    budget: Arc<budget::BodyBudget>,
     /// `METHOD /path` of every route, for the error that lists them.
     routes: Arc<[String]>,
-    voices: Arc<Voices>,
+    error_formats: Arc<ErrorFormats>,
     /// Names of the fields of every dialect's bodies.
     fields: Arc<[String]>,
 }
@@ -137,15 +137,15 @@ pub fn route_below(path: &str) -> Option<String> {
 pub fn router(service: Service, settings: Settings) -> Router {
     let Mounts {
         router,
-        voices,
+        error_formats,
         fields,
         api,
     } = mounts();
     let app = App {
         service,
         routes: route_list(&api),
-        voices: Arc::new(voices),
-        room: room::Room::new(settings.body_bytes_in_flight, settings.body_bytes),
+        error_formats: Arc::new(error_formats),
+        budget: budget::BodyBudget::new(settings.body_bytes_in_flight, settings.body_bytes),
         fields: fields.into_iter().collect(),
         settings: Arc::new(settings),
     };

@@ -214,14 +214,14 @@ impl Service {
         }
         let engine = self.engine()?;
         engine.check(&request)?;
-        let place = self.compute.admit()?;
+        let permit = self.compute.admit()?;
         let deadline = request.deadline;
         let begun = Instant::now();
         let cache = self.cache.clone();
-        let mut todo = self.prepare(&engine, request, cache).await?;
+        let mut pending = self.prepare(&engine, request, cache).await?;
         let tokenized = begun.elapsed();
         if let Some(at) = deadline {
-            self.refuse_the_unreachable(&todo, at)?;
+            self.refuse_the_unreachable(&pending, at)?;
         }
         let service = self.clone();
         let forward: Forward<Sequence> = Arc::new(move |sequences| {
@@ -240,17 +240,17 @@ impl Service {
                 error => Error::Internal(error.to_string()),
             })
         });
-        let sequences = std::mem::take(&mut todo.missing);
+        let sequences = std::mem::take(&mut pending.missing);
         // What is known already waits for nobody.
         let done = if sequences.is_empty() {
             Done::default()
         } else {
-            let scored = self.compute.score(place, sequences, forward, deadline);
+            let scored = self.compute.score(permit, sequences, forward, deadline);
             scored.instrument(tracing::info_span!("infer")).await?
         };
-        let (cache_lookups, cache_hits) = (todo.keys.len(), todo.hits());
+        let (cache_lookups, cache_hits) = (pending.keys.len(), pending.hits());
         Ok(Ranking {
-            scores: todo.scores(&done.logits, self.cache.as_deref())?,
+            scores: pending.scores(&done.logits, self.cache.as_deref())?,
             tokenized,
             queued: done.queued,
             computed: done.computed,
@@ -267,15 +267,15 @@ impl Service {
         let engine = self.engine()?;
         engine.check(&request)?;
         let pairs = request.pairs.len();
-        let _place = self.compute.admit()?;
-        let todo = self.prepare(&engine, request, None).await?;
-        let (compute, total) = self.times(&todo).unzip();
+        let _permit = self.compute.admit()?;
+        let pending = self.prepare(&engine, request, None).await?;
+        let (compute, total) = self.times(&pending).unzip();
         Ok(Estimate {
             pairs,
-            sequences: todo.missing.len(),
-            tokens: todo.prepared.tokens(),
-            computed_tokens: todo.tokens(),
-            truncated: todo.prepared.truncated(),
+            sequences: pending.missing.len(),
+            tokens: pending.prepared.tokens(),
+            computed_tokens: pending.tokens(),
+            truncated: pending.prepared.truncated(),
             tokens_per_second: self.compute.tokens_per_second(),
             compute,
             total,
@@ -288,7 +288,7 @@ impl Service {
         engine: &Arc<Engine>,
         request: Request,
         cache: Option<Arc<Cache>>,
-    ) -> Result<Todo> {
+    ) -> Result<PendingRequest> {
         let engine = Arc::clone(engine);
         let deadline = request.deadline;
         let halt = Halt::at(deadline);
@@ -305,7 +305,7 @@ impl Service {
                     prepared.sequences.iter().map(Item::tokens),
                     text,
                 );
-                Ok(Todo::new(prepared, cache.as_deref()))
+                Ok(PendingRequest::new(prepared, cache.as_deref()))
             };
             // Fails only where the work panicked.
             tokio::task::spawn_blocking(work)
@@ -322,20 +322,20 @@ impl Service {
     }
 
     /// How long computing takes, alone and with what goes before it; nothing before this process has measured its speed.
-    fn times(&self, todo: &Todo) -> Option<(Duration, Duration)> {
+    fn times(&self, pending: &PendingRequest) -> Option<(Duration, Duration)> {
         let speed = self.compute.tokens_per_second()?;
-        let own = todo.tokens();
+        let own = pending.tokens();
         let time = |tokens: usize| Duration::from_secs_f64(tokens as f64 / speed);
         Some((time(own), time(self.compute.tokens_until_done(own))))
     }
 
     /// Alone, a request is judged by the highest speed that was ever measured: a refused one is not computed, so by a low speed of the
     /// last minutes it could be refused for ever.
-    fn refuse_the_unreachable(&self, todo: &Todo, deadline: Instant) -> Result<()> {
+    fn refuse_the_unreachable(&self, pending: &PendingRequest, deadline: Instant) -> Result<()> {
         let left = deadline.saturating_duration_since(Instant::now());
-        let own = todo.tokens();
+        let own = pending.tokens();
         let (Some((_, total)), Some(best)) =
-            (self.times(todo), self.compute.best_tokens_per_second())
+            (self.times(pending), self.compute.best_tokens_per_second())
         else {
             return Ok(());
         };
@@ -393,7 +393,7 @@ impl Turns {
 }
 
 /// A request's sequences, and which of their scores are known already.
-struct Todo {
+struct PendingRequest {
     prepared: Prepared,
     keys: Vec<cache::Key>,
     known: Vec<Option<f32>>,
@@ -401,7 +401,7 @@ struct Todo {
     missing: Vec<Sequence>,
 }
 
-impl Todo {
+impl PendingRequest {
     fn new(mut prepared: Prepared, cache: Option<&Cache>) -> Self {
         let sequences = std::mem::take(&mut prepared.sequences);
         let (keys, known) = match cache {

@@ -54,7 +54,7 @@ pub fn share(jobs: &[&[usize]], budget: usize) -> Vec<usize> {
 /// Tokens that are computed until a new job of `own` tokens is done, its own included, where no other comes. `jobs` has what each that
 /// is there still has to do. The policy is [`share`]'s: what is no larger than the new job goes before it, and of the larger ones
 /// whichever is the oldest takes half of each pass.
-pub fn until_done(own: usize, jobs: &[usize], budget: usize) -> usize {
+pub fn tokens_ahead(own: usize, jobs: &[usize], budget: usize) -> usize {
     let (smaller, larger): (Vec<usize>, Vec<usize>) = jobs.iter().partition(|&&job| job <= own);
     let before = own + smaller.iter().sum::<usize>();
     let larger: usize = larger.iter().sum();
@@ -93,7 +93,7 @@ mod tests {
         ) {
             const BUDGET: usize = 120;
             let sum = |job: &Vec<usize>| job.iter().sum::<usize>();
-            let said = until_done(sum(&own), &jobs.iter().map(sum).collect::<Vec<_>>(), BUDGET);
+            let said = tokens_ahead(sum(&own), &jobs.iter().map(sum).collect::<Vec<_>>(), BUDGET);
             let mut left: Vec<(bool, Vec<usize>)> = jobs.into_iter().map(|job| (false, job)).collect();
             left.push((true, own));
             let mut computed = 0;

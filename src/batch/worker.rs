@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
-use super::{share, until_done};
+use super::{share, tokens_ahead};
 use crate::error::Error;
 
 /// What is scored: it has a length in tokens.
@@ -28,7 +28,7 @@ pub type Forward<T> = Arc<dyn Fn(&[&T]) -> Result<Vec<f32>, Error> + Send + Sync
 pub struct Compute<T> {
     inbox: Sender<Message<T>>,
     pool: Arc<rayon::ThreadPool>,
-    load: Arc<Load>,
+    load: Arc<LoadMeter>,
     settings: ComputeSettings,
     /// Closed when the thread has ended.
     ended: watch::Sender<()>,
@@ -62,7 +62,7 @@ enum Message<T> {
 
 /// Items that one caller waits for.
 struct Job<T> {
-    /// Of its entry in [`Load::pending`].
+    /// Of its entry in [`LoadMeter::pending`].
     number: u64,
     items: Vec<T>,
     lengths: Vec<usize>,
@@ -74,7 +74,7 @@ struct Job<T> {
     begun: Option<Instant>,
     reply: oneshot::Sender<Result<Done, Error>>,
     span: tracing::Span,
-    place: Place,
+    permit: Permit,
 }
 
 /// The scores of a job's items, in their order.
@@ -88,8 +88,8 @@ pub struct Done {
 
 /// How much there is to do, and how fast it is done.
 #[derive(Default)]
-struct Load {
-    /// Requests that have a place and have not given it back, the running ones included.
+struct LoadMeter {
+    /// Requests that hold a permit, the running ones included.
     unfinished: AtomicUsize,
     /// Tokens that each submitted job still has to do, by the jobs' numbers.
     pending: Mutex<BTreeMap<u64, usize>>,
@@ -108,7 +108,7 @@ struct Load {
 const PANICS: usize = 2;
 
 /// What a pass leaves of the weight of those before it.
-const MEMORY: f32 = 0.9;
+const SPEED_DECAY: f32 = 0.9;
 
 impl<T: Item> Compute<T> {
     /// Starts the thread and its pool.
@@ -121,7 +121,7 @@ impl<T: Item> Compute<T> {
         let pool = Arc::new(pool);
         // Places are counted, so the channel needs no bound of its own.
         let (inbox, messages) = channel();
-        let load = Arc::<Load>::default();
+        let load = Arc::<LoadMeter>::default();
         let (ended, alive) = watch::channel(());
         let worker = Worker {
             _alive: alive,
@@ -190,7 +190,7 @@ impl<T: Item> Compute<T> {
     /// Tokens that would be computed until a job of `own` tokens is done, those of others included.
     pub fn tokens_until_done(&self, own: usize) -> usize {
         let jobs: Vec<usize> = self.load.pending().values().copied().collect();
-        until_done(own, &jobs, self.settings.batch_tokens)
+        tokens_ahead(own, &jobs, self.settings.batch_tokens)
     }
 
     /// Measured on past passes; nothing before the second, as the first one also reads the weights.
@@ -204,15 +204,15 @@ impl<T: Item> Compute<T> {
         (best > 0.0).then(|| best.into())
     }
 
-    /// A place in the queue, where there is one. It is given back when the place, or the job that took it, is dropped.
-    pub fn admit(&self) -> Result<Place, Error> {
+    /// A permit for the queue, if it is not full. It is given back when the permit, or the job that took it, is dropped.
+    pub fn admit(&self) -> Result<Permit, Error> {
         let limit = self.settings.queue_limit;
         self.load
             .unfinished
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |unfinished| {
                 (unfinished <= limit).then_some(unfinished + 1)
             })
-            .map(|_| Place(Arc::clone(&self.load)))
+            .map(|_| Permit(Arc::clone(&self.load)))
             .map_err(|unfinished| Error::Busy {
                 queued: unfinished.saturating_sub(1),
                 limit,
@@ -226,7 +226,7 @@ impl<T: Item> Compute<T> {
     /// Dropping the returned future drops the job before its next pass.
     pub async fn score(
         &self,
-        place: Place,
+        permit: Permit,
         items: Vec<T>,
         forward: Forward<T>,
         deadline: Option<Instant>,
@@ -251,7 +251,7 @@ impl<T: Item> Compute<T> {
             begun: None,
             reply,
             span: tracing::Span::current(),
-            place,
+            permit,
         };
         let wait = async {
             answer
@@ -294,7 +294,7 @@ impl<T: Item> Compute<T> {
 struct Worker<T> {
     messages: Receiver<Message<T>>,
     pool: Arc<rayon::ThreadPool>,
-    load: Arc<Load>,
+    load: Arc<LoadMeter>,
     batch_tokens: usize,
     /// In the order of their arrival.
     jobs: Vec<Job<T>>,
@@ -316,7 +316,7 @@ impl<T: Item> Worker<T> {
             while let Ok(message) = self.messages.try_recv() {
                 self.take(message);
             }
-            self.drop_the_vain();
+            self.drop_abandoned();
             self.pass();
         }
         tracing::error!(
@@ -347,7 +347,7 @@ impl<T: Item> Worker<T> {
     }
 
     /// Ends the jobs that nobody waits for, and those whose time is up.
-    fn drop_the_vain(&mut self) {
+    fn drop_abandoned(&mut self) {
         let now = Instant::now();
         for job in std::mem::take(&mut self.jobs) {
             if job.reply.is_closed() {
@@ -469,8 +469,8 @@ fn panicked() -> Error {
 }
 
 impl<T> Job<T> {
-    /// Answers, where there is anything to say, and gives back its place and what it would still have computed.
-    fn end(self, load: &Load, outcome: Option<Result<(), Error>>) {
+    /// Answers, where there is anything to say, and gives back its permit and what it would still have computed.
+    fn end(self, load: &LoadMeter, outcome: Option<Result<(), Error>>) {
         load.pending().remove(&self.number);
         let begun = self.begun.unwrap_or_else(Instant::now);
         let done = Done {
@@ -478,8 +478,8 @@ impl<T> Job<T> {
             queued: begun.saturating_duration_since(self.submitted),
             computed: begun.elapsed(),
         };
-        // Before the answer: whoever has it may look at once whether there is a place again, or send the request's spans away.
-        drop((self.place, self.span));
+        // Before the answer: whoever has it may look at once whether there is a permit again, or send the request's spans away.
+        drop((self.permit, self.span));
         if let Some(outcome) = outcome {
             // The caller may have gone in the meantime; its answer then has no reader.
             let _ = self.reply.send(outcome.map(|()| done));
@@ -488,15 +488,15 @@ impl<T> Job<T> {
 }
 
 /// Counts a request as unfinished until it is dropped.
-pub struct Place(Arc<Load>);
+pub struct Permit(Arc<LoadMeter>);
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.0.unfinished.fetch_sub(1, Ordering::Release);
     }
 }
 
-impl Load {
+impl LoadMeter {
     fn pending(&self) -> MutexGuard<'_, BTreeMap<u64, usize>> {
         // Each change of the map is whole, whatever its caller does afterwards.
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
@@ -517,8 +517,8 @@ impl Load {
             self.best.store(speed.to_bits(), Ordering::Relaxed);
         }
         let (old_tokens, old_seconds) = unpack(self.speed.load(Ordering::Relaxed));
-        let tokens = old_tokens * MEMORY + tokens as f32;
-        let seconds = old_seconds * MEMORY + elapsed.as_secs_f32();
+        let tokens = old_tokens * SPEED_DECAY + tokens as f32;
+        let seconds = old_seconds * SPEED_DECAY + elapsed.as_secs_f32();
         // Only the compute thread writes.
         self.speed.store(pack(tokens, seconds), Ordering::Relaxed);
     }
@@ -600,11 +600,11 @@ mod tests {
         forward: &Forward<Length>,
     ) -> tokio::task::JoinHandle<Result<Done, Error>> {
         let before = compute.pending_tokens();
-        let place = compute.admit().expect("a place");
+        let permit = compute.admit().expect("a permit");
         let (items, forward) = (lengths(items), Arc::clone(forward));
         let job = tokio::spawn({
             let compute = compute.clone();
-            async move { compute.score(place, items, forward, None).await }
+            async move { compute.score(permit, items, forward, None).await }
         });
         while compute.pending_tokens() <= before {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -629,8 +629,8 @@ mod tests {
     #[tokio::test]
     async fn a_full_queue_refuses_at_once_and_says_when_to_return() {
         let compute = start(1, 100);
-        let running = compute.admit().expect("a place");
-        let waiting = compute.admit().expect("a place");
+        let running = compute.admit().expect("a permit");
+        let waiting = compute.admit().expect("a permit");
         match compute.admit() {
             Err(Error::Busy {
                 queued: 1,
@@ -647,8 +647,8 @@ mod tests {
         assert_eq!(compute.pending_tokens(), 0);
         // The first pass says nothing of the speed.
         assert!(compute.tokens_per_second().is_none());
-        let place = compute.admit().expect("a place");
-        let job = compute.score(place, lengths(&[3]), echo(), None);
+        let permit = compute.admit().expect("a permit");
+        let job = compute.score(permit, lengths(&[3]), echo(), None);
         assert_eq!(job.await.expect("runs").logits, [3.0]);
         assert!(compute.tokens_per_second().is_some());
         assert!(compute.best_tokens_per_second().is_some());
@@ -706,10 +706,10 @@ mod tests {
             Ok(items.iter().map(|item| item.0 as f32).collect())
         });
         let score = async |length| {
-            let place = compute.admit().expect("a place");
+            let permit = compute.admit().expect("a permit");
             let items = lengths(&[length]);
             compute
-                .score(place, items, Arc::clone(&forward), None)
+                .score(permit, items, Arc::clone(&forward), None)
                 .await
         };
         for _ in 0..3 {
@@ -771,9 +771,9 @@ mod tests {
     async fn a_job_ends_at_its_deadline_though_a_pass_still_runs() {
         let compute = start(8, 10);
         let (forward, open, passes) = gated();
-        let place = compute.admit().expect("a place");
+        let permit = compute.admit().expect("a permit");
         let soon = Some(Instant::now() + Duration::from_millis(30));
-        let late = compute.score(place, lengths(&[10; 5]), forward, soon);
+        let late = compute.score(permit, lengths(&[10; 5]), forward, soon);
         assert!(matches!(late.await, Err(Error::Deadline)));
         open.send(()).expect("the first pass waits");
         until(|| compute.idle()).await;
@@ -785,7 +785,7 @@ mod tests {
         fn the_measured_speed_lies_between_the_slowest_and_the_fastest_pass(
             passes in prop::collection::vec((1usize..20_000, 1u64..5_000_000), 0..60),
         ) {
-            let load = Load::default();
+            let load = LoadMeter::default();
             for &(tokens, micros) in &passes {
                 load.note(tokens, Duration::from_micros(micros));
             }
@@ -807,7 +807,7 @@ mod tests {
         fn what_is_left_of_a_job_never_goes_below_nothing(
             jobs in prop::collection::vec((0usize..500, prop::collection::vec(0usize..300, 0..6)), 0..12),
         ) {
-            let load = Load::default();
+            let load = LoadMeter::default();
             let mut left = 0;
             for (number, (tokens, passes)) in jobs.iter().enumerate() {
                 let number = number as u64;

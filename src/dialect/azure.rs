@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::documents::{DocumentsBody, Kept, Returned, USUAL};
+use super::documents::{DocumentsBody, ResponseContext, Returned, USUAL};
 use super::lenient::{Bool, Document, Documents};
 use super::options::body;
 use super::{About, Dialect, Failure, Shown};
@@ -112,8 +112,8 @@ pub struct AzureErrorInfo {
 }
 
 /// What the answer needs besides the ranking.
-pub struct AzureKept {
-    kept: Kept,
+pub struct AzureContext {
+    context: ResponseContext,
     sort: bool,
     sentences: bool,
 }
@@ -124,13 +124,13 @@ impl Dialect for Azure {
     type Body = AzureBody;
     type Answer = AzureAnswer;
     type ErrorBody = AzureError;
-    type Kept = AzureKept;
+    type Context = AzureContext;
 
-    fn read(body: AzureBody, limits: &Limits) -> Result<(Request, AzureKept), Invalid> {
+    fn read(body: AzureBody, limits: &Limits) -> Result<(Request, AzureContext), Invalid> {
         let options = body.options();
         let sentences = matches!(body.return_sentence_score, Some(Bool(true)));
         let sort = !matches!(body.sort, Some(Bool(false)));
-        let (request, kept) = DocumentsBody::new(body.query, body.documents, options)
+        let (request, context) = DocumentsBody::new(body.query, body.documents, options)
             .top(body.top_k)
             .return_documents(body.return_documents)
             .min_score(body.min_score)
@@ -139,22 +139,22 @@ impl Dialect for Azure {
             sentences,
             ..request
         };
-        let kept = AzureKept {
-            kept,
+        let context = AzureContext {
+            context,
             sort,
             sentences,
         };
-        Ok((request, kept))
+        Ok((request, context))
     }
 
-    fn answer(asked: AzureKept, ranking: &Ranking, about: &About) -> AzureAnswer {
-        let AzureKept {
-            kept,
+    fn answer(asked: AzureContext, ranking: &Ranking, about: &About) -> AzureAnswer {
+        let AzureContext {
+            context,
             sort,
             sentences,
         } = asked;
-        let normalize = kept.selection.normalize;
-        let mut results: Vec<(Ranked, Option<Returned>)> = kept.results(ranking).collect();
+        let normalize = context.selection.normalize;
+        let mut results: Vec<(Ranked, Option<Returned>)> = context.results(ranking).collect();
         if !sort {
             results.sort_by_key(|(ranked, _)| ranked.index);
         }

@@ -130,7 +130,7 @@ impl Dialect for Bedrock {
     type Body = BedrockBody;
     type Answer = BedrockAnswer;
     type ErrorBody = BedrockError;
-    type Kept = Selection;
+    type Context = Selection;
 
     fn read(body: BedrockBody, limits: &Limits) -> Result<(Request, Selection), Invalid> {
         let options = body.options();
@@ -218,14 +218,14 @@ impl Dialect for InvokeModel {
     type Body = <cohere::V2 as Dialect>::Body;
     type Answer = <cohere::V2 as Dialect>::Answer;
     type ErrorBody = BedrockError;
-    type Kept = <cohere::V2 as Dialect>::Kept;
+    type Context = <cohere::V2 as Dialect>::Context;
 
-    fn read(body: Self::Body, limits: &Limits) -> Result<(Request, Self::Kept), Invalid> {
+    fn read(body: Self::Body, limits: &Limits) -> Result<(Request, Self::Context), Invalid> {
         cohere::V2::read(body, limits)
     }
 
-    fn answer(kept: Self::Kept, ranking: &Ranking, about: &About) -> Self::Answer {
-        cohere::V2::answer(kept, ranking, about)
+    fn answer(context: Self::Context, ranking: &Ranking, about: &About) -> Self::Answer {
+        cohere::V2::answer(context, ranking, about)
     }
 
     fn error(failure: &Failure) -> BedrockError {

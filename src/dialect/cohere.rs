@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::documents::{DocumentsBody, Kept, ResultItem, Returned, USUAL, Ways};
+use super::documents::{Defaults, DocumentsBody, ResponseContext, ResultItem, Returned, USUAL};
 use super::{About, Dialect, Failure, Shown};
 use crate::error::Invalid;
 use crate::rerank::{Limits, Ranking, Request, Score, shown};
@@ -13,13 +13,13 @@ pub struct V1;
 pub struct V2;
 
 /// Cohere's own default: a long document is read in up to ten pieces.
-const V1_WAYS: Ways = Ways {
+const V1_DEFAULTS: Defaults = Defaults {
     max_chunks_per_doc: 10,
     ..USUAL
 };
 
 /// Cohere's own default: a document is read up to 4096 tokens, here in as many pieces as that takes.
-const V2_WAYS: Ways = Ways {
+const V2_DEFAULTS: Defaults = Defaults {
     max_tokens_per_doc: Some(4096),
     max_chunks_per_doc: 1000,
     relevant_spans: true,
@@ -135,16 +135,16 @@ impl Dialect for V1 {
     type Body = DocumentsBody;
     type Answer = CohereV1Answer;
     type ErrorBody = CohereError;
-    type Kept = Kept;
+    type Context = ResponseContext;
 
-    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, Kept), Invalid> {
-        body.into_request(limits, &V1_WAYS)
+    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, ResponseContext), Invalid> {
+        body.into_request(limits, &V1_DEFAULTS)
     }
 
-    fn answer(kept: Kept, ranking: &Ranking, about: &About) -> CohereV1Answer {
+    fn answer(context: ResponseContext, ranking: &Ranking, about: &About) -> CohereV1Answer {
         CohereV1Answer {
             id: about.id.clone(),
-            results: ResultItem::list(&kept, ranking, |document| document),
+            results: ResultItem::list(&context, ranking, |document| document),
             meta: Meta::new("1", ranking),
         }
     }
@@ -160,18 +160,18 @@ impl Dialect for V2 {
     type Body = DocumentsBody;
     type Answer = CohereV2Answer;
     type ErrorBody = CohereError;
-    type Kept = Kept;
+    type Context = ResponseContext;
 
-    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, Kept), Invalid> {
-        body.into_request(limits, &V2_WAYS)
+    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, ResponseContext), Invalid> {
+        body.into_request(limits, &V2_DEFAULTS)
     }
 
-    fn answer(kept: Kept, ranking: &Ranking, about: &About) -> CohereV2Answer {
-        let normalize = kept.selection.normalize;
-        let results = kept.results(ranking).map(|(ranked, _)| CohereV2Item {
+    fn answer(context: ResponseContext, ranking: &Ranking, about: &About) -> CohereV2Answer {
+        let normalize = context.selection.normalize;
+        let results = context.results(ranking).map(|(ranked, _)| CohereV2Item {
             index: ranked.index,
             relevance_score: ranked.value,
-            relevant_spans: kept
+            relevant_spans: context
                 .spans
                 .map(|(threshold, most)| relevant_spans(ranked.score, normalize, threshold, most)),
             shown: ranked.score.into(),

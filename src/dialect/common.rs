@@ -5,7 +5,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::cohere::Meta;
-use super::documents::{DocumentsBody, Kept, ResultItem, Returned, USUAL, Usage};
+use super::documents::{DocumentsBody, ResponseContext, ResultItem, Returned, USUAL, Usage};
 use super::native::ErrorBody;
 use super::{About, Dialect, Failure};
 use crate::error::Invalid;
@@ -33,19 +33,19 @@ impl Dialect for Common {
     type Body = DocumentsBody;
     type Answer = CommonAnswer;
     type ErrorBody = ErrorBody;
-    type Kept = Kept;
+    type Context = ResponseContext;
 
-    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, Kept), Invalid> {
+    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, ResponseContext), Invalid> {
         body.into_request(limits, &USUAL)
     }
 
-    fn answer(kept: Kept, ranking: &Ranking, about: &About) -> CommonAnswer {
+    fn answer(context: ResponseContext, ranking: &Ranking, about: &About) -> CommonAnswer {
         CommonAnswer {
             id: about.id.clone(),
             object: "rerank",
             created: about.created,
             model: about.model.clone(),
-            results: ResultItem::list(&kept, ranking, |document| document),
+            results: ResultItem::list(&context, ranking, |document| document),
             usage: ranking.into(),
             meta: Meta::new("1", ranking),
         }

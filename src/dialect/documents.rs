@@ -103,7 +103,7 @@ impl From<SideName> for crate::rerank::Side {
 }
 
 /// How one dialect differs from the others.
-pub struct Ways {
+pub struct Defaults {
     /// What it calls a document, for errors.
     pub document_field: fn(usize) -> String,
     pub list_field: &'static str,
@@ -117,7 +117,7 @@ pub struct Ways {
 }
 
 /// The ways of most.
-pub const USUAL: Ways = Ways {
+pub const USUAL: Defaults = Defaults {
     document_field: |index| format!("documents[{index}]"),
     list_field: "documents",
     normalize: true,
@@ -128,7 +128,7 @@ pub const USUAL: Ways = Ways {
 };
 
 /// What of the body the answer needs.
-pub struct Kept {
+pub struct ResponseContext {
     pub selection: Selection,
     /// The documents as they came, where they are to be returned.
     documents: Option<Vec<Returned>>,
@@ -218,33 +218,39 @@ impl DocumentsBody {
         self
     }
 
-    pub fn into_request(self, limits: &Limits, ways: &Ways) -> Result<(Request, Kept), Invalid> {
+    pub fn into_request(
+        self,
+        limits: &Limits,
+        defaults: &Defaults,
+    ) -> Result<(Request, ResponseContext), Invalid> {
         let mut options = self.options();
-        options.max_tokens_per_doc = options.max_tokens_per_doc.or(ways.max_tokens_per_doc);
-        options.max_chunks_per_doc = options.max_chunks_per_doc.or(Some(ways.max_chunks_per_doc));
+        options.max_tokens_per_doc = options.max_tokens_per_doc.or(defaults.max_tokens_per_doc);
+        options.max_chunks_per_doc = options
+            .max_chunks_per_doc
+            .or(Some(defaults.max_chunks_per_doc));
         options.side = self.truncation_side.map_or(options.side, Into::into);
         options.or_prompt_tokens(self.truncate_prompt_tokens)?;
         let normalize = options.normalize.or(self.raw_scores.map(|Bool(raw)| !raw));
         let selection = Selection {
             top: self.top_n.or(self.top_k).filter(|&top| top > 0),
             min_score: self.min_score,
-            normalize: normalize.unwrap_or(ways.normalize),
+            normalize: normalize.unwrap_or(defaults.normalize),
         };
-        let spans = self.relevant_spans.filter(|_| ways.relevant_spans);
+        let spans = self.relevant_spans.filter(|_| defaults.relevant_spans);
         let spans = spans.and_then(|Object(spans)| spans.wanted());
         let query = required(self.query, || "query".into())?;
         let query: Arc<str> = query_text(query, "query", limits)?.into();
         let fields = RankFields::read(self.rank_fields.as_ref())?;
-        let documents = required(self.documents, || ways.list_field.into())?;
+        let documents = required(self.documents, || defaults.list_field.into())?;
         let count = documents.count();
-        limits.check_pairs(ways.list_field, count)?;
+        limits.check_pairs(defaults.list_field, count)?;
         let return_documents = self
             .return_documents
-            .map_or(ways.return_documents, |Bool(wanted)| wanted);
+            .map_or(defaults.return_documents, |Bool(wanted)| wanted);
         let mut returned = Vec::new();
         let mut pairs = Vec::with_capacity(count);
-        documents.each(ways.list_field, |index, document| {
-            let field = || (ways.document_field)(index);
+        documents.each(defaults.list_field, |index, document| {
+            let field = || (defaults.document_field)(index);
             let (text, document) = match document {
                 Document::Text(text) => (text, None),
                 Document::Fields(object) => (fields.of_object(&object, field)?, Some(object)),
@@ -268,14 +274,14 @@ impl DocumentsBody {
         let request = Request {
             sentences: spans.is_some(),
             top: selection.top,
-            ..options.into_request(pairs, ways.document_field)?
+            ..options.into_request(pairs, defaults.document_field)?
         };
-        let kept = Kept {
+        let context = ResponseContext {
             selection,
             documents: return_documents.then_some(returned),
             spans,
         };
-        Ok((request, kept))
+        Ok((request, context))
     }
 }
 
@@ -311,7 +317,7 @@ pub fn texts(
     Ok(texts)
 }
 
-impl Kept {
+impl ResponseContext {
     /// The results, best first, each with its document where documents are returned.
     pub fn results<'a>(
         &'a self,
@@ -340,11 +346,12 @@ pub struct ResultItem<D> {
 
 impl<D> ResultItem<D> {
     pub fn list(
-        kept: &Kept,
+        context: &ResponseContext,
         ranking: &Ranking,
         document: impl Fn(Returned) -> D,
     ) -> Vec<ResultItem<D>> {
-        kept.results(ranking)
+        context
+            .results(ranking)
             .map(|(ranked, returned)| ResultItem {
                 index: ranked.index,
                 relevance_score: ranked.value,

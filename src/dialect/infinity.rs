@@ -3,7 +3,9 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::documents::{DocumentsBody, Kept, OpenAiError, ResultItem, Returned, USUAL, Usage};
+use super::documents::{
+    DocumentsBody, OpenAiError, ResponseContext, ResultItem, Returned, USUAL, Usage,
+};
 use super::{About, Dialect, Failure};
 use crate::error::Invalid;
 use crate::rerank::{Limits, Ranking, Request};
@@ -29,16 +31,16 @@ impl Dialect for Infinity {
     type Body = DocumentsBody;
     type Answer = InfinityAnswer;
     type ErrorBody = OpenAiError;
-    type Kept = Kept;
+    type Context = ResponseContext;
 
-    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, Kept), Invalid> {
+    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, ResponseContext), Invalid> {
         body.into_request(limits, &USUAL)
     }
 
-    fn answer(kept: Kept, ranking: &Ranking, about: &About) -> InfinityAnswer {
+    fn answer(context: ResponseContext, ranking: &Ranking, about: &About) -> InfinityAnswer {
         InfinityAnswer {
             object: "rerank",
-            results: ResultItem::list(&kept, ranking, Returned::into_text),
+            results: ResultItem::list(&context, ranking, Returned::into_text),
             model: about.model.clone(),
             usage: ranking.into(),
             id: format!("infinity-{}", about.id),

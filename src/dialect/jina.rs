@@ -3,7 +3,9 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::documents::{DetailError, DocumentsBody, Kept, ResultItem, Returned, USUAL, Usage};
+use super::documents::{
+    DetailError, DocumentsBody, ResponseContext, ResultItem, Returned, USUAL, Usage,
+};
 use super::{About, Dialect, Failure};
 use crate::error::Invalid;
 use crate::rerank::{Limits, Ranking, Request};
@@ -26,18 +28,18 @@ impl Dialect for Jina {
     type Body = DocumentsBody;
     type Answer = JinaAnswer;
     type ErrorBody = DetailError;
-    type Kept = Kept;
+    type Context = ResponseContext;
 
-    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, Kept), Invalid> {
+    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, ResponseContext), Invalid> {
         body.into_request(limits, &USUAL)
     }
 
-    fn answer(kept: Kept, ranking: &Ranking, about: &About) -> JinaAnswer {
+    fn answer(context: ResponseContext, ranking: &Ranking, about: &About) -> JinaAnswer {
         JinaAnswer {
             model: about.model.clone(),
             object: "list",
             usage: ranking.into(),
-            results: ResultItem::list(&kept, ranking, |document| document),
+            results: ResultItem::list(&context, ranking, |document| document),
         }
     }
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::documents::{
-    DocumentsBody, Kept, OpenAiError, ResultItem, Returned, USUAL, Usage, Ways,
+    Defaults, DocumentsBody, OpenAiError, ResponseContext, ResultItem, Returned, USUAL, Usage,
 };
 use super::{About, Dialect, Failure};
 use crate::error::Invalid;
@@ -12,7 +12,7 @@ use crate::rerank::{Limits, Ranking, Request};
 
 pub struct LlamaCpp;
 
-const WAYS: Ways = Ways {
+const DEFAULTS: Defaults = Defaults {
     normalize: false,
     ..USUAL
 };
@@ -33,18 +33,18 @@ impl Dialect for LlamaCpp {
     type Body = DocumentsBody;
     type Answer = LlamaCppAnswer;
     type ErrorBody = OpenAiError;
-    type Kept = Kept;
+    type Context = ResponseContext;
 
-    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, Kept), Invalid> {
-        body.into_request(limits, &WAYS)
+    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, ResponseContext), Invalid> {
+        body.into_request(limits, &DEFAULTS)
     }
 
-    fn answer(kept: Kept, ranking: &Ranking, about: &About) -> LlamaCppAnswer {
+    fn answer(context: ResponseContext, ranking: &Ranking, about: &About) -> LlamaCppAnswer {
         LlamaCppAnswer {
             model: about.model.clone(),
             object: "list",
             usage: ranking.into(),
-            results: ResultItem::list(&kept, ranking, |document| document),
+            results: ResultItem::list(&context, ranking, |document| document),
         }
     }
 

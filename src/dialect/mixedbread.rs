@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::documents::{DocumentsBody, Kept, Returned, USUAL, Usage, Ways};
+use super::documents::{Defaults, DocumentsBody, ResponseContext, Returned, USUAL, Usage};
 use super::lenient::{Bool, Document, Documents, List};
 use super::options::body;
 use super::{About, Dialect, Failure, Shown};
@@ -12,7 +12,7 @@ use crate::rerank::{Limits, Ranking, Request};
 
 pub struct Mixedbread;
 
-const WAYS: Ways = Ways {
+const DEFAULTS: Defaults = Defaults {
     document_field: |index| format!("input[{index}]"),
     list_field: "input",
     ..USUAL
@@ -89,22 +89,26 @@ impl Dialect for Mixedbread {
     type Answer = MixedbreadAnswer;
     type ErrorBody = MixedbreadError;
     /// With whether documents are returned.
-    type Kept = (Kept, bool);
+    type Context = (ResponseContext, bool);
 
-    fn read(body: MixedbreadBody, limits: &Limits) -> Result<(Request, Self::Kept), Invalid> {
+    fn read(body: MixedbreadBody, limits: &Limits) -> Result<(Request, Self::Context), Invalid> {
         let options = body.options();
         let returned = matches!(body.return_input, Some(Bool(true)));
-        let (request, kept) = DocumentsBody::new(body.query, body.input, options)
+        let (request, context) = DocumentsBody::new(body.query, body.input, options)
             .top(body.top_k)
             .return_documents(body.return_input)
             .rank_fields(body.rank_fields)
             .min_score(body.min_score)
-            .into_request(limits, &WAYS)?;
-        Ok((request, (kept, returned)))
+            .into_request(limits, &DEFAULTS)?;
+        Ok((request, (context, returned)))
     }
 
-    fn answer((kept, returned): Self::Kept, ranking: &Ranking, about: &About) -> MixedbreadAnswer {
-        let items = kept
+    fn answer(
+        (context, returned): Self::Context,
+        ranking: &Ranking,
+        about: &About,
+    ) -> MixedbreadAnswer {
+        let items = context
             .results(ranking)
             .map(|(ranked, document)| MixedbreadItem {
                 index: ranked.index,

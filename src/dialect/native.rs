@@ -62,7 +62,7 @@ impl Dialect for One {
     type Body = RerankBody;
     type Answer = RerankAnswer;
     type ErrorBody = ErrorBody;
-    type Kept = Normalize;
+    type Context = Normalize;
 
     fn read(body: RerankBody, limits: &Limits) -> Result<(Request, Normalize), Invalid> {
         let options = body.options();
@@ -74,10 +74,10 @@ impl Dialect for One {
             query: query.into(),
             document: passage.into(),
         };
-        let kept = Normalize(options.normalize.unwrap_or(true));
+        let context = Normalize(options.normalize.unwrap_or(true));
         Ok((
             options.into_request(vec![pair], |_| "passage".into())?,
-            kept,
+            context,
         ))
     }
 
@@ -105,7 +105,7 @@ impl Dialect for Batch {
     type Body = BatchBody;
     type Answer = BatchAnswer;
     type ErrorBody = ErrorBody;
-    type Kept = Normalize;
+    type Context = Normalize;
 
     fn read(body: BatchBody, limits: &Limits) -> Result<(Request, Normalize), Invalid> {
         let options = body.options();
@@ -131,9 +131,9 @@ impl Dialect for Batch {
             });
             Ok(())
         })?;
-        let kept = Normalize(options.normalize.unwrap_or(true));
+        let context = Normalize(options.normalize.unwrap_or(true));
         let field = |index| format!("pairs[{index}].passage");
-        Ok((options.into_request(pairs, field)?, kept))
+        Ok((options.into_request(pairs, field)?, context))
     }
 
     fn answer(Normalize(normalized): Normalize, ranking: &Ranking, about: &About) -> BatchAnswer {

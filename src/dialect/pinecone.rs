@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::documents::{DocumentsBody, Kept, Returned, USUAL, Ways};
+use super::documents::{Defaults, DocumentsBody, ResponseContext, Returned, USUAL};
 use super::lenient::{Bool, Document, Documents, List};
 use super::options::{TruncationName, body};
 use super::{About, Dialect, Failure, Object};
@@ -12,7 +12,7 @@ use crate::rerank::{Limits, Ranking, Request};
 
 pub struct Pinecone;
 
-const WAYS: Ways = Ways {
+const DEFAULTS: Defaults = Defaults {
     return_documents: true,
     ..USUAL
 };
@@ -90,9 +90,9 @@ impl Dialect for Pinecone {
     type Body = PineconeBody;
     type Answer = PineconeAnswer;
     type ErrorBody = PineconeError;
-    type Kept = Kept;
+    type Context = ResponseContext;
 
-    fn read(body: PineconeBody, limits: &Limits) -> Result<(Request, Kept), Invalid> {
+    fn read(body: PineconeBody, limits: &Limits) -> Result<(Request, ResponseContext), Invalid> {
         let mut options = body.options();
         let parameters = body
             .parameters
@@ -113,11 +113,11 @@ impl Dialect for Pinecone {
             .return_documents(body.return_documents)
             .rank_fields(body.rank_fields)
             .min_score(body.min_score)
-            .into_request(limits, &WAYS)
+            .into_request(limits, &DEFAULTS)
     }
 
-    fn answer(kept: Kept, ranking: &Ranking, about: &About) -> PineconeAnswer {
-        let items = kept
+    fn answer(context: ResponseContext, ranking: &Ranking, about: &About) -> PineconeAnswer {
+        let items = context
             .results(ranking)
             .map(|(ranked, document)| PineconeItem {
                 index: ranked.index,

@@ -112,7 +112,7 @@ impl ModelType {
 }
 
 /// What the answer needs besides the ranking.
-pub struct TeiKept {
+pub struct TeiContext {
     selection: Selection,
     texts: Option<Vec<Arc<str>>>,
 }
@@ -127,9 +127,9 @@ impl Dialect for Tei {
     type Body = TeiBody;
     type Answer = Vec<TeiRank>;
     type ErrorBody = TeiError;
-    type Kept = TeiKept;
+    type Context = TeiContext;
 
-    fn read(body: TeiBody, limits: &Limits) -> Result<(Request, TeiKept), Invalid> {
+    fn read(body: TeiBody, limits: &Limits) -> Result<(Request, TeiContext), Invalid> {
         let mut options = body.options();
         options.truncation = options.truncation.or(body.truncate.map(Into::into));
         options.side = body.truncation_direction.map_or(options.side, Into::into);
@@ -151,7 +151,7 @@ impl Dialect for Tei {
                 .map(|pair| Arc::clone(&pair.document))
                 .collect()
         };
-        let kept = TeiKept {
+        let context = TeiContext {
             selection: Selection {
                 top: body.top_n.filter(|&top| top > 0),
                 min_score: body.min_score,
@@ -160,17 +160,17 @@ impl Dialect for Tei {
             texts: wanted.then(texts),
         };
         let request = Request {
-            top: kept.selection.top,
+            top: context.selection.top,
             ..options.into_request(pairs, field)?
         };
-        Ok((request, kept))
+        Ok((request, context))
     }
 
-    fn answer(kept: TeiKept, ranking: &Ranking, _: &About) -> Vec<TeiRank> {
-        let best = kept.selection.best_first(&ranking.scores).into_iter();
+    fn answer(context: TeiContext, ranking: &Ranking, _: &About) -> Vec<TeiRank> {
+        let best = context.selection.best_first(&ranking.scores).into_iter();
         best.map(|ranked| TeiRank {
             index: ranked.index,
-            text: kept
+            text: context
                 .texts
                 .as_ref()
                 .map(|texts| Arc::clone(&texts[ranked.index])),
@@ -291,7 +291,7 @@ pub enum PredictAnswer {
 }
 
 /// What the answer needs besides the ranking.
-pub struct PredictKept {
+pub struct PredictContext {
     normalize: bool,
     many: bool,
 }
@@ -315,9 +315,9 @@ impl Dialect for Predict {
     type Body = PredictBody;
     type Answer = PredictAnswer;
     type ErrorBody = TeiError;
-    type Kept = PredictKept;
+    type Context = PredictContext;
 
-    fn read(body: PredictBody, limits: &Limits) -> Result<(Request, PredictKept), Invalid> {
+    fn read(body: PredictBody, limits: &Limits) -> Result<(Request, PredictContext), Invalid> {
         let mut options = body.options();
         options.truncation = options.truncation.or(body.truncate.map(Into::into));
         options.side = body.truncation_direction.map_or(options.side, Into::into);
@@ -340,22 +340,22 @@ impl Dialect for Predict {
                 (pairs, |index| format!("inputs[{index}].text_pair"))
             }
         };
-        let kept = PredictKept {
+        let context = PredictContext {
             normalize: normalize.unwrap_or(true),
             many,
         };
-        Ok((options.into_request(pairs, field)?, kept))
+        Ok((options.into_request(pairs, field)?, context))
     }
 
-    fn answer(kept: PredictKept, ranking: &Ranking, _: &About) -> PredictAnswer {
+    fn answer(context: PredictContext, ranking: &Ranking, _: &About) -> PredictAnswer {
         let mut labels = ranking.scores.iter().map(|score| {
             [Labelled {
-                score: score.value(kept.normalize),
+                score: score.value(context.normalize),
                 label: LABEL,
             }]
         });
         match labels.next() {
-            Some(first) if !kept.many => PredictAnswer::One(first),
+            Some(first) if !context.many => PredictAnswer::One(first),
             first => PredictAnswer::Many(first.into_iter().chain(labels).collect()),
         }
     }

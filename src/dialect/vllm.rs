@@ -6,7 +6,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::documents::{
-    DocumentsBody, Kept, OpenAiError, ResultItem, Returned, SideName, USUAL, Usage, Ways, texts,
+    Defaults, DocumentsBody, OpenAiError, ResponseContext, ResultItem, Returned, SideName, USUAL,
+    Usage, texts,
 };
 use super::lenient::{Bool, Documents};
 use super::options::body;
@@ -19,7 +20,7 @@ pub struct Rerank;
 pub struct Score;
 
 /// vLLM's results always have their documents.
-const WAYS: Ways = Ways {
+const DEFAULTS: Defaults = Defaults {
     return_documents: true,
     ..USUAL
 };
@@ -39,18 +40,18 @@ impl Dialect for Rerank {
     type Body = DocumentsBody;
     type Answer = VllmRerankAnswer;
     type ErrorBody = OpenAiError;
-    type Kept = Kept;
+    type Context = ResponseContext;
 
-    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, Kept), Invalid> {
-        body.into_request(limits, &WAYS)
+    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, ResponseContext), Invalid> {
+        body.into_request(limits, &DEFAULTS)
     }
 
-    fn answer(kept: Kept, ranking: &Ranking, about: &About) -> VllmRerankAnswer {
+    fn answer(context: ResponseContext, ranking: &Ranking, about: &About) -> VllmRerankAnswer {
         VllmRerankAnswer {
             id: format!("rerank-{}", about.id),
             model: about.model.clone(),
             usage: ranking.into(),
-            results: ResultItem::list(&kept, ranking, |document| document),
+            results: ResultItem::list(&context, ranking, |document| document),
         }
     }
 
@@ -151,7 +152,7 @@ impl Dialect for Score {
     type Answer = ScoreAnswer;
     type ErrorBody = OpenAiError;
     /// Whether scores are shown as sigmoids.
-    type Kept = bool;
+    type Context = bool;
 
     fn read(body: ScoreBody, limits: &Limits) -> Result<(Request, bool), Invalid> {
         let mut options = body.options();

@@ -3,7 +3,9 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::documents::{DetailError, DocumentsBody, Kept, ResultItem, Returned, USUAL, Usage};
+use super::documents::{
+    DetailError, DocumentsBody, ResponseContext, ResultItem, Returned, USUAL, Usage,
+};
 use super::{About, Dialect, Failure};
 use crate::error::Invalid;
 use crate::rerank::{Limits, Ranking, Request};
@@ -26,16 +28,16 @@ impl Dialect for Voyage {
     type Body = DocumentsBody;
     type Answer = VoyageAnswer;
     type ErrorBody = DetailError;
-    type Kept = Kept;
+    type Context = ResponseContext;
 
-    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, Kept), Invalid> {
+    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, ResponseContext), Invalid> {
         body.into_request(limits, &USUAL)
     }
 
-    fn answer(kept: Kept, ranking: &Ranking, about: &About) -> VoyageAnswer {
+    fn answer(context: ResponseContext, ranking: &Ranking, about: &About) -> VoyageAnswer {
         VoyageAnswer {
             object: "list",
-            data: ResultItem::list(&kept, ranking, Returned::into_text),
+            data: ResultItem::list(&context, ranking, Returned::into_text),
             model: about.model.clone(),
             usage: ranking.into(),
         }

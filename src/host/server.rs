@@ -3,7 +3,7 @@
 //! Every limit that a client could lean on is set here and not left to a library's default: how many connections there are, how long
 //! one may take for a head or stay without a request, how large a head may be, and what HTTP/2 may make us keep.
 
-mod watched;
+mod connection;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -29,7 +29,7 @@ use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
 
 use crate::telemetry::Metrics;
-use watched::{Answering, Phase, Watched};
+use connection::{Answering, ConnectionState, Phase};
 
 /// After a failed accept (no file descriptors left, say) trying again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -163,7 +163,7 @@ fn http() -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1()
         .timer(TokioTimer::new())
-        // One timer for heads and for idle connections would be too long for the one or too short for the other: `Watched` has two.
+        // One timer for heads and for idle connections would be too long for the one or too short for the other: `ConnectionState` has two.
         .header_read_timeout(None)
         .keep_alive(true)
         // Half a connection is no client that waits for an answer.
@@ -245,7 +245,7 @@ async fn serve_one(
     limits: Limits,
     mut draining: watch::Receiver<bool>,
 ) {
-    let watched = Watched::new();
+    let watched = ConnectionState::new();
     let service = {
         let watched = watched.clone();
         service_fn(move |request: hyper::Request<Incoming>| {

@@ -20,12 +20,12 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use sha2::{Digest, Sha256};
 
-use super::body::Whole;
+use super::body::ReadBody;
+use super::budget::{Reservation, Use};
 use super::error::Refusal;
+use super::error_format::ErrorFormat;
 use super::observe::{Work, callers_timeout, unix_seconds};
 use super::path::SentUri;
-use super::room::{Taken, Use};
-use super::voice::Voice;
 use super::{App, Deadline, body};
 use crate::dialect::bedrock::Bedrock;
 use keys::{KeyName, unhex};
@@ -92,7 +92,9 @@ pub async fn guard(State(app): State<App>, request: Request, next: Next) -> Resp
             Err(refusal) => refusal.into_response(),
         };
         // Nobody else signs, so the path need not tell.
-        response.extensions_mut().insert(Voice::of::<Bedrock>());
+        response
+            .extensions_mut()
+            .insert(ErrorFormat::of::<Bedrock>());
         return response;
     }
     let given = candidates(request.headers()).next().is_some();
@@ -145,7 +147,7 @@ fn is_signed(headers: &HeaderMap) -> bool {
 }
 
 /// The request, where it is signed with a key, and the key's name. The signature covers the body, of which a client may have signed
-/// a digest: then the body is read only once the signature holds. One that has to be read for it gets little room and little time.
+/// a digest: then the body is read only once the signature holds. One that has to be read for it gets a small budget and little time.
 async fn signed(
     app: &App,
     keys: &Keys,
@@ -180,9 +182,16 @@ async fn signed(
     let mut hash = Sha256::new();
     let mut request = Request::new(body);
     *request.headers_mut() = head.headers.clone();
-    let taken = Taken::none(&app.room, what);
-    let (bytes, mut taken) =
-        body::read_into(taken, request, limit, &app.room, deadline, Some(&mut hash)).await?;
+    let taken = Reservation::none(&app.budget, what);
+    let (bytes, mut taken) = body::read_into(
+        taken,
+        request,
+        limit,
+        &app.budget,
+        deadline,
+        Some(&mut hash),
+    )
+    .await?;
     let hash = sigv4::hex(&hash.finalize());
     let signer = match announced {
         Some((said, signer)) => signer.filter(|_| said == hash),
@@ -192,7 +201,7 @@ async fn signed(
         return Err(wrong);
     };
     taken.prove();
-    head.extensions.insert(Whole::new(bytes, taken));
+    head.extensions.insert(ReadBody::new(bytes, taken));
     Ok((
         Request::from_parts(head, Body::empty()),
         signer.name.clone(),

@@ -1,4 +1,4 @@
-//! Request bodies: bounded in size and time, and by the room that all have together.
+//! Request bodies: bounded in size and time, and by one budget for all.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,28 +10,32 @@ use http_body_util::BodyExt;
 use sha2::{Digest, Sha256};
 
 use super::Deadline;
+use super::budget::{BodyBudget, Reservation, Use};
 use super::error::Refusal;
-use super::room::{Room, Taken, Use};
 
-/// A whole body, and the room that it takes for as long as anything is made of it.
+/// A whole body, and its reservation for as long as anything is made of it.
 #[derive(Debug, Clone)]
-pub struct Whole {
+pub struct ReadBody {
     pub bytes: Bytes,
-    _taken: Arc<Taken>,
+    _taken: Arc<Reservation>,
 }
 
-impl Whole {
-    pub fn new(bytes: Bytes, taken: Taken) -> Self {
+impl ReadBody {
+    pub fn new(bytes: Bytes, taken: Reservation) -> Self {
         let _taken = Arc::new(taken);
         Self { bytes, _taken }
     }
 }
 
 /// The body of a request that is declared to be JSON.
-pub async fn json(request: Request, limit: usize, room: &Arc<Room>) -> Result<Whole, Refusal> {
+pub async fn json(
+    request: Request,
+    limit: usize,
+    budget: &Arc<BodyBudget>,
+) -> Result<ReadBody, Refusal> {
     check_media_type(&request)?;
     let deadline = request.extensions().get::<Deadline>().copied();
-    read(request, limit, room, deadline.map(|Deadline(at)| at)).await
+    read(request, limit, budget, deadline.map(|Deadline(at)| at)).await
 }
 
 /// JSON by any of its names; a request that names no type is taken at its word too.
@@ -69,26 +73,26 @@ fn check_media_type(request: &Request) -> Result<(), Refusal> {
 pub async fn read(
     request: Request,
     limit: usize,
-    room: &Arc<Room>,
+    budget: &Arc<BodyBudget>,
     deadline: Option<Instant>,
-) -> Result<Whole, Refusal> {
-    if let Some(whole) = request.extensions().get::<Whole>() {
+) -> Result<ReadBody, Refusal> {
+    if let Some(whole) = request.extensions().get::<ReadBody>() {
         return Ok(whole.clone());
     }
-    let taken = Taken::none(room, Use::Body);
-    let (bytes, taken) = read_into(taken, request, limit, room, deadline, None).await?;
-    Ok(Whole::new(bytes, taken))
+    let taken = Reservation::none(budget, Use::Body);
+    let (bytes, taken) = read_into(taken, request, limit, budget, deadline, None).await?;
+    Ok(ReadBody::new(bytes, taken))
 }
 
-/// The same for a body that may be nobody's caller's, hashed as it comes, with the room that it has taken.
+/// The same for a body that may be nobody's caller's, hashed as it comes, with its reservation.
 pub async fn read_into(
-    taken: Taken,
+    taken: Reservation,
     request: Request,
     limit: usize,
-    room: &Room,
+    budget: &BodyBudget,
     deadline: Option<Instant>,
     hash: Option<&mut Sha256>,
-) -> Result<(Bytes, Taken), Refusal> {
+) -> Result<(Bytes, Reservation), Refusal> {
     let announced = request
         .headers()
         .get(CONTENT_LENGTH)
@@ -104,10 +108,10 @@ pub async fn read_into(
     // At most the limit, which is a usize.
     let announced = announced.and_then(|length| usize::try_from(length).ok());
     // What does not fit now is not even begun.
-    if announced.is_some_and(|length| !room.fits(length, taken.what())) {
-        return Err(room.none());
+    if announced.is_some_and(|length| !budget.fits(length, taken.what())) {
+        return Err(budget.none());
     }
-    let collect = collect(request.into_body(), announced, limit, taken, room, hash);
+    let collect = collect(request.into_body(), announced, limit, taken, budget, hash);
     match deadline {
         Some(at) => tokio::time::timeout_at(at.into(), collect)
             .await
@@ -120,10 +124,10 @@ async fn collect(
     mut body: axum::body::Body,
     announced: Option<usize>,
     limit: usize,
-    mut taken: Taken,
-    room: &Room,
+    mut taken: Reservation,
+    budget: &BodyBudget,
     mut hash: Option<&mut Sha256>,
-) -> Result<(Bytes, Taken), Refusal> {
+) -> Result<(Bytes, Reservation), Refusal> {
     let mut whole = Vec::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| Refusal::BodyUnreadable)?.into_data() else {
@@ -134,7 +138,7 @@ async fn collect(
             return Err(Refusal::BodyTooLarge { got: None, limit });
         }
         if !taken.take(data.len()) {
-            return Err(room.none());
+            return Err(budget.none());
         }
         if whole.is_empty() {
             // The pages are the kernel's until they are written to, so announcing alone takes no memory.
@@ -193,7 +197,7 @@ mod tests {
     async fn a_body_is_refused_by_its_announced_or_its_true_length() {
         let announced = request(&[(CONTENT_LENGTH, "2000")], "x");
         assert!(matches!(
-            read(announced, 1000, &Room::new(1 << 20, 1 << 20), None).await,
+            read(announced, 1000, &BodyBudget::new(1 << 20, 1 << 20), None).await,
             Err(Refusal::BodyTooLarge {
                 got: Some(2000),
                 limit: 1000
@@ -203,52 +207,54 @@ mod tests {
             read(
                 request(&[], vec![b' '; 1001]),
                 1000,
-                &Room::new(1 << 20, 1 << 20),
+                &BodyBudget::new(1 << 20, 1 << 20),
                 None
             )
             .await,
             Err(Refusal::BodyTooLarge { got: None, .. })
         ));
-        let room = Room::new(1 << 20, 1 << 20);
-        let fits = read(request(&[], vec![b' '; 1000]), 1000, &room, None).await;
+        let budget = BodyBudget::new(1 << 20, 1 << 20);
+        let fits = read(request(&[], vec![b' '; 1000]), 1000, &budget, None).await;
         let fits = fits.expect("fits");
-        assert_eq!((fits.bytes.len(), room.body_bytes()), (1000, 1000));
+        assert_eq!((fits.bytes.len(), budget.body_bytes()), (1000, 1000));
         drop(fits);
-        assert_eq!(room.body_bytes(), 0);
+        assert_eq!(budget.body_bytes(), 0);
     }
 
     #[tokio::test]
     async fn bodies_that_do_not_fit_together_are_refused_and_small_ones_have_a_part_of_their_own() {
         const KIB: usize = 1 << 10;
-        let room = Room::new(800 * KIB, 100 * KIB);
+        let budget = BodyBudget::new(800 * KIB, 100 * KIB);
         let body = |kib: usize| request(&[], vec![b' '; kib * KIB]);
-        let first = read(body(400), 1 << 20, &room, None).await.expect("fits");
+        let first = read(body(400), 1 << 20, &budget, None).await.expect("fits");
         // Only 700 are for large ones.
         let length = format!("{}", 301 * KIB);
         let announced = request(&[(CONTENT_LENGTH, &length)], "");
         for refused in [body(301), announced] {
             assert!(matches!(
-                read(refused, 1 << 20, &room, None).await,
+                read(refused, 1 << 20, &budget, None).await,
                 Err(Refusal::NoRoom { limit }) if limit == 800 * KIB
             ));
-            assert_eq!(room.body_bytes(), 400 * KIB);
+            assert_eq!(budget.body_bytes(), 400 * KIB);
         }
-        let second = read(body(300), 1 << 20, &room, None).await.expect("fits");
-        let small = read(body(64), 1 << 20, &room, None).await.expect("fits");
-        let none = read(body(64), 1 << 20, &room, None).await;
+        let second = read(body(300), 1 << 20, &budget, None).await.expect("fits");
+        let small = read(body(64), 1 << 20, &budget, None).await.expect("fits");
+        let none = read(body(64), 1 << 20, &budget, None).await;
         assert!(matches!(none, Err(Refusal::NoRoom { .. })));
         drop((first, second, small));
-        assert_eq!(room.body_bytes(), 0);
+        assert_eq!(budget.body_bytes(), 0);
     }
 
     #[tokio::test]
     async fn a_body_that_was_read_for_its_signature_is_not_read_again() {
-        let room = Room::new(1 << 20, 1 << 20);
-        let whole = read(request(&[], "text"), 1000, &room, None).await;
+        let budget = BodyBudget::new(1 << 20, 1 << 20);
+        let whole = read(request(&[], "text"), 1000, &budget, None).await;
         let mut again = request(&[], "");
         again.extensions_mut().insert(whole.expect("fits"));
-        let whole = read(again, 1000, &room, None).await.expect("there already");
-        assert_eq!((&whole.bytes[..], room.body_bytes()), (&b"text"[..], 4));
+        let whole = read(again, 1000, &budget, None)
+            .await
+            .expect("there already");
+        assert_eq!((&whole.bytes[..], budget.body_bytes()), (&b"text"[..], 4));
     }
 
     #[test]
@@ -273,7 +279,7 @@ mod tests {
             read(
                 request(&[], endless),
                 1000,
-                &Room::new(1 << 20, 1 << 20),
+                &BodyBudget::new(1 << 20, 1 << 20),
                 deadline
             )
             .await,

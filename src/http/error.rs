@@ -1,5 +1,5 @@
 //! Errors as responses: the one place that knows which error has which status. Their bodies are written last, when it is known in
-//! whose words: see `voice`.
+//! whose words: see `error_format`.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::{ACCEPT_ENCODING, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::voice::{Told, Voice};
+use super::error_format::{ErrorFormat, Told};
 use crate::dialect::{Failure, native};
 use crate::error::{Error, Invalid};
 
@@ -282,14 +282,15 @@ impl Refusal {
     /// The response of a host that refuses what never came to the router, or what came from it: in the words of whoever was `told` of the
     /// rest, else in ours.
     pub fn by_host(self, told: Option<&Told>) -> Response {
-        let voice = told.map_or_else(Voice::of::<native::One>, |told| told.voice);
+        let error_format =
+            told.map_or_else(ErrorFormat::of::<native::One>, |told| told.error_format);
         let mut response = self.into_response();
-        voice.tell(&mut response);
+        error_format.tell(&mut response);
         response
     }
 }
 
-/// Most bodies and answers are gone within moments: there is room again soon.
+/// Most bodies and answers are gone within moments: the budget is free again soon.
 const ROOM_RETRY: Duration = Duration::from_secs(1);
 
 impl IntoResponse for Refusal {
@@ -481,7 +482,7 @@ fn come_back(response: &mut Response, after: Duration) {
     headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis(after)));
 }
 
-/// Whole ones, of which a client must not wait for less.
+/// ReadBody ones, of which a client must not wait for less.
 fn seconds(wait: Duration) -> u64 {
     millis(wait).div_ceil(1000)
 }

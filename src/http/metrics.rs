@@ -19,8 +19,8 @@ pub async fn metrics(State(app): State<App>) -> Response {
         queued: app.service.queued(),
         passes,
         computed_tokens,
-        body_bytes: app.room.body_bytes(),
-        answer_bytes: app.room.answer_bytes(),
+        body_bytes: app.budget.body_bytes(),
+        answer_bytes: app.budget.answer_bytes(),
         resident_bytes: Some((app.settings.resident_bytes)()).filter(|&bytes| bytes > 0),
         device_memory: engine.as_ref().and_then(|engine| {
             let gpu = engine.info().gpu.as_ref()?;
@@ -40,7 +40,7 @@ pub async fn metrics(State(app): State<App>) -> Response {
         }),
     };
     let text = telemetry.metrics.render(&gauges);
-    app.room
+    app.budget
         .text(text, METRICS_CONTENT_TYPE)
         .unwrap_or_else(IntoResponse::into_response)
 }

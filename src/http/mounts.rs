@@ -20,8 +20,8 @@ use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{OpenApi, Ref, RefOr, Required};
 use utoipa::{PartialSchema, ToSchema};
 
+use super::error_format::{ErrorFormat, ErrorFormats};
 use super::score::{self, Estimated};
-use super::voice::{Voice, Voices};
 use super::{App, auth, health};
 use crate::dialect::{
     Dialect, azure, bedrock, cohere, common, infinity, jina, llama_cpp, mixedbread, native,
@@ -69,7 +69,7 @@ const FAILURES: [(u16, &str); 11] = [
 /// Routes, their voices and their documentation, as they are added.
 pub struct Mounts {
     pub router: Router<App>,
-    pub voices: Voices,
+    pub error_formats: ErrorFormats,
     /// Names of the bodies' fields.
     pub fields: BTreeSet<String>,
     pub api: OpenApi,
@@ -80,7 +80,7 @@ impl Mounts {
     pub fn add(router: Router<App>, api: OpenApi) -> Self {
         let mut mounts = Self {
             router,
-            voices: Voices::default(),
+            error_formats: ErrorFormats::default(),
             fields: azure::SNAKE_CASE.map(String::from).into(),
             api,
         };
@@ -313,7 +313,7 @@ impl Mounts {
     }
 
     fn route<D: Dialect>(&mut self, path: &str, operation: Operation) {
-        self.voices.add(path, Voice::of::<D>());
+        self.error_formats.add(path, ErrorFormat::of::<D>());
         self.api
             .paths
             .add_path_operation(path, vec![HttpMethod::Post], operation);

@@ -56,7 +56,7 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
         .extensions()
         .get::<MatchedPath>()
         .map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
-    let of_path = app.voices.find(&route, request.uri().path());
+    let of_path = app.error_formats.find(&route, request.uri().path());
     let own = accepted + app.settings.timeout;
     let hosts = request.extensions().get::<Deadline>().map(|at| at.0);
     // What is wrong with it is told by `auth`, once it is known that the caller may ask at all.
@@ -99,8 +99,8 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
         next.run(request).instrument(span.clone()).await
     };
 
-    let voice = response.extensions().get().copied().unwrap_or(of_path);
-    let failure = voice.tell(&mut response);
+    let error_format = response.extensions().get().copied().unwrap_or(of_path);
+    let failure = error_format.tell(&mut response);
     if let Some(cause) = failure.as_ref().and_then(|failure| failure.cause.as_ref()) {
         tracing::error!(id, cause, "request failed");
     }
@@ -111,7 +111,7 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
     let of_client = scored || failure.is_some();
     watch.outcome = Outcome {
         // A page or a probe is in nobody's dialect.
-        dialect: if of_client { voice.name } else { "" },
+        dialect: if of_client { error_format.name } else { "" },
         status: response.status().as_u16(),
         code,
         documents: work.pairs,

@@ -11,10 +11,10 @@ use serde::Serialize;
 use tracing::Instrument;
 use utoipa::ToSchema;
 
-use super::body::{self, Whole};
+use super::body::{self, ReadBody};
 use super::error::Refusal;
+use super::error_format::ErrorFormat;
 use super::observe::{Accepted, RequestId, Work, millis, unix_seconds};
-use super::voice::Voice;
 use super::{App, Deadline};
 use crate::dialect::{
     About, Dialect, Fields, Sender, Shape, bedrock, common, mixedbread, native, pinecone, tei, vllm,
@@ -46,7 +46,7 @@ struct Opened {
     /// The body's text, and the fields that it has.
     text: Bytes,
     fields: Result<Fields, Invalid>,
-    _body: Whole,
+    _body: ReadBody,
 }
 
 impl Opened {
@@ -61,7 +61,7 @@ impl Opened {
             of_pinecone: request.headers().contains_key(PINECONE_VERSION),
             of_tei: path.is_some_and(|path| OF_TEI.contains(&path)),
         };
-        let body = body::json(request, app.settings.body_bytes, &app.room)
+        let body = body::json(request, app.settings.body_bytes, &app.budget)
             .await
             .map_err(IntoResponse::into_response)?;
         let bytes = body.bytes.clone();
@@ -97,13 +97,13 @@ impl Opened {
     async fn request<D: Dialect>(
         &self,
         app: &App,
-    ) -> Result<(crate::rerank::Request, D::Kept), Error> {
+    ) -> Result<(crate::rerank::Request, D::Context), Error> {
         let (text, limits) = (self.text.clone(), app.settings.limits);
         let read = move || D::read(json::parse(&text)?, &limits);
         let read = off_the_workers(self.text.len(), read).await?;
-        let (mut request, kept) = read.map_err(|invalid| self.with_hint(invalid))?;
+        let (mut request, context) = read.map_err(|invalid| self.with_hint(invalid))?;
         request.deadline = Some(self.deadline.0);
-        Ok((request, kept))
+        Ok((request, context))
     }
 
     /// A field that is missing may be there by another name, or the body belong to another path.
@@ -213,7 +213,7 @@ pub async fn invoke(state: State<App>, request: Request) -> Response {
 /// The answer to a body of dialect `D`, or its refusal, marked as being `D`'s.
 async fn scored<D: Dialect>(app: &App, opened: &Opened) -> Response {
     let mut response = match rank::<D>(app, opened).await {
-        Ok((answer, work)) => match app.room.json(&answer) {
+        Ok((answer, work)) => match app.budget.json(&answer) {
             Ok(mut response) => {
                 tell_times(app, &work, &mut response);
                 response.extensions_mut().insert(work);
@@ -224,12 +224,12 @@ async fn scored<D: Dialect>(app: &App, opened: &Opened) -> Response {
         Err(error) => error.into_response(),
     };
     opened.tell_ignored(app, &mut response);
-    response.extensions_mut().insert(Voice::of::<D>());
+    response.extensions_mut().insert(ErrorFormat::of::<D>());
     response
 }
 
 async fn rank<D: Dialect>(app: &App, opened: &Opened) -> Result<(D::Answer, Work), Error> {
-    let (request, kept) = opened.request::<D>(app).await?;
+    let (request, context) = opened.request::<D>(app).await?;
     wait_for_model(app, opened).await;
     let (asked, top) = (request.pairs.clone(), request.top);
     let span = tracing::info_span!("rerank");
@@ -266,7 +266,7 @@ async fn rank<D: Dialect>(app: &App, opened: &Opened) -> Result<(D::Answer, Work
     );
     let text = asked.first().map_or("", |pair| &pair.document);
     fault::point(Place::Answer, [ranking.tokens()], text);
-    let answer = D::answer(kept, &ranking, &about);
+    let answer = D::answer(context, &ranking, &about);
     Ok((answer, work(&ranking)))
 }
 

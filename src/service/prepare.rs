@@ -94,7 +94,7 @@ impl Prepared {
             halt.check()?;
             let query = texts.of(&pair.query);
             let most = request.max_query_tokens.unwrap_or(usize::MAX);
-            let cutter = Cutter {
+            let builder = PairBuilder {
                 tokenizer,
                 defaults,
                 request,
@@ -102,7 +102,7 @@ impl Prepared {
                 query: query.cut(most, request.side),
                 beyond: query.tokens().saturating_sub(most),
             };
-            pairs.push(cutter.pair(index, pair, texts.of(&pair.document), &mut distinct)?);
+            pairs.push(builder.pair(index, pair, texts.of(&pair.document), &mut distinct)?);
         }
         let sequences = distinct.in_order();
         Ok(Self {
@@ -193,7 +193,7 @@ impl<'a> Texts<'a> {
     }
 }
 
-struct Cutter<'a> {
+struct PairBuilder<'a> {
     tokenizer: &'a PairTokenizer,
     defaults: Defaults,
     request: &'a Request,
@@ -203,7 +203,7 @@ struct Cutter<'a> {
     beyond: usize,
 }
 
-impl Cutter<'_> {
+impl PairBuilder<'_> {
     fn pair(
         &self,
         index: usize,

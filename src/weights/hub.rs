@@ -22,7 +22,8 @@ use super::locate::{is_hub_id, is_plain, is_plain_path, repository_folder};
 use super::packed::hex;
 use super::pins::{Pin, PinError};
 use super::ranges::{
-    DiskError, Progress, Sink, Tally, Unfinished, create_folder, discard, lock, room_for,
+    DiskError, DownloadCounter, PartialFile, Progress, RangeWriter, create_folder, discard, lock,
+    room_for,
 };
 use crate::error::ModelError;
 
@@ -221,7 +222,7 @@ impl Hub {
             !blob.exists() && !blob.with_extension("incomplete").exists()
         });
         room_for(&blobs, absent.map(Entry::size).sum())?;
-        let tally = Tally::new(wanted.iter().map(Entry::size).sum(), progress);
+        let counter = DownloadCounter::new(wanted.iter().map(Entry::size).sum(), progress);
         let mut digests = BTreeMap::new();
         let mut bring = |entries: &[Entry]| -> Result<(), FetchError> {
             for entry in entries {
@@ -232,7 +233,7 @@ impl Hub {
                     entry,
                     url: from,
                     blobs: &blobs,
-                    tally: &tally,
+                    counter: &counter,
                 };
                 download.run()?;
                 let digest = match &entry.lfs {
@@ -280,7 +281,7 @@ impl Hub {
         Ok(Fetched {
             folder,
             pin: whole,
-            downloaded: tally.downloaded(),
+            downloaded: counter.downloaded(),
         })
     }
 
@@ -493,7 +494,7 @@ struct Download<'a> {
     entry: &'a Entry,
     url: String,
     blobs: &'a Path,
-    tally: &'a Tally<'a>,
+    counter: &'a DownloadCounter<'a>,
 }
 
 impl Download<'_> {
@@ -504,12 +505,12 @@ impl Download<'_> {
         let _lock = lock(&path.with_extension("lock"))?;
         // Another process may have brought it meanwhile.
         if fs::metadata(&path).is_ok_and(|found| found.len() == size) {
-            self.tally.found(size);
+            self.counter.found(size);
             return Ok(());
         }
         let unfinished = path.with_extension("incomplete");
-        let unfinished = Unfinished::open(&unfinished, size, true, self.tally)?;
-        unfinished.fill(self.hub.connections, &|sink| self.range(sink))?;
+        let unfinished = PartialFile::open(&unfinished, size, true, self.counter)?;
+        unfinished.fill(self.hub.connections, &|writer| self.range(writer))?;
         unfinished.settle()?;
         let found = self.digest_of(unfinished.path())?;
         if found != self.entry.digest() {
@@ -524,13 +525,13 @@ impl Download<'_> {
     }
 
     /// Where the connection breaks, what is missing of the range is asked for again.
-    fn range(&self, sink: &mut Sink) -> Result<(), FetchError> {
-        while sink.missing().0 < sink.missing().1 {
+    fn range(&self, writer: &mut RangeWriter) -> Result<(), FetchError> {
+        while writer.missing().0 < writer.missing().1 {
             tried(|| {
-                let before = sink.missing();
-                match self.some_of_range(sink) {
+                let before = writer.missing();
+                match self.some_of_range(writer) {
                     // Something came: the connection is bad, but not hopeless.
-                    Err(FetchError::Lost { .. }) if sink.missing() != before => Ok(()),
+                    Err(FetchError::Lost { .. }) if writer.missing() != before => Ok(()),
                     ended => ended,
                 }
             })?;
@@ -539,8 +540,8 @@ impl Download<'_> {
     }
 
     /// One request for what is missing.
-    fn some_of_range(&self, sink: &mut Sink) -> Result<(), FetchError> {
-        let (at, end) = sink.missing();
+    fn some_of_range(&self, writer: &mut RangeWriter) -> Result<(), FetchError> {
+        let (at, end) = writer.missing();
         let response = self.hub.get(self.agent, &self.url, Some((at, end)))?;
         let whole = at == 0 && end == self.entry.size();
         let is_range = response.status() == http::StatusCode::PARTIAL_CONTENT
@@ -554,7 +555,7 @@ impl Download<'_> {
         let mut body = response.into_body().into_reader();
         let mut buffer = vec![0; 256 << 10];
         loop {
-            let (at, end) = sink.missing();
+            let (at, end) = writer.missing();
             // At most a buffer's length.
             let room = buffer
                 .len()
@@ -568,7 +569,7 @@ impl Download<'_> {
             if read == 0 {
                 return Err(lost(&self.url, &"the connection ended early"));
             }
-            sink.write(&buffer[..read])?;
+            writer.write(&buffer[..read])?;
         }
     }
 

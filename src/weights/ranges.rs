@@ -1,7 +1,7 @@
 //! A large file that comes in ranges over several connections, straight to where they belong in it.
 //!
 //! What has come is noted beside the unfinished file, so that a later run goes on from there. Refuses to begin where the disk has no
-//! room for all of it. What a range is asked from, and how often, is the business of whoever downloads.
+//! disk space for all of it. What a range is asked from, and how often, is the business of whoever downloads.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -52,14 +52,14 @@ pub struct Progress {
 }
 
 /// Counts for several connections.
-pub struct Tally<'a> {
+pub struct DownloadCounter<'a> {
     done: AtomicU64,
     downloaded: AtomicU64,
     total: u64,
     report: &'a (dyn Fn(Progress) + Sync),
 }
 
-impl<'a> Tally<'a> {
+impl<'a> DownloadCounter<'a> {
     pub fn new(total: u64, report: &'a (dyn Fn(Progress) + Sync)) -> Self {
         Self {
             done: AtomicU64::new(0),
@@ -90,24 +90,24 @@ impl<'a> Tally<'a> {
 }
 
 /// A file on its way, under the name that it has until it is whole.
-pub struct Unfinished<'a> {
+pub struct PartialFile<'a> {
     file: File,
     path: PathBuf,
     notes: PathBuf,
     size: u64,
     /// Whether it has to outlive a loss of power, which takes waiting for the disk.
     durable: bool,
-    tally: &'a Tally<'a>,
+    counter: &'a DownloadCounter<'a>,
 }
 
 /// Where a range's bytes go, from its first that is still missing on.
-pub struct Sink<'a> {
-    unfinished: &'a Unfinished<'a>,
+pub struct RangeWriter<'a> {
+    unfinished: &'a PartialFile<'a>,
     at: u64,
     end: u64,
 }
 
-impl Sink<'_> {
+impl RangeWriter<'_> {
     /// The first byte that is missing, and the one after the last.
     pub fn missing(&self) -> (u64, u64) {
         (self.at, self.end)
@@ -118,24 +118,27 @@ impl Sink<'_> {
         if bytes.len() as u64 > self.end - self.at {
             return Ok(false);
         }
-        let Unfinished {
-            file, path, tally, ..
+        let PartialFile {
+            file,
+            path,
+            counter,
+            ..
         } = self.unfinished;
         file.write_all_at(bytes, self.at)
             .map_err(|error| full_or(error, path, bytes.len() as u64))?;
         self.at += bytes.len() as u64;
-        tally.came(bytes.len() as u64);
+        counter.came(bytes.len() as u64);
         Ok(true)
     }
 }
 
-impl<'a> Unfinished<'a> {
-    /// Opens or makes the file and takes its room. Its notes are beside it, under its name with `.ranges`.
+impl<'a> PartialFile<'a> {
+    /// Opens or makes the file and reserves its disk space. Its notes are beside it, under its name with `.ranges`.
     pub fn open(
         path: &Path,
         size: u64,
         durable: bool,
-        tally: &'a Tally<'a>,
+        counter: &'a DownloadCounter<'a>,
     ) -> Result<Self, DiskError> {
         let mut notes = path.as_os_str().to_owned();
         notes.push(".ranges");
@@ -153,7 +156,7 @@ impl<'a> Unfinished<'a> {
             .map_err(DiskError::at(path))?;
         if let Err(error) = reserve(&file, size) {
             let error = full_or(error, path, size);
-            // A part of the room may have been taken, and nobody else could use it.
+            // A part of the space may have been reserved, and nobody else could use it.
             drop(file);
             discard(path)?;
             discard(&notes)?;
@@ -165,7 +168,7 @@ impl<'a> Unfinished<'a> {
             notes,
             size,
             durable,
-            tally,
+            counter,
         })
     }
 
@@ -173,11 +176,11 @@ impl<'a> Unfinished<'a> {
         &self.path
     }
 
-    /// Gets every range that the notes do not have; `get` fills the sink, and may be asked from `connections` threads at a time.
+    /// Gets every range that the notes do not have; `get` fills the writer, and may be asked from `connections` threads at a time.
     pub fn fill<E: From<DiskError> + Send>(
         &self,
         connections: usize,
-        get: &(dyn Fn(&mut Sink) -> Result<(), E> + Sync),
+        get: &(dyn Fn(&mut RangeWriter) -> Result<(), E> + Sync),
     ) -> Result<(), E> {
         // Of a file that fits into the memory of an address, so its number of ranges does too.
         #[allow(clippy::cast_possible_truncation)]
@@ -189,7 +192,7 @@ impl<'a> Unfinished<'a> {
         let done = self.noted()?;
         for &number in done.iter().filter(|&&number| number < count) {
             let (start, end) = range(number);
-            self.tally.found(end - start);
+            self.counter.found(end - start);
         }
         let log = OpenOptions::new()
             .create(true)
@@ -205,12 +208,12 @@ impl<'a> Unfinished<'a> {
                     return Ok(());
                 };
                 let (at, end) = range(number);
-                let mut sink = Sink {
+                let mut writer = RangeWriter {
                     unfinished: self,
                     at,
                     end,
                 };
-                get(&mut sink)?;
+                get(&mut writer)?;
                 if self.durable {
                     // The bytes first: a note of what is not on the disk would be a lie after a crash.
                     self.file.sync_data().map_err(DiskError::at(&self.path))?;
@@ -281,7 +284,7 @@ impl<'a> Unfinished<'a> {
     }
 }
 
-/// Takes the room on the disk, so that one that is too small says so before anything is downloaded.
+/// Reserves the disk space, so that a disk that is too small says so before anything is downloaded.
 fn reserve(file: &File, size: u64) -> io::Result<()> {
     if size > 0 {
         match fallocate(file, FallocateFlags::empty(), 0, size) {
@@ -314,7 +317,7 @@ fn free_bytes(path: &Path) -> Option<u64> {
     Some(disk.f_bavail * disk.f_frsize)
 }
 
-/// Refuses where `folder` has no room for `needed` more bytes.
+/// Refuses if `folder` has no space for `needed` more bytes.
 pub fn room_for(folder: &Path, needed: u64) -> Result<(), DiskError> {
     match free_bytes(folder) {
         Some(free) if free < needed => Err(DiskError::Full {
@@ -351,12 +354,12 @@ mod tests {
 
     fn silent(_: Progress) {}
 
-    /// Fills a sink with bytes that tell their places.
-    fn content(sink: &mut Sink) -> Result<(), DiskError> {
-        let (at, end) = sink.missing();
+    /// Fills a writer with bytes that tell their places.
+    fn content(writer: &mut RangeWriter) -> Result<(), DiskError> {
+        let (at, end) = writer.missing();
         let bytes: Vec<u8> = (at..end).map(|place| (place % 251) as u8).collect();
         for piece in bytes.chunks(100_001) {
-            assert!(sink.write(piece)?);
+            assert!(writer.write(piece)?);
         }
         Ok(())
     }
@@ -366,10 +369,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("model");
         let size = 2 * RANGE + 5;
-        let tally = Tally::new(size, &silent);
-        let first = Unfinished::open(&path, size, true, &tally).expect("opened");
-        let lost = |sink: &mut Sink| match sink.missing().0 {
-            0 => content(sink),
+        let counter = DownloadCounter::new(size, &silent);
+        let first = PartialFile::open(&path, size, true, &counter).expect("opened");
+        let lost = |writer: &mut RangeWriter| match writer.missing().0 {
+            0 => content(writer),
             _ => Err(DiskError::at(Path::new("x"))(io::Error::other("lost"))),
         };
         first.fill(1, &lost).expect_err("lost");
@@ -379,10 +382,10 @@ mod tests {
         let noted = fs::read_to_string(&notes).expect("notes");
         assert_eq!(noted, "0\n");
         fs::write(&notes, "0\n1").expect("written");
-        let tally = Tally::new(size, &silent);
-        let second = Unfinished::open(&path, size, true, &tally).expect("opened");
+        let counter = DownloadCounter::new(size, &silent);
+        let second = PartialFile::open(&path, size, true, &counter).expect("opened");
         second.fill(2, &content).expect("the rest");
-        assert_eq!(tally.downloaded(), RANGE + 5);
+        assert_eq!(counter.downloaded(), RANGE + 5);
         second.finish(&path).expect("named");
         assert!(!notes.exists());
         let bytes = fs::read(&path).expect("whole");
@@ -393,12 +396,12 @@ mod tests {
     #[test]
     fn more_than_was_asked_for_is_not_taken() {
         let folder = tempfile::tempdir().expect("a folder");
-        let tally = Tally::new(3, &silent);
+        let counter = DownloadCounter::new(3, &silent);
         let path = folder.path().join("model");
-        let unfinished = Unfinished::open(&path, 3, false, &tally).expect("opened");
-        let get = |sink: &mut Sink| -> Result<(), DiskError> {
-            assert!(!sink.write(b"four")?);
-            assert!(sink.write(b"xyz")?);
+        let unfinished = PartialFile::open(&path, 3, false, &counter).expect("opened");
+        let get = |writer: &mut RangeWriter| -> Result<(), DiskError> {
+            assert!(!writer.write(b"four")?);
+            assert!(writer.write(b"xyz")?);
             Ok(())
         };
         unfinished.fill(1, &get).expect("filled");

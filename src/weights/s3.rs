@@ -3,7 +3,7 @@
 //! Owns the way from a bucket to a file that can be mapped. Every range is asked for under the ETag that the object had at first, so
 //! parts of two objects never make one file; a packed file is held to its own digests, any other to the checksum that S3 keeps for
 //! it. A model has its name only once all of it is there and right. What is there already, of the same ETag, is not asked for again.
-//! Refuses a key that is not there, a disk without room, a folder that belongs to somebody else.
+//! Refuses a key that is not there, a disk without space, a folder that belongs to somebody else.
 //!
 //! The SDK works on a runtime of its own, which ends with the download: no connection outlives it, and none is copied with a
 //! snapshot of the process.
@@ -33,7 +33,8 @@ use super::folder::{ListedModule, parse_modules};
 use super::locate::is_plain;
 use super::packed::{check_payload, hex};
 use super::ranges::{
-    DiskError, Progress, Sink, Tally, Unfinished, create_folder, discard, lock, room_for,
+    DiskError, DownloadCounter, PartialFile, Progress, RangeWriter, create_folder, discard, lock,
+    room_for,
 };
 use super::{INDEX_FILE, MODULES_FILE, PACKED_FILE, SINGLE_FILE};
 use crate::error::ModelError;
@@ -342,10 +343,10 @@ impl S3Model {
         let snapshot = snapshot_name(objects);
         let (whole, unfinished) = (home.join(&snapshot), home.join(snapshot + ".incomplete"));
         let total = objects.iter().map(|object| object.size).sum();
-        let tally = Tally::new(total, progress);
+        let counter = DownloadCounter::new(total, progress);
         let mut check = Duration::ZERO;
         if has(&whole, objects) {
-            tally.found(total);
+            counter.found(total);
         } else {
             // Of other versions of the same model; who has mapped one keeps it until it ends.
             clear(&home, &unfinished)?;
@@ -358,8 +359,8 @@ impl S3Model {
                 let path = unfinished.join(&object.file);
                 // A module's files are in its own folder.
                 path.parent().map_or(Ok(()), create_folder)?;
-                let file = Unfinished::open(&path, object.size, settings.durable, &tally)?;
-                let came = file.fill(CONNECTIONS, &|sink| bucket.range(object, sink));
+                let file = PartialFile::open(&path, object.size, settings.durable, &counter)?;
+                let came = file.fill(CONNECTIONS, &|writer| bucket.range(object, writer));
                 match came {
                     Err(replaced @ S3Error::Replaced { .. }) => {
                         // What came of it belongs to nothing that is still there.
@@ -394,7 +395,7 @@ impl S3Model {
                 time: began.elapsed().saturating_sub(check),
                 check,
                 bytes: total,
-                downloaded: tally.downloaded(),
+                downloaded: counter.downloaded(),
             },
         })
     }
@@ -604,13 +605,13 @@ impl Bucket<'_> {
     }
 
     /// Where the connection breaks, what is missing of the range is asked for again.
-    fn range(&self, object: &Object, sink: &mut Sink) -> Result<(), S3Error> {
+    fn range(&self, object: &Object, writer: &mut RangeWriter) -> Result<(), S3Error> {
         let (mut pause, mut failures) = (PAUSE, 0);
-        while sink.missing().0 < sink.missing().1 {
-            let before = sink.missing();
-            match self.runtime.block_on(self.some_of_range(object, sink)) {
+        while writer.missing().0 < writer.missing().1 {
+            let before = writer.missing();
+            match self.runtime.block_on(self.some_of_range(object, writer)) {
                 // Something came: the connection is bad, but not hopeless.
-                Err(S3Error::Lost { .. }) if sink.missing() != before => {
+                Err(S3Error::Lost { .. }) if writer.missing() != before => {
                     (pause, failures) = (PAUSE, 0);
                 }
                 Err(S3Error::Lost { .. }) if failures + 1 < TRIES => {
@@ -624,8 +625,12 @@ impl Bucket<'_> {
     }
 
     /// One request for what is missing, on the thread that writes it.
-    async fn some_of_range(&self, object: &Object, sink: &mut Sink<'_>) -> Result<(), S3Error> {
-        let (at, end) = sink.missing();
+    async fn some_of_range(
+        &self,
+        object: &Object,
+        writer: &mut RangeWriter<'_>,
+    ) -> Result<(), S3Error> {
+        let (at, end) = writer.missing();
         let get = self.client.get_object().bucket(self.name).key(&object.key);
         let get = get
             .if_match(&object.etag)
@@ -652,11 +657,11 @@ impl Bucket<'_> {
                 object: self.uri(&object.key),
                 reason: reasons(&error),
             })?;
-            if !sink.write(&piece)? {
+            if !writer.write(&piece)? {
                 return Err(protocol(format!("more than the range {expected}")));
             }
         }
-        if sink.missing().0 < end {
+        if writer.missing().0 < end {
             return Err(S3Error::Lost {
                 object: self.uri(&object.key),
                 reason: "the connection ended early".into(),

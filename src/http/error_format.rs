@@ -1,4 +1,4 @@
-//! In whose words a failure is told: the one place where the body of an error is written.
+//! Error formats: the one place where the body of an error is written, in the words of a dialect.
 
 use std::collections::BTreeMap;
 
@@ -13,13 +13,13 @@ const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 
 /// A dialect's name and its error body. A handler that has found out whose body it reads attaches it to its response.
 #[derive(Clone, Copy)]
-pub struct Voice {
+pub struct ErrorFormat {
     pub name: &'static str,
     body: fn(&Failure) -> Vec<u8>,
     error_type: fn(&Failure) -> Option<&'static str>,
 }
 
-impl Voice {
+impl ErrorFormat {
     pub fn of<D: Dialect>() -> Self {
         fn body<D: Dialect>(failure: &Failure) -> Vec<u8> {
             serde_json::to_vec(&D::error(failure))
@@ -40,7 +40,7 @@ impl Voice {
             self.put(failure, response);
         }
         response.extensions_mut().insert(Told {
-            voice: self,
+            error_format: self,
             failure: failure.clone(),
         });
         failure
@@ -61,7 +61,7 @@ impl Voice {
 /// In whose words a response is, and what it tells of where it is a failure. For hosts, whose callers may need it in other forms.
 #[derive(Clone)]
 pub struct Told {
-    pub(super) voice: Voice,
+    pub(super) error_format: ErrorFormat,
     failure: Option<Failure>,
 }
 
@@ -75,26 +75,27 @@ impl Told {
 
 /// Which dialect a path belongs to, for failures before its body is read.
 #[derive(Default)]
-pub struct Voices {
-    by_route: BTreeMap<String, Voice>,
-    by_prefix: BTreeMap<String, Voice>,
+pub struct ErrorFormats {
+    by_route: BTreeMap<String, ErrorFormat>,
+    by_prefix: BTreeMap<String, ErrorFormat>,
 }
 
-impl Voices {
-    pub fn add(&mut self, route: &str, voice: Voice) {
-        self.by_route.insert(route.to_owned(), voice);
+impl ErrorFormats {
+    pub fn add(&mut self, route: &str, error_format: ErrorFormat) {
+        self.by_route.insert(route.to_owned(), error_format);
         // What is mounted under a dialect's own name speaks for all that lies there.
-        if first_segment(route) == voice.name {
-            self.by_prefix.insert(voice.name.to_owned(), voice);
+        if first_segment(route) == error_format.name {
+            self.by_prefix
+                .insert(error_format.name.to_owned(), error_format);
         }
     }
 
-    pub fn find(&self, route: &str, path: &str) -> Voice {
+    pub fn find(&self, route: &str, path: &str) -> ErrorFormat {
         self.by_route
             .get(route)
             .or_else(|| self.by_prefix.get(first_segment(path)))
             .copied()
-            .unwrap_or_else(Voice::of::<native::One>)
+            .unwrap_or_else(ErrorFormat::of::<native::One>)
     }
 }
 

@@ -13,13 +13,13 @@ use serde::Serialize;
 
 use super::error::Refusal;
 
-/// Room in memory for the bodies and answers of all requests.
+/// The memory budget for the bodies and answers of all requests.
 ///
-/// Taken as bytes arrive or are made, not as they are announced: who announces much and sends little keeps nobody out. Where there is none,
-/// the request that needs it is refused and gives back what it has, so that others get on. An eighth is kept for small bodies and answers,
-/// which large ones so cannot keep out. Bodies that nobody has proven to be a caller's have a small share, and none of that eighth.
+/// Bytes are reserved as they arrive or are made, not as they are announced, so a client that announces much and sends little keeps
+/// nobody out. If the budget is used up, the request is refused and its reservation is given back. An eighth is kept for small bodies
+/// and answers, so large ones cannot keep them out. Bodies whose signature is not verified yet have a small share, and none of that eighth.
 #[derive(Debug)]
-pub struct Room {
+pub struct BodyBudget {
     limit: usize,
     unproven_limit: usize,
     taken: AtomicUsize,
@@ -31,10 +31,10 @@ pub struct Room {
 
 /// A body or an answer up to this size is small.
 const SMALL: usize = 64 << 10;
-/// An answer's room grows by at least so much at a time.
+/// An answer's reservation grows by at least so much at a time.
 const STEP: usize = 16 << 10;
 
-/// What room is taken for.
+/// What a reservation is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
     /// The body of a caller.
@@ -44,7 +44,7 @@ pub enum Use {
     Answer,
 }
 
-impl Room {
+impl BodyBudget {
     /// `unproven_limit` is the share of bodies that prove themselves: it has to hold one of the largest size.
     pub fn new(limit: usize, unproven_limit: usize) -> Arc<Self> {
         Arc::new(Self {
@@ -99,14 +99,14 @@ impl Room {
         }
     }
 
-    /// An answer as JSON, which takes room as it is written, and keeps it until its last byte is taken.
+    /// An answer as JSON, which reserves memory as it is written, and keeps it until its last byte is taken.
     pub fn json<T: Serialize>(self: &Arc<Self>, answer: &T) -> Result<Response, Refusal> {
         let mut written = Written {
             bytes: Vec::new(),
-            taken: Taken::none(self, Use::Answer),
+            taken: Reservation::none(self, Use::Answer),
         };
         if let Err(error) = serde_json::to_writer(&mut written, answer) {
-            // Answers are made of plain strings, numbers, lists and maps with string keys: what fails is the room.
+            // Answers are made of plain strings, numbers, lists and maps with string keys: what fails is the reservation.
             debug_assert!(error.is_io(), "{error}");
             let size = written.bytes.len().saturating_add(STEP);
             let limit = self.limit_for(size, Use::Answer);
@@ -125,7 +125,7 @@ impl Room {
         text: String,
         media_type: &'static str,
     ) -> Result<Response, Refusal> {
-        let mut taken = Taken::none(self, Use::Answer);
+        let mut taken = Reservation::none(self, Use::Answer);
         if !taken.take(text.capacity()) {
             return Err(self.none());
         }
@@ -134,19 +134,19 @@ impl Room {
     }
 }
 
-/// A part of the room, given back when it is dropped.
+/// A part of the budget, given back when it is dropped.
 #[derive(Debug)]
-pub struct Taken {
-    room: Arc<Room>,
+pub struct Reservation {
+    budget: Arc<BodyBudget>,
     what: Use,
     bytes: usize,
 }
 
-impl Taken {
-    pub fn none(room: &Arc<Room>, what: Use) -> Self {
-        let room = Arc::clone(room);
+impl Reservation {
+    pub fn none(budget: &Arc<BodyBudget>, what: Use) -> Self {
+        let budget = Arc::clone(budget);
         Self {
-            room,
+            budget,
             what,
             bytes: 0,
         }
@@ -156,10 +156,10 @@ impl Taken {
         self.what
     }
 
-    /// Takes room for `more` bytes; false where there is none.
+    /// Reserves `more` bytes; false if the budget does not have them.
     pub fn take(&mut self, more: usize) -> bool {
         let size = self.bytes.saturating_add(more);
-        let limit = self.room.limit_for(size, self.what);
+        let limit = self.budget.limit_for(size, self.what);
         let add = |to: &AtomicUsize, limit| {
             let added = to.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
                 taken.checked_add(more).filter(|all| *all <= limit)
@@ -167,14 +167,14 @@ impl Taken {
             added.is_ok()
         };
         let own_limit = match self.what {
-            Use::Unproven => self.room.unproven_limit,
+            Use::Unproven => self.budget.unproven_limit,
             Use::Body | Use::Answer => limit,
         };
-        if !add(self.room.of(self.what), own_limit) {
+        if !add(self.budget.of(self.what), own_limit) {
             return false;
         }
-        if !add(&self.room.taken, limit) {
-            self.room.of(self.what).fetch_sub(more, Ordering::Relaxed);
+        if !add(&self.budget.taken, limit) {
+            self.budget.of(self.what).fetch_sub(more, Ordering::Relaxed);
             return false;
         }
         self.bytes = size;
@@ -183,10 +183,10 @@ impl Taken {
 
     /// It has turned out to be a caller's body.
     pub fn prove(&mut self) {
-        let was = self.room.of(self.what);
+        let was = self.budget.of(self.what);
         was.fetch_sub(self.bytes, Ordering::Relaxed);
         self.what = Use::Body;
-        self.room.bodies.fetch_add(self.bytes, Ordering::Relaxed);
+        self.budget.bodies.fetch_add(self.bytes, Ordering::Relaxed);
     }
 
     /// Gives back what exceeds `bytes`.
@@ -197,21 +197,23 @@ impl Taken {
 
     fn give(&mut self, bytes: usize) {
         self.bytes -= bytes;
-        self.room.of(self.what).fetch_sub(bytes, Ordering::Relaxed);
-        self.room.taken.fetch_sub(bytes, Ordering::Relaxed);
+        self.budget
+            .of(self.what)
+            .fetch_sub(bytes, Ordering::Relaxed);
+        self.budget.taken.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
-impl Drop for Taken {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.give(self.bytes);
     }
 }
 
-/// An answer that is being written, and the room for all that is allocated for it.
+/// An answer that is being written, and the reservation of all that is allocated for it.
 struct Written {
     bytes: Vec<u8>,
-    taken: Taken,
+    taken: Reservation,
 }
 
 impl Written {
@@ -230,7 +232,7 @@ impl io::Write for Written {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let free = self.bytes.capacity() - self.bytes.len();
         if bytes.len() > free {
-            // Half as much again, so that a long answer is not copied often; less where there is no room for that.
+            // Half as much again, so that a long answer is not copied often; less if the budget does not have that.
             let least = (bytes.len() - free).max(STEP);
             let more = [least.max(self.bytes.len() / 2), least]
                 .into_iter()
@@ -264,11 +266,11 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_holds_room_until_its_last_byte_is_taken() {
-        let room = Room::new(800 * KIB, 100 * KIB);
+        let budget = BodyBudget::new(800 * KIB, 100 * KIB);
         let answer = vec!["x".repeat(1000); 100];
-        let response = room.json(&answer).expect("fits");
+        let response = budget.json(&answer).expect("fits");
         let length = serde_json::to_vec(&answer).expect("JSON").len();
-        assert_eq!(room.answer_bytes(), length);
+        assert_eq!(budget.answer_bytes(), length);
         let mut body = response.into_body();
         let frame = body.frame().await.expect("one").expect("whole");
         drop(body);
@@ -276,55 +278,55 @@ mod tests {
         // A writer lets go of what it has sent piece by piece.
         let first = bytes.split_to(10);
         drop(first);
-        assert_eq!(room.answer_bytes(), length);
+        assert_eq!(budget.answer_bytes(), length);
         drop(bytes);
         assert_eq!(
-            (room.answer_bytes(), room.taken.load(Ordering::Relaxed)),
+            (budget.answer_bytes(), budget.taken.load(Ordering::Relaxed)),
             (0, 0)
         );
     }
 
     #[test]
     fn an_answer_without_room_is_refused_before_it_is_made() {
-        let room = Room::new(800 * KIB, 100 * KIB);
+        let budget = BodyBudget::new(800 * KIB, 100 * KIB);
         // One that can never fit is not told to come back.
-        let refused = room.json(&vec!["x".repeat(KIB); 1000]);
+        let refused = budget.json(&vec!["x".repeat(KIB); 1000]);
         assert!(matches!(refused, Err(Refusal::AnswerTooLarge { limit }) if limit == 700 * KIB));
-        assert_eq!(room.answer_bytes(), 0);
-        let first = room.json(&"x".repeat(400 * KIB)).expect("fits");
-        let taken = room.answer_bytes();
-        let refused = room.json(&vec!["x".repeat(KIB); 400]);
+        assert_eq!(budget.answer_bytes(), 0);
+        let first = budget.json(&"x".repeat(400 * KIB)).expect("fits");
+        let taken = budget.answer_bytes();
+        let refused = budget.json(&vec!["x".repeat(KIB); 400]);
         assert!(matches!(refused, Err(Refusal::NoRoom { limit }) if limit == 800 * KIB));
-        assert_eq!(room.answer_bytes(), taken);
+        assert_eq!(budget.answer_bytes(), taken);
         // Small ones have a part of their own.
-        let second = room.json(&"x".repeat(250 * KIB)).expect("fits");
-        let small = room.json(&"x".repeat(40 * KIB)).expect("fits");
-        assert!(room.text("x".repeat(200 * KIB), "text/plain").is_err());
+        let second = budget.json(&"x".repeat(250 * KIB)).expect("fits");
+        let small = budget.json(&"x".repeat(40 * KIB)).expect("fits");
+        assert!(budget.text("x".repeat(200 * KIB), "text/plain").is_err());
         drop((first, second, small));
-        assert_eq!(room.answer_bytes(), 0);
+        assert_eq!(budget.answer_bytes(), 0);
     }
 
     #[test]
     fn bodies_without_a_proof_have_a_share_of_their_own() {
-        let room = Room::new(800 * KIB, 100 * KIB);
-        let mut unproven = Taken::none(&room, Use::Unproven);
+        let budget = BodyBudget::new(800 * KIB, 100 * KIB);
+        let mut unproven = Reservation::none(&budget, Use::Unproven);
         assert!(unproven.take(90 * KIB) && !unproven.take(11 * KIB));
-        let mut another = Taken::none(&room, Use::Unproven);
+        let mut another = Reservation::none(&budget, Use::Unproven);
         assert!(!another.take(11 * KIB) && another.take(10 * KIB));
-        assert!(!room.fits(KIB, Use::Unproven) && room.fits(600 * KIB, Use::Body));
-        // A proof makes room for the next.
+        assert!(!budget.fits(KIB, Use::Unproven) && budget.fits(600 * KIB, Use::Body));
+        // A proof frees budget for the next.
         unproven.prove();
         assert!(another.take(90 * KIB));
-        assert_eq!(room.body_bytes(), 190 * KIB);
+        assert_eq!(budget.body_bytes(), 190 * KIB);
         // The eighth for small ones is not theirs.
-        let mut body = Taken::none(&room, Use::Body);
+        let mut body = Reservation::none(&budget, Use::Body);
         assert!(body.take(510 * KIB));
         drop(another);
-        let mut small = Taken::none(&room, Use::Body);
-        let mut unproven = Taken::none(&room, Use::Unproven);
+        let mut small = Reservation::none(&budget, Use::Body);
+        let mut unproven = Reservation::none(&budget, Use::Unproven);
         assert!(small.take(50 * KIB) && unproven.take(KIB));
         assert!(small.take(10 * KIB) && body.take(KIB / 2));
         drop((unproven, body, small));
-        assert_eq!(room.body_bytes(), 90 * KIB);
+        assert_eq!(budget.body_bytes(), 90 * KIB);
     }
 }

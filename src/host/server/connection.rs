@@ -29,7 +29,7 @@ pub enum Phase {
 }
 
 #[derive(Clone)]
-pub struct Watched(Arc<Shared>);
+pub struct ConnectionState(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
@@ -48,7 +48,7 @@ struct State {
     next_answer: u64,
 }
 
-impl Watched {
+impl ConnectionState {
     pub fn new() -> Self {
         let state = State {
             requests: 0,
@@ -140,7 +140,7 @@ impl Watched {
     }
 }
 
-pub struct Busy(Watched);
+pub struct Busy(ConnectionState);
 
 impl Drop for Busy {
     fn drop(&mut self) {
@@ -153,7 +153,7 @@ impl Drop for Busy {
     }
 }
 
-pub struct Answering(Watched, u64);
+pub struct Answering(ConnectionState, u64);
 
 impl Drop for Answering {
     fn drop(&mut self) {
@@ -164,7 +164,7 @@ impl Drop for Answering {
 /// The socket, with an eye on it.
 pub struct Stream {
     stream: TcpStream,
-    watched: Watched,
+    watched: ConnectionState,
     lingering: Option<Pin<Box<Sleep>>>,
 }
 
