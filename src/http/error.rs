@@ -482,7 +482,7 @@ fn come_back(response: &mut Response, after: Duration) {
     headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis(after)));
 }
 
-/// ReadBody ones, of which a client must not wait for less.
+/// Whole ones, of which a client must not wait for less.
 fn seconds(wait: Duration) -> u64 {
     millis(wait).div_ceil(1000)
 }

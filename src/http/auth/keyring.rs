@@ -137,7 +137,7 @@ impl Keyring {
     /// Takes up what the file has now, where it is another than before. Keys that cannot be read leave the earlier ones in place.
     fn look(&self, metrics: &Metrics) {
         let Some(file) = &self.0.file else { return };
-        // Reservation by the look before, where that hangs.
+        // The look before holds it if it hangs.
         let Ok(mut seen) = file.seen.try_lock() else {
             return;
         };
