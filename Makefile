@@ -178,6 +178,9 @@ emulators: build #- drive AWS's own Lambda emulator with every event (fetches it
 check-s3: build #- load models from a real S3 server on loopback: whole, broken, killed, denied (fetches moto from PyPI)
 	suites/s3/run.sh $(BINARY)
 
+check-engines: build #- score pairs on real Spark and Ray with a worker killed, and compare with one machine (fetches both from PyPI, Java from Debian; minutes)
+	suites/engines/run.sh $(BINARY)
+
 check-deploy: build #- deploy, change, roll back, destroy with the true Terraform on a local AWS (fetches moto from PyPI; minutes)
 	suites/deploy/run.sh $(BINARY) $(SCENES)
 
