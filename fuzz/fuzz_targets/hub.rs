@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
 
 use libfuzzer_sys::fuzz_target;
-use reranker::weights::Hub;
+use reranker::weights::{Hub, Looks};
 
 #[path = "../src/folder.rs"]
 mod folder;
@@ -79,9 +79,13 @@ fuzz_target!(|data: &[u8]| {
             *answer = parts.next().unwrap_or_default().to_vec();
         }
     }
+    let looks = Looks {
+        small: &|_| Ok(()),
+        whole: &|_| Ok(()),
+    };
     let fetched = served
         .hub
-        .fetch("owner/model", "main", None, false, &|_| Ok(()), &|_| {});
+        .fetch("owner/model", "main", None, false, &looks, &|_| {});
     // Nothing can have come whole, as no file is there.
     let error = fetched.expect_err("no model").to_string();
     assert!(!error.is_empty());
