@@ -120,13 +120,10 @@ async fn routed(router: Router, request: Request<Body>) -> Response<Body> {
 
 /// An event that comes to no request is no failure of the function: alarms watch those, and anybody may send anything.
 async fn refused(form: Form, refusal: Refusal, id: &str) -> Reply {
-    let mut response = refusal.by_host(None);
+    let response = reply::instead(refusal, None, HeaderValue::from_str(id).ok());
     let told = response.extensions().get::<crate::http::Told>();
     let code = told.and_then(|told| told.failure()).map(|(code, _)| code);
     tracing::warn!(id, code, "an event was refused");
-    if let Ok(id) = HeaderValue::from_str(id) {
-        response.headers_mut().insert("x-request-id", id);
-    }
     reply::reply(form, response).await
 }
 

@@ -40,11 +40,21 @@ pub async fn reply(form: Form, response: Response<axum::body::Body>) -> Reply {
         limit,
         "an answer is larger than what can be sent"
     );
-    let mut refusal = Refusal::AnswerTooLarge { limit }.by_host(told.as_ref());
-    if let Some(id) = id {
-        refusal.headers_mut().insert("x-request-id", id);
-    }
+    let refusal = instead(Refusal::AnswerTooLarge { limit }, told.as_ref(), id);
     write(form, whole(refusal).await)
+}
+
+/// A refusal in place of an answer, in the words of whoever was `told` of it, and with its id.
+pub fn instead(
+    refusal: Refusal,
+    told: Option<&Told>,
+    id: Option<HeaderValue>,
+) -> Response<axum::body::Body> {
+    let mut response = refusal.by_host(told);
+    if let Some(id) = id {
+        response.headers_mut().insert("x-request-id", id);
+    }
+    response
 }
 
 /// Every answer is whole in memory already; one that breaks off is none.
@@ -54,10 +64,8 @@ async fn whole(response: Response<axum::body::Body>) -> Response<Bytes> {
         Ok(body) => Response::from_parts(head, body.to_bytes()),
         Err(error) => {
             tracing::error!(%error, "an answer's body broke off");
-            let mut broken = Refusal::Panicked.by_host(head.extensions.get());
-            if let Some(id) = head.headers.get("x-request-id") {
-                broken.headers_mut().insert("x-request-id", id.clone());
-            }
+            let id = head.headers.get("x-request-id").cloned();
+            let broken = instead(Refusal::Panicked, head.extensions.get(), id);
             let (head, body) = broken.into_parts();
             let body = body.collect().await.map(|body| body.to_bytes());
             Response::from_parts(head, body.unwrap_or_default())
