@@ -1,6 +1,6 @@
 //! The keys that are let in: their hashes, and the names of those that have one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -60,17 +60,15 @@ impl Keys {
     /// From keys as they are, or as `sha256:` and the hash in hexadecimal; with a name as `NAME=sha256:HASH` or `NAME=plain:KEY`.
     pub fn parse<K: AsRef<str>>(keys: &[K]) -> Result<Self, BadKey> {
         let mut parsed: Vec<Key> = Vec::with_capacity(keys.len());
-        let mut names = BTreeSet::new();
+        let (mut names, mut known) = (BTreeSet::new(), BTreeMap::new());
         for (index, key) in keys.iter().enumerate() {
             let bad = |problem| BadKey {
                 place: index + 1,
                 problem,
             };
             let key = Key::parse(key.as_ref()).map_err(bad)?;
-            if parsed
-                .iter()
-                .any(|known| known.hash == key.hash && known.name != key.name)
-            {
+            let earlier = known.insert(key.hash, key.name.clone());
+            if earlier.is_some_and(|name| name != key.name) {
                 return Err(bad(Problem::Again));
             }
             names.extend(key.name.clone());
