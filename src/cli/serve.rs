@@ -108,6 +108,7 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         HostKind::Lambda => None,
         HostKind::Azure | HostKind::Http => Some(Door::new(config, kind)?),
     };
+    let keys = keyring(config)?;
     // Functions and their images hold their model. Nothing is fetched there that was not asked for.
     let named::Ready { config, hold } = match kind {
         HostKind::Http => {
@@ -150,7 +151,7 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         emf: emf(config, kind).map(Arc::new),
         process_start: SystemTime::now().checked_sub(started.elapsed()),
     };
-    let settings = settings(config, kind, keyring(config)?, telemetry);
+    let settings = settings(config, kind, keys, telemetry);
     let open = settings.keys.is_empty();
     let metrics = settings.telemetry.metrics.clone();
     let router = http::router(service.clone(), settings);
@@ -215,14 +216,15 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
             None => on_lambda(config, service, router, loading, started, traces).await,
             Some(door) => {
                 // Where people read the log, it begins with what they need.
-                let greet = kind == HostKind::Http && !json;
+                let greets = kind == HostKind::Http && !json;
+                let greeting = greets.then_some(open);
                 let router = match kind {
                     HostKind::Azure => {
                         azure::triggers(router, config.max_body_bytes, config.request_timeout)
                     }
                     _ => router,
                 };
-                let ended = on_socket(config, door, greet, service, router, metrics).await;
+                let ended = on_socket(config, door, greeting, service, router, metrics).await;
                 traces.shutdown(TRACES_GRACE);
                 ended
             }
@@ -504,7 +506,8 @@ async fn on_lambda(
 async fn on_socket(
     config: &Config,
     door: Door,
-    greets: bool,
+    // People are told whether everyone may call.
+    greeting: Option<bool>,
     service: Service,
     router: Router,
     metrics: Metrics,
@@ -516,8 +519,7 @@ async fn on_socket(
         .local_addr()
         .context("the listener has no address")?;
     tracing::info!(%address, "listening");
-    if greets {
-        let open = config.api_keys.is_empty() && config.api_keys_file.is_none();
+    if let Some(open) = greeting {
         tokio::spawn(greet(address, open, service.clone()));
     }
     let connections = process::room_for_connections(config.max_connections);
