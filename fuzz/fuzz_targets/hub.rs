@@ -79,10 +79,7 @@ fuzz_target!(|data: &[u8]| {
             *answer = parts.next().unwrap_or_default().to_vec();
         }
     }
-    let looks = Looks {
-        small: &|_| Ok(()),
-        whole: &|_| Ok(()),
-    };
+    let looks = Looks::default();
     let fetched = served
         .hub
         .fetch("owner/model", "main", None, false, &looks, &|_| {});

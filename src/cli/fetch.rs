@@ -140,10 +140,7 @@ fn from_hub(args: &Args, config: &Config, name: &str) -> anyhow::Result<PathBuf>
         revision,
         pin,
         must_be: args.pins.is_some(),
-        looks: Looks {
-            small: &|_| Ok(()),
-            whole: &|_| Ok(()),
-        },
+        looks: Looks::default(),
     };
     let fetched = wish.fetch(config, cache.clone())?;
     asked(args).check_folder(&fetched.folder)?;

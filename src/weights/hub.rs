@@ -126,6 +126,15 @@ pub struct Looks<'a> {
     pub whole: &'a dyn Fn(&Pin) -> Result<(), PinError>,
 }
 
+impl Default for Looks<'_> {
+    fn default() -> Self {
+        Self {
+            small: &|_| Ok(()),
+            whole: &|_| Ok(()),
+        }
+    }
+}
+
 /// `GET /api/models/{name}/revision/{revision}`.
 #[derive(Deserialize)]
 struct ModelInfo {
