@@ -16,7 +16,8 @@ USUAL_CONCURRENCY = 1000
 LARGEST_OF_A_NEW_ACCOUNT = 3008
 # Three times the cores of the template's own default, for the same price of a request.
 MEMORY = {True: 10240, False: 3538}
-PRICE_GB_SECOND = {"x86_64": 0.0000166667, "arm64": 0.0000133334}
+# Of x86_64 the price that `reranker cost` has.
+PRICE_GB_SECOND = {"x86_64": json.loads((ROOT / "src/cli/cost/rates.json").read_text())["gb_second_dollars"], "arm64": 0.0000133334}
 PRICE_REQUESTS = 1.20e-6
 ADDRESSES = {"terraform": "api_url", "sam": "ApiUrl"}
 # Of the parameters in template.yaml by the names that Terraform's variables have.
