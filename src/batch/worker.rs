@@ -119,7 +119,7 @@ impl<T: Item> Compute<T> {
             .build()
             .map_err(|error| Error::Internal(format!("cannot start the compute pool: {error}")))?;
         let pool = Arc::new(pool);
-        // Places are counted, so the channel needs no bound of its own.
+        // Permits are counted, so the channel needs no bound of its own.
         let (inbox, messages) = channel();
         let load = Arc::<LoadMeter>::default();
         let (ended, alive) = watch::channel(());

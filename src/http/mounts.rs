@@ -66,7 +66,7 @@ const FAILURES: [(u16, &str); 11] = [
     (405, "The path takes other methods; Allow names them"),
 ];
 
-/// Routes, their voices and their documentation, as they are added.
+/// Routes, their error formats and their documentation, as they are added.
 pub struct Mounts {
     pub router: Router<App>,
     pub error_formats: ErrorFormats,
