@@ -6,10 +6,10 @@ usage: models.py [MODEL ...]          measure these models, or all, into a recor
        models.py --write | --check    write what is made of the newest record, or fail where that is another: the table of
                                       docs/explain/models.md, and the milliseconds of src/cli/models.json
 
-Each shape gets seeded weights and a tokenizer of its class, and is packed with 8-bit inputs in every matrix. Measured are 10, 30 and
-100 passages of 128 tokens, held to AVX2, to AVX-512 VNNI and to AMX, as far as the chip has them; the memory after them; the size of
-the packed file; and a start with the files in the page cache. ONNX Runtime's int8 of the same graph takes turns with ours for some
-shapes, as it is, and held to AVX2 (peers/held_to_avx2.c) where the chip can hold a process to it.
+Each shape gets seeded weights and a tokenizer of its class. It is packed with 8-bit inputs in every matrix, and once with 7 bits for
+AVX2. Measured are 10, 30 and 100 passages of 128 tokens, held to AVX2, to AVX-512 VNNI and to AMX, as far as the chip has them; the
+memory after them; the size of the packed file; and a start with the files in the page cache. ONNX Runtime's int8 of the same graph
+takes turns with ours for some shapes, as it is, and held to AVX2 (peers/held_to_avx2.c) where the chip can hold a process to it.
 
 The systems take turns, as in run.py. Rounds go on until the time of a shape is spent: at least one, at most --rounds.
 The records' lines: `run` (the machine, versions, the commit), `shape` (a model's files), `time`, `cold`, `left out`.
@@ -42,6 +42,8 @@ WORKLOADS = list(workloads.PASSAGES)
 MOST = WORKLOADS[-1]
 
 AVX2, VNNI, AMX = run.INT8_AVX2, run.INT8_VNNI, run.INT8_AMX
+# Weights and inputs of 7 bits, which `pack` gives those matrices of a trained model that can bear it.
+AVX2_7 = run.ours("reranker int8 avx2, 7 bits", "packed_in_7_bits", "int8", INSTRUCTION_SET="avx2")
 ONNX = run.ONNX
 ONNX_AVX2 = "onnxruntime int8 avx2"
 # Models whose graph ONNX Runtime is timed on too: each kind of layer once, and the small ones that functions run.
@@ -51,6 +53,7 @@ BESIDE = (
     "Alibaba-NLP/gte-multilingual-reranker-base",
     "Alibaba-NLP/gte-reranker-modernbert-base",
 )
+PACK_7 = (*run.PACK[:-1], "7")
 # Whose head is in modules of sentence-transformers.
 MODULAR = "cross-encoder/ettin-reranker-"
 
@@ -169,20 +172,25 @@ class Place(run.Place):
 
     def prepare(self, shape: Shape, peer: bool) -> None:
         """Makes them, unless they are there. The folder is removed, because all of them have as much as a disk."""
-        packed, onnx = self.packed(), self.work / "onnx"
+        packed, narrow, onnx = self.packed(), self.packed_in_7_bits(), self.work / "onnx"
         self.work.mkdir(parents=True, exist_ok=True)
-        if packed.exists() and (not peer or (onnx / "model.onnx").exists()):
+        if packed.exists() and narrow.exists() and (not peer or (onnx / "model.onnx").exists()):
             return
         (self.work / "config.json").write_text(shape.config, encoding="utf-8")
         shutil.rmtree(self.model, ignore_errors=True)
         script = run.BENCH / "pytorch/family_model.py"
         make = [self.python, script, self.work / "config.json", shape.tokenizer, self.model]
         self.make(self.model / "model.safetensors", [*make, *(["--onnx", onnx] if peer else [])])
-        self.make(packed, [self.binary, "pack", "--model", self.model, "--out", packed, *run.PACK])
+        pack = [self.binary, "pack", "--model", self.model, "--out"]
+        self.make(packed, [*pack, packed, *run.PACK])
+        self.make(narrow, [*pack, narrow, *PACK_7])
         shutil.rmtree(self.model)
 
     def packed(self) -> pathlib.Path:
         return self.work / "packed.safetensors"
+
+    def packed_in_7_bits(self) -> pathlib.Path:
+        return self.work / "packed-7.safetensors"
 
     def onnx(self) -> pathlib.Path:
         self.has("onnxruntime")
@@ -230,7 +238,7 @@ def measure(shape: Shape, args: argparse.Namespace, write) -> None:
     })  # fmt: skip
     ids = work / "ids.jsonl"
     workloads.write(str(ids), WORKLOADS, json.loads(shape.config)["vocab_size"])
-    systems = [AVX2, VNNI, AMX]
+    systems = [AVX2, AVX2_7, VNNI, AMX]
     if peer:
         systems.append(ONNX)
         try:
@@ -341,9 +349,9 @@ def time(lines: dict, system: str, workload: str = MOST) -> float | None:
 def table(lines: list[dict]) -> list[str]:
     found = measured(lines)
     out = [
-        "| Model | nDCG@10 | 10 | 30 | 100 | 100, VNNI | 100, AMX | ONNX Runtime, AVX2 | ONNX Runtime | GB-seconds | dollars for 1,000 | packed, MB "
-        "| memory, MB | start, ms |",
-        "|---" + "|---:" * 13 + "|",
+        "| Model | nDCG@10 | 10 | 30 | 100 | 100, 7 bits | 100, VNNI | 100, AMX | ONNX Runtime, AVX2 | ONNX Runtime | GB-seconds "
+        "| dollars for 1,000 | packed, MB | memory, MB | start, ms |",
+        "|---" + "|---:" * 14 + "|",
     ]
     rows: dict[tuple, list[str]] = {}
     for model in known()["models"]:
@@ -359,8 +367,8 @@ def table(lines: list[dict]) -> list[str]:
         cells = [
             ranking(model),
             *(ms(time(here, AVX2.name, workload)) for workload in WORKLOADS),
-            *(ms(time(here, system.name)) for system in (VNNI, AMX)),
-            times(time(here, ONNX_AVX2), core),
+            *(ms(time(here, system.name)) for system in (AVX2_7, VNNI, AMX)),
+            times(time(here, ONNX_AVX2), time(here, AVX2_7.name) or core),
             times(time(here, ONNX.name), best),
             f"{billed:.2g}" if billed < 10 else f"{billed:.0f}",
             f"{1000 * billed * costs.GB_SECOND:.2g}",
