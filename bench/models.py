@@ -41,9 +41,7 @@ GROUP = "models"
 WORKLOADS = list(workloads.PASSAGES)
 MOST = WORKLOADS[-1]
 
-AVX2, VNNI, AMX = run.INT8_AVX2, run.INT8_VNNI, run.INT8_AMX
-# Weights and inputs of 7 bits, which `pack` gives those matrices of a trained model that can bear it.
-AVX2_7 = run.ours("reranker int8 avx2, 7 bits", "packed_in_7_bits", "int8", INSTRUCTION_SET="avx2")
+AVX2, AVX2_7, VNNI, AMX = run.INT8_AVX2, run.INT8_AVX2_7, run.INT8_VNNI, run.INT8_AMX
 ONNX = run.ONNX
 ONNX_AVX2 = "onnxruntime int8 avx2"
 # Models whose graph ONNX Runtime is timed on too: each kind of layer once, and the small ones that functions run.
@@ -53,7 +51,6 @@ BESIDE = (
     "Alibaba-NLP/gte-multilingual-reranker-base",
     "Alibaba-NLP/gte-reranker-modernbert-base",
 )
-PACK_7 = (*run.PACK[:-1], "7")
 # Whose head is in modules of sentence-transformers.
 MODULAR = "cross-encoder/ettin-reranker-"
 
@@ -183,7 +180,7 @@ class Place(run.Place):
         self.make(self.model / "model.safetensors", [*make, *(["--onnx", onnx] if peer else [])])
         pack = [self.binary, "pack", "--model", self.model, "--out"]
         self.make(packed, [*pack, packed, *run.PACK])
-        self.make(narrow, [*pack, narrow, *PACK_7])
+        self.make(narrow, [*pack, narrow, *run.PACK_7])
         shutil.rmtree(self.model)
 
     def packed(self) -> pathlib.Path:

@@ -54,6 +54,8 @@ SPARE_BYTES = 5 << 30
 
 # Seeded weights rank nothing, so no matrix's share of an error can tell whether it needs more bits, or fewer.
 PACK = ("--fine", "none", "--bits", "8")
+# Weights and inputs of 7 bits, which `pack` gives those matrices of a trained model that can bear it.
+PACK_7 = ("--fine", "none", "--bits", "7")
 
 
 class LeftOut(Exception):
@@ -117,6 +119,10 @@ class Place:
         out = self.work / "packed" / "model.safetensors"
         return self.make(out, [self.binary, "pack", "--model", self.model, "--out", out, *PACK])
 
+    def packed_in_7_bits(self) -> pathlib.Path:
+        out = self.work / "packed-7" / "model.safetensors"
+        return self.make(out, [self.binary, "pack", "--model", self.model, "--out", out, *PACK_7])
+
     def torch(self) -> pathlib.Path:
         self.has("torch", "transformers", "safetensors")
         return self.model
@@ -156,6 +162,7 @@ def ours(name: str, model: str, precision: str, threads: int | None = None, **en
 INT8 = ours(OURS, "packed", "int8")
 F32 = ours("reranker f32", "folder", "f32")
 INT8_AVX2 = ours("reranker int8 avx2", "packed", "int8", INSTRUCTION_SET="avx2")
+INT8_AVX2_7 = ours("reranker int8 avx2, 7 bits", "packed_in_7_bits", "int8", INSTRUCTION_SET="avx2")
 INT8_VNNI = ours("reranker int8 vnni", "packed", "int8", INSTRUCTION_SET="avx512vnni")
 INT8_AMX = ours("reranker int8 amx", "packed", "int8", INSTRUCTION_SET="amx")
 INT8_ONE = ours("reranker int8, 1 thread", "packed", "int8", threads=1)
@@ -187,7 +194,7 @@ class Group:
 GROUPS = {
     "table": Group([INT8, F32, TORCH, TORCH_PACKED, *PEERS_INT8], TABLE, [(0, None)]),
     "tiers": Group([INT8_AVX2, INT8_VNNI, INT8_AMX], TABLE, [(0, "avx2"), (0, "avx512vnni"), (0, "amx")]),
-    "avx2": Group([INT8_AVX2, TORCH_INT8_AVX2, TORCH_ONEDNN_AVX2], ["1x128", "1x512", "mixed"], [(0, "avx2")]),
+    "avx2": Group([INT8_AVX2, INT8_AVX2_7, TORCH_INT8_AVX2, TORCH_ONEDNN_AVX2], ["1x128", "1x512", "mixed"], [(0, "avx2")]),
     "threads": Group(
         [INT8, INT8_ONE, *map(one_thread, [TORCH, *PEERS_INT8])], ["1x128", "1x512"], [(1, None), (0, None)]
     ),
