@@ -3,9 +3,12 @@
     bulk.py PROGRAM EMULATOR FOLDER     FOLDER gets the definition as a CloudFormation template, for cfn-lint
 
 Of the language only what the definition uses is here; anything else is an error. Expressions are evaluated by a JSONata engine.
-What a real run adds (S3 itself, limits, parallel batches) is not seen.
+What a real run adds (S3 itself, limits, parallel batches) is not seen. What reads the lines before the map is driven on S3 by lines.py.
 """
 
+import gzip
+import importlib.util
+import io
 import json
 import os
 import pathlib
@@ -24,8 +27,8 @@ SETTINGS = {
     "partition": "aws",
     "bucket": "reranker-bulk",
     "function": "arn:aws:lambda:eu-central-1:123456789012:function:reranker-bulk:live",
+    "lines": "arn:aws:lambda:eu-central-1:123456789012:function:reranker-bulk-lines",
     "batch_pairs": "3",
-    "batch_bytes": "150000",
     "concurrency": "5",
     "tolerated_failures": "1",
 }
@@ -42,6 +45,15 @@ BAD = [
     ({"passage": "without an id"}, "missing_field", "query is missing"),
     ("no object", "missing_field", "missing"),
 ]
+# Lines as they stand in a file that are no JSON, each with a part of its reason.
+UNREADABLE = [
+    (b"not a pair", "is no JSON"),
+    (b'{"id": "cut", "query": "what?', "is no JSON"),
+    (b'{"id": NaN, "query": "what?", "passage": "that"}', "NaN"),
+    (b'{"id": "latin", "query": "gr\xfc\xdfe", "passage": "that"}', "UTF-8"),
+    (b'{"id": "half", "query": "\\ud83d", "passage": "that"}', "surrogate"),
+    (b'{"id": "long", "query": "what?", "passage": "' + 140_000 * b"x" + b'"}', "at most"),
+]
 MOST_BYTES = 262_144  # of a state's input or output
 EXPRESS_S = 300
 
@@ -57,6 +69,8 @@ def definition(path):
     main = (MODULE / "main.tf").read_text()
     transient, seconds = of_terraform("transient_errors"), int(re.search(r"function_timeout_s = (\d+)", main)[1])
     more = {
+        "batch_bytes": re.search(r"batch_bytes += (\d+)", main)[1],
+        "read_s": str(int(re.search(r" timeout += (\d+)", main)[1]) + 5),
         "call_s": str(seconds + int(re.search(r"local\.function_timeout_s \+ (\d+)", main)[1])),
         "transient": json.dumps(transient),
         "crashes": json.dumps(of_terraform("crashes")),
@@ -111,14 +125,30 @@ def invoke(payload):
     return {"Payload": answer}
 
 
+def reading():
+    """The function that reads files before the map does."""
+    os.environ["AWS_DEFAULT_REGION"] = "eu-central-1"
+    spec = importlib.util.spec_from_file_location("lines", MODULE.parents[2] / "aws/bulk/lines.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+LINES = reading()
+
+
 class Cloud:
-    """The function and the bucket. What is in `broken` happens first, one after the other."""
+    """The functions and the bucket. What is in `broken` happens first, one after the other."""
 
     def __init__(self, *broken):
         self.broken, self.calls, self.objects = list(broken), 0, {}
 
     def task(self, resource, arguments):
         match resource.rsplit(":", 2)[-2:]:
+            case ["lambda", "invoke"] if arguments["FunctionName"] == SETTINGS["lines"]:
+                most = int(re.search(r"line_bytes += (\d+)", (MODULE / "main.tf").read_text())[1])
+                payload = arguments["Payload"]
+                return {"Payload": LINES.prepare(self, SETTINGS["bucket"], payload["key"], payload["copy"], most)}
             case ["lambda", "invoke"]:
                 assert arguments["FunctionName"] == SETTINGS["function"]
                 self.calls += 1
@@ -140,6 +170,14 @@ class Cloud:
                 return {"Body": self.objects[arguments["Key"]]}
             case other:
                 raise ValueError(f"a task {other}, which this check does not know")
+
+    # As the function that reads lines asks S3.
+
+    def get_object(self, Bucket, Key):
+        return {"Body": io.BytesIO(self.objects[Key])}
+
+    def put_object(self, Bucket, Key, Body):
+        self.objects[Key] = Body
 
 
 def matches(names, error):
@@ -213,7 +251,10 @@ def distributed(state, states, cloud):
     """Reads the file, cuts it into batches, and joins their rows as FLATTEN does."""
     reader = evaluate(state["ItemReader"]["Arguments"], states)
     assert reader["Bucket"] == SETTINGS["bucket"], reader
-    lines = cloud.objects[reader["Key"]]
+    try:
+        lines = [json.loads(line, parse_constant=LINES.refused) for line in cloud.objects[reader["Key"]].splitlines()]
+    except ValueError as error:
+        raise Failed("States.ItemReaderFailed", str(error)) from error
     items = [
         evaluate(state["ItemSelector"], states | {"context": states["context"] | {"Map": {"Item": {"Index": index, "Value": line}}}})
         for index, line in enumerate(lines)
@@ -229,15 +270,23 @@ def distributed(state, states, cloud):
 def rows_of(machine, lines, *broken):
     """The rows of a file, and the calls that they took."""
     cloud = Cloud()
-    cloud.objects["in/2026/pairs.jsonl"] = lines
     workflow = machine["States"]["Every pair"]["ItemProcessor"]
     if broken:
         # Only the function breaks here.
-        items = [{"line": index + 1, "item": line} for index, line in enumerate(lines)]
+        items = [{"line": index + 1, "item": line, "wrong": ""} for index, line in enumerate(lines)]
         cloud.broken = list(broken)
         return run(workflow, {"Items": items}, cloud), cloud.calls
-    run(machine, {"key": "in/2026/pairs.jsonl", "sequencer": "0055"}, cloud, "first")
-    return cloud.objects["out/2026/pairs.jsonl/first/rows"], cloud.calls
+    return rows_of_file(machine, text_of(lines), cloud)
+
+
+def text_of(lines):
+    return b"".join((line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n" for line in lines)
+
+
+def rows_of_file(machine, content, cloud, name="pairs.jsonl"):
+    cloud.objects[f"in/2026/{name}"] = content
+    run(machine, {"key": f"in/2026/{name}", "sequencer": "0055"}, cloud, "first")
+    return cloud.objects[f"out/2026/{name}/first/rows"], cloud.calls
 
 
 def check_rows(machine):
@@ -258,6 +307,19 @@ def check_rows(machine):
             assert refused["line"] == place + 1 and refused["error"]["code"] == code, refused
             assert reason in refused["error"]["message"] and "score" not in refused, refused
             assert refused.get("id") == (bad.get("id") if isinstance(bad, dict) else None), refused
+    # So does a line that is no JSON.
+    for place in range(len(PAIRS) + 1):
+        for bad, reason in UNREADABLE:
+            got, _ = rows_of(machine, [*PAIRS[:place], bad, *PAIRS[place:]])
+            refused = got.pop(place)
+            assert got == lines, (bad, got)
+            assert refused["line"] == place + 1 and refused["error"]["code"] == "invalid_json" and reason in refused["error"]["message"], refused
+    # Packed, with a byte order mark, with empty lines, with ends of lines of Windows: the same rows.
+    text = text_of(PAIRS)
+    for name, content in (("pairs.jsonl.gz", gzip.compress(text)), ("pairs.jsonl", gzip.compress(text)), ("pairs.jsonl", b"\xef\xbb\xbf" + text),
+                          ("pairs.jsonl", text.replace(b"\n", b"\r\n")), ("pairs.jsonl", b"\n" + text.replace(b"\n", b"\n\n")), ("pairs.jsonl", text.rstrip(b"\n"))):
+        got, calls = rows_of_file(machine, content, Cloud(), name)
+        assert (got, calls) == (lines, 1), (content, got)
     every, _ = rows_of(machine, [bad for bad, _, _ in BAD])
     assert [row["error"]["code"] for row in every] == [code for _, code, _ in BAD], every
     return lines
@@ -302,7 +364,7 @@ def check_events(machine):
     conflict = Failed("S3.S3Exception", "A conflicting operation occurred (Service: S3, Status Code: 409)")
     for broken in ([], [lost_answer], [conflict]):
         cloud = Cloud()
-        cloud.objects[first["key"]] = PAIRS
+        cloud.objects[first["key"]] = text_of(PAIRS)
         # Where the mark is there and the answer is lost, or where another writes at the same time, the execution goes on.
         cloud.broken = list(broken)
         run(machine, first, cloud, "first")

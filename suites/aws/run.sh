@@ -40,8 +40,10 @@ emulator=$("$bin/python" -c 'import pathlib, samcli; print(pathlib.Path(samcli._
 "$bin/python" suites/aws/bulk.py "$program" "$emulator" "$work/bulk"
 "$bin/cfn-lint" --regions us-east-1 -- "$work/bulk/bulk.json"
 
-step "what looks at a version before callers reach it, and removes old ones"
 venv "$work/moto" suites/s3/requirements.txt
+"$work/moto/bin/python" suites/aws/lines.py
+
+step "what looks at a version before callers reach it, and removes old ones"
 "$work/moto/bin/python" suites/aws/rollout.py "$program" "$emulator" "$work/rollout"
 
 step "Terraform"

@@ -41,8 +41,7 @@ mkdir -p "$work" "$tools"
 # Each configuration in its place, as they name each other by relative paths.
 cp -r terraform/. "$work"
 # What a function's code is packed from.
-mkdir -p "$work/../aws"
-cp -rL aws/rollout "$work/../aws"
+cp -rL aws "$work/.."
 find "$work" -name .terraform -prune -exec rm -rf {} + -o -name .terraform.lock.hcl -exec rm {} +
 
 step providers

@@ -1,4 +1,4 @@
-# Millions of pairs: a JSON Lines file put under in/ starts a run, whose scores come to lie under out/. A distributed map cuts the file
+# Millions of pairs: a JSON Lines file, plain or packed by gzip, put under in/ starts a run, whose scores come to lie under out/. A distributed map cuts the file
 # into batches and calls a function of its own for each, so that neither its instances nor its long calls are in the way of others.
 data "aws_caller_identity" "current" {}
 data "aws_region" "current" {}
@@ -14,6 +14,10 @@ locals {
   # A batch runs as an express workflow, which ends after five minutes. So long a call may take that one which crashes can be made again.
   function_timeout_s = 120
   call_timeout_s     = local.function_timeout_s + 5
+
+  # What a batch may have of the 256 KiB that a state takes, and one line of a batch.
+  batch_bytes = 150000
+  line_bytes  = 140000
 
   # Errors that pass by themselves, by the names that Lambda and the service (docs/reference/errors.md) give them.
   transient_errors = [
@@ -35,7 +39,11 @@ module "bucket" {
 
 resource "aws_cloudwatch_log_group" "bulk" {
   #checkov:skip=CKV_AWS_338:How long logs are worth keeping is log_retention_days; a month is enough to look into what an alarm tells.
-  for_each = { function = "/aws/lambda/${local.bulk_name}", runs = "/aws/vendedlogs/states/${local.bulk_name}" }
+  for_each = {
+    function = "/aws/lambda/${local.bulk_name}"
+    lines    = "/aws/lambda/${local.bulk_name}-lines"
+    runs     = "/aws/vendedlogs/states/${local.bulk_name}"
+  }
 
   name              = each.value
   retention_in_days = var.service.log_retention_days
@@ -113,6 +121,64 @@ resource "aws_lambda_alias" "bulk" {
   function_version = aws_lambda_function.bulk.version
 }
 
+# What reads a file before the map does: it unpacks gzip, and finds the lines that would end the run.
+
+data "archive_file" "lines" {
+  type        = "zip"
+  output_path = "${path.root}/.terraform/${var.name}-lines.zip"
+  source_file = "${path.module}/../../../aws/bulk/lines.py"
+}
+
+resource "aws_iam_role" "lines" {
+  name               = "${local.iam_name}-bulk-lines"
+  assume_role_policy = var.service.assume_role_policy
+}
+
+resource "aws_iam_role_policy" "lines" {
+  name = "lines"
+  role = aws_iam_role.lines.id
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = concat(var.service.kms_key_arn == null ? [] : [
+      { Effect = "Allow", Action = ["kms:Decrypt", "kms:GenerateDataKey"], Resource = [var.service.kms_key_arn] },
+      ], [
+      { Effect = "Allow", Action = ["logs:CreateLogStream", "logs:PutLogEvents"], Resource = ["${aws_cloudwatch_log_group.bulk["lines"].arn}:*"] },
+      { Effect = "Allow", Action = ["s3:GetObject"], Resource = ["${module.bucket.arn}/in/*"] },
+      { Effect = "Allow", Action = ["s3:PutObject", "s3:AbortMultipartUpload"], Resource = ["${module.bucket.arn}/out/*"] },
+    ])
+  })
+}
+
+resource "aws_lambda_function" "lines" {
+  #checkov:skip=CKV_AWS_115:The state machine calls it once for each file.
+  #checkov:skip=CKV_AWS_116:The state machine waits for its answer.
+  #checkov:skip=CKV_AWS_117:It calls AWS's own interfaces alone.
+  #checkov:skip=CKV_AWS_272:Terraform packs the code, from this repository.
+  #checkov:skip=CKV_AWS_50:It runs once for each file, and its log says what it saw.
+  function_name    = "${local.bulk_name}-lines"
+  description      = "Reads files of pairs for the state machine ${local.bulk_name}: gzip, and lines that are no JSON"
+  role             = aws_iam_role.lines.arn
+  runtime          = "python3.13"
+  handler          = "lines.handler"
+  filename         = data.archive_file.lines.output_path
+  source_code_hash = data.archive_file.lines.output_base64sha256
+  # The most that Lambda allows, for the largest files; a vCPU comes with the memory.
+  timeout     = 900
+  memory_size = 1769
+  kms_key_arn = var.service.kms_key_arn
+
+  environment {
+    variables = { BUCKET = module.bucket.name, LINE_BYTES = tostring(local.line_bytes) }
+  }
+
+  logging_config {
+    log_format = "JSON"
+    log_group  = aws_cloudwatch_log_group.bulk["lines"].name
+  }
+
+  depends_on = [aws_iam_role_policy.lines]
+}
+
 resource "aws_iam_role" "bulk" {
   name = "${local.iam_name}-bulk"
   assume_role_policy = jsonencode({
@@ -134,7 +200,7 @@ resource "aws_iam_role_policy" "bulk" {
     Statement = concat(var.service.kms_key_arn == null ? [] : [
       { Effect = "Allow", Action = ["kms:Decrypt", "kms:GenerateDataKey"], Resource = [var.service.kms_key_arn] },
       ], [
-      { Effect = "Allow", Action = ["lambda:InvokeFunction"], Resource = [aws_lambda_alias.bulk.arn] },
+      { Effect = "Allow", Action = ["lambda:InvokeFunction"], Resource = [aws_lambda_alias.bulk.arn, aws_lambda_function.lines.arn] },
       { Effect = "Allow", Action = ["s3:GetObject"], Resource = ["${module.bucket.arn}/in/*"] },
       {
         Effect   = "Allow"
@@ -176,7 +242,9 @@ resource "aws_sfn_state_machine" "bulk" {
     bucket             = module.bucket.name
     function           = aws_lambda_alias.bulk.arn
     batch_pairs        = var.batch_pairs
-    batch_bytes        = 150000
+    batch_bytes        = local.batch_bytes
+    lines              = aws_lambda_function.lines.arn
+    read_s             = aws_lambda_function.lines.timeout + 5
     concurrency        = var.concurrency
     tolerated_failures = var.tolerated_failures
     call_s             = local.call_timeout_s
@@ -212,7 +280,7 @@ resource "aws_cloudwatch_event_rule" "bulk" {
     detail-type = ["Object Created"]
     detail = {
       bucket = { name = [module.bucket.name] }
-      object = { key = [{ wildcard = "in/*.jsonl" }] }
+      object = { key = [{ wildcard = "in/*.jsonl" }, { wildcard = "in/*.jsonl.gz" }] }
     }
   })
 }

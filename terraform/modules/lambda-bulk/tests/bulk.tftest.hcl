@@ -1,5 +1,11 @@
 # The bulk function and its state machine, planned against a provider that reaches no cloud.
 
+mock_provider "archive" {
+  mock_data "archive_file" {
+    defaults = { output_path = "lines.zip", output_base64sha256 = "AAAA" }
+  }
+}
+
 mock_provider "aws" {
   mock_data "aws_caller_identity" {
     defaults = { account_id = "123456789012" }
@@ -66,6 +72,14 @@ run "bulk" {
     error_message = "the machine reads the bucket in batches and calls the alias"
   }
   assert {
+    condition = alltrue([
+      jsondecode(aws_sfn_state_machine.bulk.definition).States["Read the lines"].Arguments.FunctionName == aws_lambda_function.lines.arn,
+      tonumber(aws_lambda_function.lines.environment[0].variables.LINE_BYTES) < jsondecode(aws_sfn_state_machine.bulk.definition).States["Every pair"].ItemBatcher.MaxInputBytesPerBatch,
+      aws_lambda_function.lines.timeout < jsondecode(aws_sfn_state_machine.bulk.definition).States["Read the lines"].TimeoutSeconds,
+    ])
+    error_message = "a file is read by a function first, which lets no line through that no batch could hold"
+  }
+  assert {
     condition     = !contains(keys(aws_lambda_function.bulk.environment[0].variables), "API_KEYS") && aws_lambda_function.bulk.timeout < jsondecode(aws_sfn_state_machine.bulk.definition).States["Every pair"].ItemProcessor.States.Score.TimeoutSeconds
     error_message = "the bulk function needs no key, and ends before its call does"
   }
@@ -92,7 +106,7 @@ run "bulk" {
     error_message = "only the delivery of logs and traces is allowed on everything"
   }
   assert {
-    condition     = aws_s3_bucket_notification.bulk.eventbridge && jsondecode(aws_cloudwatch_event_rule.bulk.event_pattern).detail.object.key[0].wildcard == "in/*.jsonl"
+    condition     = aws_s3_bucket_notification.bulk.eventbridge && [for key in jsondecode(aws_cloudwatch_event_rule.bulk.event_pattern).detail.object.key : key.wildcard] == ["in/*.jsonl", "in/*.jsonl.gz"]
     error_message = "a file under in/ starts a run, and results under out/ do not"
   }
 }
