@@ -200,7 +200,7 @@ def model_asked(record):
         return model, asked("MODEL_REVISION")
     if model == record.get("model"):
         return model, record["model_revision"]
-    pins = json.loads((ROOT / "src/weights/pins.json").read_text())
+    pins = json.loads((ROOT / "crates/sources/src/pins.json").read_text())
     for pin in pins:
         if pin["name"] == model:
             return model, pin["revision"]

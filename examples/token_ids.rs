@@ -5,8 +5,8 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use reranker::rerank::Truncation;
-use reranker::tokenizer::PairTokenizer;
+use reranker_domain::Truncation;
+use reranker_engine::tokenizer::PairTokenizer;
 use serde::Deserialize;
 use serde_json::json;
 

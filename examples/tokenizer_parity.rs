@@ -10,9 +10,9 @@ use std::time::Instant;
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use clap::Parser;
-use reranker::rerank::Truncation;
-use reranker::tokenizer::{Compilation, PairTokenizer, compile};
-use reranker::weights::Mapped;
+use reranker_domain::Truncation;
+use reranker_engine::tokenizer::{Compilation, PairTokenizer, compile};
+use reranker_engine::weights::Mapped;
 
 #[path = "../tests/it/support/texts.rs"]
 mod texts;

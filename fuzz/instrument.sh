@@ -5,7 +5,7 @@ count="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-arg
 -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing"
 case "$*" in
 *sancov-module*) exec "$@" ;;
-*"--crate-name reranker "*) exec "$@" $count ;;
+*"--crate-name reranker "* | *"--crate-name reranker_"*) exec "$@" $count ;;
 # Without the dependencies' line numbers, of which each of a dozen programs would have its copy.
 *fuzz_targets/*) exec "$@" $count -Cstrip=debuginfo ;;
 *) exec "$@" ;;

@@ -1,7 +1,7 @@
-//! From many sequences to forward passes: what is computed together (`plan`) and where (`worker`).
+//! From many requests to forward passes: what is computed together (`plan`) and where (`worker`).
 
 mod plan;
 mod worker;
 
-pub use plan::{plan, share, tokens_ahead};
+pub use plan::{share, tokens_ahead};
 pub use worker::{Compute, ComputeSettings, Done, Forward, Item, Permit};

@@ -13,8 +13,9 @@ use kernels::Isa;
 
 use crate::fault::Faults;
 use crate::http::{KeyLimits, Keys, route_below};
-use crate::rerank::{Device, Precision, Truncation};
 use crate::telemetry::{Export, Function};
+use reranker_domain::Truncation;
+use reranker_engine::{Device, Precision};
 
 /// One documented variable.
 pub struct Variable {

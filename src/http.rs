@@ -32,11 +32,11 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::rerank::Limits;
 use crate::service::Service;
 use crate::telemetry::{Emf, Metrics, Traces};
 use error_format::ErrorFormats;
 use mounts::Mounts;
+use reranker_domain::Limits;
 
 pub use auth::{BadKey, BadKeyFile, KeyLimits, Keyring, Keys};
 pub use error::{ERROR_CODES, ErrorCode, Refusal};

@@ -1,12 +1,9 @@
-//! The pipeline behind every dialect and command: encode, cut, plan, compute, answer.
+//! The pipeline behind every dialect: encode, cut, plan, compute, answer.
 //!
-//! `Engine` is a loaded model with its tokenizer and works synchronously; `Service` puts it on the compute thread, knows whether
+//! An `Engine` is a loaded model with its tokenizer and works synchronously; `Service` puts it on the compute thread, knows whether
 //! it is ready, and is what requests go to. It refuses what cannot be done in its time.
 
 mod cache;
-mod engine;
-mod prepare;
-mod receipt;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,18 +12,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tracing::Instrument;
 
-use cache::Cache;
-pub use engine::{
-    Engine, EngineSettings, Info, TOKENIZER_FILE, faster_sets, folder_config, folder_tokenizer,
-};
-use prepare::{Halt, Prepared};
-pub use receipt::{Downloaded, LoadTimes, Prefetched, Receipt, Span};
-
 use crate::batch::{Compute, ComputeSettings, Done, Forward, Item};
-use crate::error::{Error, ModelError, Result};
 use crate::fault::{self, Place};
-use crate::rerank::{Estimate, Ranking, Request, Score};
-use crate::tokenizer::Sequence;
+use cache::Cache;
+use reranker_domain::{Error, Estimate, Ranking, Request, Result, Score};
+use reranker_engine::tokenizer::Sequence;
+use reranker_engine::{Engine, Halt, ModelError, Prepared, Receipt};
 
 /// A caller that came too early is told to come back after this.
 const LOADING_RETRY: Duration = Duration::from_secs(2);
@@ -453,7 +444,7 @@ impl PendingRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rerank::Pair;
+    use reranker_domain::Pair;
 
     #[tokio::test]
     async fn a_small_request_passes_large_ones() {

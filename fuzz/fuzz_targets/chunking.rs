@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use reranker::tokenizer::{sentences, windows};
+use reranker_engine::tokenizer::{sentences, windows};
 
 fuzz_target!(|input: (u32, u16, u32, u8, &str)| {
     let (tokens, room, overlap, most, text) = input;

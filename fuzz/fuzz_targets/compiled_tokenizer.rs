@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 
 use arbitrary::Unstructured;
 use libfuzzer_sys::{Corpus, fuzz_target};
-use reranker::rerank::Truncation;
-use reranker::tokenizer::PairTokenizer;
+use reranker_domain::Truncation;
+use reranker_engine::tokenizer::PairTokenizer;
 
 #[path = "../src/files.rs"]
 #[allow(dead_code, reason = "each target uses its own part")]

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use reranker::model::ModelConfig;
+use reranker_engine::model::ModelConfig;
 
 fuzz_target!(|data: &[u8]| {
     match ModelConfig::parse(Path::new("config.json"), data) {

@@ -8,15 +8,11 @@ mod memory;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use reranker::dialect::{
-    About, Dialect, Failure, Fields, Sender, Shape, azure, bedrock, cohere, common, infinity, jina,
-    llama_cpp, mixedbread, native, pinecone, tei, vllm, voyage,
-};
-use reranker::error::{Error, Invalid};
-use reranker::json;
-use reranker::rerank::{Limits, Ranking, Request, Score, Sentence};
-use reranker::tokenizer::sentences;
+use reranker_json as json;
 use serde_json::Value;
+use reranker_dialects::{About, Dialect, Failure, Fields, Sender, Shape, azure, bedrock, cohere, common, infinity, jina, llama_cpp, mixedbread, native, pinecone, tei, vllm, voyage};
+use reranker_domain::{Error, Invalid, Limits, Ranking, Request, Score, Sentence};
+use reranker_engine::tokenizer::sentences;
 
 const LIMITS: Limits = Limits {
     pairs: 40,
@@ -129,7 +125,7 @@ fn ranking(request: &Request) -> Ranking {
         });
         spans.collect()
     };
-    let score = |(i, pair): (usize, &reranker::rerank::Pair)| Score {
+    let score = |(i, pair): (usize, &reranker_domain::Pair)| Score {
         logit: logit(i),
         tokens: 4 + pair.document.len() / 4,
         dropped_tokens: i % 3,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
 
 use libfuzzer_sys::fuzz_target;
-use reranker::weights::{Hub, Looks};
+use reranker_sources::{Hub, Looks};
 
 #[path = "../src/folder.rs"]
 mod folder;

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use arbitrary::Unstructured;
 use kernels::{Isa, Kernels};
 use libfuzzer_sys::{Corpus, fuzz_target};
-use reranker::model::{Model, Packed};
-use reranker::weights::{Prefetch, Weights, check_payload};
 use sha2::{Digest, Sha256};
+use reranker_engine::model::{Model, Packed};
+use reranker_engine::weights::{Prefetch, Weights, check_payload};
 
 #[path = "../src/files.rs"]
 #[allow(dead_code, reason = "each target uses its own part")]

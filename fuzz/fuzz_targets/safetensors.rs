@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kernels::{Isa, Kernels};
 use libfuzzer_sys::{Corpus, fuzz_target};
-use reranker::model::{Model, Packed};
-use reranker::weights::{Prefetch, Weights};
+use reranker_engine::model::{Model, Packed};
+use reranker_engine::weights::{Prefetch, Weights};
 
 #[path = "../src/folder.rs"]
 mod folder;

@@ -5,9 +5,9 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use reranker::rerank::Truncation;
-use reranker::tokenizer::{Compilation, PairTokenizer, compile};
 use serde_json::{Value, json};
+use reranker_domain::Truncation;
+use reranker_engine::tokenizer::{Compilation, PairTokenizer, compile};
 
 #[path = "../src/files.rs"]
 mod files;

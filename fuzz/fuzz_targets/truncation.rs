@@ -2,12 +2,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use reranker::rerank::Truncation;
-use reranker::tokenizer::kept_tokens;
 use tokenizers::utils::truncation::{
     TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings,
 };
 use tokenizers::{Encoding, Token};
+use reranker_domain::Truncation;
+use reranker_engine::tokenizer::kept_tokens;
 
 fuzz_target!(|lengths: (u16, u16, u16, u8)| {
     let (query, document, max_length) = (

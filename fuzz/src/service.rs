@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use reranker::batch::{Compute, ComputeSettings};
 use reranker::http::{Keys, Settings, Telemetry, router};
-use reranker::rerank::Limits;
+use reranker::batch::{Compute, ComputeSettings};
+use reranker_domain::Limits;
 use reranker::service::Service;
 
 /// A router that wants one of these keys, or none.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 
 use super::{share, tokens_ahead};
-use crate::error::Error;
+use reranker_domain::Error;
 
 /// What is scored: it has a length in tokens.
 pub trait Item: Send + Sync + 'static {

@@ -18,10 +18,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{ModelArg, Usage, cpu, output, setup};
-use crate::batch::plan;
 use crate::config::Config;
-use crate::json::Object;
-use crate::model::{Model, Packed};
+use reranker_engine::model::{Model, Packed};
+use reranker_engine::plan;
+use reranker_json::Object;
 
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]

@@ -10,10 +10,10 @@ use super::memory::{self, size};
 use super::output::say;
 use super::{ModelArg, Usage, cpu, library, process, setup};
 use crate::config::Config;
-use crate::error::ModelError;
-use crate::model::{Gpu, Model, Packed, Sureness, check_sources};
-use crate::rerank::FULL_REQUEST;
-use crate::service::{Engine, faster_sets};
+use reranker_domain::FULL_REQUEST;
+use reranker_engine::model::{Gpu, Model, Packed, check_sources};
+use reranker_engine::weights::Sureness;
+use reranker_engine::{Engine, ModelError, faster_sets};
 
 #[derive(clap::Args)]
 pub struct Args {

@@ -28,8 +28,8 @@ use super::output::note;
 use super::pack::MAX_SCORE_BOUND;
 use super::{Usage, output, setup};
 use crate::config::Config;
-use crate::rerank::{Pair, Request, sigmoid};
-use crate::service::Engine;
+use reranker_domain::{Pair, Request, sigmoid};
+use reranker_engine::Engine;
 
 #[derive(clap::Args)]
 #[command(after_help = LEGEND)]

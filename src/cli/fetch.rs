@@ -12,7 +12,7 @@ use super::models::{self, Known};
 use super::output::{self, Tenths, note, say};
 use super::{Usage, setup};
 use crate::config::Config;
-use crate::weights::{
+use reranker_sources::{
     FetchError, Fetched, Hub, HubName, Looks, Pin, S3Model, hub_name, is_sha256, locate, record,
     recorded,
 };

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::model::CONFIG_FILE;
-use crate::weights::Weights;
+use reranker_engine::model::CONFIG_FILE;
+use reranker_engine::weights::Weights;
 
 const LIBRARY_FILE: &str = "config_sentence_transformers.json";
 

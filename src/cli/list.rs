@@ -11,8 +11,9 @@ use super::Usage;
 use super::memory::size;
 use super::output::{note, say};
 use crate::config::Config;
-use crate::model::{CONFIG_FILE, Fidelity, ModelConfig};
-use crate::weights::{CachedModel, PACKED_FILE, Weights, cached_models};
+use reranker_engine::model::{CONFIG_FILE, ModelConfig};
+use reranker_engine::weights::{Fidelity, PACKED_FILE, Weights};
+use reranker_sources::{CachedModel, cached_models};
 
 #[derive(clap::Args)]
 pub struct Args {

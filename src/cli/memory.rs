@@ -5,9 +5,9 @@ use std::path::Path;
 use super::cgroup::{self, Group};
 use super::process;
 use super::setup::ModelPlan;
-use crate::model::Model;
-use crate::service::TOKENIZER_FILE;
-use crate::weights::Weights;
+use reranker_engine::TOKENIZER_FILE;
+use reranker_engine::model::Model;
+use reranker_engine::weights::Weights;
 
 /// Code, libraries and threads, before any model.
 const PROGRAM: u64 = 8 << 20;

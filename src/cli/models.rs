@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::output::{self, note, say};
-use crate::error::ModelError;
-use crate::model::{CONFIG_FILE, ModelConfig};
+use reranker_engine::ModelError;
+use reranker_engine::model::{CONFIG_FILE, ModelConfig};
 
 static TABLE: LazyLock<Table> = LazyLock::new(|| {
     serde_json::from_str(include_str!("models.json")).expect("a test reads the table")

@@ -6,9 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use crate::error::ModelError;
-use crate::service::Engine;
-use crate::weights::{deciding_files, hex, sha256_of};
+use reranker_engine::weights::{deciding_files, hex, sha256_of};
+use reranker_engine::{Engine, ModelError};
 
 /// A loaded model, and the settings that decide its scores.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

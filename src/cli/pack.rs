@@ -15,19 +15,18 @@ use super::output::{self, Tenths, note, say};
 use super::setup::unused;
 use super::{ModelArg, Usage, setup};
 use crate::config::Config;
-use crate::error::ModelError;
-use crate::model::{
-    CONFIG_FILE, Choice, Fidelity, LADDER, Manifest, MatrixReport, Model, Modules, Packed,
-    PackedTokenizer, Plan, Rounding, Setting, TRIAL, check_tokenizer, packed_tensors, quantize,
-    read_file,
+use reranker_domain::{Truncation, sigmoid};
+use reranker_engine::model::{
+    CONFIG_FILE, Choice, LADDER, MatrixReport, Model, Modules, Packed, PackedTokenizer, Plan,
+    Rounding, Setting, TRIAL, check_tokenizer, packed_tensors, quantize,
 };
-use crate::rerank::{Precision, Truncation, sigmoid};
-use crate::service::{folder_config, folder_tokenizer};
-use crate::tokenizer::{Compilation, FolderTokenizer, PairTokenizer, compile};
-use crate::weights::{
-    Dtype, FORMAT, LocatedModel, PACKED_FILE, PackedWriter, Prefetch, Weights, deciding_files,
-    fingerprint, is_packed, room_for, sha256_of,
+use reranker_engine::tokenizer::{Compilation, FolderTokenizer, PairTokenizer, compile};
+use reranker_engine::weights::{
+    Dtype, FORMAT, Fidelity, Manifest, PACKED_FILE, PackedWriter, Prefetch, Weights,
+    deciding_files, fingerprint, is_packed, read_file, sha256_of,
 };
+use reranker_engine::{ModelError, Precision, folder_config, folder_tokenizer};
+use reranker_sources::{LocatedModel, room_for};
 
 #[derive(clap::Args, Default)]
 pub struct Args {
@@ -172,7 +171,7 @@ pub(super) fn make(
             tool: concat!("reranker ", env!("CARGO_PKG_VERSION")).into(),
             name: model.config().about.name.clone().or(Some(found.name)),
             revision: found.revision,
-            config: crate::model::json(&read_file(&folder.join(CONFIG_FILE))?)?,
+            config: reranker_engine::model::json(&read_file(&folder.join(CONFIG_FILE))?)?,
             modules: match Modules::read(&folder)?.filter(|_| model.config().has_modules()) {
                 Some(modules) => Some(serde_json::to_value(modules)?),
                 None => None,

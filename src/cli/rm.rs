@@ -9,7 +9,7 @@ use super::Usage;
 use super::memory::size;
 use super::output::say;
 use crate::config::Config;
-use crate::weights::{Hold, Holding, HubName, cached_models, hub_name, remove};
+use reranker_sources::{Hold, Holding, HubName, cached_models, hub_name, remove};
 
 #[derive(clap::Args)]
 pub struct Args {

@@ -25,9 +25,8 @@ use super::origin::Origin;
 use super::output::{self, note};
 use super::{ModelArg, Usage, setup};
 use crate::config::Config;
-use crate::error::{Error, Invalid};
-use crate::rerank::{Limits, Pair, Request, Score, Selection, Truncation};
-use crate::service::Engine;
+use reranker_domain::{Error, Invalid, Limits, Pair, Request, Score, Selection, Truncation};
+use reranker_engine::Engine;
 
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["query", "jsonl"]))]

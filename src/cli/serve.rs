@@ -17,14 +17,15 @@ use super::setup::{self, ModelPlan};
 use super::{Usage, memory, output, process};
 use crate::batch::{Compute, ComputeSettings};
 use crate::config::{self, Choice, Config, EmfMetrics};
-use crate::error::{Error, ModelError};
 use crate::fault;
 use crate::host::server::{self, End};
 use crate::host::signals::{self, Signals};
 use crate::host::{HostKind, azure, lambda};
 use crate::http::{self, Keyring, Settings, Telemetry};
-use crate::service::{Engine, Info, Service, State};
+use crate::service::{Service, State};
 use crate::telemetry::{self, Emf, LAST_LINES_TIME, Metrics, Traces, log_ms};
+use reranker_domain::Error;
+use reranker_engine::{Engine, Info, ModelError};
 
 /// After a download that failed, until the next; the pause doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
@@ -196,7 +197,10 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
                 (None, None) => {}
             }
         }
-        let engine = move || Engine::load(&plan.path, plan.settings, warm_up, started);
+        let engine = move || {
+            fault::hold_loading(&plan.path);
+            Engine::load(&plan.path, plan.settings, warm_up, started)
+        };
         load(loaded, engine).await;
     }
     .instrument(tracing::info_span!("load model"));
@@ -429,7 +433,7 @@ async fn brought(service: &Service, config: Config, patient: bool) -> Option<Mod
 /// Loads, and says in the log what came of it: this is where an operator looks first.
 async fn load(
     service: Service,
-    load: impl FnOnce() -> Result<Engine, crate::error::ModelError> + Send + 'static,
+    load: impl FnOnce() -> Result<Engine, ModelError> + Send + 'static,
 ) {
     match service.load(load).await {
         Ok(engine) => {

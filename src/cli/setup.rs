@@ -9,11 +9,11 @@ use kernels::{Isa, Kernels};
 use super::output::{Tenths, note};
 use super::{Usage, fetch};
 use crate::config::{Choice, Config};
-use crate::error::ModelError;
-use crate::model::{CONFIG_FILE, Gpu, ModelConfig, choose};
-use crate::rerank::{Device, Limits, Precision};
-use crate::service::{Engine, EngineSettings};
-use crate::weights::{LocatedModel, S3Model, S3Settings, is_packed_only, locate};
+use reranker_domain::Limits;
+use reranker_engine::model::{CONFIG_FILE, Gpu, ModelConfig, choose};
+use reranker_engine::weights::is_packed_only;
+use reranker_engine::{Device, Engine, EngineSettings, ModelError, Precision};
+use reranker_sources::{LocatedModel, S3Model, S3Settings, locate};
 
 /// Everything that loading a model takes, decided before it starts.
 pub struct ModelPlan {

@@ -10,9 +10,9 @@ use super::output::say;
 use super::pack::MAX_SCORE_BOUND;
 use super::{ModelArg, Usage, setup};
 use crate::config::Config;
-use crate::model::{Sureness, check_sources, choose};
-use crate::rerank::{Pair, Request, sigmoid};
-use crate::weights::check_payload;
+use reranker_domain::{Pair, Request, sigmoid};
+use reranker_engine::model::{check_sources, choose};
+use reranker_engine::weights::{Sureness, check_payload};
 
 #[derive(clap::Args)]
 pub struct Args {

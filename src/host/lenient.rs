@@ -8,7 +8,7 @@ use std::fmt;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::json::mended;
+use reranker_json::mended;
 
 /// Bytes as a text in which what is no Unicode is U+FFFD, by itself or in an escape.
 pub fn readable(bytes: &[u8]) -> Cow<'_, str> {

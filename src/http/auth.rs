@@ -27,8 +27,8 @@ use super::error_format::ErrorFormat;
 use super::observe::{Work, callers_timeout, unix_seconds};
 use super::path::SentUri;
 use super::{App, Deadline, body};
-use crate::dialect::bedrock::Bedrock;
 use keys::{KeyName, unhex};
+use reranker_dialects::bedrock::Bedrock;
 use sigv4::{Claim, SignedRequest};
 
 pub use keyring::{BadKeyFile, Keyring};

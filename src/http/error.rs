@@ -8,8 +8,8 @@ use http::header::{ACCEPT_ENCODING, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::error_format::{ErrorFormat, Told};
-use crate::dialect::{Failure, native};
-use crate::error::{Error, Invalid};
+use reranker_dialects::{Failure, native};
+use reranker_domain::{Error, Invalid};
 
 /// The same as `Retry-After`, for clients that read it to the millisecond.
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
@@ -493,29 +493,40 @@ fn millis(wait: Duration) -> u64 {
         .max(1)
 }
 
-impl IntoResponse for Error {
+/// What the service could not do, as a response.
+#[derive(Debug)]
+pub struct Failed(pub Error);
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for Failed {
     fn into_response(self) -> Response {
-        let status = match &self {
-            Self::Invalid(Invalid { code, .. }) if *code == "malformed_json" => {
+        let Self(error) = self;
+        let status = match &error {
+            Error::Invalid(Invalid { code, .. }) if *code == "malformed_json" => {
                 StatusCode::BAD_REQUEST
             }
-            Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Busy { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::NotReady { .. } | Self::Draining | Self::Model(_) => {
+            Error::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Error::Busy { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Error::NotReady { .. } | Error::Draining | Error::Model(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Unreachable { busy: true, .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Deadline | Self::Unreachable { .. } => StatusCode::GATEWAY_TIMEOUT,
-            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Error::Unreachable { busy: true, .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Error::Deadline | Error::Unreachable { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        let mut response = respond(status, Failure::from(&self));
-        if let Self::Busy { retry_after, .. }
-        | Self::NotReady { retry_after }
-        | Self::Unreachable {
+        let mut response = respond(status, Failure::from(&error));
+        if let Error::Busy { retry_after, .. }
+        | Error::NotReady { retry_after }
+        | Error::Unreachable {
             busy: true,
             retry_after,
             ..
-        } = self
+        } = error
         {
             come_back(&mut response, retry_after);
         }

@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Response};
 
 use axum::body::Body;
 
-use crate::dialect::{Dialect, Failure, native};
+use reranker_dialects::{Dialect, Failure, native};
 
 const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 

@@ -8,10 +8,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::App;
+use super::error::Failed;
 use super::observe::{millis, unix_seconds};
-use crate::dialect::tei::{ModelType, TeiInfo};
-use crate::rerank::{FULL_REQUEST, Truncation};
-use crate::service::{Info, Receipt, State as ModelState};
+use crate::service::State as ModelState;
+use reranker_dialects::tei::{ModelType, TeiInfo};
+use reranker_domain::{FULL_REQUEST, Truncation};
+use reranker_engine::{Info, Receipt};
 
 /// How the process is, and with which model.
 #[derive(Debug, Serialize, ToSchema)]
@@ -350,11 +352,11 @@ pub struct CohereModel {
 
 /// The one model, for clients that ask before they send anything.
 #[utoipa::path(get, path = "/v1/models", operation_id = "v1_models", tag = "health", responses(
-    (status = 401, description = "No API key, or a wrong one", body = crate::dialect::native::ErrorBody),
+    (status = 401, description = "No API key, or a wrong one", body = reranker_dialects::native::ErrorBody),
     (status = 200, description = "What is served", body = Models),
-    (status = 503, description = "Nothing is served yet", body = crate::dialect::native::ErrorBody),
+    (status = 503, description = "Nothing is served yet", body = reranker_dialects::native::ErrorBody),
 ))]
-pub async fn models(State(app): State<App>) -> Result<Json<Models>, crate::error::Error> {
+pub async fn models(State(app): State<App>) -> Result<Json<Models>, Failed> {
     let engine = app.service.engine()?;
     let name = &engine.info().name;
     Ok(Json(Models {
@@ -374,11 +376,11 @@ pub async fn models(State(app): State<App>) -> Result<Json<Models>, crate::error
 
 /// The model, its precision and the limits in force.
 #[utoipa::path(get, path = "/info", tag = "health", responses(
-    (status = 401, description = "No API key, or a wrong one", body = crate::dialect::native::ErrorBody),
+    (status = 401, description = "No API key, or a wrong one", body = reranker_dialects::native::ErrorBody),
     (status = 200, description = "What is served", body = Served),
-    (status = 503, description = "Nothing is served yet", body = crate::dialect::native::ErrorBody),
+    (status = 503, description = "Nothing is served yet", body = reranker_dialects::native::ErrorBody),
 ))]
-pub async fn info(State(app): State<App>) -> Result<Json<Served>, crate::error::Error> {
+pub async fn info(State(app): State<App>) -> Result<Json<Served>, Failed> {
     let engine = app.service.engine()?;
     let device = ServedDevice::new(engine.info());
     let Info {

@@ -9,7 +9,7 @@ use crate::telemetry::{Gauges, METRICS_CONTENT_TYPE, ServedModel};
 /// Counters, histograms and gauges in the text format of OpenMetrics.
 #[utoipa::path(get, path = "/metrics", tag = "health", responses(
     (status = 200, description = "The metrics", content_type = "application/openmetrics-text", body = String),
-    (status = 401, description = "No API key, or a wrong one", body = crate::dialect::native::ErrorBody),
+    (status = 401, description = "No API key, or a wrong one", body = reranker_dialects::native::ErrorBody),
 ))]
 pub async fn metrics(State(app): State<App>) -> Response {
     let engine = app.service.engine().ok();

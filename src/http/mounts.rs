@@ -23,7 +23,7 @@ use utoipa::{PartialSchema, ToSchema};
 use super::error_format::{ErrorFormat, ErrorFormats};
 use super::score::{self, Estimated};
 use super::{App, auth, health};
-use crate::dialect::{
+use reranker_dialects::{
     Dialect, azure, bedrock, cohere, common, infinity, jina, llama_cpp, mixedbread, native,
     pinecone, tei, vllm, voyage,
 };

@@ -19,7 +19,7 @@ const SCRIPT: &str = include_str!("playground/page.js");
     responses(
         (status = 200, description = "The page, or the part of it that is asked for", content(
             (String = "text/html"), (String = "text/css"), (String = "text/javascript"))),
-        (status = 404, description = "No such part", body = crate::dialect::native::ErrorBody),
+        (status = 404, description = "No such part", body = reranker_dialects::native::ErrorBody),
     )
 )]
 pub async fn page(uri: Uri) -> Response {

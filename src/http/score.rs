@@ -12,19 +12,18 @@ use tracing::Instrument;
 use utoipa::ToSchema;
 
 use super::body::{self, ReadBody};
-use super::error::Refusal;
+use super::error::{Failed, Refusal};
 use super::error_format::ErrorFormat;
 use super::observe::{Accepted, RequestId, Work, millis, unix_seconds};
 use super::{App, Deadline};
-use crate::dialect::{
+use crate::fault::{self, Place};
+use crate::telemetry::{Reranked, log_ms};
+use reranker_dialects::{
     About, Dialect, Fields, Sender, Shape, bedrock, common, mixedbread, native, pinecone, tei, vllm,
 };
-use crate::error::{Error, Invalid};
-use crate::fault::{self, Place};
-use crate::json;
-use crate::rerank::{Estimate, Ranking, Selection};
-use crate::service::Receipt;
-use crate::telemetry::{Reranked, log_ms};
+use reranker_domain::{Error, Estimate, Invalid, Ranking, Selection};
+use reranker_engine::Receipt;
+use reranker_json as json;
 
 /// Where the time of a request went; on the first answer with a score, also where the time before it went.
 pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -52,7 +51,8 @@ struct Opened {
 impl Opened {
     async fn read(app: &App, request: Request) -> Result<Self, Response> {
         let extensions = request.extensions();
-        let missing = || Error::Internal("a request came past `observe`".into()).into_response();
+        let missing =
+            || Failed(Error::Internal("a request came past `observe`".into())).into_response();
         let accepted = *extensions.get().ok_or_else(missing)?;
         let deadline = *extensions.get().ok_or_else(missing)?;
         let id = extensions.get().cloned().ok_or_else(missing)?;
@@ -74,7 +74,7 @@ impl Opened {
             (text, fields)
         };
         let read = off_the_workers(body.bytes.len(), read).await;
-        let (text, fields) = read.map_err(IntoResponse::into_response)?;
+        let (text, fields) = read.map_err(|error| Failed(error).into_response())?;
         Ok(Self {
             accepted,
             deadline,
@@ -97,7 +97,7 @@ impl Opened {
     async fn request<D: Dialect>(
         &self,
         app: &App,
-    ) -> Result<(crate::rerank::Request, D::Context), Error> {
+    ) -> Result<(reranker_domain::Request, D::Context), Error> {
         let (text, limits) = (self.text.clone(), app.settings.limits);
         let read = move || D::read(json::parse(&text)?, &limits);
         let read = off_the_workers(self.text.len(), read).await?;
@@ -178,7 +178,7 @@ pub async fn any(State(app): State<App>, request: Request) -> Response {
     };
     match opened.shape() {
         Ok(shape) => with_dialect!(shape, scored(&app, &opened)),
-        Err(invalid) => Error::from(invalid).into_response(),
+        Err(invalid) => Failed(invalid.into()).into_response(),
     }
 }
 
@@ -194,7 +194,7 @@ pub async fn estimate(State(app): State<App>, request: Request) -> Response {
     };
     let mut response = match estimate {
         Ok(estimate) => Json(Estimated::new(&app, &estimate)).into_response(),
-        Err(error) => error.into_response(),
+        Err(error) => Failed(error).into_response(),
     };
     opened.tell_ignored(&app, &mut response);
     response
@@ -221,7 +221,7 @@ async fn scored<D: Dialect>(app: &App, opened: &Opened) -> Response {
             }
             Err(refusal) => refusal.into_response(),
         },
-        Err(error) => error.into_response(),
+        Err(error) => Failed(error).into_response(),
     };
     opened.tell_ignored(app, &mut response);
     response.extensions_mut().insert(ErrorFormat::of::<D>());

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use lru::LruCache;
 use sha2::{Digest, Sha256};
 
-use crate::tokenizer::Sequence;
+use reranker_engine::tokenizer::Sequence;
 
 /// What stands for a sequence: texts are not kept, and cannot be read back.
 pub type Key = [u8; 32];

@@ -22,10 +22,10 @@ command -v terraform >/dev/null || not_run "this machine has no terraform"
 venv "$work/venv" suites/deploy/requirements.txt
 
 rm -rf "$work/run"
-mkdir -p "$work/run/tree/src/weights" "$work/run/tree/src/cli/verify" "$work/run/tree/models"
+mkdir -p "$work/run/tree/crates/sources/src" "$work/run/tree/src/cli/verify" "$work/run/tree/models"
 tree=$work/run/tree
 cp -r deploy terraform aws azure dashboards Makefile template.yaml Dockerfile.lambda "$tree"
-cp src/weights/pins.json "$tree/src/weights/"
+cp crates/sources/src/pins.json "$tree/crates/sources/src/"
 cp src/cli/verify/published.json "$tree/src/cli/verify/"
 cp -r models/demo "$tree/models/"
 rm -rf "$tree/deploy/state"

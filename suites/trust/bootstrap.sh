@@ -1,7 +1,7 @@
 #!/bin/sh
-# Calls the compiler; for the program's own library with the permission to use what is not stable. Set for everything, build scripts
+# Calls the compiler; for the engine, which maps files, with the permission to use what is not stable. Set for everything, build scripts
 # would see it, and all that depends on them would be compiled again.
 case "$*" in
-*"--crate-name reranker "*) RUSTC_BOOTSTRAP=1 exec "$@" ;;
+*"--crate-name reranker_engine "*) RUSTC_BOOTSTRAP=1 exec "$@" ;;
 *) exec "$@" ;;
 esac

@@ -10,8 +10,8 @@ address)
     # The option is not stable; the compiler is.
     RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address" CARGO_TARGET_DIR=target/asan \
         cargo test --locked --quiet -p kernels --lib --tests --target "$host"
-    # Of the program only its own code is instrumented; what it depends on is what `make test` has compiled.
-    test=$(RUSTC_WRAPPER=$PWD/suites/trust/bootstrap.sh cargo rustc --locked --lib --profile test --message-format json \
+    # Of the engine only its own code is instrumented; what it depends on is what `make test` has compiled.
+    test=$(RUSTC_WRAPPER=$PWD/suites/trust/bootstrap.sh cargo rustc --locked -p reranker-engine --lib --profile test --message-format json \
         -- -Zsanitizer=address | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
     "$test" --quiet weights:: tokenizer:: model::
     ;;

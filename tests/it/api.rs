@@ -11,8 +11,8 @@ use hmac::{Hmac, Mac};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::StreamBody;
-use reranker::error::ModelError;
 use reranker::http::{Deadline, ERROR_CODES, Keys, RequestId, Settings, router};
+use reranker_engine::ModelError;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 

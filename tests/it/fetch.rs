@@ -815,6 +815,13 @@ fn a_folder_of_the_same_name_goes_before_the_hub() {
     let function = [("FUNCTIONS_CUSTOMHANDLER_PORT", "0")];
     let (code, log) = Process::serve_after(&there, &["--pack"], &function).wait();
     assert_eq!(code, Some(2), "{log:?}");
+    // Fetching it would hide it.
+    let mut fetch = cache.command(&hub, &["fetch", NAME]);
+    let fetch = fetch.current_dir(folder.path()).output();
+    let fetch = fetch.expect("the program runs");
+    assert_eq!(fetch.status.code(), Some(2), "{}", said(&fetch));
+    let advice = format!("a folder of this machine: set MODEL_DIR={NAME}");
+    assert!(said(&fetch).contains(&advice), "{}", said(&fetch));
     assert!(hub.state.seen.lock().expect("no panic").is_empty());
 }
 

@@ -7,10 +7,10 @@ use std::process::{Command, Output};
 use std::time::Instant;
 
 use kernels::Kernels;
-use reranker::model::{ModelConfig, choose};
-use reranker::rerank::{Pair, Precision, Request, Truncation};
-use reranker::service::{Engine, EngineSettings, folder_tokenizer};
-use reranker::tokenizer::{Compilation, PairTokenizer, compile};
+use reranker_domain::{Pair, Request, Truncation};
+use reranker_engine::model::{ModelConfig, choose};
+use reranker_engine::tokenizer::{Compilation, PairTokenizer, compile};
+use reranker_engine::{Engine, EngineSettings, Precision, folder_tokenizer};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

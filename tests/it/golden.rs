@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use crate::support::families::FAMILIES;
 use kernels::{Isa, Kernels};
-use reranker::model::{Model, Packed};
-use reranker::rerank::Truncation;
-use reranker::tokenizer::{Compilation, Kept, PairTokenizer, compile, kept_tokens};
+use reranker_domain::Truncation;
+use reranker_engine::model::{Model, Packed};
+use reranker_engine::tokenizer::{Compilation, Kept, PairTokenizer, compile, kept_tokens};
 use serde::Deserialize;
 
 /// Largest accepted difference to PyTorch's f32 logits.

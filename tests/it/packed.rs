@@ -7,8 +7,8 @@ use std::process::{Command, Output};
 
 use crate::support::families::FAMILIES;
 use kernels::Kernels;
-use reranker::model::{Model, Packed};
-use reranker::weights::{Prefetch, Weights, check_payload};
+use reranker_engine::model::{Model, Packed};
+use reranker_engine::weights::{Prefetch, Weights, check_payload};
 use safetensors::tensor::TensorView;
 use serde_json::Value;
 use sha2::{Digest, Sha256};

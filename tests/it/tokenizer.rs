@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use reranker::rerank::Truncation;
-use reranker::tokenizer::{Compilation, PairTokenizer, compile};
+use reranker_domain::Truncation;
+use reranker_engine::tokenizer::{Compilation, PairTokenizer, compile};
 use serde_json::{Value, json};
 
 use crate::support::texts::Texts;

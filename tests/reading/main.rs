@@ -9,7 +9,7 @@ mod support;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use http::StatusCode;
-use reranker::rerank::Limits;
+use reranker_domain::Limits;
 
 use memory::{Counting, Used};
 use support::{empty_service, post, send, settings};

@@ -19,8 +19,8 @@ use super::super::output::{self, note};
 use super::super::process::Usage;
 use super::super::{cpu, setup};
 use crate::config::Config;
-use crate::rerank::{Pair, Request, Truncation};
-use crate::service::{Engine, Span};
+use reranker_domain::{Pair, Request, Truncation};
+use reranker_engine::{Engine, Span};
 
 #[derive(clap::Args)]
 pub struct Args {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::metrics::{Differences, kendall_tau_b, mean, ndcg, ranking, reciprocal_rank};
 use super::testset::{TestQuery, TestSet};
 use super::{Run, Scored};
-use crate::rerank::sigmoid;
+use reranker_domain::sigmoid;
 
 /// One run on one set.
 #[derive(Debug, Serialize)]

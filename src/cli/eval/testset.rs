@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 
 use crate::cli::Usage;
 use crate::cli::output::note;
-use crate::json::mended;
+use reranker_json::mended;
 
 const CORPUS: &str = "corpus.jsonl";
 const QUERIES: &str = "queries.jsonl";

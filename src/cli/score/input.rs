@@ -8,9 +8,8 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use crate::error::Invalid;
-use crate::json::mended;
-use crate::rerank::{Limits, Pair};
+use reranker_domain::{Invalid, Limits, Pair};
+use reranker_json::mended;
 
 /// Lines that are not blank.
 pub struct Lines<R> {

@@ -11,13 +11,11 @@ use anyhow::{Context, bail};
 use crate::cli::fetch::{self, Wish};
 use crate::cli::{Usage, library, memory, pack, setup};
 use crate::config::Config;
-use crate::error::ModelError;
-use crate::model::{CONFIG_FILE, ModelConfig, Sureness, check_sources, require, require_weights};
-use crate::rerank::Precision;
-use crate::service::{TOKENIZER_FILE, folder_config};
-use crate::weights::{
-    Hold, Holding, HubName, LocatedModel, Looks, PACKED_FILE, Pin, Weights, hub_name, locate,
-    record, recorded,
+use reranker_engine::model::{CONFIG_FILE, ModelConfig, check_sources};
+use reranker_engine::weights::{PACKED_FILE, Sureness, Weights, require, require_weights};
+use reranker_engine::{ModelError, Precision, TOKENIZER_FILE, folder_config};
+use reranker_sources::{
+    Hold, Holding, HubName, LocatedModel, Looks, Pin, hub_name, locate, record, recorded,
 };
 
 /// What to serve, and what keeps others from removing it meanwhile.

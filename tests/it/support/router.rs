@@ -9,11 +9,11 @@ use http::{Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use kernels::Kernels;
 use reranker::batch::{Compute, ComputeSettings};
-use reranker::error::ModelError;
 use reranker::http::{Keyring, Settings, Telemetry, router};
-use reranker::model::choose;
-use reranker::rerank::{Limits, Precision, Truncation};
-use reranker::service::{Engine, EngineSettings, Service};
+use reranker::service::Service;
+use reranker_domain::{Limits, Truncation};
+use reranker_engine::model::choose;
+use reranker_engine::{Engine, EngineSettings, ModelError, Precision};
 use serde_json::Value;
 use tower::ServiceExt;
 

@@ -1,0 +1,67 @@
+//! What a model computes in, and on what: the two choices that an operator has.
+
+use std::str::FromStr;
+
+/// What the model computes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// The fastest that the model's files and the device have: f16 on a GPU, int8 for a packed model, f32 for a folder.
+    Auto,
+    /// Weights and activations of the linear layers in 8 bits; needs a packed model, and a CPU.
+    Int8,
+    /// Need a GPU.
+    Bf16,
+    F16,
+    /// The reference; needs a model folder.
+    F32,
+}
+
+impl Precision {
+    const ALL: [Self; 5] = [Self::Auto, Self::Int8, Self::Bf16, Self::F16, Self::F32];
+    pub const NAMES: [&str; 5] = ["auto", "int8", "bf16", "f16", "f32"];
+
+    pub const fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|precision| precision.name() == text)
+            .ok_or_else(|| format!("must be one of {}", Self::NAMES.join(", ")))
+    }
+}
+
+/// Where the model computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// On a GPU where this program can use one for this model and precision, else on the CPU.
+    Auto,
+    Cpu,
+    /// On a GPU, or not at all.
+    Cuda,
+}
+
+impl Device {
+    const ALL: [Self; 3] = [Self::Auto, Self::Cpu, Self::Cuda];
+    pub const NAMES: [&str; 3] = ["auto", "cpu", "cuda"];
+
+    pub const fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|device| device.name() == text)
+            .ok_or_else(|| format!("must be one of {}", Self::NAMES.join(", ")))
+    }
+}

@@ -1,0 +1,139 @@
+//! What a start took, step by step, from the process's first moment to the first score.
+
+use std::time::{Duration, Instant};
+
+use crate::weights::PrefetchReport;
+
+/// When something began, from the start of the process, and how long it took.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Span {
+    pub start: Duration,
+    pub time: Duration,
+}
+
+impl Span {
+    /// From `began` until now. `started` is when the process began.
+    pub fn since(began: Instant, started: Instant) -> Self {
+        Self {
+            start: began.saturating_duration_since(started),
+            time: began.elapsed(),
+        }
+    }
+
+    pub fn end(&self) -> Duration {
+        self.start + self.time
+    }
+}
+
+/// How long loading took; tokenizer and weights are loaded at the same time where there are threads for it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LoadTimes {
+    /// From the start of the process until loading began: linking, arguments, settings, threads.
+    pub process: Span,
+    /// Bringing the model from elsewhere; nothing where it is on a local disk.
+    pub download: Option<Downloaded>,
+    pub tokenizer: Span,
+    /// Mapping and checking the weights, and widening them where the files do not hold what is computed in.
+    pub weights: Span,
+    /// One forward pass before the first request, which also reads the weights' pages; zero where it was not asked for.
+    pub warm_up: Duration,
+    /// From the start of the process until the model was ready to answer.
+    pub total: Duration,
+}
+
+/// What bringing a model here took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Download {
+    pub began: Instant,
+    /// Asking for it and bringing it, without checking.
+    pub time: Duration,
+    /// Reading what came, for its digests.
+    pub check: Duration,
+    /// Of the model's files, and how many of them came over the network this time.
+    pub bytes: u64,
+    pub downloaded: u64,
+}
+
+impl Download {
+    /// 10⁶ bytes a second, of those that came over the network.
+    pub fn mb_per_s(&self) -> f64 {
+        let seconds = self.time.as_secs_f64();
+        if seconds > 0.0 {
+            self.downloaded as f64 / 1e6 / seconds
+        } else {
+            0.0
+        }
+    }
+}
+
+/// Bringing the model from elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub struct Downloaded {
+    /// Asking for it and bringing it.
+    pub span: Span,
+    /// Checking what came, after that.
+    pub check: Duration,
+    /// Of the model's files, and how many of them came over the network; the others had come before.
+    pub bytes: u64,
+    pub downloaded_bytes: u64,
+    pub mb_per_s: f64,
+}
+
+impl Downloaded {
+    pub fn new(download: Download, started: Instant) -> Self {
+        Self {
+            span: Span {
+                start: download.began.saturating_duration_since(started),
+                time: download.time,
+            },
+            check: download.check,
+            bytes: download.bytes,
+            downloaded_bytes: download.downloaded,
+            mb_per_s: download.mb_per_s(),
+        }
+    }
+}
+
+/// The receipt of a start. What has not come to its end yet is told as far as it has come.
+#[derive(Debug, Clone, Copy)]
+pub struct Receipt {
+    pub load: LoadTimes,
+    pub prefetch: Prefetched,
+    /// The first forward pass, be it the warm-up or a request's.
+    pub first_inference: Option<Span>,
+}
+
+/// Reading the weights ahead.
+#[derive(Debug, Clone, Copy)]
+pub struct Prefetched {
+    pub span: Span,
+    /// What was read, and what was found in memory.
+    pub bytes: u64,
+    pub cached_bytes: u64,
+    pub planned_bytes: u64,
+    pub mb_per_s: f64,
+    pub done: bool,
+}
+
+impl Prefetched {
+    pub fn new(report: PrefetchReport, started: Instant) -> Self {
+        Self {
+            span: Span {
+                start: report.began.saturating_duration_since(started),
+                time: report.time,
+            },
+            bytes: report.bytes,
+            cached_bytes: report.cached_bytes,
+            planned_bytes: report.planned_bytes,
+            mb_per_s: report.mb_per_s(),
+            done: report.done,
+        }
+    }
+}
+
+impl Receipt {
+    /// From the start of the process until the first scores were there; nothing before that.
+    pub fn first_score(&self) -> Option<Duration> {
+        self.first_inference.map(|span| span.end())
+    }
+}
