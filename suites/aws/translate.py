@@ -38,6 +38,7 @@ DEPLOYMENTS = {
         "ModelUri": "s3://models/bge-reranker-v2-m3/packed.safetensors",
         "KmsKeyArn": "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab",
         "Tracing": "Active",
+        "Metrics": "full",
         "OtlpEndpoint": "https://collector.example.com:4318",
         "AlarmTopicArn": "arn:aws:sns:eu-central-1:123456789012:alarms",
     },
@@ -169,7 +170,8 @@ def check(name, translated, values):
 
     group = only(resources, "AWS::CodeDeploy::DeploymentGroup")
     watched = {alarm["Name"]["Ref"] for alarm in group["AlarmConfiguration"]["Alarms"]}
-    assert watched == {"ErrorsAlarm", "ThrottlesAlarm", "OwnErrorsAlarm", "NewVersionErrorsAlarm", "NewVersionSlowAlarm"}, watched
+    by_version = {"NewVersionOwnErrorsAlarm"} if values["Metrics"] == "full" else set()
+    assert watched == {"ErrorsAlarm", "ThrottlesAlarm", "OwnErrorsAlarm", "NewVersionErrorsAlarm", "NewVersionSlowAlarm"} | by_version, watched
     update = translated["Resources"]["RerankerAliaslive"]["UpdatePolicy"]["CodeDeployLambdaAliasUpdate"]
     assert update["BeforeAllowTrafficHook"] == {"Ref": "Check"}, "a new version is asked before callers reach it"
     assert resources["Check"]["Properties"]["FunctionName"]["Fn::Sub"].startswith("CodeDeployHook_"), "CodeDeploy may call no other"

@@ -15,6 +15,8 @@ OF_AWS = {
     "AWS/Lambda": {"Errors", "Throttles", "Duration", "ConcurrentExecutions", "ProvisionedConcurrencySpilloverInvocations", "Url5xxCount"},
     "AWS/ApiGateway": {"Latency", "5xx"},
     "AWS/States": {"ExecutionsFailed"},
+    # Of the service itself, in CloudWatch's embedded metric format.
+    "serverless-reranker": {"ServerErrors"},
 }
 # An alarm's name, and the beginning of its row in docs/operations.md.
 ROWS = {
@@ -23,6 +25,7 @@ ROWS = {
     "slow": "slow (p99",
     "server-errors": "own server errors",
     "new-version-errors": "new version",
+    "new-version-server-errors": "new version",
     "new-version-slow": "new version",
     "api-server-errors": "server errors (5xx",
     "url-server-errors": "server errors (5xx",
@@ -96,7 +99,7 @@ def cloudwatch():
     known = OF_AWS | {"ours": ours}
     assert len(ours) == 7, ours
     used = [(name, "ours") for name in re.findall(r"namespace += local\.metrics, metric = (?:\S+ == \S+ \? \"\w+\" : )?\"(\w+)\"", alarms)]
-    used += [(name, space) for space, name in re.findall(r'namespace\s+= "(AWS/\w+)", metric = "(\w+)"', alarms)]
+    used += [(name, space) for space, name in re.findall(r'namespace\s+= "(AWS/\w+|serverless-reranker)", metric = "(\w+)"', alarms)]
     used += [(name, space) for space, name in re.findall(r'\["(AWS/\w+)", "(\w+)"', dashboard)]
     for names, rest in re.findall(r"for name in \[([^]]*)\] : (.*)$", dashboard, re.M):
         space = re.search(r'"(AWS/\w+)"', rest)

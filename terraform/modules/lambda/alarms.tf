@@ -8,7 +8,7 @@ locals {
   gradual        = local.by_codedeploy || var.canary_weight > 0
 
   # What stops a deployment and takes the alias back.
-  alarms_of_a_rollout = ["errors", "throttles", "server-errors", "new-version-errors", "new-version-slow"]
+  alarms_of_a_rollout = ["errors", "throttles", "server-errors", "new-version-errors", "new-version-server-errors", "new-version-slow"]
 
   every_alarm = {
     errors = {
@@ -37,6 +37,12 @@ locals {
       namespace   = "AWS/Lambda", metric = "Errors", dimensions = local.on_the_version
       statistic   = "Sum", percentile = null, threshold = 0, period = 60, periods = 1, datapoints = 1
     }
+    # Only the service's own metrics tell versions apart (metrics = "full").
+    new-version-server-errors = {
+      description = "The version that comes answers 5xx. A deployment goes back by itself; by hand: stable_version."
+      namespace   = "serverless-reranker", metric = "ServerErrors", dimensions = { Function = var.name, Version = local.coming_version }
+      statistic   = "Sum", percentile = null, threshold = 0, period = 60, periods = 3, datapoints = 2
+    }
     new-version-slow = {
       description = "The version that comes is slower than alarm_p99_ms. A deployment goes back by itself; by hand: stable_version."
       namespace   = "AWS/Lambda", metric = "Duration", dimensions = local.on_the_version
@@ -58,7 +64,10 @@ locals {
       statistic   = "Maximum", percentile = null, threshold = var.alarm_init_ms, period = 300, periods = 1, datapoints = 1
     }
   }
-  alarms = { for key, alarm in local.every_alarm : key => alarm if local.gradual || !startswith(key, "new-version") }
+  alarms = {
+    for key, alarm in local.every_alarm : key => alarm
+    if(local.gradual || !startswith(key, "new-version")) && (var.metrics == "full" || key != "new-version-server-errors")
+  }
 }
 
 resource "aws_cloudwatch_metric_alarm" "this" {

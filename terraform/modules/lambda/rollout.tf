@@ -181,7 +181,7 @@ resource "aws_codedeploy_deployment_group" "this" {
 
   alarm_configuration {
     enabled = true
-    alarms  = [for key in local.alarms_of_a_rollout : aws_cloudwatch_metric_alarm.this[key].alarm_name]
+    alarms  = [for key in local.alarms_of_a_rollout : aws_cloudwatch_metric_alarm.this[key].alarm_name if contains(keys(local.alarms), key)]
   }
 
   depends_on = [aws_iam_role_policy.codedeploy]

@@ -366,6 +366,27 @@ run "a_canary_by_hand_is_watched" {
     condition     = aws_cloudwatch_metric_alarm.this["new-version-errors"].dimensions.ExecutedVersion == aws_lambda_function.this.version
     error_message = "the alarm looks at the new version"
   }
+  assert {
+    condition     = !contains(keys(aws_cloudwatch_metric_alarm.this), "new-version-server-errors")
+    error_message = "without the service's own metrics nothing counts 5xx by version"
+  }
+}
+
+run "a_canary_by_hand_with_all_metrics" {
+  variables {
+    stable_version = "7"
+    canary_weight  = 0.1
+    metrics        = "full"
+  }
+  assert {
+    condition = alltrue([
+      aws_cloudwatch_metric_alarm.this["new-version-server-errors"].namespace == "serverless-reranker",
+      aws_cloudwatch_metric_alarm.this["new-version-server-errors"].metric_name == "ServerErrors",
+      aws_cloudwatch_metric_alarm.this["new-version-server-errors"].dimensions.Function == aws_lambda_function.this.function_name,
+      aws_cloudwatch_metric_alarm.this["new-version-server-errors"].dimensions.Version == aws_lambda_function.this.version,
+    ])
+    error_message = "the service's own 5xx of the new version raise an alarm"
+  }
 }
 
 run "metrics_are_few_unless_asked_for" {
