@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+/// The domain's usual result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Why there is no ranking.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// The request can never succeed as it is.
@@ -13,13 +15,19 @@ pub enum Error {
     /// The queue in front of the compute thread is full.
     #[error("{queued} requests are waiting, the limit is {limit}: try again in {} s", retry_after.as_secs())]
     Busy {
+        /// Requests that wait or are computed.
         queued: usize,
+        /// Most of them.
         limit: usize,
+        /// When there may be a place.
         retry_after: Duration,
     },
     /// The model is still loading.
     #[error("the model is still loading: try again in {} s", retry_after.as_secs())]
-    NotReady { retry_after: Duration },
+    NotReady {
+        /// When it may have been loaded.
+        retry_after: Duration,
+    },
     /// Time ran out before all pairs were scored. Nothing partial is returned.
     #[error("the deadline passed before all pairs were scored")]
     Deadline,
@@ -31,11 +39,13 @@ pub enum Error {
         left.as_millis()
     )]
     Unreachable {
-        /// With the wait for others, and what is left until the deadline.
+        /// What computing would take, with the wait for others.
         total: Duration,
+        /// What is left until the deadline.
         left: Duration,
         /// Whether it could be done if no others were before it.
         busy: bool,
+        /// When the others may be done.
         retry_after: Duration,
     },
     /// The process is shutting down and takes no new work.
@@ -57,12 +67,16 @@ pub struct Invalid {
     pub code: &'static str,
     /// Path of the field in the caller's own terms, such as `pairs[3].query`.
     pub field: Option<String>,
+    /// What is wrong, without any of the caller's text.
     pub message: String,
+    /// What was found, where it is a number.
     pub got: Option<u64>,
+    /// What is allowed, where it is a number.
     pub limit: Option<u64>,
 }
 
 impl Invalid {
+    /// One that names no field and no numbers.
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -73,16 +87,19 @@ impl Invalid {
         }
     }
 
+    /// The same, of this field.
     pub fn field(mut self, field: impl Into<String>) -> Self {
         self.field = Some(field.into());
         self
     }
 
+    /// The same, with the number that was found.
     pub fn got(mut self, got: usize) -> Self {
         self.got = Some(got as u64);
         self
     }
 
+    /// The same, with the number that is allowed.
     pub fn limit(mut self, limit: usize) -> Self {
         self.limit = Some(limit as u64);
         self

@@ -3,6 +3,8 @@
 //! Knows no wire format, no tensor and no HTTP. Every other crate that knows of reranking depends on this one, and this one on none
 //! of them.
 
+#![warn(missing_docs, unreachable_pub)]
+
 mod error;
 mod rerank;
 

@@ -24,8 +24,10 @@ pub enum Truncation {
 }
 
 impl Truncation {
+    /// What [`Self::name`] may give, in the order of the rules.
     pub const NAMES: [&str; 3] = ["longest_first", "flag", "none"];
 
+    /// The rule as requests and settings write it.
     pub fn name(self) -> &'static str {
         Self::NAMES[self as usize]
     }
@@ -53,7 +55,9 @@ impl fmt::Display for Truncation {
 /// One query with one document. Texts are shared: many pairs usually have the same query.
 #[derive(Clone)]
 pub struct Pair {
+    /// What is asked.
     pub query: Arc<str>,
+    /// What may answer it.
     pub document: Arc<str>,
 }
 
@@ -70,7 +74,9 @@ impl fmt::Debug for Pair {
 /// The end of a text that gives way where it is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Side {
+    /// The beginning.
     Left,
+    /// The end.
     #[default]
     Right,
 }
@@ -98,6 +104,7 @@ pub struct Chunking {
 /// A request for scores, already in our own terms and within every limit but the model's.
 #[derive(Debug, Clone)]
 pub struct Request {
+    /// What is scored, in the order of the answer.
     pub pairs: Vec<Pair>,
     /// What the caller calls the document of the pair at an index, for errors that only the tokens show.
     pub document_field: fn(usize) -> String,
@@ -105,10 +112,13 @@ pub struct Request {
     pub max_length: Option<usize>,
     /// What the caller calls it.
     pub max_length_field: &'static str,
+    /// How a longer pair is cut; the server's own rule where absent.
     pub truncation: Option<Truncation>,
+    /// Which end of a text is cut.
     pub side: Side,
-    /// Most tokens of the query and of a document that are looked at.
+    /// Most tokens of the query that are looked at; all where absent.
     pub max_query_tokens: Option<usize>,
+    /// Most tokens of a document that are looked at; all where absent.
     pub max_document_tokens: Option<usize>,
     /// One sequence for each pair where absent.
     pub chunking: Option<Chunking>,
@@ -116,6 +126,7 @@ pub struct Request {
     pub sentences: bool,
     /// How many results the caller wants, for those who look on: all pairs are scored whatever it is.
     pub top: Option<usize>,
+    /// When the answer must be there. Work that cannot meet it is refused, or given up.
     pub deadline: Option<Instant>,
 }
 
@@ -142,12 +153,14 @@ impl Request {
 /// What one request may hold. Dialects check against it, because only they know what the caller calls a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
+    /// Pairs of one request.
     pub pairs: usize,
     /// Length of one text in characters (Unicode scalar values).
     pub text_chars: usize,
 }
 
 impl Limits {
+    /// Refuses a list of no pair or of more than the limit. `field` is what the caller calls the list.
     pub fn check_pairs(&self, field: &str, got: usize) -> Result<(), Invalid> {
         if got == 0 {
             return Err(Invalid::new("no_pairs", format!("{field} is empty")).field(field));
@@ -165,7 +178,7 @@ impl Limits {
         Ok(())
     }
 
-    /// `field` is called only where the text breaks the limit.
+    /// Refuses a text that is too long. `field` is what the caller calls it, and asked for only then.
     pub fn check_text(&self, field: impl FnOnce() -> String, text: &str) -> Result<(), Invalid> {
         // Bytes are at least as many as characters, so most texts need no counting.
         if text.len() <= self.text_chars {
@@ -217,10 +230,12 @@ pub struct Sentence {
     pub chars: Range<usize>,
     /// The same in bytes of UTF-8.
     pub bytes: Range<usize>,
+    /// Raw output of the head.
     pub logit: f32,
 }
 
 impl Score {
+    /// Whether the model did not see all of the pair.
     pub fn truncated(&self) -> bool {
         self.dropped_tokens > 0
     }
@@ -260,17 +275,22 @@ pub fn sigmoid(logit: f32) -> f64 {
 /// The answer, one score for each pair in the order of the request.
 #[derive(Debug, Clone)]
 pub struct Ranking {
+    /// As many as there were pairs.
     pub scores: Vec<Score>,
-    /// Time spent turning texts into tokens, waiting for the compute thread, and scoring.
+    /// Time spent turning texts into tokens.
     pub tokenized: Duration,
+    /// Time spent waiting for the compute thread.
     pub queued: Duration,
+    /// Time spent scoring, with the passes of others between this request's.
     pub computed: Duration,
-    /// Sequences that were looked up in the cache, and those that it had; both 0 where there is none.
+    /// Sequences that were looked up in the cache; 0 where there is none.
     pub cache_lookups: usize,
+    /// Those of them that it had.
     pub cache_hits: usize,
 }
 
 impl Ranking {
+    /// Tokens of every pair's sequences, special tokens included; those of equal pairs are counted for each.
     pub fn tokens(&self) -> usize {
         self.scores.iter().map(|score| score.tokens).sum()
     }
@@ -288,6 +308,7 @@ pub struct Selection {
     pub top: Option<usize>,
     /// Lowest value of what is shown as the score.
     pub min_score: Option<f64>,
+    /// Whether the sigmoid of the logit is shown, or the logit itself.
     pub normalize: bool,
 }
 
@@ -298,6 +319,7 @@ pub struct Ranked<'a> {
     pub index: usize,
     /// What is shown: normalized or raw.
     pub value: f64,
+    /// What it comes from.
     pub score: &'a Score,
 }
 
@@ -336,17 +358,21 @@ impl Selection {
 /// What a request would cost, without being scored.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
+    /// Pairs of the request.
     pub pairs: usize,
     /// Sequences that would be computed without a cache: chunks and sentences counted, repetitions not.
     pub sequences: usize,
-    /// Tokens as they would be counted in the answer, and those of the sequences that would be computed.
+    /// Tokens as they would be counted in the answer.
     pub tokens: usize,
+    /// Tokens of the sequences that would be computed.
     pub computed_tokens: usize,
+    /// Pairs that would not be shown to the model whole.
     pub truncated: usize,
     /// Of this process, as measured; absent before it has computed anything.
     pub tokens_per_second: Option<f64>,
-    /// Computing alone, and with the wait for those before it.
+    /// Computing alone; absent before the speed is known.
     pub compute: Option<Duration>,
+    /// Computing, and the wait for the requests before it.
     pub total: Option<Duration>,
 }
 

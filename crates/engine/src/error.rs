@@ -3,13 +3,16 @@
 use std::path::{Path, PathBuf};
 
 /// Why a model cannot be served: always the file, then what was found and what was expected in it.
+#[allow(missing_docs, reason = "the messages name the fields")]
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
+    /// A file cannot be read or written.
     #[error("{}: {reason}", path.display())]
     Io {
         path: PathBuf,
         reason: std::io::Error,
     },
+    /// A file is there, and does not fit.
     #[error("{}: {what}: found {found}, expected {expected}", path.display())]
     Unfit {
         path: PathBuf,
@@ -18,8 +21,15 @@ pub enum ModelError {
         expected: String,
         remedy: Remedy,
     },
+    /// There is no such model.
     #[error("{0}")]
     NotFound(String),
+    /// What came of it is not what its source says.
+    #[error("{0}")]
+    Damaged(String),
+    /// What came of it could not be kept on this machine.
+    #[error("{0}")]
+    Storage(String),
     /// It could not be brought from where it is; a later try may succeed.
     #[error("{0}")]
     Unreachable(String),
@@ -27,7 +37,9 @@ pub enum ModelError {
         "{}: it was changed in place after it had been loaded: start again, and replace models by renaming",
         .0.display()
     )]
+    /// A file was written to after it had been mapped.
     Changed(PathBuf),
+    /// The model does not compute.
     #[error("cannot compute: {0}")]
     Compute(String),
     /// Nothing that this process asks of it from now on is done.
@@ -51,6 +63,7 @@ pub enum Remedy {
 }
 
 impl ModelError {
+    /// What the system said of a file.
     pub fn io(path: &Path, reason: std::io::Error) -> Self {
         Self::Io {
             path: path.to_owned(),
@@ -58,6 +71,7 @@ impl ModelError {
         }
     }
 
+    /// A file that is damaged or of another model: in `what` there was `found` instead of `expected`.
     pub fn unfit(
         path: &Path,
         what: impl Into<String>,
@@ -83,6 +97,7 @@ impl ModelError {
         Self::unfit(path, what, found, expected).with(Remedy::ServeAnother)
     }
 
+    /// The same, with something else to be done about it.
     pub fn with(mut self, wanted: Remedy) -> Self {
         if let Self::Unfit { remedy, .. } = &mut self {
             *remedy = wanted;
@@ -109,6 +124,10 @@ impl ModelError {
             Self::Io { .. } => "see to it that this user may read the file",
             Self::NotFound(_) => {
                 "MODEL_DIR takes a folder with config.json, tokenizer.json and model.safetensors, or a packed file"
+            }
+            Self::Damaged(_) => "start again; if it stays so, upload the model again",
+            Self::Storage(_) => {
+                "make room where the message says, or set MODEL_CACHE to a folder of your own"
             }
             Self::Unreachable(_) => "try again; if it stays so, the message says what refuses",
             Self::Changed(_) => "start again, and replace models by renaming",

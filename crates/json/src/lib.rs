@@ -1,5 +1,7 @@
 //! JSON as it comes from outside. What senders often get wrong about its text is mended; errors name the field and never quote the text.
 
+#![warn(missing_docs, unreachable_pub)]
+
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;

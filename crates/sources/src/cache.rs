@@ -19,6 +19,7 @@ const MODELS: &str = "models--";
 pub struct CachedModel {
     /// `owner/name`.
     pub name: String,
+    /// Where the cache keeps it.
     pub folder: PathBuf,
     /// The folder of each commit that is there, by the commit.
     pub snapshots: Vec<(String, PathBuf)>,

@@ -43,6 +43,7 @@ const OF_LIBRARY: [&str; 2] = ["modules.json", "config_sentence_transformers.jso
 const DESCRIPTION: u64 = 1 << 20;
 
 /// Why a model could not be downloaded. What has come so far is kept, unless it is wrong.
+#[allow(missing_docs, reason = "each variant's message says it")]
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     #[error("{0:?} is not a hub id of the form owner/name")]
@@ -93,7 +94,9 @@ fn hint(status: u16) -> &'static str {
 pub struct Hub {
     /// `https://huggingface.co`, or whatever stands in for it.
     pub endpoint: String,
+    /// Sent to the endpoint's own host alone.
     pub token: Option<String>,
+    /// Hugging Face's folder of models, `…/hub`.
     pub cache: PathBuf,
     /// Requests at a time.
     pub connections: usize,
@@ -112,6 +115,7 @@ impl FetchError {
 /// What is in the cache now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
+    /// The snapshot's folder.
     pub folder: PathBuf,
     /// The commit, and each file's digest.
     pub pin: Pin,

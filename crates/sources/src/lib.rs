@@ -2,6 +2,8 @@
 //!
 //! Brings files, checks them against digests and pins, and tells where they are. What is in them is the business of the engine.
 
+#![warn(missing_docs, unreachable_pub)]
+
 mod cache;
 mod hub;
 mod locate;

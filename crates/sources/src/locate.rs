@@ -9,8 +9,11 @@ use reranker_engine::{Download, ModelError};
 /// A model's folder or packed file, and what it is called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Located {
+    /// The model's folder, or its packed file.
     pub folder: PathBuf,
+    /// What it is called: the given name, else the hub's, else the folder's.
     pub name: String,
+    /// The commit, or what was given as such.
     pub revision: Option<String>,
     /// What it took to bring it here, where it was not here.
     pub download: Option<Download>,
@@ -62,7 +65,9 @@ pub fn locate(
 /// A model of the hub as people name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubName {
+    /// `owner/name`.
     pub id: String,
+    /// A branch, a tag or a commit, where the text has one.
     pub revision: Option<String>,
 }
 
@@ -146,12 +151,12 @@ fn owners(name: &str, hub_cache: Option<&Path>) -> Option<String> {
 }
 
 /// `owner/name`.
-pub fn is_hub_id(name: &str) -> bool {
+pub(crate) fn is_hub_id(name: &str) -> bool {
     name.split('/').count() == 2 && name.split('/').all(is_plain)
 }
 
 /// Where a hub model is in Hugging Face's cache.
-pub fn repository_folder(hub_cache: &Path, name: &str) -> PathBuf {
+pub(crate) fn repository_folder(hub_cache: &Path, name: &str) -> PathBuf {
     hub_cache.join(format!("models--{}", name.replace('/', "--")))
 }
 

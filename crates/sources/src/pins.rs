@@ -13,6 +13,7 @@ use reranker_engine::weights::{is_plain, is_plain_path, sha256_of};
 const BUILT_IN: &str = include_str!("pins.json");
 
 /// Why a pin does not hold, or cannot be read or written.
+#[allow(missing_docs, reason = "each variant's message says it")]
 #[derive(Debug, thiserror::Error)]
 pub enum PinError {
     #[error("{what} at {found}: pinned is {expected}")]
@@ -37,10 +38,12 @@ pub enum PinError {
     Model(#[from] ModelError),
 }
 
+/// The commit and the files that a model must have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {
     /// The model's hub id.
     pub name: String,
+    /// The commit.
     pub revision: String,
     /// SHA-256 in hexadecimal, by the file's name.
     pub files: BTreeMap<String, String>,

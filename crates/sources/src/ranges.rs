@@ -15,9 +15,10 @@ use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use rustix::io::Errno;
 
 /// Bytes of one ranged request.
-pub const RANGE: u64 = 16 << 20;
+pub(crate) const RANGE: u64 = 16 << 20;
 
 /// Why what came could not be kept.
+#[allow(missing_docs, reason = "each variant's message says it")]
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
     #[error("{}: {reason}", path.display())]
@@ -47,12 +48,14 @@ impl DiskError {
 /// Bytes of all files, and how many of them are there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
+    /// Bytes that are there, those of earlier runs included.
     pub done: u64,
+    /// Bytes of all files.
     pub total: u64,
 }
 
 /// Counts for several connections.
-pub struct DownloadCounter<'a> {
+pub(crate) struct DownloadCounter<'a> {
     done: AtomicU64,
     downloaded: AtomicU64,
     total: u64,
@@ -60,7 +63,7 @@ pub struct DownloadCounter<'a> {
 }
 
 impl<'a> DownloadCounter<'a> {
-    pub fn new(total: u64, report: &'a (dyn Fn(Progress) + Sync)) -> Self {
+    pub(crate) fn new(total: u64, report: &'a (dyn Fn(Progress) + Sync)) -> Self {
         Self {
             done: AtomicU64::new(0),
             downloaded: AtomicU64::new(0),
@@ -70,7 +73,7 @@ impl<'a> DownloadCounter<'a> {
     }
 
     /// Bytes that were there before.
-    pub fn found(&self, bytes: u64) {
+    pub(crate) fn found(&self, bytes: u64) {
         let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         (self.report)(Progress {
             done,
@@ -84,13 +87,13 @@ impl<'a> DownloadCounter<'a> {
     }
 
     /// Bytes that came over the network.
-    pub fn downloaded(&self) -> u64 {
+    pub(crate) fn downloaded(&self) -> u64 {
         self.downloaded.load(Ordering::Relaxed)
     }
 }
 
 /// A file on its way, under the name that it has until it is whole.
-pub struct PartialFile<'a> {
+pub(crate) struct PartialFile<'a> {
     file: File,
     path: PathBuf,
     notes: PathBuf,
@@ -101,7 +104,7 @@ pub struct PartialFile<'a> {
 }
 
 /// Where a range's bytes go, from its first that is still missing on.
-pub struct RangeWriter<'a> {
+pub(crate) struct RangeWriter<'a> {
     unfinished: &'a PartialFile<'a>,
     at: u64,
     end: u64,
@@ -109,12 +112,12 @@ pub struct RangeWriter<'a> {
 
 impl RangeWriter<'_> {
     /// The first byte that is missing, and the one after the last.
-    pub fn missing(&self) -> (u64, u64) {
+    pub(crate) fn missing(&self) -> (u64, u64) {
         (self.at, self.end)
     }
 
     /// Takes what comes next; what would go beyond the range is not taken, and told by `false`.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<bool, DiskError> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<bool, DiskError> {
         if bytes.len() as u64 > self.end - self.at {
             return Ok(false);
         }
@@ -134,7 +137,7 @@ impl RangeWriter<'_> {
 
 impl<'a> PartialFile<'a> {
     /// Opens or makes the file and reserves its disk space. Its notes are beside it, under its name with `.ranges`.
-    pub fn open(
+    pub(crate) fn open(
         path: &Path,
         size: u64,
         durable: bool,
@@ -172,12 +175,12 @@ impl<'a> PartialFile<'a> {
         })
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Gets every range that the notes do not have; `get` fills the writer, and may be asked from `connections` threads at a time.
-    pub fn fill<E: From<DiskError> + Send>(
+    pub(crate) fn fill<E: From<DiskError> + Send>(
         &self,
         connections: usize,
         get: &(dyn Fn(&mut RangeWriter) -> Result<(), E> + Sync),
@@ -251,7 +254,7 @@ impl<'a> PartialFile<'a> {
     }
 
     /// All ranges are there: sees to it that they stay there.
-    pub fn settle(&self) -> Result<(), DiskError> {
+    pub(crate) fn settle(&self) -> Result<(), DiskError> {
         if self.durable {
             self.file.sync_all().map_err(DiskError::at(&self.path))?;
         }
@@ -259,13 +262,13 @@ impl<'a> PartialFile<'a> {
     }
 
     /// What came turned out to be wrong.
-    pub fn discard(self) -> Result<(), DiskError> {
+    pub(crate) fn discard(self) -> Result<(), DiskError> {
         discard(&self.path)?;
         discard(&self.notes)
     }
 
     /// It is whole and right, and gets its name.
-    pub fn finish(self, path: &Path) -> Result<(), DiskError> {
+    pub(crate) fn finish(self, path: &Path) -> Result<(), DiskError> {
         if path != self.path {
             fs::rename(&self.path, path).map_err(DiskError::at(path))?;
         }
@@ -330,21 +333,21 @@ pub fn room_for(folder: &Path, needed: u64) -> Result<(), DiskError> {
 }
 
 /// Held while a file is written: two processes at once would write over each other's notes. Ends with the process, however it ends.
-pub fn lock(path: &Path) -> Result<File, DiskError> {
+pub(crate) fn lock(path: &Path) -> Result<File, DiskError> {
     let file = File::create(path).map_err(DiskError::at(path))?;
     file.lock().map_err(DiskError::at(path))?;
     Ok(file)
 }
 
 /// Removes a file that may not be there.
-pub fn discard(path: &Path) -> Result<(), DiskError> {
+pub(crate) fn discard(path: &Path) -> Result<(), DiskError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DiskError::at(path)(error)),
         _ => Ok(()),
     }
 }
 
-pub fn create_folder(path: &Path) -> Result<(), DiskError> {
+pub(crate) fn create_folder(path: &Path) -> Result<(), DiskError> {
     fs::create_dir_all(path).map_err(DiskError::at(path))
 }
 

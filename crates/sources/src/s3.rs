@@ -58,6 +58,7 @@ const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
 const OPTIONAL: [&str; 2] = ["tokenizer_config.json", "scores.json"];
 
 /// Why a model could not be brought from S3.
+#[allow(missing_docs, reason = "each variant's message says it")]
 #[derive(Debug, thiserror::Error)]
 pub enum S3Error {
     #[error(
@@ -145,10 +146,12 @@ impl S3Error {
 
 impl From<S3Error> for ModelError {
     fn from(error: S3Error) -> Self {
-        if error.may_pass() {
-            Self::Unreachable(error.to_string())
-        } else {
-            Self::NotFound(error.to_string())
+        let message = error.to_string();
+        match error {
+            S3Error::Disk(_) | S3Error::Foreign { .. } => Self::Storage(message),
+            S3Error::Checksum { .. } | S3Error::Damaged { .. } => Self::Damaged(message),
+            error if error.may_pass() => Self::Unreachable(message),
+            _ => Self::NotFound(message),
         }
     }
 }
@@ -164,6 +167,7 @@ pub struct S3Model {
 /// Where models from S3 go, and what the SDK's own variables do not say.
 #[derive(Debug, Clone)]
 pub struct S3Settings {
+    /// A folder of this user's, which is made where it is missing.
     pub cache: PathBuf,
     /// The bucket's name goes into the path instead of the host's name.
     pub path_style: bool,
@@ -182,6 +186,7 @@ pub struct S3Settings {
 pub struct S3Fetched {
     /// The packed file, or the model's folder.
     pub path: PathBuf,
+    /// What it took.
     pub download: Download,
 }
 
@@ -777,6 +782,8 @@ fn reasons(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
+
     use super::*;
 
     fn parsed(text: &str) -> S3Model {
@@ -859,6 +866,78 @@ mod tests {
         let whole = head.checksum_crc64_nvme("abc=").build();
         let (algorithm, value) = whole_checksum(&whole).expect("of the whole");
         assert_eq!((algorithm.as_str(), value.as_str()), ("crc64nvme", "abc="));
+    }
+
+    #[test]
+    fn what_ails_a_download_is_told_by_its_kind() {
+        let object = || "s3://bucket/key".to_owned();
+        let kind = |error: S3Error| {
+            let message = error.to_string();
+            let (kind, said) = match ModelError::from(error) {
+                ModelError::Storage(said) => ("storage", said),
+                ModelError::Damaged(said) => ("damaged", said),
+                ModelError::Unreachable(said) => ("unreachable", said),
+                ModelError::NotFound(said) => ("not found", said),
+                other => panic!("{other}"),
+            };
+            assert_eq!(said, message);
+            kind
+        };
+        let (path, reason) = (PathBuf::from("/models"), "it ends early".to_owned());
+        for (error, expected) in [
+            (
+                S3Error::Disk(DiskError::Full {
+                    path: path.clone(),
+                    needed: 2,
+                    free: 1,
+                }),
+                "storage",
+            ),
+            (
+                S3Error::Disk(DiskError::at(&path)(ErrorKind::PermissionDenied.into())),
+                "storage",
+            ),
+            (
+                S3Error::Foreign {
+                    path: path.clone(),
+                    owner: 7,
+                },
+                "storage",
+            ),
+            (
+                S3Error::Checksum {
+                    object: object(),
+                    algorithm: "crc32".into(),
+                    found: "AAAAAA==".into(),
+                    expected: "AAAAAQ==".into(),
+                },
+                "damaged",
+            ),
+            (
+                S3Error::Damaged {
+                    object: object(),
+                    reason: Box::new(ModelError::Compute(reason.clone())),
+                },
+                "damaged",
+            ),
+            (
+                S3Error::Lost {
+                    object: object(),
+                    reason: reason.clone(),
+                },
+                "unreachable",
+            ),
+            (S3Error::Address(object()), "not found"),
+            (
+                S3Error::Protocol {
+                    object: object(),
+                    reason,
+                },
+                "not found",
+            ),
+        ] {
+            assert_eq!(kind(error), expected);
+        }
     }
 
     #[test]
