@@ -65,10 +65,33 @@ pub struct Settings {
     pub host: &'static str,
     /// Who may call, and how much.
     pub keys: Keyring,
-    /// Memory that the platform bills, where it tells; and what the process has in use.
+    /// Memory that the platform bills, where it tells; and what the process has in use, for estimates: 0 where nobody measures it.
     pub billed_bytes: Option<u64>,
     pub resident_bytes: fn() -> u64,
     pub telemetry: Telemetry,
+}
+
+/// Those of a server whose variables are not set, with no key asked for.
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            limits: Limits {
+                pairs: 1000,
+                text_chars: 100_000,
+            },
+            body_bytes: 10 << 20,
+            body_bytes_in_flight: 64 << 20,
+            timeout: Duration::from_secs(300),
+            cors_origins: vec!["*".into()],
+            base_paths: Vec::new(),
+            wait_for_model: false,
+            host: "http",
+            keys: Keyring::default(),
+            billed_bytes: None,
+            resident_bytes: || 0,
+            telemetry: Telemetry::default(),
+        }
+    }
 }
 
 /// Where what happens is told, besides the log.

@@ -17,7 +17,7 @@ use crate::fault::{self, Place};
 use cache::Cache;
 use reranker_domain::{Error, Estimate, Ranking, Request, Result, Score};
 use reranker_engine::tokenizer::Sequence;
-use reranker_engine::{Engine, Halt, ModelError, Prepared, Receipt};
+use reranker_engine::{Engine, Halt, Info, ModelError, Prepared, Receipt};
 
 /// A caller that came too early is told to come back after this.
 const LOADING_RETRY: Duration = Duration::from_secs(2);
@@ -43,6 +43,12 @@ pub struct Service {
     /// When the process began, or was restored from a snapshot.
     awake_since: Arc<Mutex<Instant>>,
     answered: Arc<AtomicBool>,
+}
+
+/// A ranking, and the model that it is of: another may be served by now, or none.
+pub struct Scored {
+    pub ranking: Ranking,
+    pub model: Arc<Info>,
 }
 
 #[derive(Clone)]
@@ -199,12 +205,14 @@ impl Service {
         self.compute.pending_tokens()
     }
 
-    pub async fn rerank(&self, request: Request) -> Result<Ranking> {
+    /// Scores every pair of the request.
+    pub async fn rerank(&self, request: Request) -> Result<Scored> {
         if self.draining() {
             return Err(Error::Draining);
         }
         let engine = self.engine()?;
         engine.check(&request)?;
+        let model = engine.shared_info();
         let permit = self.compute.admit()?;
         let deadline = request.deadline;
         let begun = Instant::now();
@@ -240,14 +248,15 @@ impl Service {
             scored.instrument(tracing::info_span!("infer")).await?
         };
         let (cache_lookups, cache_hits) = (pending.keys.len(), pending.hits());
-        Ok(Ranking {
+        let ranking = Ranking {
             scores: pending.scores(&done.logits, self.cache.as_deref())?,
             tokenized,
             queued: done.queued,
             computed: done.computed,
             cache_lookups,
             cache_hits,
-        })
+        };
+        Ok(Scored { ranking, model })
     }
 
     /// What the request would cost, without scoring it. The cache is left out: what it holds is another caller's business.

@@ -55,6 +55,17 @@ pub struct ComputeSettings {
     pub batch_tokens: usize,
 }
 
+impl Default for ComputeSettings {
+    /// All cores, and a queue as long as the server's.
+    fn default() -> Self {
+        Self {
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            queue_limit: 64,
+            batch_tokens: 4096,
+        }
+    }
+}
+
 enum Message<T> {
     Task(Box<dyn FnOnce() + Send>),
     Job(Job<T>),

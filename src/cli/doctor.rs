@@ -13,7 +13,7 @@ use crate::config::Config;
 use reranker_domain::FULL_REQUEST;
 use reranker_engine::model::{Gpu, Model, Packed, check_sources};
 use reranker_engine::weights::Sureness;
-use reranker_engine::{Engine, ModelError, faster_sets};
+use reranker_engine::{Engine, ModelError, Settings, faster_sets};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -281,7 +281,11 @@ fn model(config: &Config) -> Vec<Finding> {
     let path = plan.path.clone();
     // Starts compare a packed file with its sources quickly; here there is time to be sure.
     let whole = check_sources(&plan.path, Sureness::Whole);
-    let loaded = whole.and_then(|()| Engine::load(&plan.path, plan.settings, true, Instant::now()));
+    let settings = Settings {
+        warm_up: true,
+        ..plan.settings
+    };
+    let loaded = whole.and_then(|()| Engine::open(&plan.path, settings));
     let engine = match loaded {
         Ok(engine) => engine,
         Err(error) => {

@@ -6,7 +6,7 @@ use super::cgroup::{self, Group};
 use super::process;
 use super::setup::ModelPlan;
 use reranker_engine::TOKENIZER_FILE;
-use reranker_engine::model::Model;
+use reranker_engine::model::{Model, Need};
 use reranker_engine::weights::Weights;
 
 /// Code, libraries and threads, before any model.
@@ -40,7 +40,7 @@ pub fn check_path(path: &Path) -> anyhow::Result<()> {
         return Ok(());
     };
     let tokenizer = std::fs::metadata(path.join(TOKENIZER_FILE));
-    let least = PROGRAM + weights.working_bytes() + tokenizer.map_or(0, |file| file.len());
+    let least = PROGRAM + weights.working_bytes(Need::of) + tokenizer.map_or(0, |file| file.len());
     anyhow::ensure!(
         least <= limit.bytes,
         "{}: the model needs at least {} of memory, {} allows {}: give it more, or serve a packed model (`reranker pack`)",

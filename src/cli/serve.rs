@@ -199,7 +199,12 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
         }
         let engine = move || {
             fault::hold_loading(&plan.path);
-            Engine::load(&plan.path, plan.settings, warm_up, started)
+            let settings = reranker_engine::Settings {
+                warm_up,
+                started,
+                ..plan.settings
+            };
+            Engine::open(&plan.path, settings)
         };
         load(loaded, engine).await;
     }
@@ -556,6 +561,40 @@ async fn on_socket(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_takes_the_router_alone_gets_what_a_server_without_variables_has() {
+        let config = Config::parse(&|_| None).expect("nothing is wrong");
+        let of_server = settings(
+            &config,
+            HostKind::Http,
+            Keyring::default(),
+            Telemetry::default(),
+        );
+        let own = Settings::default();
+        let numbers = |it: &Settings| (it.limits, it.body_bytes, it.body_bytes_in_flight);
+        assert_eq!(numbers(&own), numbers(&of_server));
+        assert_eq!(own.timeout, of_server.timeout);
+        assert_eq!(own.cors_origins, of_server.cors_origins);
+        assert_eq!(own.base_paths, of_server.base_paths);
+        assert_eq!(
+            (own.host, own.wait_for_model, own.billed_bytes),
+            (
+                of_server.host,
+                of_server.wait_for_model,
+                of_server.billed_bytes
+            )
+        );
+        let compute = ComputeSettings::default();
+        assert_eq!(compute.queue_limit, config.max_queue);
+        assert_eq!(compute.batch_tokens, setup::batch_tokens(&config));
+        assert_eq!(compute.threads, setup::threads(&config));
+        let engine = reranker_engine::Settings::default();
+        assert_eq!(
+            (engine.max_length, engine.truncation, engine.precision),
+            (config.max_length, config.truncation, config.precision)
+        );
+    }
 
     #[test]
     fn the_banner_has_links_and_says_who_may_call() {

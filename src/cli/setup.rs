@@ -1,7 +1,6 @@
 //! From the configuration to the parts that several commands need.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use anyhow::Context;
 use kernels::{Isa, Kernels};
@@ -12,21 +11,19 @@ use crate::config::{Choice, Config};
 use reranker_domain::Limits;
 use reranker_engine::model::{CONFIG_FILE, Gpu, ModelConfig, choose};
 use reranker_engine::weights::is_packed_only;
-use reranker_engine::{Device, Engine, EngineSettings, ModelError, Precision};
+use reranker_engine::{Device, Engine, ModelError, Precision, Settings};
 use reranker_sources::{LocatedModel, S3Model, S3Settings, locate};
 
 /// Everything that loading a model takes, decided before it starts.
 pub struct ModelPlan {
     /// A model folder or a packed file.
     pub path: PathBuf,
-    pub settings: EngineSettings,
+    pub settings: Settings,
     /// Why the CPU computes, where a GPU was not ruled out.
     pub no_gpu: Option<String>,
 }
 
-/// Tokens of one pass where nobody says how many.
-const CPU_BATCH_TOKENS: usize = 4096;
-/// More, because a GPU is idle between passes and for small ones. Their activations take about 1 GB for a model of 24 layers of 1024.
+/// Tokens of one pass on a GPU, where nobody says how many: more than on a CPU, because a GPU is idle between passes and for small ones. Their activations take about 1 GB for a model of 24 layers of 1024.
 const GPU_BATCH_TOKENS: usize = 16_384;
 
 /// The configuration with another model: a path, an address in S3, or a hub id in the local Hugging Face cache.
@@ -126,7 +123,7 @@ pub fn batch_tokens(config: &Config) -> usize {
         .unwrap_or(if config.device == Device::Cuda {
             GPU_BATCH_TOKENS
         } else {
-            CPU_BATCH_TOKENS
+            Settings::BATCH_TOKENS
         })
 }
 
@@ -203,13 +200,16 @@ pub fn model(config: &Config) -> anyhow::Result<ModelPlan> {
     let gpu = gpu(config, &found.folder)?;
     let (default_tokens, path) = match gpu {
         Ok(_) => (GPU_BATCH_TOKENS, found.folder),
-        Err(_) => (CPU_BATCH_TOKENS, choose(&found.folder, config.precision)?),
+        Err(_) => (
+            Settings::BATCH_TOKENS,
+            choose(&found.folder, config.precision)?,
+        ),
     };
     let no_gpu = gpu.as_ref().err().filter(|_| config.device == Device::Auto);
     Ok(ModelPlan {
         path,
         no_gpu: no_gpu.cloned(),
-        settings: EngineSettings {
+        settings: Settings {
             name: found.name,
             named: config.model_name.is_some(),
             revision: found.revision,
@@ -221,6 +221,7 @@ pub fn model(config: &Config) -> anyhow::Result<ModelPlan> {
             kernels: kernels(config)?,
             download: found.download,
             gpu: gpu.ok(),
+            ..Settings::default()
         },
     })
 }
@@ -260,7 +261,7 @@ pub fn unused(names: &[String]) -> Option<String> {
 pub fn load(config: &Config, pool: &rayon::ThreadPool) -> anyhow::Result<Engine> {
     let plan = model(config)?;
     let engine = pool
-        .install(|| Engine::load(&plan.path, plan.settings, false, Instant::now()))
+        .install(|| Engine::open(&plan.path, plan.settings))
         .context("cannot load the model")?;
     if let Some(note) = &engine.info().note {
         note!("note: {note}");

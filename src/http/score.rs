@@ -17,6 +17,7 @@ use super::error_format::ErrorFormat;
 use super::observe::{Accepted, RequestId, Work, millis, unix_seconds};
 use super::{App, Deadline};
 use crate::fault::{self, Place};
+use crate::service::Scored;
 use crate::telemetry::{Reranked, log_ms};
 use reranker_dialects::{
     About, Dialect, Fields, Sender, Shape, bedrock, common, mixedbread, native, pinecone, tei, vllm,
@@ -233,12 +234,11 @@ async fn rank<D: Dialect>(app: &App, opened: &Opened) -> Result<(D::Answer, Work
     wait_for_model(app, opened).await;
     let (asked, top) = (request.pairs.clone(), request.top);
     let span = tracing::info_span!("rerank");
-    let ranking = app.service.rerank(request).instrument(span.clone()).await?;
-    let engine = app.service.engine()?;
-    let info = engine.info();
+    let scored = app.service.rerank(request).instrument(span.clone()).await?;
+    let Scored { ranking, model } = scored;
     let about = About {
-        model: info.name.clone(),
-        revision: info.revision.clone(),
+        model: model.name.clone(),
+        revision: model.revision.clone(),
         id: opened.id.0.clone(),
         created: unix_seconds(),
         ms: millis(opened.accepted.0.elapsed()),

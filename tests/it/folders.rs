@@ -4,13 +4,11 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Instant;
 
-use kernels::Kernels;
 use reranker_domain::{Pair, Request, Truncation};
 use reranker_engine::model::{ModelConfig, choose};
 use reranker_engine::tokenizer::{Compilation, PairTokenizer, compile};
-use reranker_engine::{Engine, EngineSettings, Precision, folder_tokenizer};
+use reranker_engine::{Engine, Precision, Settings, folder_tokenizer};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -76,25 +74,9 @@ fn merge(target: &mut Value, patch: &Value) {
     }
 }
 
-fn settings() -> EngineSettings {
-    EngineSettings {
-        name: "test".into(),
-        named: false,
-        revision: None,
-        max_length: 512,
-        truncation: Truncation::LongestFirst,
-        batch_tokens: 4096,
-        max_tokens: 0,
-        precision: Precision::Auto,
-        kernels: Kernels::detect(),
-        download: None,
-        gpu: None,
-    }
-}
-
 /// Loads without a first pass, as on demand on Lambda: whatever is found then is found before any request.
 fn load(path: &Path) -> Result<Engine, String> {
-    Engine::load(path, settings(), false, Instant::now()).map_err(|error| error.to_string())
+    Engine::open(path, Settings::default()).map_err(|error| error.to_string())
 }
 
 fn logit(engine: &Engine, query: &str, passage: &str) -> f32 {

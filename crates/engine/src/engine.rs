@@ -1,14 +1,14 @@
 //! A loaded model and its tokenizer: pairs of texts in, scores out, on the calling thread and its pool.
 
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use kernels::Kernels;
 
 use crate::error::{ModelError, Remedy};
 use crate::model::{
-    CONFIG_FILE, Gpu, Model, ModelConfig, Packed, PackedTokenizer, check_tokenizer,
+    CONFIG_FILE, Gpu, Model, ModelConfig, Packed, PackedTokenizer, check_tokenizer, choose,
 };
 use crate::plan::plan;
 use crate::precision::Precision;
@@ -17,64 +17,128 @@ use crate::receipt::{Download, Downloaded, LoadTimes, Prefetched, Receipt, Span}
 use crate::tokenizer::{
     CONFIG_FILE as TOKENIZER_CONFIG_FILE, FolderTokenizer, ModelFacts, PairTokenizer, Sequence,
 };
-use crate::weights::{Fidelity, Manifest, read_file, require, require_weights};
-use reranker_domain::{Error, Invalid, Request, Result, Score, Truncation};
+use crate::weights::{Fidelity, Manifest, PACKED_FILE, read_file, require, require_weights};
+use reranker_domain::{Error, Invalid, Pair, Request, Result, Score, Selection, Truncation};
 
 /// Of a model folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
+/// A loaded model with its tokenizer: pairs of texts in, scores out.
 pub struct Engine {
     tokenizer: PairTokenizer,
     model: Model,
-    settings: EngineSettings,
-    info: Info,
+    settings: Settings,
+    info: Arc<Info>,
     /// When the process began.
     started: Instant,
     first_inference: OnceLock<Span>,
 }
 
+/// How a model is loaded and computed. The default serves a model as it is, on the CPU, with the limits that the service has.
 #[derive(Debug, Clone)]
-pub struct EngineSettings {
-    /// What the model is called where it does not say so itself, and whether the operator chose that name.
+pub struct Settings {
+    /// What the model is called where its files do not say; empty for the name of its folder.
     pub name: String,
+    /// Whether `name` was chosen, so that it goes before what the files say.
     pub named: bool,
+    /// The commit or version, where the files do not say.
     pub revision: Option<String>,
-    /// Longest sequence in tokens that a request may ask for, and the default.
+    /// Longest sequence in tokens that a request may ask for, and the default; the model's own limit goes before it.
     pub max_length: usize,
+    /// How longer pairs are cut.
     pub truncation: Truncation,
     /// Tokens of one forward pass; bounds the memory of activations.
     pub batch_tokens: usize,
     /// Most tokens of one request; 0 where there is no limit.
     pub max_tokens: usize,
+    /// What is computed in. Anything but [`Precision::Auto`] refuses a model whose files hold another form.
     pub precision: Precision,
+    /// The instruction set.
     pub kernels: Kernels,
     /// What it took to bring the model here, where it was not here.
     pub download: Option<Download>,
     /// To compute on instead of the CPU.
     pub gpu: Option<Gpu>,
+    /// Whether the model is run once while it is loaded, so that the first request finds its pages read.
+    pub warm_up: bool,
+    /// When the process began, for the receipt.
+    pub started: Instant,
+}
+
+impl Settings {
+    /// Tokens of one forward pass on a CPU, where nobody says how many.
+    pub const BATCH_TOKENS: usize = 4096;
+    /// The longest sequence in tokens, where nobody says how long.
+    pub const MAX_LENGTH: usize = 512;
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            named: false,
+            revision: None,
+            max_length: Self::MAX_LENGTH,
+            truncation: Truncation::default(),
+            batch_tokens: Self::BATCH_TOKENS,
+            max_tokens: 0,
+            precision: Precision::Auto,
+            kernels: Kernels::detect(),
+            download: None,
+            gpu: None,
+            warm_up: false,
+            started: Instant::now(),
+        }
+    }
+}
+
+/// A document's place in a ranking.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RankedDocument {
+    /// Its index in the list that was ranked.
+    pub index: usize,
+    /// How relevant it is to the query, from 0 to 1: the sigmoid of the logit.
+    pub score: f64,
+    /// Raw output of the model.
+    pub logit: f32,
+    /// Tokens of query and document that the model did not see, because they did not fit.
+    pub dropped_tokens: usize,
 }
 
 /// What is served, for `/info`, `/health` and the start-up log.
 #[derive(Debug, Clone)]
 pub struct Info {
+    /// What it is called.
     pub name: String,
+    /// Its commit or version, where anything says it.
     pub revision: Option<String>,
+    /// Whether it is the bundled demo model.
     pub demo: bool,
+    /// What its files say to whoever serves it.
     pub note: Option<String>,
+    /// Its family, as `config.json` writes it.
     pub model_type: &'static str,
+    /// Layers of the encoder.
     pub layers: usize,
+    /// Width of a token's vector.
     pub hidden_size: usize,
+    /// Rows of the table of words.
     pub vocab_size: usize,
-    /// Longest sequence that this server scores, and that the model could.
+    /// Longest sequence in tokens that is scored.
     pub max_length: usize,
+    /// Longest sequence in tokens that the model could score.
     pub model_max_length: usize,
+    /// How pairs are cut that a request has no rule for.
     pub truncation: Truncation,
-    /// What is computed in, and what the files hold.
+    /// What is computed in.
     pub precision: &'static str,
+    /// The dtype that holds most of the weights' bytes, in lower case.
     pub stored_dtype: String,
     /// How near a packed model is to its f32 source, as its packer measured.
     pub fidelity: Option<Fidelity>,
+    /// Size of the weights' files.
     pub weight_bytes: u64,
+    /// What the kernels use.
     pub instruction_set: &'static str,
     /// Faster instruction sets that the chip has, each with the reason why it is not used.
     pub faster_sets: Vec<(&'static str, &'static str)>,
@@ -82,6 +146,7 @@ pub struct Info {
     pub fused: bool,
     /// What it is computed on; nothing where that is the CPU.
     pub gpu: Option<Gpu>,
+    /// How long loading took.
     pub load: LoadTimes,
 }
 
@@ -115,6 +180,17 @@ pub fn folder_tokenizer(
     PairTokenizer::of_files(&json, settings.as_deref(), &path, facts)
 }
 
+/// What a model is called by where it lies.
+fn name_of(path: &Path) -> String {
+    let folder = match path.file_name() {
+        Some(name) if name == PACKED_FILE => path.parent().unwrap_or(path),
+        _ => path,
+    };
+    let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    let name = whole.file_name().unwrap_or(whole.as_os_str());
+    name.to_string_lossy().into_owned()
+}
+
 /// Faster instruction sets that the chip has, each with the reason why it is not used.
 pub fn faster_sets(kernels: Kernels) -> Vec<(&'static str, &'static str)> {
     let sets = kernels.passed_over().into_iter();
@@ -126,14 +202,21 @@ pub fn faster_sets(kernels: Kernels) -> Vec<(&'static str, &'static str)> {
 }
 
 impl Engine {
-    /// Loads a model folder or packed file; with `warm_up` also runs it once, so that the first request finds its pages read. `started` is when
-    /// the process began.
-    pub fn load(
-        path: &Path,
-        settings: EngineSettings,
-        warm_up: bool,
-        started: Instant,
-    ) -> Result<Self, ModelError> {
+    /// Opens a model folder or a packed file. Of a folder it takes the packed form, where there is one and `settings` allow it.
+    ///
+    /// Weights are mapped, not read, and every tensor is looked up: a model that opens also computes. Fails where the files are not those
+    /// of a model that is served, and says which, what was found and what was expected.
+    pub fn open(path: impl AsRef<Path>, settings: Settings) -> Result<Self, ModelError> {
+        let path = match settings.gpu {
+            // A packed form is for CPUs.
+            Some(_) => path.as_ref().to_owned(),
+            None => choose(path.as_ref(), settings.precision)?,
+        };
+        Self::load(&path, settings)
+    }
+
+    fn load(path: &Path, settings: Settings) -> Result<Self, ModelError> {
+        let started = settings.started;
         let download = settings.download.map(|it| Downloaded::new(it, started));
         let process = match &download {
             Some(download) => Span {
@@ -228,7 +311,10 @@ impl Engine {
         let info = Info {
             name: own_name
                 .or_else(|| packed(|manifest| &manifest.name).filter(|_| !settings.named))
-                .unwrap_or_else(|| settings.name.clone()),
+                .unwrap_or_else(|| match settings.name.as_str() {
+                    "" => name_of(path),
+                    name => name.to_owned(),
+                }),
             revision: settings
                 .revision
                 .clone()
@@ -263,16 +349,19 @@ impl Engine {
             tokenizer,
             model,
             settings,
-            info,
+            info: Arc::new(info),
             started,
             first_inference: OnceLock::new(),
         };
-        if warm_up {
+        let mut load = engine.info.load;
+        if engine.settings.warm_up {
             let begun = Instant::now();
             engine.warm_up()?;
-            engine.info.load.warm_up = begun.elapsed();
+            load.warm_up = begun.elapsed();
         }
-        engine.info.load.total = started.elapsed();
+        load.total = started.elapsed();
+        // Nobody else has it yet, so nothing is copied.
+        Arc::make_mut(&mut engine.info).load = load;
         Ok(engine)
     }
 
@@ -308,8 +397,14 @@ impl Engine {
         }
     }
 
+    /// What is served.
     pub fn info(&self) -> &Info {
         &self.info
+    }
+
+    /// The same, for an answer that may outlive the engine.
+    pub fn shared_info(&self) -> Arc<Info> {
+        Arc::clone(&self.info)
     }
 
     /// Most tokens of one request; 0 where there is no limit.
@@ -317,10 +412,12 @@ impl Engine {
         self.settings.max_tokens
     }
 
+    /// The model alone, which scores sequences of tokens.
     pub fn model(&self) -> &Model {
         &self.model
     }
 
+    /// The tokenizer alone.
     pub fn tokenizer(&self) -> &PairTokenizer {
         &self.tokenizer
     }
@@ -358,6 +455,34 @@ impl Engine {
             max_tokens: self.settings.max_tokens,
         };
         Prepared::new(&self.tokenizer, defaults, request, halt)
+    }
+
+    /// Ranks documents by their relevance to a query, the best first; of equal ones the one that comes first in the list.
+    ///
+    /// Computes on the calling thread and its rayon pool. A pair that is longer than [`Settings::max_length`] is cut, and its
+    /// [`RankedDocument::dropped_tokens`] say by how much.
+    pub fn rank<D: AsRef<str>>(&self, query: &str, documents: &[D]) -> Result<Vec<RankedDocument>> {
+        let query: Arc<str> = query.into();
+        let pair = |document: &D| Pair {
+            query: Arc::clone(&query),
+            document: document.as_ref().into(),
+        };
+        let scores = self.score(&Request::new(documents.iter().map(pair).collect()))?;
+        let all = Selection {
+            top: None,
+            min_score: None,
+            normalize: true,
+        };
+        let ranked = all
+            .best_first(&scores)
+            .into_iter()
+            .map(|ranked| RankedDocument {
+                index: ranked.index,
+                score: ranked.value,
+                logit: ranked.score.logit,
+                dropped_tokens: ranked.score.dropped_tokens,
+            });
+        Ok(ranked.collect())
     }
 
     /// Scores every pair on the calling thread and its pool.

@@ -17,6 +17,7 @@ mod gpu;
 mod head;
 mod int8;
 mod modules;
+mod need;
 mod ops;
 mod quantize;
 mod rotary;
@@ -31,6 +32,7 @@ pub use config::{Family, ModelConfig, json};
 pub use gpu::{Chip, Gpu};
 pub use int8::{Setting, Tunable};
 pub use modules::Modules;
+pub use need::Need;
 pub use quantize::{Choice, LADDER, MatrixReport, Plan, Rounding, TRIAL, packed_tensors, quantize};
 
 use crate::error::{ModelError, Remedy};
@@ -40,8 +42,10 @@ use description::Description;
 use encoder::Encoder;
 use head::Head;
 
+/// Of a model folder.
 pub const CONFIG_FILE: &str = "config.json";
 
+/// A loaded cross-encoder with one label.
 pub struct Model {
     config: ModelConfig,
     encoder: Encoder,
@@ -61,12 +65,16 @@ pub struct Model {
 
 /// A packed model's tokenizer, where it lies in the file: compiled, or as JSON where there is no compiled form of its kind.
 pub enum PackedTokenizer {
+    /// The form that is ready once it is mapped.
     Compiled(Bytes),
+    /// The content of a `tokenizer.json`.
     Json(Bytes),
 }
 
 impl PackedTokenizer {
+    /// The tensor that holds [`Self::Compiled`].
     pub const COMPILED: &str = "tokenizer.compiled";
+    /// The tensor that holds [`Self::Json`].
     pub const JSON: &str = "tokenizer.json";
 
     fn find(path: &Path, weights: &Weights) -> Result<Option<Self>, ModelError> {
@@ -95,6 +103,7 @@ pub struct Packed {
 }
 
 impl Packed {
+    /// No sequences.
     pub fn new() -> Self {
         Self {
             starts: vec![0],
@@ -113,10 +122,12 @@ impl Packed {
         self.starts.push(self.ids.len());
     }
 
+    /// How many sequences there are.
     pub fn sequences(&self) -> usize {
         self.starts.len() - 1
     }
 
+    /// Tokens of all of them.
     pub fn tokens(&self) -> usize {
         self.ids.len()
     }
@@ -137,7 +148,7 @@ impl Model {
     /// that loads also computes.
     pub fn load(path: &Path, kernels: Kernels, gpu: Option<Gpu>) -> Result<Self, ModelError> {
         let weights = Weights::open(path)?;
-        Self::from_weights(path, &weights, kernels, gpu, weights.prefetch())
+        Self::from_weights(path, &weights, kernels, gpu, weights.prefetch(Need::of))
     }
 
     /// [`Self::load`], where the weights of `path` are open and read ahead already, or not to be.
@@ -184,6 +195,7 @@ impl Model {
         })
     }
 
+    /// What its files say of it.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
@@ -232,6 +244,7 @@ impl Model {
         &self.stored_dtype
     }
 
+    /// Size of the weight files.
     pub fn weight_bytes(&self) -> u64 {
         self.weight_bytes
     }

@@ -9,8 +9,9 @@ pub enum Precision {
     Auto,
     /// Weights and activations of the linear layers in 8 bits; needs a packed model, and a CPU.
     Int8,
-    /// Need a GPU.
+    /// Needs a GPU.
     Bf16,
+    /// Needs a GPU.
     F16,
     /// The reference; needs a model folder.
     F32,
@@ -18,8 +19,10 @@ pub enum Precision {
 
 impl Precision {
     const ALL: [Self; 5] = [Self::Auto, Self::Int8, Self::Bf16, Self::F16, Self::F32];
+    /// What [`Self::name`] may give.
     pub const NAMES: [&str; 5] = ["auto", "int8", "bf16", "f16", "f32"];
 
+    /// As settings write it.
     pub const fn name(self) -> &'static str {
         Self::NAMES[self as usize]
     }
@@ -41,6 +44,7 @@ impl FromStr for Precision {
 pub enum Device {
     /// On a GPU where this program can use one for this model and precision, else on the CPU.
     Auto,
+    /// Always on the CPU.
     Cpu,
     /// On a GPU, or not at all.
     Cuda,
@@ -48,8 +52,10 @@ pub enum Device {
 
 impl Device {
     const ALL: [Self; 3] = [Self::Auto, Self::Cpu, Self::Cuda];
+    /// What [`Self::name`] may give.
     pub const NAMES: [&str; 3] = ["auto", "cpu", "cuda"];
 
+    /// As settings write it.
     pub const fn name(self) -> &'static str {
         Self::NAMES[self as usize]
     }

@@ -21,7 +21,9 @@ const MAX_SENTENCES: usize = 50_000;
 /// What the server decides where a request does not.
 #[derive(Debug, Clone, Copy)]
 pub struct Defaults {
+    /// Longest sequence in tokens.
     pub max_length: usize,
+    /// How a longer pair is cut.
     pub truncation: Truncation,
     /// Most tokens of one request; 0 where there is no limit.
     pub max_tokens: usize,
@@ -53,6 +55,7 @@ pub struct Halt {
 }
 
 impl Halt {
+    /// One whose time is over at `deadline`.
     pub fn at(deadline: Option<Instant>) -> Self {
         let gone = Arc::default();
         Self { deadline, gone }
@@ -73,6 +76,7 @@ impl Halt {
     }
 }
 
+/// What [`Halt::waiting`] gives.
 pub struct Waiting(Arc<AtomicBool>);
 
 impl Drop for Waiting {
@@ -82,6 +86,7 @@ impl Drop for Waiting {
 }
 
 impl Prepared {
+    /// Encodes and cuts every pair of the request. Fails on what only tokens show, and where `halt` says that it is in vain.
     pub fn new(
         tokenizer: &PairTokenizer,
         defaults: Defaults,

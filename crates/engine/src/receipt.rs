@@ -7,7 +7,9 @@ use crate::weights::PrefetchReport;
 /// When something began, from the start of the process, and how long it took.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Span {
+    /// From the start of the process.
     pub start: Duration,
+    /// How long it took.
     pub time: Duration,
 }
 
@@ -20,6 +22,7 @@ impl Span {
         }
     }
 
+    /// When it ended, from the start of the process.
     pub fn end(&self) -> Duration {
         self.start + self.time
     }
@@ -32,6 +35,7 @@ pub struct LoadTimes {
     pub process: Span,
     /// Bringing the model from elsewhere; nothing where it is on a local disk.
     pub download: Option<Downloaded>,
+    /// Reading the tokenizer.
     pub tokenizer: Span,
     /// Mapping and checking the weights, and widening them where the files do not hold what is computed in.
     pub weights: Span,
@@ -44,13 +48,15 @@ pub struct LoadTimes {
 /// What bringing a model here took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Download {
+    /// When it was asked for.
     pub began: Instant,
     /// Asking for it and bringing it, without checking.
     pub time: Duration,
     /// Reading what came, for its digests.
     pub check: Duration,
-    /// Of the model's files, and how many of them came over the network this time.
+    /// Bytes of the model's files.
     pub bytes: u64,
+    /// Bytes that came over the network this time.
     pub downloaded: u64,
 }
 
@@ -73,13 +79,16 @@ pub struct Downloaded {
     pub span: Span,
     /// Checking what came, after that.
     pub check: Duration,
-    /// Of the model's files, and how many of them came over the network; the others had come before.
+    /// Bytes of the model's files.
     pub bytes: u64,
+    /// Bytes that came over the network; the others had come before.
     pub downloaded_bytes: u64,
+    /// 10⁶ bytes a second, of those.
     pub mb_per_s: f64,
 }
 
 impl Downloaded {
+    /// The same, from the start of the process.
     pub fn new(download: Download, started: Instant) -> Self {
         Self {
             span: Span {
@@ -97,7 +106,9 @@ impl Downloaded {
 /// The receipt of a start. What has not come to its end yet is told as far as it has come.
 #[derive(Debug, Clone, Copy)]
 pub struct Receipt {
+    /// Until the model was ready.
     pub load: LoadTimes,
+    /// Reading the weights ahead, which may go on.
     pub prefetch: Prefetched,
     /// The first forward pass, be it the warm-up or a request's.
     pub first_inference: Option<Span>,
@@ -106,16 +117,22 @@ pub struct Receipt {
 /// Reading the weights ahead.
 #[derive(Debug, Clone, Copy)]
 pub struct Prefetched {
+    /// From its beginning until now, or until its end.
     pub span: Span,
-    /// What was read, and what was found in memory.
+    /// Bytes that were read.
     pub bytes: u64,
+    /// Bytes that were found in memory.
     pub cached_bytes: u64,
+    /// Bytes that a forward pass reads.
     pub planned_bytes: u64,
+    /// 10⁶ bytes a second, of those that were read.
     pub mb_per_s: f64,
+    /// Whether it has ended.
     pub done: bool,
 }
 
 impl Prefetched {
+    /// The same, from the start of the process.
     pub fn new(report: PrefetchReport, started: Instant) -> Self {
         Self {
             span: Span {

@@ -26,6 +26,7 @@ use huggingface::HuggingFace;
 use crate::error::ModelError;
 use reranker_domain::{Error, Truncation};
 
+/// A tokenizer of pairs, in whichever form it was read.
 pub struct PairTokenizer {
     form: Form,
     special_tokens: usize,
@@ -39,6 +40,7 @@ enum Form {
 
 /// A model folder's tokenizer.
 pub struct FolderTokenizer {
+    /// The tokenizer itself.
     pub tokenizer: PairTokenizer,
     /// A `tokenizer.json` that gives the same without any other file.
     pub json: Vec<u8>,
@@ -51,10 +53,12 @@ pub struct FolderTokenizer {
 pub struct EncodedText(Vec<u32>);
 
 impl EncodedText {
+    /// How many tokens it has.
     pub fn tokens(&self) -> usize {
         self.0.len()
     }
 
+    /// Its tokens' ids.
     pub fn ids(&self) -> &[u32] {
         &self.0
     }
@@ -63,6 +67,7 @@ impl EncodedText {
 /// One pair as the model reads it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Sequence {
+    /// Token ids, special ones included.
     pub ids: Vec<u32>,
     /// Segment of each token; as long as `ids`.
     pub type_ids: Vec<u32>,
@@ -147,6 +152,7 @@ impl PairTokenizer {
         })
     }
 
+    /// The file that it came from.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -181,6 +187,7 @@ impl PairTokenizer {
         self.special_tokens + 2
     }
 
+    /// The ids of one text, special tokens left out. Fails where the tokenizer cannot encode it.
     pub fn encode(&self, text: &str) -> Result<EncodedText, Error> {
         // The crate's message may quote the text, so it is not passed on.
         let failed = || {
@@ -256,7 +263,9 @@ fn fill(template: &[TemplatePiece], query: &[u32], document: &[u32]) -> (Vec<u32
 /// How many tokens of each text stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kept {
+    /// Tokens of the query.
     pub query: usize,
+    /// Tokens of the document.
     pub document: usize,
 }
 

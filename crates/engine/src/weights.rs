@@ -35,8 +35,9 @@ pub use safetensors::Dtype;
 
 /// Where a model folder keeps its packed form.
 pub const PACKED_FILE: &str = "packed.safetensors";
-/// A model folder's weights where they are one file, and the list of their files where they are several.
+/// A model folder's weights where they are one file.
 pub const SINGLE_FILE: &str = "model.safetensors";
+/// The list of a model folder's weight files where they are several.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
 /// Files of a model folder that decide ids and logits, besides the weights.
 const DECIDING: [&str; 3] = ["config.json", "tokenizer.json", "tokenizer_config.json"];
@@ -79,11 +80,16 @@ impl Located {
 /// A run of f32 values: a window into a mapped file, or owned where the file holds another dtype.
 #[derive(Clone)]
 pub enum Floats {
+    /// Where the file holds f32, aligned.
     Mapped {
+        /// The file.
         file: Arc<Mapped>,
+        /// Of the first value, in bytes from the file's beginning.
         offset: usize,
+        /// How many values there are.
         len: usize,
     },
+    /// Widened from another dtype.
     Owned(Arc<Vec<f32>>),
 }
 
@@ -123,6 +129,7 @@ impl AsRef<[u8]> for Raw {
 }
 
 impl Floats {
+    /// So many zeros.
     pub fn zeros(len: usize) -> Self {
         Self::Owned(Arc::new(vec![0.0; len]))
     }
@@ -367,6 +374,7 @@ impl Weights {
         shape.and_then(|shape| shape.first()).copied().unwrap_or(0)
     }
 
+    /// Whether there is a tensor of this name.
     pub fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
@@ -518,6 +526,7 @@ enum TableValues {
 }
 
 impl Table {
+    /// How many rows it has.
     pub fn rows(&self) -> usize {
         self.rows
     }

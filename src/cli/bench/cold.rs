@@ -20,7 +20,7 @@ use super::super::process::Usage;
 use super::super::{cpu, setup};
 use crate::config::Config;
 use reranker_domain::{Pair, Request, Truncation};
-use reranker_engine::{Engine, Span};
+use reranker_engine::{Engine, Settings, Span};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -393,8 +393,11 @@ fn once(tokens: usize, config: &Config, started: Instant) -> anyhow::Result<Exit
     let plan = setup::model(config)?;
     let pool = setup::pool(config)?;
     let (engine, encode, score) = pool.install(|| {
-        let engine = Engine::load(&plan.path, plan.settings, false, started)
-            .context("cannot load the model")?;
+        let settings = Settings {
+            started,
+            ..plan.settings
+        };
+        let engine = Engine::open(&plan.path, settings).context("cannot load the model")?;
         let begun = Instant::now();
         let request = Request {
             max_length: Some(tokens),

@@ -7,13 +7,11 @@ use axum::Router;
 use axum::body::Body;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
-use kernels::Kernels;
 use reranker::batch::{Compute, ComputeSettings};
 use reranker::http::{Keyring, Settings, Telemetry, router};
 use reranker::service::Service;
-use reranker_domain::{Limits, Truncation};
-use reranker_engine::model::choose;
-use reranker_engine::{Engine, EngineSettings, ModelError, Precision};
+use reranker_domain::Limits;
+use reranker_engine::{Engine, ModelError, Settings as EngineSettings};
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -65,16 +63,11 @@ pub fn engine_of(folder: &Path) -> Result<Engine, ModelError> {
         named: *folder == golden(),
         revision: Some("r1".into()),
         max_length: 100,
-        truncation: Truncation::LongestFirst,
         batch_tokens: 256,
         max_tokens: 10_000,
-        precision: Precision::Auto,
-        kernels: Kernels::detect(),
-        download: None,
-        gpu: None,
+        ..EngineSettings::default()
     };
-    let chosen = choose(folder, Precision::Auto)?;
-    Engine::load(&chosen, settings, false, Instant::now())
+    Engine::open(folder, settings)
 }
 
 pub async fn loaded() -> (Router, Service) {

@@ -15,17 +15,25 @@ use reranker_json::mended;
 /// Whose tensor names, fields and head a model has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
+    /// BERT.
     Bert,
+    /// RoBERTa.
     Roberta,
+    /// XLM-RoBERTa.
     XlmRoberta,
     /// XLM-RoBERTa as jina-reranker-v2 is published: queries, keys and values in one matrix.
     XlmRobertaFlash,
+    /// CamemBERT.
     Camembert,
+    /// ELECTRA.
     Electra,
+    /// DistilBERT.
     DistilBert,
+    /// MPNet.
     MpNet,
     /// As gte-multilingual-reranker-base is published, by code of its own.
     Gte,
+    /// ModernBERT.
     ModernBert,
 }
 
@@ -168,26 +176,36 @@ impl Class {
 }
 
 impl Family {
+    /// As `config.json` writes it.
     pub fn model_type(self) -> &'static str {
         Class::of(self).model_types[0]
     }
 }
 
+/// What a model is, whatever its family.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
+    /// Whose names and settings its files have.
     pub family: Family,
+    /// Rows of the table of words.
     pub vocab_size: usize,
+    /// Width of a token's vector.
     pub hidden_size: usize,
     /// Width of the embeddings, where they are projected to the layers' own.
     pub embedding_size: usize,
+    /// Layers of the encoder.
     pub layers: usize,
+    /// Heads of a layer's attention.
     pub heads: usize,
+    /// Width within a layer's second half.
     pub intermediate_size: usize,
     /// Rows of the position embedding, or positions that the model is made for; see [`Self::max_length`] for how many are usable.
     pub position_rows: usize,
     /// Segments that there may be; 1 where the model has no table of them.
     pub type_vocab_size: usize,
+    /// Added to a variance before its root is taken.
     pub layer_norm_eps: f32,
+    /// The id that stands for no token.
     pub pad_token_id: u32,
     /// The class of transformers that reads the tokenizer, where the file names it.
     pub tokenizer_class: Option<String>,
@@ -305,11 +323,14 @@ impl Activation {
 /// Our own optional object `reranker` in `config.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct About {
+    /// What it is called.
     pub name: Option<String>,
+    /// Its commit or version.
     pub revision: Option<String>,
     /// A model that is served for trying the service out, and must say so wherever it shows.
     #[serde(default)]
     pub demo: bool,
+    /// What whoever serves it should know.
     pub note: Option<String>,
 }
 
@@ -417,6 +438,7 @@ impl ModelConfig {
         Self::with_modules(path, &bytes, Modules::read(folder)?)
     }
 
+    /// The same, of a file's content; `path` is for messages.
     pub fn parse(path: &Path, bytes: &[u8]) -> Parsed<Self> {
         Self::with_modules(path, bytes, None)
     }
@@ -977,6 +999,7 @@ impl ModelConfig {
         self.position_rows.saturating_sub(self.first_position())
     }
 
+    /// Width of a head: [`Self::hidden_size`] over [`Self::heads`].
     pub fn head_dim(&self) -> usize {
         self.hidden_size / self.heads
     }

@@ -19,7 +19,6 @@ use super::gpu;
 use super::head::Head;
 use super::int8;
 use super::ops::{After, Attention, Gate, Join, Norm, Projection};
-use super::quantize::Site;
 use super::rotary::{Rotations, Tables};
 use super::{Gpu, Packed};
 use crate::error::{ModelError, Remedy};
@@ -158,6 +157,15 @@ impl Pooling {
         }
         means
     }
+}
+
+/// Where a matrix's inputs come from, in a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Site {
+    Qkv,
+    AttentionOut,
+    Up,
+    Down,
 }
 
 /// Sees what goes on in the layers, for calibration.

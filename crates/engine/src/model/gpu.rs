@@ -18,12 +18,17 @@ use crate::precision::Precision;
 /// A GPU that can be computed on, and in what.
 #[derive(Debug, Clone)]
 pub struct Gpu {
+    /// As the driver calls it.
     pub name: String,
+    /// Its compute capability.
     pub chip: Chip,
+    /// Size of its memory.
     pub memory_bytes: u64,
-    /// CUDA's version that the driver is made for, and the one that this program was built with.
+    /// CUDA's version that the driver is made for.
     pub driver: Version,
+    /// CUDA's version that this program was built with.
     pub built_with: Version,
+    /// What it computes in.
     pub precision: Precision,
     /// Whether to compute by our own kernels, where there are some for the model and the chip; else by candle's.
     pub fused: bool,

@@ -58,7 +58,9 @@ struct Matrix {
 /// How a matrix is computed with: what may be changed when its weights are packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Setting {
+    /// Whether all inputs are quantized to 16 bits.
     pub fine: bool,
+    /// How large the operands become.
     pub levels: Levels,
 }
 
@@ -74,6 +76,7 @@ pub struct Tunable<'a> {
     pub name: &'a str,
     /// How many it has.
     pub weights: usize,
+    /// What is computed with, to be changed.
     pub setting: &'a mut Setting,
 }
 

@@ -26,7 +26,7 @@ use super::description::{
     ATTENTION_NORM, ATTENTION_OUT, DOWN, Description, HeadStep, LayerSpec, LinearSpec, NormSpec,
     OUTPUT_NORM, QKV, UP,
 };
-use super::encoder::Observer;
+use super::encoder::{Observer, Site};
 use super::int8::panel_shape;
 use super::ops::Projection;
 use super::{Model, Packed};
@@ -64,18 +64,10 @@ pub const TRIAL: Levels = Levels {
 /// Rows of the embedding that are quantized at a time.
 const ROWS: usize = 4096;
 
-/// Where a matrix's inputs come from, in a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Site {
-    Qkv,
-    AttentionOut,
-    Up,
-    Down,
-}
-
 /// How one matrix fared.
 #[derive(Debug, Clone)]
 pub struct MatrixReport {
+    /// Of the matrix, as the packed file has it.
     pub name: String,
     /// `|int8 - f32| / |f32|` of its outputs on the sampled inputs, as root mean squares.
     pub error: f32,
@@ -85,12 +77,14 @@ pub struct MatrixReport {
     pub ladder: [f32; LADDER.len()],
     /// The same at [`TRIAL`].
     pub trial: f32,
+    /// What was decided for it.
     pub choice: Choice,
 }
 
 /// What is decided for a matrix.
 #[derive(Debug, Clone)]
 pub struct Choice {
+    /// How large its products' operands become.
     pub levels: Levels,
     /// What its inputs are multiplied by and what is added, channel by channel.
     pub smooth: Option<(Vec<f32>, Vec<f32>)>,
@@ -101,6 +95,7 @@ pub struct Choice {
 pub struct Plan {
     /// For the matrices that are not among `choices`; how their inputs are smoothed is found on the way.
     pub levels: Levels,
+    /// By the matrices' names.
     pub choices: BTreeMap<String, Choice>,
 }
 

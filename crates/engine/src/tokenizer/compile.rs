@@ -68,6 +68,7 @@ impl From<BuildError> for Stop {
     }
 }
 
+/// Makes the compiled form of a `tokenizer.json`, or says which part of it has none.
 pub fn compile(json: &[u8]) -> Result<Compilation, BadFile> {
     let json = alone(json).map_err(|fault| BadFile(fault.to_string()))?;
     match compile_file(&json) {

@@ -24,7 +24,9 @@ use reranker_json::mended;
 /// What `config.json` says that decides how texts become tokens.
 #[derive(Debug, Clone, Copy)]
 pub struct ModelFacts<'a> {
+    /// `model_type` of `config.json`.
     pub model_type: &'a str,
+    /// `tokenizer_class` of `config.json`.
     pub tokenizer_class: Option<&'a str>,
     /// Rows of the segment table.
     pub segments: usize,

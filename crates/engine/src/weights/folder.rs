@@ -98,6 +98,7 @@ impl ListedModule {
         files.map(|file| (format!("{}/{file}", self.path), self.needs(file)))
     }
 
+    /// Whether its folder must have this file.
     pub fn needs(&self, file: &str) -> bool {
         match self.kind() {
             "Dense" | "LayerNorm" => true,

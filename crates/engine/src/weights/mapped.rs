@@ -42,6 +42,7 @@ impl Mapped {
         })
     }
 
+    /// As it was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -55,6 +56,7 @@ impl Mapped {
         })
     }
 
+    /// All of the file.
     pub fn bytes(&self) -> &[u8] {
         &self.map
     }

@@ -37,12 +37,15 @@ const LONGEST_HEADER: u64 = 100_000_000;
 /// What a packed file says of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
+    /// [`FORMAT`] of the program that wrote it.
     pub format: u32,
     /// Name of the kernels' weight layout.
     pub layout: String,
     /// Program and version that wrote the file.
     pub tool: String,
+    /// What the model is called.
     pub name: Option<String>,
+    /// Its commit or version.
     pub revision: Option<String>,
     /// The source's `config.json`.
     pub config: serde_json::Value,
@@ -61,6 +64,7 @@ pub struct Manifest {
     pub fine: BTreeSet<String>,
     /// How large the operands of the matrices' products become; those that are not named have all eight bits.
     pub levels: BTreeMap<String, Levels>,
+    /// How near it is to its source, on every instruction set.
     pub fidelity: Option<Fidelity>,
     /// The same where products gain by small levels, which only differs from it where a matrix has fewer of inputs.
     pub narrow_fidelity: Option<Fidelity>,
@@ -70,18 +74,26 @@ pub struct Manifest {
 /// it (AVX2, and AVX-512 without VNNI). On others inputs have all eight bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Levels {
+    /// The largest magnitude of a weight, up to 127.
     pub weights: u8,
+    /// The largest byte of an input, up to 255.
     pub inputs: u8,
 }
 
 /// How near the packed model's results are to the f32 model's, on the texts that the packer carries.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Fidelity {
+    /// Pairs that were compared.
     pub pairs: usize,
+    /// Tokens of those.
     pub tokens: usize,
+    /// Mean of the logits' absolute differences.
     pub mean_logit_difference: f64,
+    /// Largest of them.
     pub max_logit_difference: f64,
+    /// Mean of the absolute differences of the scores, the logits' sigmoids.
     pub mean_score_difference: f64,
+    /// Largest of them.
     pub max_score_difference: f64,
     /// Kendall's rank correlation (tau-b) of all pairs by logit; nothing where the logits are all alike.
     pub kendall_tau: Option<f64>,
@@ -305,6 +317,7 @@ impl PackedWriter {
         Ok(())
     }
 
+    /// Appends a tensor of f32.
     pub fn floats(
         &mut self,
         name: &str,
@@ -444,6 +457,7 @@ pub fn sha256_of(path: &Path) -> Result<String, ModelError> {
     Ok(hex(&digest.finalize()))
 }
 
+/// Bytes as lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

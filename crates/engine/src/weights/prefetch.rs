@@ -1,9 +1,9 @@
 //! Reading weights ahead: which bytes of which files, in the order in which a forward pass needs them, and the threads that
 //! bring them into memory.
 //!
-//! Data in: the names and places of tensors. Data out: pages that are in memory and mapped before they are needed, and a report
-//! of how far that has come. Refuses the embedding tables, of which a request touches a few rows. Nothing depends on it: what
-//! has not been read ahead is read when it is touched.
+//! Data in: the places of tensors, and an order of their names. Data out: pages that are in memory and mapped before they are needed,
+//! and a report of how far that has come. Leaves out what has no place in the order, such as tables of which a request touches a few
+//! rows. Nothing depends on it: what has not been read ahead is read when it is touched.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -27,13 +27,17 @@ pub struct Prefetch(Arc<Shared>);
 /// How far reading ahead has come.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PrefetchReport {
+    /// When it began.
     pub began: Instant,
     /// Until the end, or so far.
     pub time: Duration,
-    /// What was read, and what was found in memory before anything had to be read.
+    /// Bytes that were read.
     pub bytes: u64,
+    /// Bytes that were found in memory before anything had to be read.
     pub cached_bytes: u64,
+    /// Bytes that a forward pass reads.
     pub planned_bytes: u64,
+    /// Whether it has ended.
     pub done: bool,
 }
 
@@ -73,13 +77,14 @@ struct Piece {
 }
 
 impl Weights {
-    /// Memory that every forward pass reads: everything but the embedding tables, in the form in which it is computed.
-    pub fn working_bytes(&self) -> u64 {
+    /// Memory that every forward pass reads, in the form in which it is computed. `order` has a place for each tensor that is read whole,
+    /// by its name.
+    pub fn working_bytes<O>(&self, order: impl Fn(&str) -> Option<O>) -> u64 {
         let packed = self.manifest().is_some();
         let read = self
             .tensors
             .iter()
-            .filter(|(name, _)| Need::of(name).is_some());
+            .filter(|(name, _)| order(name).is_some());
         read.map(|(_, tensor)| {
             // A folder's matrices are widened where they are no f32.
             let widened = 4 * tensor.shape.iter().product::<usize>();
@@ -88,17 +93,17 @@ impl Weights {
         .sum()
     }
 
-    /// Begins to read everything but the embedding tables, layer by layer.
-    pub fn prefetch(&self) -> Prefetch {
-        Prefetch::start(self.plan())
+    /// Begins to read every tensor that has a place in `order`, the least first.
+    pub fn prefetch<O: Ord>(&self, order: impl Fn(&str) -> Option<O>) -> Prefetch {
+        Prefetch::start(self.plan(order))
     }
 
-    fn plan(&self) -> Vec<Piece> {
-        let mut wanted: Vec<(Need, &Arc<Mapped>, Range<usize>)> = self
+    fn plan<O: Ord>(&self, order: impl Fn(&str) -> Option<O>) -> Vec<Piece> {
+        let mut wanted: Vec<(O, &Arc<Mapped>, Range<usize>)> = self
             .tensors
             .iter()
             .filter_map(|(name, tensor)| {
-                let need = Need::of(name)?;
+                let need = order(name)?;
                 Some((
                     need,
                     &tensor.file,
@@ -141,49 +146,6 @@ impl Weights {
     }
 }
 
-/// When a forward pass needs a tensor: earlier ones are less.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Need {
-    Tokenizer,
-    Embeddings,
-    /// The layer, and the part of it.
-    Layer(usize, usize),
-    /// The head, and whatever has a name that says nothing.
-    Head,
-}
-
-impl Need {
-    /// Nothing for tables of which single rows are read.
-    fn of(name: &str) -> Option<Self> {
-        // As the families call their layers, `encoder.layer.3.` or `layers.3.`.
-        let within = ["layer.", "layers."]
-            .iter()
-            .find_map(|layers| name.split_once(layers));
-        if let Some((_, within)) = within {
-            let (layer, part) = within.split_once('.')?;
-            let part = ["attention.output", "attention", "intermediate", "output"]
-                .iter()
-                .position(|known| part.starts_with(known))
-                .map_or(0, |place| [1, 0, 2, 3][place]);
-            return Some(
-                layer
-                    .parse()
-                    .map_or(Self::Head, |layer| Self::Layer(layer, part)),
-            );
-        }
-        // A run of tensors takes the padding between them with it.
-        if name.contains("_embeddings.") || name.starts_with("padding.") {
-            None
-        } else if name.starts_with("tokenizer") {
-            Some(Self::Tokenizer)
-        } else if name.contains("embeddings.") {
-            Some(Self::Embeddings)
-        } else {
-            Some(Self::Head)
-        }
-    }
-}
-
 impl Prefetch {
     /// For who reads the weights once and in order.
     pub fn none() -> Self {
@@ -212,6 +174,7 @@ impl Prefetch {
         Self(shared)
     }
 
+    /// How far it has come.
     pub fn report(&self) -> PrefetchReport {
         let shared = &self.0;
         let time = shared.lock().time;
@@ -298,6 +261,7 @@ mod tests {
     use std::fs::File;
 
     use super::*;
+    use crate::model::Need;
     use proptest::prelude::*;
     use rustix::fs::{Advice, fadvise};
     use safetensors::Dtype;
@@ -347,32 +311,9 @@ mod tests {
     }
 
     #[test]
-    fn every_familys_layers_are_known() {
-        for (name, expected) in [
-            ("new.encoder.layer.3.mlp.up_gate_proj.weight", Some(3)),
-            ("distilbert.transformer.layer.4.sa_layer_norm.bias", Some(4)),
-            ("roberta.encoder.layers.5.mixer.Wqkv.weight", Some(5)),
-            ("layers.21.attn.Wo.weight", Some(21)),
-            ("final_norm.weight", None),
-            ("4_Dense.linear.weight", None),
-        ] {
-            let layer = match Need::of(name) {
-                Some(Need::Layer(layer, _)) => Some(layer),
-                need => {
-                    assert_eq!(need, Some(Need::Head), "{name}");
-                    None
-                }
-            };
-            assert_eq!(layer, expected, "{name}");
-        }
-        let table = "model.embeddings.tok_embeddings.weight";
-        assert_eq!(Need::of(table), None);
-    }
-
-    #[test]
     fn layers_are_read_in_their_order_and_embedding_tables_not_at_all() {
         let (_dir, weights) = model();
-        let plan = weights.plan();
+        let plan = weights.plan(Need::of);
         let place = |name: &str| {
             let range = range(&weights, name);
             let holds = |piece: &Piece| piece.bytes.contains(&range.start);
@@ -403,7 +344,7 @@ mod tests {
     #[test]
     fn every_byte_but_the_tables_is_planned_once_in_pieces() {
         let (_dir, weights) = model();
-        let plan = weights.plan();
+        let plan = weights.plan(Need::of);
         let mut ranges: Vec<Range<usize>> = plan.iter().map(|piece| piece.bytes.clone()).collect();
         assert!(
             ranges
@@ -424,7 +365,7 @@ mod tests {
             (&[], 0),
         ] {
             let (_dir, weights) = weights(tensors);
-            let prefetch = weights.prefetch();
+            let prefetch = weights.prefetch(Need::of);
             prefetch.wait();
             let report = prefetch.report();
             assert!(report.done);
@@ -439,7 +380,7 @@ mod tests {
         let (_dir, weights) = model();
         let file = Arc::clone(&weights.tensors["classifier.dense.weight"].file);
         let read_ahead = || {
-            let prefetch = weights.prefetch();
+            let prefetch = weights.prefetch(Need::of);
             prefetch.wait();
             prefetch.report()
         };
@@ -461,7 +402,7 @@ mod tests {
         let file = Arc::clone(&weights.tensors["classifier.dense.weight"].file);
         // A file system in memory has nowhere to drop them to.
         let kept = file.is_in_memory(layer.clone());
-        let prefetch = weights.prefetch();
+        let prefetch = weights.prefetch(Need::of);
         prefetch.wait();
         let report = prefetch.report();
         println!("{report:?}");
@@ -514,7 +455,7 @@ mod tests {
                 .collect();
             let borrowed: Vec<(&str, usize)> = named.iter().map(|(name, len)| (&**name, *len)).collect();
             let (_dir, weights) = weights(&borrowed);
-            let plan = weights.plan();
+            let plan = weights.plan(Need::of);
             prop_assert!(plan.iter().all(|piece| !piece.bytes.is_empty() && piece.bytes.len() <= PIECE));
             // Of each wanted tensor the first and the last piece that has bytes of it, and when it is needed.
             let mut read: Vec<(Need, usize, usize)> = Vec::new();
