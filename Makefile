@@ -65,7 +65,8 @@ event:
 	@test -f "$(EVENT)" || { echo "EVENT=$(EVENT): there is no such file. There are:" events/*.json >&2; exit 2; }
 
 invoke: event build #- send EVENT=events/….json through the real Lambda runtime loop
-	cargo run --release --locked --quiet --example invoke -- $(EVENT)
+	cargo build --release --locked --quiet --package reranker --package reranker-tools
+	$(TARGET)/release/invoke $(EVENT)
 
 verify: build ## compare the model with its published scores (MODEL_DIR, MODEL_NAME)
 	$(BINARY) verify

@@ -14,7 +14,7 @@ use reranker_domain::Truncation;
 use reranker_engine::tokenizer::{Compilation, PairTokenizer, compile};
 use reranker_engine::weights::Mapped;
 
-#[path = "../tests/it/support/texts.rs"]
+#[path = "../../../../tests/it/support/texts.rs"]
 mod texts;
 
 use texts::Texts;

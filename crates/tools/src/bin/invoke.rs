@@ -1,9 +1,9 @@
 //! `invoke EVENT.json`: sends one event through the program's Lambda runtime loop and prints its answer. For `make invoke`.
 //!
 //! Plays the platform with the same small runtime API as the tests. The program is the `reranker` that was built beside this
-//! example; its environment is the caller's, so `MODEL_DIR` and the rest work as ever.
+//! one; its environment is the caller's, so `MODEL_DIR` and the rest work as ever.
 
-#[path = "../tests/it/support/runtime_api.rs"]
+#[path = "../../../../tests/it/support/runtime_api.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod runtime_api;
 
@@ -53,13 +53,12 @@ fn run() -> anyhow::Result<ExitCode> {
     Ok(print(&outcome))
 }
 
-/// The program beside this example: `target/PROFILE/reranker` for `target/PROFILE/examples/invoke`.
+/// The program beside this one: `target/PROFILE/reranker` for `target/PROFILE/invoke`.
 fn program() -> anyhow::Result<PathBuf> {
-    let own = std::env::current_exe().context("where is this example?")?;
+    let own = std::env::current_exe().context("where is this program?")?;
     let folder = own
         .parent()
-        .and_then(Path::parent)
-        .context("this example lies in no target folder")?;
+        .context("this program lies in no target folder")?;
     let program = folder.join("reranker");
     if !program.is_file() {
         let release = if folder.ends_with("release") {
