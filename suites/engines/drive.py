@@ -18,9 +18,8 @@ import time
 from pathlib import Path
 
 from pyarrow import parquet
+from suite import DEMO, ROOT, check, finish
 
-ROOT = Path(__file__).resolve().parents[2]
-MODEL = ROOT / "models/demo"
 BIN = Path(sys.executable).parent
 PAIRS = 20_000
 # Of the program's starts, which are about 20: one with scored pairs before it and others after it.
@@ -38,15 +37,6 @@ ENGINES = {
     ),
     "ray": ([sys.executable, ROOT / "examples/ray_rerank.py"], "ray::"),
 }
-
-failures = 0
-
-
-def check(name, passed, detail=""):
-    global failures
-    failures += not passed
-    print(f"{'pass' if passed else 'FAIL'}  {name}{f': {detail}' if detail else ''}", flush=True)
-
 
 def write_pairs(path):
     chosen = random.Random(22)
@@ -112,7 +102,7 @@ def run_engine(name, program, pairs, folder):
         "RAY_TMPDIR": scratch,
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    asked = [*command, pairs, folder / f"{name}.scores", "--program", noting, "--model", MODEL]
+    asked = [*command, pairs, folder / f"{name}.scores", "--program", noting, "--model", DEMO]
     killed = None
     with (folder / f"{name}.log").open("wb") as log:
         engine = subprocess.Popen(list(map(str, asked)), env=environment, stdout=log, stderr=log)
@@ -136,7 +126,7 @@ def main():
     write_pairs(pairs)
     before = time.monotonic()
     with (folder / "one.log").open("wb") as log:
-        done = subprocess.run([program, "score", "--jsonl", pairs, "--model", MODEL], stdout=subprocess.PIPE, stderr=log)
+        done = subprocess.run([program, "score", "--jsonl", pairs, "--model", DEMO], stdout=subprocess.PIPE, stderr=log)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     for row in rows:
         row.pop("line", None)
@@ -158,7 +148,7 @@ def main():
         check(f"{name}: every pair has one result", len(rows) == PAIRS and got.keys() == wanted.keys(), f"{len(rows)} rows of {len(got)} pairs")
         others = [(got[pair], wanted[pair]) for pair in got.keys() & wanted.keys() if got[pair] != wanted[pair]]
         check(f"{name}: every result is the one machine's, to the last digit", not others, f"{len(others)} differ, such as {others[0]}" if others else "")
-    sys.exit(1 if failures else 0)
+    sys.exit(finish())
 
 
 main()

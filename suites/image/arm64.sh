@@ -4,6 +4,7 @@
 # where that cannot be pulled, with the libraries that rustup would bring.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+source suites/lib.sh
 work=$PWD/target/image
 image=reranker:arm64
 

@@ -8,7 +8,6 @@ Prints one line a check; exits 1 where one failed. Needs only the standard libra
 """
 
 import contextlib
-import http.client
 import json
 import math
 import os
@@ -20,13 +19,15 @@ import tempfile
 import threading
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+import suite
+from suite import ROOT, check, finish, free_port, process, request, wait_for
+
 sys.path[:0] = [str(ROOT / "suites/emulators"), str(ROOT / "suites/image")]
 import drive as emulators  # noqa: E402
 import hub  # noqa: E402
 from contents import contents  # noqa: E402
 
-check, request, free_port, PATIENCE = emulators.check, emulators.request, emulators.free_port, emulators.PATIENCE
+PATIENCE = emulators.PATIENCE
 
 # Of the whole image with the bundled model.
 SIZE_LIMIT = 80_000_000
@@ -72,14 +73,7 @@ def container(image, options=(), command=()):
 
 def answers(port, path="/ready", wanted=(200,)):
     """Waits for such an answer."""
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            status, body = request(port, "GET", path)
-            if status in wanted:
-                return status, body
-        time.sleep(0.025)
-    raise RuntimeError(f"port {port}: no {wanted} from {path}")
+    return wait_for(f"port {port}: {path} answers {wanted}", lambda: suite.answers(port, path, wanted), seconds=PATIENCE)
 
 
 def exit_code(name):
@@ -210,18 +204,10 @@ def check_emulator(image, rie, plain):
     options += ["--volume", f"{rie}:/rie:ro", "--entrypoint", "/rie", "--env", f"AWS_LAMBDA_FUNCTION_TIMEOUT={PATIENCE}"]
     inspected = json.loads(docker("image", "inspect", image))[0]["Config"]
     with container(image, options, [*inspected["Entrypoint"], *inspected["Cmd"]]):
-        emulators.wait_for_port(Running(), port)
+        emulators.wait_for_port(port)
         invoke = lambda event: request(port, "POST", "/2015-03-31/functions/function/invocations", event)  # noqa: E731
         emulators.check_events("RIE", invoke, plain)
         emulators.check_health(invoke)
-
-
-class Running:
-    """What `wait_for_port` asks of a process."""
-
-    @staticmethod
-    def poll():
-        return None
 
 
 def sam_options():
@@ -252,7 +238,7 @@ def check_sam_api(sam, template, plain, log):
     heeds = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     started = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, preexec_fn=heeds)
     try:
-        emulators.wait_for_port(started, port)
+        emulators.wait_for_port(port, started)
         for path in sorted((ROOT / "events").glob("*.json")):
             event = json.loads(path.read_text())
             method, target, body = emulators.as_http(event)
@@ -347,7 +333,7 @@ def check_emulated(image, architecture, emulator):
             check(f"`reranker {command}` finds nothing wrong", done.returncode == 0, done.stdout + done.stderr if done.returncode else done.stdout.splitlines()[-1])
         port = free_port()
         variables = {"MODEL_DIR": f"{folder}/model", "HOST": "127.0.0.1", "PORT": str(port)}
-        with emulators.process([*program, "serve"], variables, log) as server:
+        with process([*program, "serve"], variables, log) as server:
             answers(port)
             check_scores("its server gives the published scores", port)
             server.terminate()
@@ -369,7 +355,7 @@ def main(image, functions_image, rie, sam, template, *compose):
         check_emulator(image, rie, port)
         check_sam_invoke(sam, template, port)
         check_sam_api(sam, template, port, log)
-        if emulators.failures:
+        if suite.failures:
             log.seek(0)
             print(log.read(), file=sys.stderr)
 
@@ -380,5 +366,4 @@ if __name__ == "__main__":
         check_emulated(*sys.argv[2:])
     else:
         main(*sys.argv[1:])
-    print(f"{emulators.failures} failed" if emulators.failures else "all passed")
-    sys.exit(1 if emulators.failures else 0)
+    sys.exit(finish())

@@ -7,6 +7,7 @@
 # machine's own toolchain. The other tools come from PyPI at pinned versions and are kept under target/image.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+source suites/lib.sh
 
 work=$PWD/target/image
 image=reranker:check
@@ -40,7 +41,7 @@ step "the image"
 make --no-print-directory image IMAGE=$image BUILD_ARGS="--network host --quiet"
 docker build --quiet --build-arg SERVICE=$image --build-arg HOST="$RUST_IMAGE" --tag $functions azure
 
-# The program as it is shipped, for whatever tests it outside: `make test-clients BINARY=target/image/reranker`.
+# The program as it is shipped, for whatever tests it outside: `make suite SUITES=clients BINARY=target/image/reranker`.
 container=$(docker create $image)
 docker cp "$container:/reranker" "$work/reranker"
 docker rm "$container" >/dev/null

@@ -25,9 +25,7 @@ import pathlib
 import random as randoms
 import re
 import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -36,8 +34,8 @@ import dialects
 import texts
 import wire
 from dialects import Wish
+from suite import DEMO, check, finish, free_port, process
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONNECTIONS = 32
 # Room for all connections and for jobs whose clients have just gone: nobody is refused but in a crowd.
 MAX_QUEUE = CONNECTIONS + 16
@@ -51,15 +49,6 @@ GROWTH_BYTES = 16 << 20
 WARM_UP = 15
 # Wrong answers to show in full; the others are counted.
 SHOWN = 10
-
-failures = 0
-
-
-def check(name, passed, detail=""):
-    global failures
-    failures += not passed
-    print(f"{'pass' if passed else 'FAIL'}  {name}{': ' + detail if detail else ''}", flush=True)
-
 
 @dataclasses.dataclass
 class Pool:
@@ -707,23 +696,16 @@ async def loaded(load, process):
 
 @contextlib.contextmanager
 def server(program, log):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    model = pathlib.Path(os.environ.get("MODEL_DIR", ROOT / "models/demo"))
+    port = free_port()
+    model = pathlib.Path(os.environ.get("MODEL_DIR", DEMO))
     environment = {
-        "PATH": os.environ["PATH"], "MODEL_DIR": str(model), "HOST": "127.0.0.1", "PORT": str(port), "API_KEYS": f"another,{KEY}",
+        "MODEL_DIR": str(model), "HOST": "127.0.0.1", "PORT": str(port), "API_KEYS": f"another,{KEY}",
         "PRECISION": "int8" if (model / "packed.safetensors").exists() else "f32", "LOG_LEVEL": "warn", "LOG_FORMAT": "json",
         "MAX_QUEUE": str(MAX_QUEUE), "MAX_PAIRS": str(MAX_PAIRS), "MAX_TEXT_CHARS": str(MAX_TEXT_CHARS),
         "MAX_BODY_BYTES": str(MAX_BODY_BYTES),
     }
-    process = subprocess.Popen([program, "serve"], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    try:
-        yield process, port, environment["PRECISION"]
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+    with process([program, "serve"], environment, log) as started:
+        yield started, port, environment["PRECISION"]
 
 
 async def ready(process, port):
@@ -748,16 +730,15 @@ async def main(program, seconds):
         sys.exit("fewer than 8 seconds show nothing")
     seed = int(os.environ.get("LOAD_SEED", "4"))
     with tempfile.TemporaryFile("w+") as log:
-        with server(str(pathlib.Path(program).resolve()), log) as (process, port, precision):
+        with server(str(pathlib.Path(program).resolve()), log) as (started, port, precision):
             print(f"      {CONNECTIONS} connections for {seconds} s, seed {seed}, the model in {precision}", flush=True)
-            answered = await ready(process, port)
-            await loaded(Load(port, process.pid, seconds, seed, answered), process)
+            answered = await ready(started, port)
+            await loaded(Load(port, started.pid, seconds, seed, answered), started)
         log.seek(0)
         # Refusals for want of time are warnings, and meant.
         errors = [line for line in log if '"level":"WARN"' not in line]
         check("nothing was logged but warnings", not errors, "".join(errors[:5]))
-    print(f"{failures} failed" if failures else "all passed")
-    return 1 if failures else 0
+    return finish()
 
 
 if __name__ == "__main__":

@@ -27,16 +27,17 @@ import platform
 import random as randoms
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 
 import dialects
+import suite
 import texts
 import wire
 from dialects import Wish
-from drive import ROOT, ready, resident_bytes
+from drive import ready, resident_bytes
+from suite import DEMO, process, wait_for
 
 CONNECTIONS = [int(number) for number in os.environ.get("CONNECTIONS", "1,8,64,512").split(",")]
 # Pairs of a request, and how often: most are small.
@@ -50,7 +51,6 @@ GROWTH_BYTES = 16 << 20
 # Buffers of 512 connections, their requests and answers.
 MOST_BYTES = 256 << 20
 
-failures = 0
 lines = []
 
 
@@ -60,9 +60,7 @@ def say(line=""):
 
 
 def check(name, passed, detail=""):
-    global failures
-    failures += not passed
-    say(f"{'pass' if passed else 'FAIL'}  {name}{': ' + detail if detail else ''}")
+    lines.append(suite.check(name, passed, detail))
 
 
 class Prepared:
@@ -253,25 +251,20 @@ async def fair(port, random):
 
 @contextlib.contextmanager
 def serve(program, **more):
-    model = ROOT / "models/demo"
     environment = {
-        "PATH": os.environ["PATH"], "MODEL_DIR": str(model), "HOST": "127.0.0.1", "PORT": "0", "LOG_LEVEL": "info",
+        "MODEL_DIR": str(DEMO), "HOST": "127.0.0.1", "PORT": "0", "LOG_LEVEL": "info",
         "LOG_FORMAT": "text", "THREADS": os.environ.get("THREADS", "1"), "BATCH_TOKENS": str(BATCH_TOKENS), **more,
     }
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen([program, "serve"], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        try:
-            for _ in range(600):
-                log.seek(0)
-                found = re.search(r"listening address=\S+:(\d+)", log.read())
-                if found:
-                    break
-                time.sleep(0.05)
-            yield process, int(found.group(1))
-        finally:
-            process.terminate()
-            code = process.wait(60)
-            check("SIGTERM ends it well", code == 0, f"exit {code}")
+    with tempfile.TemporaryFile("w+") as log, process([program, "serve"], environment, log) as started:
+
+        def listening():
+            log.seek(0)
+            return re.search(r"listening address=\S+:(\d+)", log.read())
+
+        yield started, int(wait_for("the server listens", listening, started).group(1))
+        started.terminate()
+        code = started.wait(60)
+        check("SIGTERM ends it well", code == 0, f"exit {code}")
 
 
 def reference(phase):
@@ -282,14 +275,14 @@ def reference(phase):
 async def measure(program, seconds):
     random = randoms.Random(11)
     prepared = Prepared(random)
-    with serve(program, MAX_QUEUE="600") as (process, port):
-        await ready(process, port)
-        await Phase(port, process.pid, prepared, 1, min(3, seconds)).run()
+    with serve(program, MAX_QUEUE="600") as (started, port):
+        await ready(started, port)
+        await Phase(port, started.pid, prepared, 1, min(3, seconds)).run()
         say(f"{'connections':>11} {'requests':>8} {'pairs':>7} {'tokens/s':>9} {'rate':>6} {'a pass':>6} {'1: p50':>8} {'p99 ms':>8}"
             f" {' 50: p50':>8} {'p99 ms':>8} {'429':>5} {'errors':>6} {'RSS MiB':>8}")
         phases, rate = [], None
         for connections in CONNECTIONS:
-            phase = await Phase(port, process.pid, prepared, connections, seconds).run()
+            phase = await Phase(port, started.pid, prepared, connections, seconds).run()
             rate = rate or reference(phase)
             phases.append(phase)
             say(phase.row(phase.tokens / phase.wall / rate))
@@ -302,7 +295,7 @@ async def measure(program, seconds):
             share = phase.tokens / phase.wall / rate
             check(f"{phase.connections} connections get {LEAST:.0%} of what one client's passes compute", share >= LEAST, f"{share:.1%}")
         # The same crowd once more: what the first one made the process take is there already.
-        again = await Phase(port, process.pid, prepared, CONNECTIONS[-1], seconds).run()
+        again = await Phase(port, started.pid, prepared, CONNECTIONS[-1], seconds).run()
         growth = max(again.resident) - max(phases[-1].resident)
         check(
             "memory stays flat", growth <= GROWTH_BYTES and max(again.resident) <= MOST_BYTES and not again.wrong,
@@ -311,9 +304,9 @@ async def measure(program, seconds):
         )
         await fair(port, random)
     # More than may wait.
-    with serve(program, MAX_QUEUE="32") as (process, port):
-        await ready(process, port)
-        phase = await Phase(port, process.pid, prepared, 256, seconds).run()
+    with serve(program, MAX_QUEUE="32") as (started, port):
+        await ready(started, port)
+        phase = await Phase(port, started.pid, prepared, 256, seconds).run()
         say(phase.row(phase.tokens / phase.wall / rate))
         check(
             "beyond the queue clients are told when to come back, and are served then",
@@ -327,11 +320,11 @@ async def main(program, seconds, out=None):
     program = str(pathlib.Path(program).resolve())
     say(f"{datetime.date.today()}  {platform.machine()}, {os.cpu_count()} cores, {os.environ.get('THREADS', '1')} compute threads, {seconds} s each, the bundled model")
     await measure(program, int(seconds))
-    say(f"{failures} failed" if failures else "all passed")
+    say(f"{suite.failures} failed" if suite.failures else "all passed")
     if out:
         with open(out, "a") as record:
             record.write("\n".join(lines) + "\n\n")
-    return 1 if failures else 0
+    return 1 if suite.failures else 0
 
 
 if __name__ == "__main__":

@@ -10,17 +10,14 @@ import json
 import os
 import pathlib
 import re
-import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 
 import openapi_spec_validator
+from suite import DEMO, ROOT, check, finish, serving
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 SEED = 20
 KEY = "a-key-of-the-test"
 # The three runs take about 70 s; this is for slow machines.
@@ -28,48 +25,13 @@ PATIENCE = 300
 # What needs no key. The rest does.
 OPEN = {"GET /", "GET /docs", "GET /health", "GET /live", "GET /ping", "GET /ready"}
 
-failures = 0
-
-
-def check(name, passed, detail=""):
-    global failures
-    failures += not passed
-    print(f"{'pass' if passed else 'FAIL'}  {name}{': ' + detail if detail else ''}", flush=True)
-
 
 @contextlib.contextmanager
 def server(program, log, **variables):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {
-        "PATH": os.environ["PATH"],
-        "MODEL_DIR": os.environ.get("MODEL_DIR", str(ROOT / "models/demo")),
-        "HOST": "127.0.0.1",
-        "PORT": str(port),
-        "LOG_LEVEL": "warn",
-        **variables,
-    }
-    started = subprocess.Popen([program, "serve"], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    try:
-        base = f"http://127.0.0.1:{port}"
-        end = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(OSError):
-                if urllib.request.urlopen(base + "/ready", timeout=5).status == 200:
-                    break
-            if started.poll() is not None or time.monotonic() > end:
-                sys.exit(f"the server does not become ready, see {log.name}")
-            time.sleep(0.05)
-        yield base
-        check("the server is still there", started.poll() is None)
-    finally:
-        started.send_signal(signal.SIGTERM)
-        try:
-            started.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            started.kill()
-            started.wait()
+    """Its address; it must outlive what it is asked."""
+    with serving(program, log, MODEL_DIR=os.environ.get("MODEL_DIR", str(DEMO)), LOG_LEVEL="warn", **variables) as started:
+        yield started.url
+        check("the server is still there", started.process.poll() is None)
 
 
 def operations(document):
@@ -199,8 +161,7 @@ def main(program, folder):
             wrong = {name: dict(statuses[name]) for name in names - OPEN if set(statuses[name]) != {401}}
             wrong |= {name: dict(statuses[name]) for name in OPEN if not statuses[name][200] or statuses[name][401]}
             check("without a key all but the open pages answer 401", not wrong, str(wrong or f"{len(names - OPEN)} of {len(names)}"))
-    print(f"{failures} failed" if failures else "all passed")
-    return 1 if failures else 0
+    return finish()
 
 
 if __name__ == "__main__":

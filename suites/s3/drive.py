@@ -14,7 +14,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,8 +23,8 @@ from pathlib import Path
 import boto3
 import botocore.config
 from proxy import DENIED, Fault, Proxy
+from suite import DEMO, ROOT, free_port, listens, wait_for
 
-ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "suites/image"))
 import hub  # noqa: E402
 
@@ -37,21 +36,8 @@ KILLS = 8
 QUERY = ["--query", "how do I reset my password?", "Choose “Forgot password” and follow the mail.", "We are open from nine to five."]
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def wait_for(what: str, done, seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < until, f"{what}: not within {seconds} s"
-        time.sleep(0.02)
 
 
 class Ended:
@@ -75,13 +61,13 @@ class Suite:
     def __init__(self, program: Path, model: Path, folder: Path) -> None:
         self.program, self.model, self.folder = program, model, folder
         self.packed = model / "packed.safetensors"
-        self.demo = ROOT / "models/demo/packed.safetensors"
+        self.demo = DEMO / "packed.safetensors"
         # Of several ranges, and small enough for a server that reads all of an object for each of them.
         self.middle = folder / "middle/packed.safetensors"
         port = free_port()
         log = (folder / "server.log").open("w")
         self.server = subprocess.Popen([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log)
-        wait_for("the S3 server", lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+        wait_for("the S3 server", lambda: listens(port), self.server)
         self.proxy = Proxy(port)
         self.moto = port
         self.s3 = self.client("s3", "any", "any")

@@ -6,6 +6,7 @@
 #     suites/trust/run.sh PROGRAM [PART...]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+source suites/lib.sh
 program=${1:?the program}
 shift
 
@@ -16,7 +17,7 @@ parts=(
     "tsan       suites/trust/sanitize.sh thread"
     "miri       suites/trust/miri.sh"
     "aarch64    suites/aarch64/run.sh --guard"
-    "audit      make audit"
+    "audit      suites/trust/audit.sh"
     "load       suites/load/run.sh $program 180"
     "throughput { python3 suites/load/throughput.py $program 20 | sed 's/^/record: /'; }"
     "reproducible  suites/trust/reproducible.sh"

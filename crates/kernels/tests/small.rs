@@ -1,5 +1,5 @@
 //! Every kernel once on small and awkward shapes, on every instruction set, alone and on two threads, against the plain code: few
-//! enough steps for an interpreter, which finds in them what no CPU shows (`make miri`).
+//! enough steps for an interpreter, which finds in them what no CPU shows (`make suite SUITES=miri`).
 
 use kernels::{
     AttentionKind, EncoderSpace, Epilogue, Int8Layer, Int8Matrix, Isa, Kernels, LayerNorm, Levels,
