@@ -31,9 +31,11 @@ pub fn share(jobs: &[&[usize]], budget: usize) -> Vec<usize> {
 
 /// Tokens that are computed until a new job of `own` tokens is done, its own included, where no other comes. `jobs` has what each that
 /// is there still has to do. The policy is [`share`]'s: what is no larger than the new job goes before it, and of the larger ones
-/// whichever is the oldest takes half of each pass.
+/// whichever is the oldest takes half of each pass. One that is larger by a quarter at most counts as no larger: what of it fits into
+/// passes beside the new job may make it the smaller one on the way.
 pub fn tokens_ahead(own: usize, jobs: &[usize], budget: usize) -> usize {
-    let (smaller, larger): (Vec<usize>, Vec<usize>) = jobs.iter().partition(|&&job| job <= own);
+    let (smaller, larger): (Vec<usize>, Vec<usize>) =
+        jobs.iter().partition(|&&job| job <= own + own / 4);
     let before = own + smaller.iter().sum::<usize>();
     let larger: usize = larger.iter().sum();
     // The pass that is under way is not shared any more.
