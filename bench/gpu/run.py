@@ -3,7 +3,9 @@
 
 usage: run.py --binary PATH --model FOLDER [--out FOLDER] [--rounds 10] [--only PART,…]
 
-Parts: doctor, precision, full, parity, times, served, memory, start. `parity` has the workloads below with the full-size model, alone and together,
+Parts: doctor, precision, families, shapes, full, parity, times, served, memory, start. `families` has the tiny model of every family in tests/golden,
+against PyTorch's logits there: alone and together, a logit within 0.0001 in f32, a score as below in 16 bits. `shapes` times other families
+at published sizes, with seeded weights. `parity` has the workloads below with the full-size model, alone and together,
 up to 8192 tokens, and bench/pairs.jsonl with the bundled model, whose scores mean something. A score may differ from that of the CPU in f32
 by 0.0002 in f32, 0.002 in f16 and 0.02 in bf16, which has eight bits. Anything else that is not as it should be fails too, once all is
 recorded; a peer that is missing is named.
@@ -39,14 +41,18 @@ GPU = pathlib.Path(__file__).resolve().parent
 BENCH = GPU.parent
 ROOT = BENCH.parent
 DEMO = ROOT / "models/demo"
+GOLDEN = ROOT / "tests/golden"
 sys.path.insert(0, str(BENCH))
 
+import models
 import workloads
 
 DEVICE = os.environ.get("DEVICE", "cuda")
 DRY = DEVICE == "cpu"
 MOST = {"f32": 0.0002, "f16": 0.002, "bf16": 0.02, "f16-plain": 0.002}
 DTYPES = {"f16": "float16", "bf16": "bfloat16", "f32": "float32"}
+# Of a logit in f32, against PyTorch's.
+EXACT = 0.0001
 ALONE = 8
 
 
@@ -68,6 +74,8 @@ TIMED = {
     "1x512": [512],
     **({"2x512": [512] * 2, "8-mixed": mixed(8)} if DRY else {"8x512": [512] * 8, "64x512": [512] * 64, "128-mixed": mixed(128), "512-mixed": mixed(512)}),
 }  # fmt: skip
+# Other families than BERT's, at sizes that people run.
+SHAPES = ["Alibaba-NLP/gte-multilingual-reranker-base", "Alibaba-NLP/gte-reranker-modernbert-base", "cross-encoder/ettin-reranker-32m-v1"]
 # Held to the CPU: small enough for it, and of every kind.
 HELD = ["1x128", "2x512", "8-mixed", "long"] if DRY else ["mixed", "8x512", "long"]
 MEMORY = list(TIMED)[-1]
@@ -149,6 +157,21 @@ def ask(documents: list[str]) -> tuple[int, dict]:
         return 0, {"error": str(error)}
 
 
+def golden(name: str) -> list[tuple[list[int], list[int], float]]:
+    """Ids, segments and PyTorch's logit of each sequence of a family's: tests/golden/README.md says what these files hold."""
+    file = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+    if "rows" not in file:
+        return [(row["input_ids"], row["token_type_ids"], row["logit"]) for row in file["pairs"] + file["raw"]]
+    vocabulary = json.loads((GOLDEN / name / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    sequences = []
+    for length, seed, logit in file["rows"]:
+        ids = [(seed + 7919 * at + at * at % 1009) % (vocabulary - 5) + 5 for at in range(length)]
+        if name == "mpnet" and length > 8:
+            ids[5] = 1
+        sequences.append((ids, [int(file["segments"] and at >= length // 2) for at in range(length)], logit))
+    return sequences
+
+
 def score(logit: float) -> float:
     return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
 
@@ -170,6 +193,7 @@ class Run:
         self.config = json.loads((self.model / "config.json").read_text(encoding="utf-8"))
         self.about = gpu()
         self.precisions = ["f32"] if DRY else ["f16", "bf16", "f32", "f16-plain"]
+        self.work = work
         self.ids = work / "ids.jsonl"
         self.lengths = self.draw()
         self.reference: Process | None = None
@@ -178,16 +202,19 @@ class Run:
         """Writes the ids of all workloads; their lengths."""
         longest = min(8192, self.config["max_position_embeddings"] - 2)
         lengths = {**TIMED, "mixed": workloads.MIXED, "long": [longest, longest // 4 + 1, longest // 16 + 1]}
-        with open(self.ids, "w", encoding="utf-8") as out:
+        self.write_ids(self.ids, lengths, self.config["vocab_size"])
+        return lengths
+
+    def write_ids(self, file: pathlib.Path, lengths: dict[str, list[int]], vocabulary: int) -> None:
+        with open(file, "w", encoding="utf-8") as out:
             for name, each in lengths.items():
                 draw = random.Random(name)
                 for at, length in enumerate(each):
-                    middle = [draw.randrange(workloads.FIRST_ORDINARY, self.config["vocab_size"] - 1) for _ in range(length - 2)]
+                    middle = [draw.randrange(workloads.FIRST_ORDINARY, vocabulary - 1) for _ in range(length - 2)]
                     ids = [workloads.BEGIN, *middle, workloads.END]
                     out.write(json.dumps({"workload": name, "ids": ids}) + "\n")
                     if name == "mixed" and at < ALONE:
                         out.write(json.dumps({"workload": f"alone-{at}", "ids": ids}) + "\n")
-        return lengths
 
     def flop(self, name: str) -> float:
         hidden, inner, layers = (self.config[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers"))
@@ -208,8 +235,9 @@ class Run:
         env = {**os.environ, "MODEL_DIR": str(model or self.model), **env}
         return subprocess.run([self.binary, *map(str, words)], env=env, capture_output=True, text=True, timeout=300)
 
-    def ours(self, name: str, env: dict[str, str], model: pathlib.Path | None = None) -> Process:
-        ids = [] if model else ["--ids", self.ids]
+    def ours(self, name: str, env: dict[str, str], model: pathlib.Path | None = None, ids: pathlib.Path | None = None) -> Process:
+        ids = ids or (None if model else self.ids)
+        ids = ["--ids", ids] if ids else []
         env = {"MODEL_DIR": str(model or self.model), **env}
         return Process(name, [self.binary, "bench", "--serve", *ids], env)
 
@@ -240,6 +268,69 @@ class Run:
                 name = "int8" if (DEMO / "packed.safetensors").exists() else "f32"
             self.check(f" {name} " in said, f"{env or 'no setting'} computes as {said!r}, not in {name}")
             self.write("precision", settings=env, system=said)
+
+    def families(self) -> None:
+        names = sorted(file.stem for file in GOLDEN.glob("*.json") if (GOLDEN / file.stem).is_dir())
+        for name in names:
+            with open(self.work / f"{name}.jsonl", "w", encoding="utf-8") as out:
+                for at, (ids, segments, _) in enumerate(golden(name)):
+                    for workload in ("together", f"alone-{at}"):
+                        out.write(json.dumps({"workload": workload, "ids": ids, "segments": segments}) + "\n")
+        every = [(name, precision) for name in names for precision in self.precisions if precision in DTYPES]
+        with concurrent.futures.ThreadPoolExecutor(1 if DRY else 6) as pool:
+            for (name, precision), future in [(of, pool.submit(self.family, *of)) for of in every]:
+                try:
+                    found = future.result()
+                except Failed as why:
+                    self.check(False, str(why))
+                    continue
+                self.write("family", model=name, precision=precision, **found)
+                for way in ("alone", "together"):
+                    off, most = found[way]["max_logit_difference"], EXACT
+                    if precision != "f32":
+                        off, most = found[way]["max_score_difference"], MOST[precision]
+                    self.check(off <= most, f"{name} in {precision}, {way}: differs by {off:.6f}")
+                on = self.about["gpu"] or ""
+                self.check(on in found["system"], f"{name} in {precision} is computed as {found['system']!r}")
+
+    def family(self, name: str, precision: str) -> dict:
+        wanted = [logit for _, _, logit in golden(name)]
+        system = self.ours(f"{name} in {precision}", self.on(precision), GOLDEN / name, self.work / f"{name}.jsonl")
+        try:
+            about = system.ready().about["system"]
+            together = system.ask("prepare", "together")["logits"]
+            alone = [system.ask("prepare", f"alone-{at}")["logits"][0] for at in range(len(wanted))]
+        finally:
+            system.end()
+        return {"system": about, "sequences": len(wanted), "alone": apart(alone, wanted), "together": apart(together, wanted)}
+
+    def shapes(self) -> None:
+        """Times of candle's operations, which compute these families."""
+        shapes = {} if DRY else {shape.name: shape for shape in models.shapes(None) if shape.name in SHAPES}
+        for name, shape in shapes.items():
+            folder = self.work / name.replace("/", "--")
+            folder.mkdir()
+            (folder / "config.json").write_text(shape.config, encoding="utf-8")
+            make = [sys.executable, BENCH / "pytorch/family_model.py", folder / "config.json", shape.tokenizer, folder / "model"]
+            made = subprocess.run([str(word) for word in make], capture_output=True, text=True, timeout=120)
+            if made.returncode:
+                self.write("left out", system=name, why=made.stderr[-500:])
+                continue
+            self.write_ids(folder / "ids.jsonl", TIMED, json.loads(shape.config)["vocab_size"])
+            for precision in ("f16", "bf16"):
+                system = self.ours(f"{name} in {precision}", self.on(precision), folder / "model", folder / "ids.jsonl")
+                try:
+                    about = system.ready().about["system"]
+                    for workload, each in TIMED.items():
+                        system.ask("prepare", workload)
+                        seconds = [system.ask("run", workload)["seconds"] for _ in range(min(self.rounds, 5))]
+                        median = statistics.median(seconds)
+                        self.write(
+                            "shape", model=name, system=about, precision=precision, workload=workload, seconds=seconds, median=median,
+                            pairs_per_s=len(each) / median, tokens_per_s=sum(each) / median,
+                        )  # fmt: skip
+                finally:
+                    system.end()
 
     def of_pairs(self, env: dict[str, str]) -> list[float]:
         """Logits of bench/pairs.jsonl with the bundled model."""
@@ -474,7 +565,7 @@ class Run:
         }
 
 
-PARTS = ["doctor", "precision", "full", "parity", "times", "served", "memory", "start"]
+PARTS = ["doctor", "precision", "families", "shapes", "full", "parity", "times", "served", "memory", "start"]
 
 
 def main() -> None:

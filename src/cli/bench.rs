@@ -36,7 +36,7 @@ pub struct Args {
     /// Timed rounds of each workload, after one that is not timed; medians are reported.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Take the sequences from a file instead, `{"workload": str, "ids": [int]}` a line.
+    /// Take the sequences from a file instead, `{"workload": str, "ids": [int]}` a line, with `"segments": [int]` where they are not all 0.
     #[arg(long, value_name = "FILE")]
     ids: Option<PathBuf>,
     /// Answer each line of standard input by one line, as `bench/peers/serving.py` describes, instead of measuring.
@@ -71,7 +71,20 @@ const FIRST_ORDINARY_ID: u32 = 5;
 
 struct Workload {
     name: Cow<'static, str>,
-    sequences: Vec<Vec<u32>>,
+    sequences: Vec<Sequence>,
+}
+
+struct Sequence {
+    ids: Vec<u32>,
+    segments: Vec<u32>,
+}
+
+impl Sequence {
+    /// All in the first segment where none are given.
+    fn new(ids: Vec<u32>, segments: Option<Vec<u32>>) -> Self {
+        let segments = segments.unwrap_or_else(|| vec![0; ids.len()]);
+        Self { ids, segments }
+    }
 }
 
 /// One engine's result on one workload.
@@ -206,9 +219,9 @@ fn drawn(model: &Model) -> anyhow::Result<Vec<Workload>> {
     );
     let mut random = Lcg(1);
     let mut sequence = |length: usize| {
-        (0..length.min(config.max_length()))
-            .map(|_| FIRST_ORDINARY_ID + random.next() % (vocabulary - FIRST_ORDINARY_ID))
-            .collect()
+        let mut id = |_| FIRST_ORDINARY_ID + random.next() % (vocabulary - FIRST_ORDINARY_ID);
+        let ids = (0..length.min(config.max_length())).map(&mut id).collect();
+        Sequence::new(ids, None)
     };
     Ok(WORKLOADS
         .iter()
@@ -224,27 +237,40 @@ fn drawn(model: &Model) -> anyhow::Result<Vec<Workload>> {
 struct Row {
     workload: String,
     ids: Vec<u32>,
+    segments: Option<Vec<u32>>,
 }
 
 fn from_file(file: &Path, model: &Model) -> anyhow::Result<Vec<Workload>> {
     let (vocabulary, longest) = (model.config().vocab_size, model.config().max_length());
+    let rows = model.config().type_vocab_size;
     let mut workloads: Vec<Workload> = Vec::new();
     let lines = BufReader::new(File::open(file).with_context(|| format!("{}", file.display()))?);
     for (index, line) in lines.lines().enumerate() {
         let at = || format!("{}: line {}", file.display(), index + 1);
-        let Object(Row { workload, ids }) =
-            serde_json::from_str(&line.with_context(at)?).with_context(at)?;
+        let Object(Row {
+            workload,
+            ids,
+            segments,
+        }) = serde_json::from_str(&line.with_context(at)?).with_context(at)?;
         ensure!(
             (1..=longest).contains(&ids.len()) && ids.iter().all(|&id| (id as usize) < vocabulary),
             "{}: {} ids; this model takes 1 to {longest}, each below {vocabulary}",
             at(),
             ids.len()
         );
+        let sequence = Sequence::new(ids, segments);
+        let segments = &sequence.segments;
+        ensure!(
+            segments.len() == sequence.ids.len() && segments.iter().all(|&it| (it as usize) < rows),
+            "{}: {} segments; this model takes one for each id, each below {rows}",
+            at(),
+            segments.len()
+        );
         match workloads.iter_mut().find(|known| known.name == workload) {
-            Some(known) => known.sequences.push(ids),
+            Some(known) => known.sequences.push(sequence),
             None => workloads.push(Workload {
                 name: workload.into(),
-                sequences: vec![ids],
+                sequences: vec![sequence],
             }),
         }
     }
@@ -276,12 +302,12 @@ struct Bench {
 impl Bench {
     /// One pass over the workload, batched as the service batches; its logits.
     fn run(&self, workload: &Workload) -> anyhow::Result<Vec<f32>> {
-        let lengths: Vec<usize> = workload.sequences.iter().map(Vec::len).collect();
+        let lengths: Vec<usize> = workload.sequences.iter().map(|it| it.ids.len()).collect();
         let mut logits = Vec::with_capacity(lengths.len());
         for batch in plan(&lengths, self.batch_tokens) {
             let mut packed = Packed::new();
-            for ids in &workload.sequences[batch] {
-                packed.push(ids, &vec![0; ids.len()]);
+            for Sequence { ids, segments } in &workload.sequences[batch] {
+                packed.push(ids, segments);
             }
             logits.extend(self.pool.install(|| self.model.forward(&packed))?);
         }
@@ -292,7 +318,7 @@ impl Bench {
         let mut sorted = times.to_vec();
         sorted.sort_by(f64::total_cmp);
         let median = (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0;
-        let lengths = || workload.sequences.iter().map(Vec::len);
+        let lengths = || workload.sequences.iter().map(|it| it.ids.len());
         let tokens: usize = lengths().sum();
         Measured {
             workload: &workload.name,

@@ -348,11 +348,7 @@ fn model(config: &Config) -> Vec<Finding> {
             (Some(_), None) => " (USE_FP16 changes nothing on a CPU)",
             _ => "",
         },
-        match &info.gpu {
-            Some(_) if info.fused => ", by our own kernels",
-            Some(_) => ", by candle's kernels",
-            None => "",
-        },
+        by_kernels(engine.model()),
         info.load.tokenizer.time.as_secs_f64() * 1e3,
         info.load.weights.time.as_secs_f64() * 1e3,
         info.load.warm_up.as_secs_f64() * 1e3,
@@ -406,6 +402,16 @@ fn gpu(plan: &setup::ModelPlan) -> Finding {
             "the CPU computes; DEVICE=cuda would refuse to, DEVICE=cpu would say nothing".into(),
         ),
         (None, reason) => Fine(not_used(reason.as_deref().unwrap_or("DEVICE=cpu"))),
+    }
+}
+
+/// Whose kernels compute on a GPU, and why not ours.
+fn by_kernels(model: &Model) -> String {
+    let lacks = |gpu: &Gpu| gpu.lacks_kernels(model.config());
+    match model.gpu().map(lacks) {
+        None => String::new(),
+        Some(None) => ", by our own kernels".into(),
+        Some(Some(reason)) => format!(", by candle's kernels ({reason})"),
     }
 }
 

@@ -262,6 +262,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 absent.join(", ")
             );
         }
+        note!("every family runs on CPUs and, in a program built for them, on NVIDIA GPUs");
         note!("`reranker serve --model NAME` fetches, packs and serves one");
     }
     Ok(ExitCode::SUCCESS)

@@ -9,7 +9,7 @@ use super::output::{Tenths, note};
 use super::{Usage, fetch};
 use crate::config::{Choice, Config};
 use reranker_domain::Limits;
-use reranker_engine::model::{CONFIG_FILE, Gpu, ModelConfig, choose};
+use reranker_engine::model::{Gpu, choose};
 use reranker_engine::weights::is_packed_only;
 use reranker_engine::{Device, Engine, ModelError, Precision, Settings};
 use reranker_sources::{LocatedModel, S3Model, S3Settings, locate};
@@ -156,10 +156,6 @@ fn gpu_precision(config: &Config, model: &Path) -> Result<Precision, String> {
             "{} is a packed model, which computes on CPUs: a GPU needs the folder that it was packed from",
             model.display()
         ));
-    }
-    let about = ModelConfig::read(&model.join(CONFIG_FILE));
-    if let Some(lacking) = about.ok().as_ref().and_then(ModelConfig::beyond_gpu) {
-        return Err(format!("this model has {lacking}, which CPUs compute"));
     }
     match config.precision {
         Precision::Int8 => Err("PRECISION=int8 is computed on CPUs".into()),

@@ -867,34 +867,6 @@ fn every_family_is_served_with_its_tokenizer() {
 }
 
 #[test]
-fn a_gpu_is_refused_by_name_for_families_that_it_does_not_compute_and_without_being_asked_for_cpus_do()
- {
-    for (name, lacking) in [
-        ("bert", None),
-        ("roberta", None),
-        ("xlm-roberta", None),
-        ("jina", None),
-        ("gte", Some("a gated feed-forward network")),
-        ("modernbert", Some("norms before the sub-layers")),
-        ("modernbert-modules", Some("norms before the sub-layers")),
-        ("electra", Some("a projection of the embeddings")),
-        ("distilbert", Some("embeddings without segments")),
-        ("mpnet", Some("a relative position bias")),
-    ] {
-        let config = ModelConfig::read(&golden(name).join("config.json")).expect("reads");
-        assert_eq!(config.beyond_gpu(), lacking, "{name}");
-        let Some(lacking) = lacking else {
-            continue;
-        };
-        let refused = score(&golden(name), &[("DEVICE", "cuda")]).expect_err(name);
-        let said = format!("DEVICE=cuda: this model has {lacking}, which CPUs compute");
-        assert!(refused.contains(&said), "{name}: {refused}");
-        let [auto, cpu] = ["auto", "cpu"].map(|device| score(&golden(name), &[("DEVICE", device)]));
-        assert_eq!(auto.expect("a score"), cpu.expect("a score"), "{name}");
-    }
-}
-
-#[test]
 fn modules_are_understood_or_refused_by_file_and_field() {
     let own = |dir: &Path, module: &str, edit: &dyn Fn(&mut Value)| {
         change(&dir.join(module).join("config.json"), edit);

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::support::families::FAMILIES;
+use crate::support::families::{FAMILIES, FamilyGolden};
 use kernels::{Isa, Kernels};
 use reranker_domain::Truncation;
 use reranker_engine::model::{Model, Packed};
@@ -15,31 +15,6 @@ const MODELS: [&str; 3] = ["xlm-roberta", "roberta", "bert"];
 
 /// Longer sequences are computed on the fastest instruction set alone.
 const LONG: usize = 600;
-
-#[derive(Deserialize)]
-struct FamilyGolden {
-    max_length: usize,
-    segments: bool,
-    /// `[length, seed, logit]`
-    rows: Vec<(usize, usize, f32)>,
-}
-
-impl FamilyGolden {
-    /// Each with its length, ids, segments and logit.
-    fn sequences(&self, model: &str, vocab: usize) -> Vec<(usize, Vec<u32>, Vec<u32>, f32)> {
-        let sequence = |&(length, seed, logit): &(usize, usize, f32)| {
-            let id = |at: usize| (seed + 7919 * at + at * at % 1009) % (vocab - 5) + 5;
-            let ids = (0..length).map(|at| u32::try_from(id(at)).expect("small"));
-            let mut ids: Vec<u32> = ids.collect();
-            if model == "mpnet" && length > 8 {
-                ids[5] = 1;
-            }
-            let types = (0..length).map(|at| u32::from(self.segments && at >= length / 2));
-            (length, ids, types.collect(), logit)
-        };
-        self.rows.iter().map(sequence).collect()
-    }
-}
 
 #[derive(Deserialize)]
 struct Golden {

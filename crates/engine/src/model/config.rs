@@ -1018,8 +1018,8 @@ impl ModelConfig {
         }
     }
 
-    /// What the code for GPUs has not, of what this model needs.
-    pub fn beyond_gpu(&self) -> Option<&'static str> {
+    /// What our own CUDA kernels do not compute, of what this model needs; candle's operations compute it.
+    pub fn beyond_kernels(&self) -> Option<&'static str> {
         let details = &self.details;
         let mean = self
             .modules

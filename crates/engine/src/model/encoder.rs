@@ -21,7 +21,7 @@ use super::int8;
 use super::ops::{After, Attention, Gate, Join, Norm, Projection};
 use super::rotary::{Rotations, Tables};
 use super::{Gpu, Packed};
-use crate::error::{ModelError, Remedy};
+use crate::error::ModelError;
 use crate::weights::Table;
 
 pub struct Encoder {
@@ -190,15 +190,6 @@ impl Encoder {
         gpu: Option<&Gpu>,
     ) -> Result<Self, ModelError> {
         let (config, weights) = (description.config(), description.weights());
-        if let Some(lacking) = config.beyond_gpu().filter(|_| gpu.is_some()) {
-            return Err(ModelError::unfit(
-                weights.path(),
-                "model for a GPU",
-                lacking,
-                "DEVICE=cpu, which computes it",
-            )
-            .with(Remedy::Set));
-        }
         let layers = match gpu {
             #[cfg(feature = "cuda")]
             Some(gpu) if gpu.lacks_kernels(config).is_none() => {
@@ -256,6 +247,14 @@ impl Encoder {
         head.forward(&self.forward(packed)?)
     }
 
+    /// Bounds the scores of a tile of a GPU's attention.
+    #[cfg(test)]
+    pub fn limit_scores(&mut self, most: usize) {
+        if let Layers::Device(encoder) = &mut self.layers {
+            encoder.max_scores = most;
+        }
+    }
+
     /// The matrices of a packed model; none of any other.
     pub fn tunables(&mut self) -> Vec<int8::Tunable<'_>> {
         match &mut self.layers {
@@ -280,7 +279,7 @@ impl Encoder {
                 self.pooled(layers.forward(embedded()?, starts, &here, all), packed)
             }
             #[cfg(any(test, feature = "cuda"))]
-            Layers::Device(encoder) => encoder.forward(packed, &positions),
+            Layers::Device(encoder) => encoder.forward(packed, &positions, &here),
             #[cfg(feature = "cuda")]
             Layers::Fused(_) => Err(ModelError::Compute("the head is on the GPU".into())),
         }

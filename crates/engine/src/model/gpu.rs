@@ -9,8 +9,9 @@ use candle_core::cuda_backend::cudarc::driver;
 #[cfg(any(test, feature = "cuda"))]
 use candle_core::{DType, Device};
 
+use super::config::ModelConfig;
 #[cfg(feature = "cuda")]
-use super::{config::ModelConfig, fused};
+use super::fused;
 #[cfg(any(test, feature = "cuda"))]
 use crate::error::ModelError;
 use crate::precision::Precision;
@@ -228,8 +229,7 @@ impl Gpu {
         })
     }
 
-    /// Why our own kernels do not compute this model.
-    #[cfg(feature = "cuda")]
+    /// Why our own kernels do not compute this model; candle's do then.
     pub fn lacks_kernels(&self, config: &ModelConfig) -> Option<String> {
         if !self.fused {
             return Some("GPU_KERNELS=plain".into());
@@ -237,7 +237,13 @@ impl Gpu {
         if self.precision == Precision::F32 {
             return Some("they compute in 16 bits, not in f32".into());
         }
-        fused::shape(config).lacks((self.chip.0, self.chip.1))
+        if let Some(beyond) = config.beyond_kernels() {
+            return Some(format!("they do not compute {beyond}"));
+        }
+        #[cfg(feature = "cuda")]
+        return fused::shape(config).lacks((self.chip.0, self.chip.1));
+        #[cfg(not(feature = "cuda"))]
+        Some("this program was built without them".into())
     }
 
     /// Bytes of its memory that are taken, by this process and others; nothing where the driver does not say.
