@@ -36,6 +36,8 @@ mock_provider "aws" {
   }
 }'''
 ANY_DIGEST = "sha256:" + "0" * 64
+# Of a stack of SAM's: what there is to go back to.
+KEPT_RELEASES = 10
 
 
 def region():
@@ -205,7 +207,7 @@ class Aws:
         if self.tool == "sam":
             template = self.template()
             say(run("sam", "validate", "--lint", "--region", self.region, "--template", template).stdout.strip())
-            say("   parameters: " + " ".join(self.parameters()))
+            say("   parameters: " + " ".join(f"{name}={value}" for name, value in self.parameters().items()))
             return
         if answers("aws", "sts", "get-caller-identity", "--region", self.region) and self.deployment.get("keys"):
             self.terraform.write(self.variables())
@@ -385,13 +387,24 @@ class Aws:
         path.write_text(text)
         return path
 
+    @staticmethod
+    def defaults():
+        """The template's parameters, and the values that they have by themselves."""
+        section = (ROOT / "template.yaml").read_text().partition("\nParameters:\n")[2].partition("\nRules:")[0]
+        blocks = re.findall(r"(?m)^  (\w+):\n((?:    .*\n)+)", section)
+        return {name: re.search(r'(?m)^    Default: "?([^"\n]*)"?$', block)[1] for name, block in blocks}
+
     def parameters(self):
-        known = set(re.findall(r"(?m)^  ([A-Z]\w+):$", (ROOT / "template.yaml").read_text().partition("\nRules:")[0]))
+        """What is set, by the template's names."""
         found = {SAM_NAMES.get(name) or "".join(part.capitalize() for part in name.split("_")): value for name, value in self.settings.items()}
-        unknown = sorted(found.keys() - known)
+        unknown = sorted(found.keys() - self.defaults().keys())
         if unknown:
             raise Stop(f"SET: template.yaml has no parameter {', '.join(unknown)}; TOOL=terraform has more variables")
-        return [f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in found.items()]
+        return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in found.items()}
+
+    def of_keys(self):
+        arn, version = self.hashes_secret()
+        return {"ApiKeysSecretArn": arn, "ApiKeysVersionId": version, "ProbeKeySecretArn": self.deployment.get("key_secret")}
 
     def stack(self):
         found = self.ask("cloudformation", "describe-stacks", "--stack-name", self.name) if self.exists() else None
@@ -411,7 +424,8 @@ class Aws:
             found = self.ask("secretsmanager", "put-secret-value", "--secret-id", name, "--secret-string", text)
         return found["ARN"], found["VersionId"]
 
-    def deploy_sam(self):
+    def settle_stack(self):
+        """Waits for what is under way, and removes a stack whose making failed, as it takes no update."""
         stack = self.stack()
         if stack and stack["StackStatus"] == "ROLLBACK_COMPLETE":
             say("   the first deployment failed, and such a stack takes no update: it is removed")
@@ -421,8 +435,25 @@ class Aws:
             wait = "stack-update-complete" if "UPDATE" in stack["StackStatus"] else "stack-create-complete"
             step("a deployment is under way: waiting for its end")
             self.cli("cloudformation", "wait", wait, "--stack-name", self.name, check=False)
+
+    def wanted(self):
+        """What a deployment by SAM is made from; None where only a build can tell."""
+        source = image.source(self.model, self.revision, self.platform)
+        return source and [source, self.settings, self.deployment.get("keys")]
+
+    def sam_deploy(self, template, parameters, *more):
+        # Every parameter, as SAM keeps the earlier value of one that is not named; an empty value is two quotes to it.
+        values = [f'{name}={value or chr(34) * 2}' for name, value in parameters.items()]
+        run("sam", "deploy", "--template", template, "--stack-name", self.name, "--region", self.region, "--resolve-s3", *more,
+            "--capabilities", "CAPABILITY_IAM", "--no-confirm-changeset", "--no-fail-on-empty-changeset", "--parameter-overrides", *values, capture=False)
+
+    def deploy_sam(self):
+        self.settle_stack()
+        if self.wanted() and self.wanted() == self.deployment.get("taken_back"):
+            say(f"   nothing has changed since rollback-aws: version {self.deployment.get('serves')} goes on serving")
+            return
+        self.check_alias()
         template = self.template()
-        arn, version = self.hashes_secret()
         built = template
         if not image.given():
             step("sam build")
@@ -431,14 +462,78 @@ class Aws:
                 "--parameter-overrides", f"Architecture={self.architecture}", capture=False)
             built = folder / "template.yaml"
         step("sam deploy")
-        images = [] if image.given() else ["--resolve-image-repos"]
-        run("sam", "deploy", "--template", built, "--stack-name", self.name, "--region", self.region, "--resolve-s3", *images,
-            "--capabilities", "CAPABILITY_IAM", "--no-confirm-changeset", "--no-fail-on-empty-changeset",
-            "--parameter-overrides", *self.parameters(), f"ApiKeysSecretArn={arn}", f"ApiKeysVersionId={version}",
-            f"ProbeKeySecretArn={self.deployment.get('key_secret')}", capture=False)
-        outputs = {output["OutputKey"]: output["OutputValue"] for output in self.stack()["Outputs"]}
-        self.deployment.save(url=outputs["ApiUrl"])
-        return outputs["ApiUrl"]
+        parameters = {**self.defaults(), **self.parameters(), **self.of_keys()}
+        # SAM asks for a repository even where the image is in one already.
+        given = image.given()
+        self.sam_deploy(built, parameters, *(["--image-repository", given["repository"]] if given else ["--resolve-image-repos"]))
+        self.deployment.record.pop("taken_back", None)
+        self.deployment.record["deployed"] = self.wanted()
+        self.keep_release()
+
+    def check_alias(self):
+        """CodeDeploy moves calls from where the stack left them, and nowhere else from."""
+        found = self.ask("cloudformation", "describe-stack-resources", "--stack-name", self.name) if self.exists() else None
+        left_at = [entry["PhysicalResourceId"].rpartition(":")[2] for entry in (found or {}).get("StackResources", []) if entry["ResourceType"] == "AWS::Lambda::Version"]
+        alias = self.ask("lambda", "get-alias", "--function-name", self.name, "--name", "live") if left_at else None
+        if alias and alias["FunctionVersion"] not in left_at:
+            raise Stop(f"calls go to version {alias['FunctionVersion']}, and the stack left them at {left_at[0]}: CodeDeploy refuses to go on from elsewhere. "
+                       f"make rollback-aws VERSION={alias['FunctionVersion']} brings the stack to that version; or, to leave it: "
+                       f"aws lambda update-alias --function-name {self.name} --name live --function-version {left_at[0]} --region {self.region}")
+
+    def keep_release(self):
+        """The stack as CloudFormation has it now, to go back to."""
+        stack = self.stack()
+        alias = self.ask("lambda", "get-alias", "--function-name", self.name, "--name", "live")
+        template = self.ask("cloudformation", "get-template", "--stack-name", self.name, "--template-stage", "Processed")["TemplateBody"]
+        version = alias["FunctionVersion"]
+        folder = self.deployment.folder / "releases"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{version}.json").write_text(template if isinstance(template, str) else json.dumps(template))
+        parameters = {entry["ParameterKey"]: entry["ParameterValue"] for entry in stack["Parameters"]}
+        others = [release for release in self.deployment.get("releases", []) if release["version"] != version]
+        releases = [*others, {"version": version, "parameters": parameters}]
+        for old in releases[:-KEPT_RELEASES]:
+            (folder / f"{old['version']}.json").unlink(missing_ok=True)
+        urls = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+        self.deployment.save(url=urls["ApiUrl"], releases=releases[-KEPT_RELEASES:], serves=version)
+
+    def roll_back_sam(self):
+        """The alias first, in seconds. Then the stack, in minutes: CodeDeploy refuses the next deployment of one whose alias is not where it left it."""
+        stack = self.stack()
+        if stack and stack["StackStatus"] == "UPDATE_IN_PROGRESS":
+            step("an update is under way: CloudFormation takes it back")
+            self.cli("cloudformation", "cancel-update-stack", "--stack-name", self.name)
+            self.cli("cloudformation", "wait", "stack-rollback-complete", "--stack-name", self.name)
+            return self.keep_release()
+        serves, releases = self.deployment.get("serves"), self.deployment.get("releases", [])
+        known = [release["version"] for release in releases]
+        before = [release["version"] for release in releases[: known.index(serves) if serves in known else 0] if not release.get("left")]
+        version = asked("VERSION") or (before[-1] if before else None)
+        if version not in known or version == serves:
+            raise Stop(f"VERSION={version or ''}: it is none that was deployed before version {serves}, which serves; known here: {', '.join(known) or 'none'}")
+        step(f"moving calls to version {version}")
+        if self.ask("lambda", "get-function", "--function-name", self.name, "--qualifier", version) is None:
+            say("   that version is gone: the stack publishes it anew")
+        else:
+            self.cli("lambda", "update-alias", "--function-name", self.name, "--name", "live", "--function-version", version,
+                     "--routing-config", "AdditionalVersionWeights={}")
+        step("the stack follows")
+        template = json.loads((self.deployment.folder / f"releases/{version}.json").read_text())
+        for resource in template["Resources"].values():
+            if resource["Type"] == "AWS::Lambda::Alias":
+                # CloudFormation itself moves the alias, from wherever it is.
+                resource.pop("UpdatePolicy", None)
+        repository = re.split(r"@|:[^:/]+$", template["Resources"]["Reranker"]["Properties"]["Code"]["ImageUri"])[0]
+        path = self.deployment.folder / "back.json"
+        path.write_text(json.dumps(template))
+        # The keys of today hold: a key that was taken away since then must not come back.
+        parameters = {**releases[known.index(version)]["parameters"], **self.of_keys()}
+        self.sam_deploy(path, parameters, "--image-repository", repository)
+        for release in releases:
+            if release["version"] == serves:
+                release["left"] = True
+        self.deployment.save(releases=releases, taken_back=self.deployment.get("deployed"))
+        self.keep_release()
 
     # ---- afterwards
 
@@ -451,14 +546,15 @@ class Aws:
             seconds, gb_seconds, tokens = found
             price = 1000 * (gb_seconds * PRICE_GB_SECOND[self.architecture] + PRICE_REQUESTS)
             say(f"price    ${price:.4f} per 1,000 requests of 32 passages ({tokens} tokens, {seconds:.2f} s by this instance's measured speed)")
-        say("idle     image storage, $0.40 a month for the key's secret, $1 for the KMS key, alarms at $0.10; no instance")
+        secrets_and_keys = "$0.80 a month for two secrets" if self.tool == "sam" else "$0.40 a month for the key's secret, $1 for the KMS key"
+        say(f"idle     image storage, {secrets_and_keys}, alarms at $0.10; no instance")
         show = f"$(aws secretsmanager get-secret-value --secret-id {self.secret} --region {self.region} --query SecretString --output text)"
         say(f"key      {show}")
         return curl(service.url, "$KEY")
 
     def roll_back(self):
         if self.tool == "sam":
-            raise Stop("SAM's stack keeps no version to go back to: check out the revision before, and make deploy-aws TOOL=sam")
+            return self.roll_back_sam()
         versions = self.deployment.get("versions", [])
         serves = self.deployment.get("serves")
         wanted = asked("VERSION") or (versions[versions.index(serves) - 1] if serves in versions and versions.index(serves) else None)

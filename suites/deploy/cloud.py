@@ -25,15 +25,20 @@ import urllib.parse
 import moto.awslambda.models as functions
 from instance import Instance
 from moto.apigatewayv2.models import apigatewayv2_backends
+from moto.awslambda.exceptions import LambdaClientError
 from moto.awslambda.models import lambda_backends
 from moto.ecr.models import ecr_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from moto.stepfunctions.responses import StepFunctionResponse
+from stacks import CloudFormation
 from werkzeug.serving import run_simple
 
 ACCOUNT = "123456789012"
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONCURRENCY = int(os.environ.get("CLOUD_CONCURRENCY", "1000"))
+# Of an instance; a new account is held to less, and may not be given snapshots.
+LARGEST = int(os.environ.get("CLOUD_LARGEST_MB", "10240"))
+SNAPSHOTS = os.environ.get("CLOUD_SNAPSHOTS", "yes") == "yes"
 provisioned = {}
 
 # ---- what moto keeps of a function, or takes from an update, and AWS does
@@ -41,14 +46,25 @@ provisioned = {}
 plain = functions.LambdaFunction.get_configuration
 update = functions.LambdaFunction.update_configuration
 create = functions.LambdaFunction.__init__
+code = functions.LambdaFunction.update_function_code
+
+
+def allowed(spec):
+    if spec.get("MemorySize", 0) > LARGEST:
+        told = f"1 validation error detected: Value '{spec['MemorySize']}' at 'memorySize' failed to satisfy constraint: Member must have value less than or equal to {LARGEST}"
+        raise LambdaClientError("InvalidParameterValueException", f"'MemorySize' value failed to satisfy constraint: {told}")
+    if spec.get("SnapStart", {}).get("ApplyOn") == "PublishedVersions" and not SNAPSHOTS:
+        raise LambdaClientError("InvalidParameterValueException", "SnapStart is not available to this account")
 
 
 def created(self, account_id, spec, *rest, **named):
+    allowed(spec)
     create(self, account_id, spec, *rest, **named)
     self.logging, self.snapshots = spec.get("LoggingConfig"), spec.get("SnapStart", {}).get("ApplyOn", "None")
 
 
 def updated(self, changes):
+    allowed(changes)
     # Each update is another configuration, which instances that run do not have.
     self.updates = getattr(self, "updates", 0) + 1
     if "ImageConfig" in changes:
@@ -62,6 +78,11 @@ def updated(self, changes):
     if "SnapStart" in changes:
         self.snapshots = changes["SnapStart"]["ApplyOn"]
     return update(self, changes)
+
+
+def coded(self, changes):
+    self.architectures = changes.get("Architectures", self.architectures)
+    return code(self, changes)
 
 
 def configuration(self, on_create=False):
@@ -78,12 +99,20 @@ def configuration(self, on_create=False):
 
 functions.LambdaFunction.__init__ = created
 functions.LambdaFunction.update_configuration = updated
+functions.LambdaFunction.update_function_code = coded
 functions.LambdaFunction.get_configuration = configuration
+StepFunctionResponse.list_state_machine_versions = lambda self: json.dumps({"stateMachineVersions": []})
 StepFunctionResponse.validate_state_machine_definition = lambda self: json.dumps({"result": "OK", "diagnostics": [], "truncated": False})
 
 
 instances = {}
 starting = threading.Lock()
+
+
+def within(variables):
+    """A function's variables, with the folder that its image would have."""
+    model = variables.get("MODEL_DIR", "/model")
+    return {**variables, "MODEL_DIR": str(ROOT / "models/demo") if model == "/model" else model}
 
 
 def invoke(program, region, name, qualifier, event):
@@ -94,8 +123,7 @@ def invoke(program, region, name, qualifier, event):
     with starting:
         if key not in instances:
             snapshots = version.snapshots != "None" and version.version != "$LATEST"
-            variables = {"MODEL_DIR": str(ROOT / "models/demo"), **version.environment_vars}
-            instances[key] = Instance([program, *words], variables, version.timeout, snapshots)
+            instances[key] = Instance([program, *words], within(version.environment_vars), version.timeout, snapshots)
             atexit.register(instances[key].process.kill)
     answer = instances[key].call(event)
     if instances[key].process.poll() is not None:
@@ -103,11 +131,21 @@ def invoke(program, region, name, qualifier, event):
     return answer
 
 
-def extended(inner, program):
+# What an update of a stage may bring, and where moto keeps it.
+STAGE = {"defaultRouteSettings": "default_route_settings", "accessLogSettings": "access_log_settings", "autoDeploy": "auto_deploy", "description": "description",
+         "routeSettings": "route_settings", "stageVariables": "stage_variables"}
+
+
+def extended(inner, program, formation):
     """The requests that moto does not know."""
 
     def application(environ, start_response):
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
+        signed = environ.get("HTTP_AUTHORIZATION", "").split("/")
+        region, service = signed[2:4] if len(signed) > 3 else ("", "")
+
+        def body():
+            return environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
 
         def answer(status, body):
             start_response(status, [("content-type", "application/json")])
@@ -115,23 +153,37 @@ def extended(inner, program):
 
         found = re.fullmatch(r"/2015-03-31/functions/([^/]+)/invocations", path)
         if found:
-            event = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             qualifier = urllib.parse.parse_qs(environ["QUERY_STRING"]).get("Qualifier", ["$LATEST"])[0]
-            region = environ["HTTP_AUTHORIZATION"].split("/")[2]
-            told, failed, log = invoke(program, region, urllib.parse.unquote(found[1]), qualifier, event)
+            told, failed, log = invoke(program, region, urllib.parse.unquote(found[1]), qualifier, body())
             headers = [("content-type", "application/json"), ("x-amz-log-result", base64.b64encode(log.encode()).decode())]
             start_response("200 OK", headers + ([("x-amz-function-error", "Unhandled")] if failed else []))
             return [told]
+        if service == "cloudformation":
+            status, told = formation(region, body())
+            start_response(status, [("content-type", "text/xml")])
+            return [told.encode()]
+        found = re.fullmatch(r"/v2/apis/([^/]+)/stages/([^/]+)", path)
+        if found and method == "PATCH":
+            stage = apigatewayv2_backends[ACCOUNT][region].apis[found[1]].stages[found[2]]
+            for name, value in json.loads(body()).items():
+                setattr(stage, STAGE[name], value)
+            return answer("200 OK", stage.to_json())
+        found = re.fullmatch(r"/v2/tags/arn:aws:apigateway:([^:]+)::/apis/([^/]+)/stages/([^/]+)", path)
+        if found:
+            tags = apigatewayv2_backends[ACCOUNT][found[1]].apis[found[2]].stages[found[3]].tags
+            if method == "POST":
+                tags |= json.loads(body())["tags"]
+            for name in urllib.parse.parse_qs(environ["QUERY_STRING"]).get("tagKeys", []):
+                tags.pop(name, None)
+            return answer("201 Created", {})
         if path.rstrip("/") == "/2016-08-19/account-settings":
             limits = {"ConcurrentExecutions": CONCURRENCY, "UnreservedConcurrentExecutions": CONCURRENCY - 100 if CONCURRENCY > 100 else CONCURRENCY}
             return answer("200 OK", {"AccountLimit": limits, "AccountUsage": {}})
         found = re.fullmatch(r"/2019-09-30/functions/([^/]+)/provisioned-concurrency", path)
         if found:
-            key = (environ.get("HTTP_AUTHORIZATION", "").split("/")[2:3], found[1], environ["QUERY_STRING"])
-            key = json.dumps(key)
+            key = (region, found[1], environ["QUERY_STRING"])
             if method == "PUT":
-                length = int(environ.get("CONTENT_LENGTH") or 0)
-                provisioned[key] = json.loads(environ["wsgi.input"].read(length))["ProvisionedConcurrentExecutions"]
+                provisioned[key] = json.loads(body())["ProvisionedConcurrentExecutions"]
             if method == "DELETE":
                 provisioned.pop(key, None)
                 start_response("204 No Content", [])
@@ -161,15 +213,15 @@ class Instances:
         with self.lock:
             if key not in self.known:
                 port, self.next = self.next, self.next + 1
-                environment = {"PATH": os.environ["PATH"], "MODEL_DIR": str(ROOT / "models/demo"), "HOST": "127.0.0.1", "PORT": str(port), **variables}
+                environment = {"PATH": os.environ["PATH"], "HOST": "127.0.0.1", "PORT": str(port), **within(variables)}
                 process = subprocess.Popen([self.program, "serve"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
                 atexit.register(process.kill)
-                self.known[key] = port
-                for _ in range(600):
+                for _ in range(6000):
                     if process.poll() is not None:
                         raise RuntimeError(f"the program ended with {process.returncode}: is port {port} taken?")
                     try:
                         http.client.HTTPConnection("127.0.0.1", port, timeout=1).request("GET", "/live")
+                        self.known[key] = port
                         break
                     except OSError:
                         time.sleep(0.05)
@@ -242,7 +294,8 @@ def main(port, front, certificate, program):
     server.instances = Instances(program, int(front) + 1)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     application = DomainDispatcherApplication(create_backend_app)
-    run_simple("127.0.0.1", int(port), extended(application, program), threaded=True, request_handler=MotoRequestHandler)
+    formation = CloudFormation(f"http://127.0.0.1:{port}")
+    run_simple("127.0.0.1", int(port), extended(application, program, formation), threaded=True, request_handler=MotoRequestHandler)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """Types what users type, and looks at the local cloud, the record on disk and the answers afterwards.
 
-    drive.py TREE FOLDER PROGRAM PORT [SCENE…]      run.sh starts it; without a SCENE all of them
+    drive.py ACCOUNT TREE FOLDER PROGRAM PROVIDER PORT [SCENE…]
+
+run.sh starts it, once for each ACCOUNT, a local cloud of its own: `life`, `new` with a new account's quotas, and `sam`. Without a SCENE all of an
+account's are played.
 """
 
 import functools
@@ -11,15 +14,18 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 
 import boto3
 import botocore.config
+import changes as table
 
-TREE, FOLDER, PROGRAM = (pathlib.Path(word).resolve() for word in sys.argv[1:4])
-PORT = int(sys.argv[4])
+ACCOUNT = sys.argv[1]
+TREE, FOLDER, PROGRAM, PROVIDER = (pathlib.Path(word).resolve() for word in sys.argv[2:6])
+PORT = int(sys.argv[6])
 ENDPOINT = f"http://127.0.0.1:{PORT}"
 STATE = FOLDER / "state"
 HERE, THERE = "eu-central-1", "us-west-2"
@@ -35,6 +41,8 @@ ENVIRONMENT = {
     "SSL_CERT_FILE": str(FOLDER / "front.pem"),
     "DEPLOY_STATE": str(STATE),
     "DOCKER_IMAGES": str(FOLDER / "images"),
+    # The CLI that runs already, which bin/aws asks.
+    "AWS_CLI": str(FOLDER / "aws.socket"),
     # The copy of the tree is in no repository.
     "GIT_CEILING_DIRECTORIES": str(TREE.parent),
     "MODEL": "demo",
@@ -44,10 +52,23 @@ ENVIRONMENT["REGION"] = HERE
 
 
 def say(text):
-    print(f"   {text} ({time.monotonic() - BEGAN:.0f} s)", flush=True)
+    print(f"{ACCOUNT}: {text} ({time.monotonic() - BEGAN:.0f} s)", flush=True)
 
 
 BEGAN = time.monotonic()
+PROVIDERS = {}
+
+
+def attached(region):
+    """What makes Terraform use a provider that runs already. To start one, and to check its digest, takes longer than most of what it is asked."""
+    if region not in PROVIDERS:
+        # In the folder that Terraform names files from.
+        process = subprocess.Popen([PROVIDER, "-debug"], cwd=TREE / "terraform/aws", env={**ENVIRONMENT, "AWS_REGION": region}, stdout=subprocess.PIPE,
+                                   stderr=subprocess.DEVNULL, text=True)
+        told = next(line for line in process.stdout if "TF_REATTACH_PROVIDERS=" in line)
+        threading.Thread(target=process.stdout.read, daemon=True).start()
+        PROVIDERS[region] = process, told.strip().partition("=")[2].strip("'")
+    return {"TF_REATTACH_PROVIDERS": PROVIDERS[region][1]}
 
 
 @functools.cache
@@ -62,15 +83,16 @@ def command(target, **settings):
 
 def make(target, fails=None, **settings):
     """Its output. With FAILS, the text that it must say before it ends with an error."""
-    done = subprocess.run(command(target, **settings), cwd=TREE, env=ENVIRONMENT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    environment = {**ENVIRONMENT, **({} if settings.get("TOOL") == "sam" else attached(settings.get("REGION", HERE)))}
+    done = subprocess.run(command(target, **settings), cwd=TREE, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     told = done.stdout + done.stderr
     if (done.returncode != 0) != (fails is not None) or (fails and fails not in told):
         sys.exit(f"{command(target, **settings)} ended with {done.returncode}, expected {'failure: ' + fails if fails else 'success'}:\n{told}")
     return told
 
 
-def record(region=HERE):
-    return json.loads((STATE / f"aws-{region}-reranker/settings.json").read_text())
+def record(region=HERE, name="reranker"):
+    return json.loads((STATE / f"aws-{region}-{name}/settings.json").read_text())
 
 
 def same(found, wanted, what):
@@ -78,9 +100,9 @@ def same(found, wanted, what):
         sys.exit(f"{what}: found {found!r}, wanted {wanted!r}")
 
 
-def ask(path, key, body=None, region=HERE):
+def ask(path, key, body=None, region=HERE, name="reranker"):
     """Status and answer at the public address."""
-    request = urllib.request.Request(record(region)["url"] + path, body and json.dumps(body).encode(), {"content-type": "application/json"})
+    request = urllib.request.Request(record(region, name)["url"] + path, body and json.dumps(body).encode(), {"content-type": "application/json"})
     if key:
         request.add_header("authorization", f"Bearer {key}")
     try:
@@ -90,11 +112,11 @@ def ask(path, key, body=None, region=HERE):
         return error.code, error.read()
 
 
-def served(region=HERE):
+def served(region=HERE, name="reranker"):
     """The version that callers reach, as Lambda has it."""
     functions = client("lambda", region)
-    version = functions.get_alias(FunctionName="reranker", Name="live")["FunctionVersion"]
-    return functions.get_function_configuration(FunctionName="reranker", Qualifier=version)
+    version = functions.get_alias(FunctionName=name, Name="live")["FunctionVersion"]
+    return functions.get_function_configuration(FunctionName=name, Qualifier=version)
 
 
 def shown_key(told):
@@ -126,7 +148,7 @@ def inventory(region):
 def plan():
     """Without credentials and without a deployment."""
     told = subprocess.run(command("deploy-aws", PLAN=1, SET="memory_mb=4000"), cwd=TREE, capture_output=True, text=True,
-                          env={name: value for name, value in ENVIRONMENT.items() if not name.startswith("AWS_")})
+                          env={**{name: value for name, value in ENVIRONMENT.items() if name == "AWS_CLI" or not name.startswith("AWS_")}, **attached(HERE)})
     same(told.returncode, 0, told.stdout + told.stderr)
     for word in ('"aws_lambda_function"', '"aws_apigatewayv2_api"', "= 4000"):
         if word not in told.stdout:
@@ -163,7 +185,7 @@ def refused():
 def killed():
     """Terraform and the command are killed in the middle of an apply; a second command is locked out as long as Terraform is at work."""
     log = FOLDER / "killed.log"
-    process = subprocess.Popen(command("deploy-aws"), cwd=TREE, env=ENVIRONMENT, stdout=log.open("w"), stderr=subprocess.STDOUT, start_new_session=True)
+    process = subprocess.Popen(command("deploy-aws"), cwd=TREE, env={**ENVIRONMENT, **attached(HERE)}, stdout=log.open("w"), stderr=subprocess.STDOUT, start_new_session=True)
     ended = time.monotonic() + 1800
     # The function is in the cloud, and not yet in the state: its making takes Terraform a while.
     while not inventory_of_images():
@@ -179,6 +201,8 @@ def killed():
         except ProcessLookupError:
             pass
     process.wait()
+    # Of these processes the provider was one.
+    PROVIDERS.pop(HERE)[0].wait()
     same(record().get("applying"), True, "the record knows that an apply did not end")
     # Terraform's own lock is let go by the kernel, too.
     say(f"killed with {len(children)} processes of Terraform")
@@ -289,44 +313,198 @@ def destroy():
     make("destroy-aws")
 
 
+# ---- a new account: nothing is there, and AWS gives little
+
+QUOTAS = {"life": {}, "sam": {}, "new": {"CLOUD_CONCURRENCY": "10", "CLOUD_LARGEST_MB": "3008", "CLOUD_SNAPSHOTS": "no"}}
+
+
+def new_account():
+    """10 instances of 3,008 MB, and no snapshots. What is refused is told, and the next command goes on from there. What fails in a proof is removed, too."""
+    empty = inventory(HERE)
+    same(any(empty.values()), False, "what is in a new account")
+    make("deploy-aws", fails="reserved_concurrency=11", SET="reserved_concurrency=11")
+    make("deploy-aws", fails="SET=memory_mb=3008", SET="memory_mb=4000")
+    make("deploy-aws", fails="SnapStart is not available", UNSET="memory_mb", SET="start=snap-start")
+    told = make("deploy-aws", UNSET="start")
+    same((served()["MemorySize"], "10 instances" in told), (3008, True), "memory in a new account")
+    make("destroy-aws")
+    same(inventory(HERE), empty, "what is left in the account")
+
+
+def failed_proof():
+    """The program answers as the demo model: so this one fails after everything is made."""
+    make("prove-aws", fails="MODEL is BAAI/bge-reranker-v2-m3", MODEL="BAAI/bge-reranker-v2-m3", MAX_DOLLARS=5)
+    [path] = (TREE / "run/prove").glob("*.json")
+    proof = json.loads(path.read_text())
+    same((proof["outcome"], proof["left"]), ("failed", []), "a proof that fails")
+    same(any(inventory(HERE).values()), False, "what a proof leaves")
+
+
+# ---- SAM's stack, under a name of its own; its first deployment makes SAM's bucket
+
+SAM = {"TOOL": "sam", "DEPLOYMENT": "by-sam"}
+
+
+def image(number):
+    """One that is in the account's registry."""
+    registry = client("ecr")
+    if not registry.describe_repositories()["repositories"]:
+        registry.create_repository(repositoryName="shipped")
+    content = {"size": 1, "digest": "sha256:" + str(number) * 64}
+    manifest = {"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json", "layers": [content],
+                "config": {"mediaType": "application/vnd.docker.container.image.v1+json", **content}}
+    made = registry.put_image(repositoryName="shipped", imageTag=f"release-{number}", imageManifest=json.dumps(manifest))["image"]
+    return f"123456789012.dkr.ecr.{HERE}.amazonaws.com/shipped@{made['imageId']['imageDigest']}"
+
+
+def by_sam():
+    return served(name="by-sam")
+
+
+def versions():
+    pages = client("lambda").get_paginator("list_versions_by_function").paginate(FunctionName="by-sam")
+    return [each["Version"] for page in pages for each in page["Versions"] if each["Version"] != "$LATEST"]
+
+
+def sam():
+    """Deployed, changed, given another key, taken back, and changed once more."""
+    first, second = {**SAM, "IMAGE": image(1)}, {**SAM, "IMAGE": image(2)}
+    told = make("deploy-aws", **first)
+    if "published pairs have their scores" not in told:
+        sys.exit(f"the deployment by SAM does not score:\n{told}")
+    same((by_sam()["Version"], by_sam()["MemorySize"]), ("1", 3538), "what serves")
+    make("deploy-aws", **second, SET="max_length=256")
+    same((by_sam()["Version"], by_sam()["Environment"]["Variables"]["MAX_LENGTH"], versions()), ("2", "256", ["1", "2"]), "a change is a version, and the one before stays")
+    new = shown_key(make("rotate-key-aws", **second))
+    serves = by_sam()["Version"]
+    make("rollback-aws", fails="none that was deployed before", **SAM, VERSION=99)
+    make("rollback-aws", **SAM, VERSION=1)
+    same((int(by_sam()["Version"]) > int(serves), by_sam()["Environment"]["Variables"]["MAX_LENGTH"]), (True, "512"), "what serves after going back")
+    same(ask("/info", new, name="by-sam")[0], 200, "a key that is newer than what was gone back to")
+    back = by_sam()["Version"]
+    make("deploy-aws", **second)
+    same(by_sam()["Version"], back, "the same deployment again after going back")
+    # A hand on the alias is told of before CodeDeploy refuses.
+    client("lambda").update_alias(FunctionName="by-sam", Name="live", FunctionVersion="1")
+    make("deploy-aws", fails="CodeDeploy refuses", **second, SET="log_level=debug", UNSET="max_length")
+    client("lambda").update_alias(FunctionName="by-sam", Name="live", FunctionVersion=back)
+    make("deploy-aws", **second, SET="log_level=debug", UNSET="max_length")
+    found = by_sam()["Environment"]["Variables"]
+    same((found["LOG_LEVEL"], found["MAX_LENGTH"]), ("debug", "512"), "the next change, and what was unset")
+
+
+def cancelled():
+    """An update that is under way is taken back by CloudFormation."""
+    serves = by_sam()["Version"]
+    hold("cancelled")
+    change_stack({"MaxLength": "99"}, waits=False)
+    make("rollback-aws", **SAM)
+    hold("never")
+    same((by_sam()["Version"], stack_status()), (serves, "UPDATE_ROLLBACK_COMPLETE"), "what serves after an update was taken back")
+
+
+def hold(until):
+    """Not of AWS: updates of stacks wait from here on."""
+    signed = {"authorization": f"AWS4-HMAC-SHA256 Credential=test/20260101/{HERE}/cloudformation/aws4_request"}
+    request = urllib.request.Request(ENDPOINT, f"Action=Hold&Until={until}".encode(), signed)
+    urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).read()
+
+
+def stack_status():
+    return client("cloudformation").describe_stacks(StackName="by-sam")["Stacks"][0]["StackStatus"]
+
+
+def change_stack(change, fails=None, waits=True):
+    """What `sam deploy --parameter-overrides` asks of CloudFormation: CHANGE, and everything else as it was."""
+    formation = client("cloudformation")
+    stack = formation.describe_stacks(StackName="by-sam")["Stacks"][0]
+    parameters = [{"ParameterKey": each["ParameterKey"], **({"ParameterValue": change[each["ParameterKey"]]} if each["ParameterKey"] in change else {"UsePreviousValue": True})}
+                  for each in stack["Parameters"]]
+    text = formation.get_template(StackName="by-sam")["TemplateBody"]
+    asked = formation.create_change_set(StackName="by-sam", ChangeSetName="change", Parameters=parameters, Capabilities=["CAPABILITY_IAM"],
+                                        TemplateBody=text if isinstance(text, str) else json.dumps(text))
+    formation.execute_change_set(ChangeSetName=asked["Id"], StackName="by-sam")
+    if not waits:
+        return
+    ended = stack_status()
+    reason = next((each["ResourceStatusReason"] for each in formation.describe_stack_events(StackName="by-sam")["StackEvents"] if each.get("ResourceStatusReason")), "")
+    same(ended, "UPDATE_ROLLBACK_COMPLETE" if fails else "UPDATE_COMPLETE", f"the stack after {change}: {reason}")
+    if fails and fails not in reason:
+        sys.exit(f"{change} failed by {reason!r}, and not by {fails!r}")
+
+
+def sam_parameters():
+    """Every parameter on the running stack, one by one; what concerns the function is served by a version of its own, and all versions stay."""
+    known = {each["ParameterKey"] for each in client("cloudformation").describe_stacks(StackName="by-sam")["Stacks"][0]["Parameters"]}
+    covered = {name for change, _ in table.SAM_ROWS for name in change}
+    same(sorted(covered), sorted(known), "parameters with a row in changes.py")
+    client("secretsmanager").create_secret(Name="callers", SecretString="sha256:" + "0" * 64)
+    secret = client("secretsmanager").describe_secret(SecretId="callers")
+    for change, version in table.SAM_ROWS:
+        change = {name: {"SECRET": secret["ARN"], "VERSION": next(iter(secret["VersionIdsToStages"]))}.get(value, value) for name, value in change.items()}
+        before = versions()
+        change_stack(change)
+        same(len(versions()) - len(before), int(version), f"versions that {change} publishes")
+        same(set(before) <= set(versions()), True, f"versions that {change} removes")
+        same(by_sam()["Version"], versions()[-1], f"the version that serves after {change}")
+    client("secretsmanager").delete_secret(SecretId="callers", ForceDeleteWithoutRecovery=True)
+    # That CodeDeploy's rule holds here as in AWS.
+    client("lambda").update_alias(FunctionName="by-sam", Name="live", FunctionVersion="1")
+    change_stack({"MaxLength": "77"}, fails="does not match the current version in AppSpec")
+    client("lambda").update_alias(FunctionName="by-sam", Name="live", FunctionVersion=versions()[-1])
+
+
+def sam_destroy():
+    make("destroy-aws", **SAM)
+    left = inventory(HERE)
+    same({kind: found for kind, found in left.items() if found and kind != "buckets"}, {"repositories": ["shipped"]}, "what SAM leaves")
+
+
 CLOUD = None
 
 
-def start_cloud(**settings):
+def start_cloud():
     global CLOUD
     words = [sys.executable, str(pathlib.Path(__file__).with_name("cloud.py")), str(PORT), str(PORT + 1), str(FOLDER / "both.pem"), str(PROGRAM)]
-    environment = {**os.environ, "MOTO_LAMBDA_STUB_ECR": "false", **settings}
+    environment = {**os.environ, "MOTO_LAMBDA_STUB_ECR": "false", **QUOTAS[ACCOUNT]}
     environment.pop("AWS_CA_BUNDLE", None)
     CLOUD = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=open(FOLDER / "cloud.log", "a"))
-    for _ in range(300):
+    for _ in range(600):
         try:
             client("sts").get_caller_identity()
             return
         except Exception:
-            time.sleep(0.2)
+            time.sleep(0.1)
     sys.exit("the local cloud does not start; its log is cloud.log")
 
 
-def stop_cloud():
-    CLOUD.terminate()
-    CLOUD.wait()
-
-
-SCENES = [plan, refused, killed, deploy, again, release, roll_back, keys, second_region, destroy]
+SCENES = {
+    "life": [plan, refused, killed, deploy, again, release, roll_back, keys, second_region, destroy],
+    "new": [new_account, failed_proof],
+    "sam": [sam, cancelled, sam_parameters, sam_destroy],
+}
 
 
 def main():
+    # So that what was started is ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
     os.environ.update({name: ENVIRONMENT[name] for name in ("https_proxy", "no_proxy", "SSL_CERT_FILE")})
-    wanted = sys.argv[5:]
-    start_cloud()
+    wanted = sys.argv[7:]
+    scenes = [scene for scene in SCENES[ACCOUNT] if not wanted or scene.__name__ in wanted]
+    if not scenes:
+        return
+    cli = subprocess.Popen([sys.executable, pathlib.Path(__file__).with_name("aws_cli.py"), ENVIRONMENT["AWS_CLI"]], stdout=subprocess.DEVNULL)
     try:
-        for scene in SCENES:
-            if not wanted or scene.__name__ in wanted:
-                print(f"-- {scene.__name__} ({time.monotonic() - BEGAN:.0f} s)", flush=True)
-                scene()
+        start_cloud()
+        for scene in scenes:
+            say(f"-- {scene.__name__}")
+            scene()
     finally:
-        stop_cloud()
-    print(f"{len(wanted) or len(SCENES)} passed, 0 failed")
+        for process in (CLOUD, cli, *(process for process, _ in PROVIDERS.values())):
+            if process:
+                process.terminate()
+                process.wait()
+    say(f"{len(scenes)} passed, 0 failed")
 
 
 main()

@@ -16,6 +16,34 @@ plan() { make --no-print-directory "$1" PLAN=1 "${@:3}" >"$state/plan" 2>&1 || {
 refused() { if make --no-print-directory "$1" PLAN=1 "${@:3}" >"$state/plan" 2>&1; then echo "$*: was planned" >&2; return 1; fi
     grep -qE "$2" "$state/plan" || { cat "$state/plan" >&2; echo "$*: not refused by $2" >&2; return 1; }; echo "$*"; }
 
+# `make prove-azure` up to its price, for a subscription that `az` has here and nowhere else. Nothing may be made before the price is allowed.
+bounded() {
+    mkdir -p "$state/bin"
+    ln -sf "$PWD/suites/deploy/bin/docker" "$state/bin/docker"
+    cat >"$state/bin/az" <<'AZ'
+#!/usr/bin/env bash
+echo "$*" >>"$DEPLOY_STATE/asked"
+case "$*" in
+    version*) ;;
+    "account show"*) echo '{"id": "00000000-0000-0000-0000-000000000000"}' ;;
+    "provider list"*) sed -n '/^PROVIDERS/,/]/p' deploy/azure.py | grep -oE 'Microsoft[.]\w+' | sed 's/.*/{"namespace": "&", "registrationState": "Registered"}/' | paste -sd , | sed 's/.*/[&]/' ;;
+    "group show"*) echo "(ResourceGroupNotFound)" >&2; exit 3 ;;
+    *) echo "not asked before the price is known: az $*" >&2; exit 2 ;;
+esac
+AZ
+    chmod +x "$state/bin/az"
+    if PATH=$state/bin:$PATH DOCKER_IMAGES=$state/images make --no-print-directory prove-azure MODEL=demo LOCATION=westeurope MAX_DOLLARS=0.01 >"$state/plan" 2>&1; then
+        echo "prove-azure: went on above its bound" >&2
+        return 1
+    fi
+    local part
+    for part in 'a day of each' '1 × azurerm_container_registry' '60 minutes of 1 replicas, of the old and the new revision' 'the key vault' 'more than MAX_DOLLARS=0.01: nothing was made'; do
+        grep -qF "$part" "$state/plan" || { cat "$state/plan" >&2; echo "prove-azure: its price lacks $part" >&2; return 1; }
+    done
+    [[ -z $(find "$state" -name settings.json) ]] || { echo "prove-azure: a record is left of what was refused" >&2; return 1; }
+    echo "prove-azure: refused above its bound, after: $(cut -d ' ' -f 1,2 "$state/asked" | sort -u | paste -sd ,)"
+}
+
 case $1 in
     aws)
         export REGION=eu-central-1
@@ -43,6 +71,8 @@ case $1 in
         refused deploy-azure '1 to 3600' SET='scale={"cooldown_seconds":0}'
         refused deploy-azure-gpu '<= 300' SET='gpu={"max_replicas":301}'
         refused deploy-azure 'at most 16' DEPLOYMENT=a-name-of-more-than-16
+        # The bound of a proof, by the plan of all that it would make: where the provider is its schema alone, which asks for no account.
+        if [[ -v TF_REATTACH_PROVIDERS ]]; then bounded; fi
         ;;
     *) echo "aws or azure" >&2; exit 2 ;;
 esac

@@ -1,0 +1,35 @@
+"""Every parameter of template.yaml, changed on a stack that runs."""
+
+# [({parameter: value}, whether a version is published)]. SECRET and VERSION are those of another secret. What CloudFormation does not see in the
+# function changes together with Release, as the template says.
+SAM_ROWS = [
+    ({"MemoryMb": "4000"}, True),
+    ({"TimeoutSeconds": "25"}, True),
+    ({"Start": "snap-start"}, True),
+    ({"Start": "provisioned-concurrency", "ProvisionedConcurrency": "1"}, True),
+    ({"ProvisionedConcurrency": "2"}, False),
+    ({"Start": "on-demand", "ProvisionedConcurrency": "0"}, True),
+    ({"EphemeralStorageMb": "1024"}, True),
+    ({"Architecture": "arm64"}, True),
+    ({"InitBudgetSeconds": "7"}, True),
+    ({"MaxLength": "300"}, True),
+    ({"LogLevel": "trace"}, True),
+    ({"Tracing": "Active"}, True),
+    ({"Metrics": "full"}, True),
+    ({"Release": "2"}, True),
+    ({"ModelUri": "s3://models/packed.safetensors", "Release": "3"}, True),
+    ({"OtlpEndpoint": "https://collector.example", "Release": "4"}, True),
+    ({"KmsKeyArn": "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab", "Release": "5"}, True),
+    ({"ApiKeysSecretArn": "SECRET", "ApiKeysVersionId": "VERSION"}, True),
+    ({"ReservedConcurrency": "5"}, False),
+    ({"ThrottleRate": "5"}, False),
+    ({"ThrottleBurst": "9"}, False),
+    ({"AllowAnonymous": "true"}, False),
+    ({"Rollout": "Canary10Percent5Minutes"}, False),
+    ({"ProbeKeySecretArn": "SECRET"}, False),
+    ({"KeepVersions": "5"}, False),
+    ({"LogRetentionDays": "14"}, False),
+    ({"AlarmTopicArn": "arn:aws:sns:eu-central-1:123456789012:operators"}, False),
+    ({"AlarmP99Ms": "20000"}, False),
+    ({"AlarmInitMs": "5000"}, False),
+]
