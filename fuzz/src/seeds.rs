@@ -1,4 +1,4 @@
-//! Writes the fuzz targets' first inputs, a folder for each: from `events/`, the tests' models, and bodies as clients send them.
+//! Writes the fuzz targets' first inputs, a folder for each: from `events/`, `tests/wire/` and the tests' models.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,26 +6,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use serde_json::json;
-
-/// Bodies of every shape, with the options that each takes.
-const BODIES: &[&str] = &[
-    r#"{"query":"q","passage":"p"}"#,
-    r#"{"query":"what is a panda?","passage":"A bear. It eats.","normalize":false,"max_length":40,"truncation":"flag"}"#,
-    r#"{"pairs":[{"query":"q","passage":"a"},{"query":"r","passage":""}],"normalize":true}"#,
-    r#"{"query":"q","texts":["a","b"],"raw_scores":true,"return_text":true,"truncate":true,"truncation_direction":"Left"}"#,
-    r#"{"queries":[{"type":"TEXT","textQuery":{"text":"q"}}],"sources":[{"type":"INLINE","inlineDocumentSource":{"type":"TEXT","textDocument":{"text":"a"}}},{"type":"INLINE","inlineDocumentSource":{"type":"JSON","jsonDocument":{"a":1}}}],"rerankingConfiguration":{"type":"BEDROCK_RERANKING_MODEL","bedrockRerankingConfiguration":{"numberOfResults":1,"modelConfiguration":{"modelArn":"m"}}}}"#,
-    r#"{"query":"q","documents":["a",{"text":"b","n":1}],"top_n":1,"return_documents":true,"rank_fields":["text","n"],"max_tokens_per_doc":10,"max_chunks_per_doc":3}"#,
-    r#"{"model":"m","query":"q","documents":["One. Two two. Three?"],"relevant_spans":{"mode":"enabled","threshold":0.2,"max_spans":2},"min_score":0.1}"#,
-    r#"{"model":"m","query":"q","input":["a",{"text":"b"}],"rank_fields":["text"],"top_k":2,"return_input":true}"#,
-    r#"{"model":"m","query":"q","documents":[{"id":"1","text":"a"},{"id":"2","text":"b"}],"top_n":2,"return_documents":true,"parameters":{"truncate":"END"},"rank_fields":["text"]}"#,
-    r#"{"model":"m","text_1":"q","text_2":["a","b"],"truncate_prompt_tokens":-1}"#,
-    r#"{"model":"m","queries":["q","r"],"documents":["a","b"]}"#,
-    r#"{"data_1":"q","data_2":"a"}"#,
-    r#"{"query":"q","documents":["a"],"top_k":1,"truncation":true,"return_documents":"True"}"#,
-    r#"{"query":"q","document":["a","b"],"scoringConfiguration":{"a":1}}"#,
-    r#"{"query":null,"documents":null,"passage":"\ud83d\ude00","texts":[]}"#,
-];
+use serde_json::{Value, json};
 
 const TEXTS: &[&str] = &[
     "what is a panda?",
@@ -55,12 +36,13 @@ fn main() {
     let out = std::env::args().nth(1).expect("a folder to write to");
     let seeds = Seeds { out: out.into() };
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let wire = wire(&root);
     for whose in 0..=16u8 {
-        for body in BODIES {
+        for body in wire.values().flatten() {
             seeds.add("dialects", [&[whose], body.as_bytes()].concat());
         }
     }
-    requests(&seeds);
+    requests(&seeds, &wire);
     let events = ["events", "events/other"].map(|folder| fs::read_dir(root.join(folder)));
     for entry in events
         .into_iter()
@@ -103,11 +85,31 @@ fn xray() -> &'static str {
     "Self=1-0-0;Root=1-67891233-abcdef012345678912345678;Parent=53995c3f42cd8ad8;Sampled=1;Lineage=a:0"
 }
 
-fn requests(seeds: &Seeds) {
+/// Bodies as clients send them, by the file of tests/wire.
+fn wire(root: &Path) -> BTreeMap<String, Vec<String>> {
+    let files = fs::read_dir(root.join("tests/wire")).expect("tests/wire");
+    let bodies = files.map(|entry| {
+        let path = entry.expect("an entry").path();
+        let text = fs::read_to_string(&path).expect("a file");
+        let format: Value = serde_json::from_str(&text).expect("JSON");
+        let exchanges = format["exchanges"].as_array().expect("exchanges").iter();
+        let bodies = exchanges.map(|exchange| match &exchange["request"] {
+            Value::String(text) => text.clone(),
+            body => body.to_string(),
+        });
+        let name = path.file_stem().expect("a name").to_string_lossy();
+        (name.into_owned(), bodies.collect())
+    });
+    bodies.collect()
+}
+
+fn requests(seeds: &Seeds, wire: &BTreeMap<String, Vec<String>>) {
     let json = "content-type: application/json\n";
-    for body in BODIES {
+    // A few of each format: each of these is ranked.
+    for body in wire.values().flat_map(|bodies| bodies.iter().take(3)) {
         seeds.add("router", format!("POST /rerank\n{json}\n{body}"));
     }
+    let first = |format: &str| &wire[format][0];
     for path in [
         "/v2/rerank",
         "/rerank/batch",
@@ -123,7 +125,7 @@ fn requests(seeds: &Seeds) {
             "router",
             format!(
                 "POST {path}\n{json}x-request-timeout-ms: 50\n\n{}",
-                BODIES[5]
+                first("common")
             ),
         );
     }
@@ -149,9 +151,9 @@ fn requests(seeds: &Seeds) {
     let signature = "0".repeat(64);
     seeds.add(
         "router",
-        format!("POST /rerank?b=2&a=%20x\nauthorization: {signed}{signature}\nx-amz-date: @time@\nhost: example.com\n{json}\n{}", BODIES[4]),
+        format!("POST /rerank?b=2&a=%20x\nauthorization: {signed}{signature}\nx-amz-date: @time@\nhost: example.com\n{json}\n{}", first("bedrock")),
     );
-    seeds.add("router", format!("POST /rerank\nauthorization: Bearer k\nx-api-key: j\ncontent-length: 99999\n{json}\n{}", BODIES[0]));
+    seeds.add("router", format!("POST /rerank\nauthorization: Bearer k\nx-api-key: j\ncontent-length: 99999\n{json}\n{}", first("native")));
 }
 
 /// The golden models' configurations, and models of a few hundred bytes of each family.

@@ -575,6 +575,9 @@ def check_answers(load):
     total = sum(load.answered.values())
     detail = f"{len(load.wrong)} wrong" if load.wrong else f"{total} answers, {load.scored_documents} documents scored"
     check("every answer is the one that was meant, with its id and the scores of the pairs alone", not load.wrong, detail)
+    known = {path for file in (ROOT / "tests/wire").glob("*.json") for path in json.loads(file.read_text())["paths"]}
+    unknown = {path for dialect in dialects.ALL for path, _ in dialect.paths} - {path.split("?")[0] for path in known}
+    check("every path of the load is in tests/wire", not unknown, str(sorted(unknown) or ""))
     kinds = {kind for kind, _ in load.deck()}
     least = max(2, load.seconds // 10)
     few = {kind: len(load.took[kind]) for kind in sorted(kinds) if len(load.took[kind]) < least}

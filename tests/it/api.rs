@@ -101,62 +101,17 @@ async fn long_pairs_are_cut_as_the_request_says() {
 }
 
 #[tokio::test]
-async fn every_wrong_request_has_its_status_and_code() {
+async fn requests_that_are_too_large_or_go_nowhere_have_their_status_and_code() {
     let (router, _) = loaded().await;
     let long = "x".repeat(2001);
     let pairs = vec![json!({"query": "q", "passage": "p"}); 51];
     let cases = [
-        ("/rerank", "{".to_owned(), 400, "malformed_json", None),
-        ("/rerank", String::new(), 400, "malformed_json", None),
-        ("/rerank", "[1]".into(), 422, "wrong_type", Some("body")),
-        (
-            "/rerank",
-            json!({"query": "q", "passage": null}).to_string(),
-            422,
-            "unknown_shape",
-            None,
-        ),
-        (
-            "/rerank",
-            json!({"query": 1, "passage": ""}).to_string(),
-            422,
-            "wrong_type",
-            Some("query"),
-        ),
-        (
-            "/rerank",
-            json!({"passage": "p"}).to_string(),
-            422,
-            "missing_field",
-            Some("query"),
-        ),
-        (
-            "/rerank",
-            json!({"query": "", "passage": "p"}).to_string(),
-            422,
-            "empty_query",
-            Some("query"),
-        ),
         (
             "/rerank",
             json!({"query": "q", "passage": long}).to_string(),
             422,
             "text_too_long",
             Some("passage"),
-        ),
-        (
-            "/rerank",
-            json!({"query": "q", "passage": "", "truncation": "x"}).to_string(),
-            422,
-            "invalid_truncation",
-            Some("truncation"),
-        ),
-        (
-            "/rerank/batch",
-            json!({"pairs": []}).to_string(),
-            422,
-            "no_pairs",
-            Some("pairs"),
         ),
         (
             "/rerank/batch",
@@ -172,7 +127,6 @@ async fn every_wrong_request_has_its_status_and_code() {
             "body_too_large",
             Some("body"),
         ),
-        ("/nowhere", "{}".into(), 404, "not_found", None),
         ("/rerank/", "{}".into(), 422, "unknown_shape", None),
         ("/rerank/rerank", "{}".into(), 404, "not_found", None),
         ("/health", "{}".into(), 405, "method_not_allowed", None),
@@ -186,15 +140,6 @@ async fn every_wrong_request_has_its_status_and_code() {
         assert_eq!(error["error"]["field"].as_str(), field, "{path} {shown}");
         assert_eq!(error["detail"], error["error"]["message"]);
     }
-    let plain = Request::post("/rerank")
-        .header(header::CONTENT_TYPE, "text/plain")
-        .body(Body::from(r#"{"query":"q","passage":"p"}"#))
-        .expect("a request");
-    let (status, error) = ask(&router, plain).await;
-    assert_eq!(
-        (status.as_u16(), &error["error"]["code"]),
-        (415, &json!("unsupported_media_type"))
-    );
 }
 
 #[tokio::test]

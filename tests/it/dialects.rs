@@ -1,9 +1,8 @@
-//! Every dialect over the router and a tiny real model: what each reads, what it answers, and how it says no. What the real clients
-//! make of it is tested in suites/clients.
+//! Dialects over the router and a tiny real model: what no file of tests/wire can say, because it holds for many texts or lengths. The
+//! real clients are tested in suites/clients.
 
 use axum::Router;
-use axum::body::Body;
-use http::{Request, StatusCode, header};
+use http::{StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::support::router::{
@@ -18,41 +17,10 @@ const DOCUMENTS: [&str; 4] = [
     "Paris is a city",
 ];
 
-/// The native scores of [`DOCUMENTS`], in their order.
-async fn native(router: &Router, normalize: bool) -> Vec<f64> {
-    let pairs: Vec<Value> = DOCUMENTS
-        .iter()
-        .map(|passage| json!({"query": QUERY, "passage": passage}))
-        .collect();
-    let body = json!({"pairs": pairs, "normalize": normalize});
-    let (status, answer) = rerank(router, "/rerank/batch", body).await;
-    assert_eq!(status, StatusCode::OK, "{answer}");
-    let scores = answer["scores"].as_array().expect("scores");
-    scores
-        .iter()
-        .map(|s| s.as_f64().expect("a number"))
-        .collect()
-}
-
-/// Places of the documents, the best first.
-fn order(scores: &[f64]) -> Vec<usize> {
-    let mut places: Vec<usize> = (0..scores.len()).collect();
-    places.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
-    places
-}
-
 async fn ok(router: &Router, path: &str, body: Value) -> Value {
     let (status, answer) = rerank(router, path, body).await;
     assert_eq!(status, StatusCode::OK, "{path}: {answer}");
     answer
-}
-
-fn with_header(path: &str, name: &'static str, body: &Value) -> Request<Body> {
-    let mut request = post(path, body.to_string());
-    request
-        .headers_mut()
-        .insert(name, "2025-04".parse().expect("a value"));
-    request
 }
 
 /// Index and score of each item of a list.
@@ -67,202 +35,6 @@ fn ranked(items: &Value, score: &str) -> Vec<(usize, f64)> {
             (index, item[score].as_f64().expect("a score"))
         })
         .collect()
-}
-
-#[tokio::test]
-async fn every_dialect_gives_the_native_scores_in_its_own_shape() {
-    let (router, _) = loaded().await;
-    let (normal, raw) = (native(&router, true).await, native(&router, false).await);
-    let best_first = |scores: &[f64]| -> Vec<(usize, f64)> {
-        order(scores).into_iter().map(|i| (i, scores[i])).collect()
-    };
-    let in_order = |scores: &[f64]| scores.iter().copied().enumerate().collect::<Vec<_>>();
-    let documents = json!({"query": QUERY, "documents": DOCUMENTS, "model": "any"});
-    for (path, list, score) in [
-        ("/rerank", "results", "relevance_score"),
-        ("/v1/rerank", "results", "relevance_score"),
-        ("/reranking", "results", "relevance_score"),
-        ("/v1/reranking", "results", "relevance_score"),
-        ("/v2/rerank", "results", "relevance_score"),
-        ("/cohere/v1/rerank", "results", "relevance_score"),
-        ("/cohere/v2/rerank", "results", "relevance_score"),
-        ("/jina/v1/rerank", "results", "relevance_score"),
-        ("/vllm/rerank", "results", "relevance_score"),
-        ("/vllm/v1/rerank", "results", "relevance_score"),
-        ("/vllm/v2/rerank", "results", "relevance_score"),
-        ("/infinity/rerank", "results", "relevance_score"),
-        ("/voyage/rerank", "data", "relevance_score"),
-        ("/voyage/v1/rerank", "data", "relevance_score"),
-        ("/pinecone/rerank", "data", "score"),
-        (
-            "/inference/semanticReranking?api-version=1",
-            "scores",
-            "score",
-        ),
-        ("/azure/inference/semanticReranking", "scores", "score"),
-    ] {
-        let answer = ok(&router, path, documents.clone()).await;
-        assert_eq!(ranked(&answer[list], score), best_first(&normal), "{path}");
-    }
-    for path in [
-        "/llamacpp/rerank",
-        "/llamacpp/reranking",
-        "/llamacpp/v1/rerank",
-        "/llamacpp/v1/reranking",
-    ] {
-        let answer = ok(&router, path, documents.clone()).await;
-        let found = ranked(&answer["results"], "relevance_score");
-        assert_eq!(found, best_first(&raw), "{path}");
-    }
-
-    let texts = json!({"query": QUERY, "texts": DOCUMENTS, "return_text": true});
-    for path in ["/rerank", "/tei/rerank", "/v1/rerank"] {
-        let answer = ok(&router, path, texts.clone()).await;
-        assert_eq!(ranked(&answer, "score"), best_first(&normal), "{path}");
-        let first = &answer[0];
-        assert_eq!(
-            first["text"],
-            DOCUMENTS[first["index"].as_u64().expect("an index") as usize]
-        );
-    }
-    let mut texts = texts;
-    texts["raw_scores"] = true.into();
-    let answer = ok(&router, "/tei/rerank", texts).await;
-    assert_eq!(ranked(&answer, "score"), best_first(&raw));
-
-    let input = json!({"query": QUERY, "input": DOCUMENTS, "return_input": true});
-    for path in [
-        "/v1/reranking",
-        "/mixedbread/v1/reranking",
-        "/mixedbread/reranking",
-    ] {
-        let answer = ok(&router, path, input.clone()).await;
-        assert_eq!(
-            ranked(&answer["data"], "score"),
-            best_first(&normal),
-            "{path}"
-        );
-        assert_eq!(answer["data"][0]["object"], "rank_result");
-        assert!(answer["data"][0]["input"].is_string());
-    }
-
-    let answer = rerank_with_pinecones_header(&router, &documents).await;
-    assert_eq!(ranked(&answer["data"], "score"), best_first(&normal));
-    assert_eq!(answer["usage"], json!({"rerank_units": 1}));
-    let keys: Vec<&String> = answer["data"][0]
-        .as_object()
-        .expect("an object")
-        .keys()
-        .collect();
-    assert_eq!(
-        keys,
-        ["document", "index", "score"],
-        "its clients parse strictly"
-    );
-
-    let source = |text: &&str| json!({"type": "INLINE", "inlineDocumentSource": {"type": "TEXT", "textDocument": {"text": text}}});
-    let sources: Vec<Value> = DOCUMENTS.iter().map(source).collect();
-    let bedrock = json!({
-        "queries": [{"type": "TEXT", "textQuery": {"text": QUERY}}], "sources": sources,
-        "rerankingConfiguration": {"type": "BEDROCK_RERANKING_MODEL", "bedrockRerankingConfiguration":
-            {"numberOfResults": 2, "modelConfiguration": {"modelArn": "arn:aws:bedrock:x::foundation-model/m"}}}});
-    for path in ["/rerank", "/bedrock/rerank"] {
-        let answer = ok(&router, path, bedrock.clone()).await;
-        let found = ranked(&answer["results"], "relevanceScore");
-        assert_eq!(found, best_first(&normal)[..2], "{path}");
-    }
-
-    for (queries, documents) in [
-        ("queries", "documents"),
-        ("queries", "items"),
-        ("text_1", "text_2"),
-        ("data_1", "data_2"),
-    ] {
-        let mut bodies = vec![json!({}), json!({})];
-        bodies[0][queries] = QUERY.into();
-        bodies[1][queries] = vec![QUERY; DOCUMENTS.len()].into();
-        for mut body in bodies {
-            body[documents] = DOCUMENTS.as_slice().into();
-            for path in ["/score", "/v1/score", "/vllm/score", "/vllm/v1/score"] {
-                let answer = ok(&router, path, body.clone()).await;
-                assert_eq!(
-                    ranked(&answer["data"], "score"),
-                    in_order(&normal),
-                    "{path}"
-                );
-            }
-            body["use_activation"] = false.into();
-            let answer = ok(&router, "/score", body).await;
-            assert_eq!(ranked(&answer["data"], "score"), in_order(&raw));
-        }
-    }
-    let one = json!({"text_1": QUERY, "text_2": DOCUMENTS[2]});
-    let answer = ok(&router, "/score", one).await;
-    assert_eq!(ranked(&answer["data"], "score"), [(0, normal[2])]);
-
-    let unsorted = json!({"query": QUERY, "documents": DOCUMENTS, "sort": false, "topK": 3});
-    let answer = ok(&router, "/inference/semanticReranking", unsorted).await;
-    let mut best = best_first(&normal);
-    best.truncate(3);
-    best.sort_by_key(|(index, _)| *index);
-    assert_eq!(ranked(&answer["scores"], "score"), best);
-}
-
-async fn rerank_with_pinecones_header(router: &Router, body: &Value) -> Value {
-    let (status, answer) = ask(
-        router,
-        with_header("/rerank", "x-pinecone-api-version", body),
-    )
-    .await;
-    assert_eq!(status, StatusCode::OK, "{answer}");
-    answer
-}
-
-#[tokio::test]
-async fn returned_documents_have_the_shape_of_their_dialect() {
-    let (router, _) = loaded().await;
-    let body = json!({"query": QUERY, "return_documents": "true", "rank_fields": ["title", "text"],
-        "documents": ["plain", {"text": "of an object", "title": "title", "n": 7}]});
-    let document = |answer: &Value, list: &str, index: u64| {
-        let items = answer[list].as_array().expect("a list").iter();
-        let mut found = items.filter(|item| item["index"] == index);
-        found.next().expect("is there")["document"].clone()
-    };
-    let object = &body["documents"][1];
-    for path in [
-        "/rerank",
-        "/v1/rerank",
-        "/cohere/v1/rerank",
-        "/jina/v1/rerank",
-        "/vllm/rerank",
-    ] {
-        let answer = ok(&router, path, body.clone()).await;
-        assert_eq!(
-            document(&answer, "results", 0),
-            json!({"text": "plain"}),
-            "{path}"
-        );
-        assert_eq!(&document(&answer, "results", 1), object, "{path}");
-    }
-    for (path, list) in [("/infinity/rerank", "results"), ("/voyage/rerank", "data")] {
-        let answer = ok(&router, path, body.clone()).await;
-        assert_eq!(document(&answer, list, 0), "plain", "{path}");
-        assert_eq!(document(&answer, list, 1), "of an object", "{path}");
-    }
-    // What was not asked for is left out, not null; but vLLM's and Pinecone's are always there.
-    let mut plain = body.clone();
-    plain["return_documents"] = Value::Null;
-    for (path, list, there) in [
-        ("/rerank", "results", false),
-        ("/v2/rerank", "results", false),
-        ("/infinity/rerank", "results", false),
-        ("/vllm/rerank", "results", true),
-        ("/pinecone/rerank", "data", true),
-    ] {
-        let answer = ok(&router, path, plain.clone()).await;
-        let item = answer[list][0].as_object().expect("an object");
-        assert_eq!(item.contains_key("document"), there, "{path}");
-    }
 }
 
 #[tokio::test]
@@ -295,53 +67,30 @@ async fn objects_are_ranked_by_the_fields_that_are_named() {
 }
 
 #[tokio::test]
-async fn every_answer_has_what_its_clients_insist_on() {
+async fn usage_counts_what_was_scored_not_what_is_shown() {
     let (router, _) = loaded().await;
-    let body = json!({"query": QUERY, "documents": DOCUMENTS, "top_n": null, "top_k": 2, "max_tokens_per_doc": null});
-    let common = ok(&router, "/v1/rerank", body.clone()).await;
-    for field in [
-        "id", "object", "created", "model", "results", "usage", "meta",
-    ] {
-        assert!(!common[field].is_null(), "{field}: {common}");
-    }
-    assert_eq!(
-        common["results"].as_array().map(Vec::len),
-        Some(2),
-        "top_k is top_n"
-    );
-    assert_eq!(common["object"], "rerank");
-    assert!(common["meta"]["billed_units"]["search_units"].is_u64());
-    let total = common["usage"]["total_tokens"].as_u64().expect("tokens");
-    assert_eq!(common["meta"]["tokens"]["input_tokens"], total);
-    let all: u64 = {
-        let mut body = body.clone();
-        body["top_k"] = 0.into();
-        let answer = ok(&router, "/rerank", body).await;
-        let items = answer["results"].as_array().expect("a list").clone();
-        items
-            .iter()
-            .map(|item| item["tokens"].as_u64().expect("tokens"))
-            .sum()
+    let total = |top: usize| {
+        let body = json!({"query": QUERY, "documents": DOCUMENTS, "top_k": top});
+        let router = &router;
+        async move { ok(router, "/v1/rerank", body).await }
     };
-    assert_eq!(
-        total, all,
-        "usage counts what was scored, not what is shown"
-    );
-    let azure = ok(&router, "/inference/semanticReranking", body.clone()).await;
-    assert_eq!(azure["meta"]["tokenUsage"]["totalTokens"], total);
-    assert!(
-        azure["meta"]["latency"]["inferenceTime"]
-            .as_f64()
-            .expect("a time")
-            > 0.0
-    );
+    let (two, all) = (total(2).await, total(0).await);
+    let tokens = all["results"].as_array().expect("a list").iter();
+    let tokens: u64 = tokens
+        .map(|item| item["tokens"].as_u64().expect("tokens"))
+        .sum();
+    for answer in [two, all] {
+        assert_eq!(answer["usage"]["total_tokens"], tokens);
+        assert_eq!(answer["meta"]["tokens"]["input_tokens"], tokens);
+    }
+}
+
+#[tokio::test]
+async fn tei_is_told_that_this_is_a_reranker() {
+    let (router, _) = loaded().await;
     let info = ok_get(&router, "/tei/info").await;
-    let kinds: Vec<&String> = info["model_type"]
-        .as_object()
-        .expect("an object")
-        .keys()
-        .collect();
-    assert_eq!(kinds, ["reranker"]);
+    let kinds = info["model_type"].as_object().expect("an object").keys();
+    assert_eq!(kinds.collect::<Vec<_>>(), ["reranker"]);
     assert_eq!(info["max_client_batch_size"], 50);
 }
 
@@ -349,131 +98,6 @@ async fn ok_get(router: &Router, path: &str) -> Value {
     let (status, answer) = ask(router, get(path)).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     answer
-}
-
-#[tokio::test]
-async fn every_dialect_says_no_in_its_own_words() {
-    let (router, _) = loaded().await;
-    let empty = json!({"query": " ", "documents": ["d"]});
-    let says = "query is empty";
-    for (path, body, place) in [
-        ("/rerank", empty.clone(), vec!["error", "message"]),
-        ("/rerank", empty.clone(), vec!["message"]),
-        ("/rerank", empty.clone(), vec!["detail"]),
-        ("/v2/rerank", empty.clone(), vec!["message"]),
-        ("/cohere/v1/rerank", empty.clone(), vec!["message"]),
-        ("/jina/v1/rerank", empty.clone(), vec!["detail"]),
-        ("/voyage/rerank", empty.clone(), vec!["detail"]),
-        ("/vllm/rerank", empty.clone(), vec!["error", "message"]),
-        ("/infinity/rerank", empty.clone(), vec!["error", "message"]),
-        ("/llamacpp/rerank", empty.clone(), vec!["error", "message"]),
-        ("/pinecone/rerank", empty.clone(), vec!["error", "message"]),
-        (
-            "/azure/inference/semanticReranking",
-            empty.clone(),
-            vec!["error", "message"],
-        ),
-        (
-            "/rerank",
-            json!({"query": "", "texts": ["d"]}),
-            vec!["error"],
-        ),
-        (
-            "/mixedbread/reranking",
-            json!({"query": "", "input": ["d"]}),
-            vec!["message"],
-        ),
-    ] {
-        let (status, error) = rerank(&router, path, body).await;
-        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{path}: {error}");
-        let found = place.iter().fold(&error, |value, name| &value[*name]);
-        assert_eq!(found, says, "{path}: {error}");
-    }
-    let bedrock = json!({"queries": [], "sources": []});
-    let (head, body) = send(&router, post("/rerank", bedrock.to_string())).await;
-    assert_eq!(head.headers()["x-amzn-errortype"], "ValidationException");
-    let error: Value = serde_json::from_slice(&body).expect("JSON");
-    assert_eq!(error, json!({"message": "0 queries, exactly 1 is taken"}));
-
-    let tei = json!({"query": "q", "texts": vec!["d"; 51]});
-    let (_, error) = rerank(&router, "/tei/rerank", tei).await;
-    let expected = json!({"error": "51 texts exceed the limit of 50", "error_type": "Validation"});
-    assert_eq!(error, expected);
-
-    // Also of what goes wrong before a body is read, where the path tells whose it is.
-    let (head, body) = send(&router, get("/infinity/rerank")).await;
-    assert_eq!(head.status(), StatusCode::METHOD_NOT_ALLOWED);
-    let error: Value = serde_json::from_slice(&body).expect("JSON");
-    assert_eq!(error["error"]["code"], 405);
-    let (head, body) = send(&router, post("/jina/v2/nothing", "{}")).await;
-    assert_eq!(head.status(), StatusCode::NOT_FOUND);
-    let error: Value = serde_json::from_slice(&body).expect("JSON");
-    assert_eq!(error["detail"], "there is no such route");
-}
-
-#[tokio::test]
-async fn a_body_of_no_shape_is_told_which_there_are() {
-    let (router, _) = loaded().await;
-    for body in [
-        json!({}),
-        json!({"query": "q"}),
-        json!({"query": "q", "documents": null}),
-    ] {
-        let (status, error) = rerank(&router, "/rerank", body).await;
-        assert_eq!(
-            (status.as_u16(), &error["error"]["code"]),
-            (422, &json!("unknown_shape"))
-        );
-        let message = error["error"]["message"].as_str().expect("a message");
-        for shape in ["passage", "texts", "documents", "sources", "input"] {
-            assert!(message.contains(shape), "{shape}: {message}");
-        }
-    }
-    for (body, field) in [
-        (json!({"query": "q", "documents": [1]}), "documents[0]"),
-        (
-            json!({"query": "q", "documents": 7}),
-            "documents is a number, expected an array",
-        ),
-        (
-            json!({"query": 7, "documents": ["d"]}),
-            "query is a number, expected a string",
-        ),
-        (
-            json!({"query": "q", "documents": ["d", 2024]}),
-            "documents[1] is a number, expected a string",
-        ),
-        (
-            json!({"query": "q", "passage": 2024}),
-            "passage is a number, expected a string",
-        ),
-        (
-            json!({"query": "q", "documents": ["d"], "top_n": 1e20}),
-            "top_n is a number that is too large",
-        ),
-        (json!({"query": ["q"], "texts": ["d"]}), "query"),
-        (
-            json!({"query": "q", "documents": ["d"], "top_n": -1}),
-            "top_n is a negative number, expected a whole number, 0 or more",
-        ),
-        (
-            json!({"query": "q", "documents": ["d"], "return_documents": "maybe"}),
-            "return_documents",
-        ),
-        (
-            json!({"query": "q", "documents": ["d"], "relevant_spans": []}),
-            "relevant_spans",
-        ),
-        (
-            json!({"query": "q", "documents": ["d"], "truncation_side": "up"}),
-            "truncation_side",
-        ),
-    ] {
-        let (status, error) = rerank(&router, "/rerank", body.clone()).await;
-        assert!(matches!(status.as_u16(), 400 | 422), "{body}: {error}");
-        let told = error.to_string();
-        assert!(told.contains(field), "{body}: {error}");
-    }
 }
 
 #[tokio::test]
@@ -592,49 +216,9 @@ async fn sentences_are_found_by_their_characters_and_scored_alone() {
 }
 
 #[tokio::test]
-async fn what_may_not_be_cut_is_refused_by_name() {
+async fn texts_are_cut_as_the_request_says_or_refused() {
     let (router, _) = loaded().await;
     let long = "machine learning returns water ".repeat(40);
-    for (path, body, field) in [
-        (
-            "/rerank",
-            json!({"query": "q", "documents": ["d", long], "truncation": "none"}),
-            "documents[1]",
-        ),
-        (
-            "/rerank",
-            json!({"query": "q", "documents": ["d", long], "truncation": false}),
-            "documents[1]",
-        ),
-        (
-            "/voyage/rerank",
-            json!({"query": "q", "documents": ["d", long], "truncation": false}),
-            "documents[1]",
-        ),
-        (
-            "/tei/rerank",
-            json!({"query": "q", "texts": ["d", long], "truncate": false}),
-            "texts[1]",
-        ),
-        (
-            "/pinecone/rerank",
-            json!({"query": "q", "documents": [long], "parameters": {"truncate": "NONE"}}),
-            "documents[0]",
-        ),
-        (
-            "/rerank",
-            json!({"query": "q", "passage": long, "truncation": "none"}),
-            "passage",
-        ),
-    ] {
-        let (status, error) = rerank(&router, path, body).await;
-        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{error}");
-        let message = error.to_string();
-        assert!(
-            message.contains(field) && message.contains("the limit is 100"),
-            "{path}: {error}"
-        );
-    }
     // The side that gives way shows in the score.
     let text = format!("a bear of China. {long}");
     let side = |side: &str| {
@@ -711,98 +295,6 @@ async fn small_bodies_that_ask_for_much_are_refused_before_it_is_made() {
             (422, Some(code)),
             "{path}: {error}"
         );
-    }
-}
-
-#[tokio::test]
-async fn texts_come_in_several_forms() {
-    let (router, _) = loaded().await;
-    let parts = |text: &str| json!({"content": [{"type": "text", "text": text}]});
-    let plain = |path: &'static str| {
-        let body = json!({"query": QUERY, "documents": [DOCUMENTS[2]]});
-        let router = &router;
-        async move { ok(router, path, body).await["results"][0]["relevance_score"].clone() }
-    };
-    for (path, query, documents) in [
-        ("/v1/rerank", json!({"text": QUERY}), json!([DOCUMENTS[2]])),
-        (
-            "/jina/v1/rerank",
-            json!({"text": QUERY}),
-            json!([{"text": DOCUMENTS[2]}]),
-        ),
-        ("/vllm/rerank", json!(QUERY), parts(DOCUMENTS[2])),
-        ("/vllm/rerank", parts(QUERY), json!([parts(DOCUMENTS[2])])),
-        ("/rerank", json!(QUERY), json!(DOCUMENTS[2])),
-        (
-            "/cohere/v1/rerank",
-            json!(QUERY),
-            json!({"text": DOCUMENTS[2]}),
-        ),
-    ] {
-        let body = json!({"query": query, "documents": documents});
-        let answer = ok(&router, path, body.clone()).await;
-        let score = &answer["results"][0]["relevance_score"];
-        assert_eq!(*score, plain(path).await, "{path}: {body}");
-    }
-    let expected = plain("/rerank").await;
-    for (path, body, list) in [
-        (
-            "/score",
-            json!({"queries": {"text": QUERY}, "documents": parts(DOCUMENTS[2])}),
-            "data",
-        ),
-        (
-            "/score",
-            json!({"text_1": QUERY, "text_2": [parts(DOCUMENTS[2])]}),
-            "data",
-        ),
-        (
-            "/mixedbread/reranking",
-            json!({"query": {"text": QUERY}, "input": DOCUMENTS[2]}),
-            "data",
-        ),
-        (
-            "/azure/inference/semanticReranking",
-            json!({"query": QUERY, "documents": DOCUMENTS[2]}),
-            "scores",
-        ),
-        (
-            "/pinecone/rerank",
-            json!({"query": QUERY, "documents": DOCUMENTS[2]}),
-            "data",
-        ),
-    ] {
-        let answer = ok(&router, path, body).await;
-        assert_eq!(answer[list][0]["score"], expected, "{path}");
-    }
-    let answer = ok(
-        &router,
-        "/tei/rerank",
-        json!({"query": QUERY, "texts": DOCUMENTS[2]}),
-    )
-    .await;
-    assert_eq!(answer[0]["score"], expected);
-    let image = json!({"type": "image_url", "image_url": {"url": "https://a.example/b.png"}});
-    for (path, body, says) in [
-        (
-            "/vllm/rerank",
-            json!({"query": QUERY, "documents": [{"content": [{"type": "text", "text": "a"}, image]}]}),
-            "documents[0].content[1] is an image, only texts can be scored",
-        ),
-        (
-            "/jina/v1/rerank",
-            json!({"query": QUERY, "documents": ["a", {"image": "https://a.example/b.png"}]}),
-            "documents[1] is an image, only texts can be scored",
-        ),
-        (
-            "/score",
-            json!({"queries": {"content": [image]}, "documents": "a"}),
-            "queries.content[0] is an image, only texts can be scored",
-        ),
-    ] {
-        let (status, error) = rerank(&router, path, body).await;
-        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
-        assert!(error.to_string().contains(says), "{path}: {error}");
     }
 }
 
@@ -901,50 +393,8 @@ async fn a_query_is_cut_where_that_is_asked_for() {
 }
 
 #[tokio::test]
-async fn paths_of_other_services_are_served() {
+async fn other_services_lists_of_models_and_probes_are_served() {
     let (router, _) = loaded().await;
-    let documents = json!({"query": QUERY, "documents": DOCUMENTS, "top_n": 2, "api_version": 2});
-    let expected = ok(&router, "/v2/rerank", documents.clone()).await["results"].clone();
-    for path in [
-        "/model/cohere.rerank-v3-5:0/invoke",
-        "/model/amazon.rerank-v1%3A0/invoke",
-        "/bedrock/model/arn%3Aaws%3Abedrock%3Aus-west-2%3A%3Afoundation-model%2Fcohere.rerank-v3-5%3A0/invoke",
-        "/v2/rerank/",
-        "//v2//rerank",
-        "/api//v2/rerank/",
-    ] {
-        let answer = ok(&router, path, documents.clone()).await;
-        assert_eq!(answer["results"], expected, "{path}");
-    }
-    let (head, body) = send(&router, post("/model/anthropic.claude-v2/invoke", "{}")).await;
-    let error: Value = serde_json::from_slice(&body).expect("JSON");
-    assert_eq!(head.status(), StatusCode::NOT_FOUND);
-    assert_eq!(
-        head.headers()["x-amzn-errortype"],
-        "ResourceNotFoundException"
-    );
-    assert!(
-        error["message"]
-            .as_str()
-            .is_some_and(|told| told.contains("none that ranks"))
-    );
-
-    // Both lists in one body: whose the path is decides.
-    let both = json!({"query": QUERY, "documents": DOCUMENTS, "texts": DOCUMENTS});
-    for (path, is_list) in [
-        ("/rerank", true),
-        ("/tei/rerank", true),
-        ("/v1/rerank", false),
-        ("/reranking", false),
-        ("/v1/reranking", false),
-        ("/cohere/v1/rerank", false),
-    ] {
-        let answer = ok(&router, path, both.clone()).await;
-        assert_eq!(answer.is_array(), is_list, "{path}: {answer}");
-    }
-    let flag = json!({"query": QUERY, "documents": DOCUMENTS, "texts": true});
-    assert!(ok(&router, "/rerank", flag).await["results"].is_array());
-
     for path in [
         "/v1/models",
         "/models",
@@ -962,147 +412,18 @@ async fn paths_of_other_services_are_served() {
         assert_eq!(answer["models"][0]["name"], "tiny", "{path}");
     }
     assert_eq!(ok_get(&router, "/ping").await["status"], "ok");
-    let answer = ok(
-        &router,
-        "/invocations",
-        json!({"query": QUERY, "texts": DOCUMENTS}),
-    )
-    .await;
-    assert!(answer.is_array());
-}
-
-#[tokio::test]
-async fn pairs_are_labelled() {
-    let (router, _) = loaded().await;
-    let (normal, raw) = (native(&router, true).await, native(&router, false).await);
-    let label = |score: f64| json!([{"score": score, "label": "LABEL_0"}]);
-    let named = json!({"text": QUERY, "text_pair": DOCUMENTS[0]});
-    let listed = json!([QUERY, DOCUMENTS[2]]);
-    for (inputs, expected) in [
-        (named.clone(), label(normal[0])),
-        (listed.clone(), label(normal[2])),
-        (
-            json!([named, listed]),
-            json!([label(normal[0]), label(normal[2])]),
-        ),
-        (json!([listed]), json!([label(normal[2])])),
-    ] {
-        for path in ["/predict", "/tei/predict"] {
-            let answer = ok(&router, path, json!({"inputs": inputs})).await;
-            assert_eq!(answer, expected, "{path}: {inputs}");
-        }
-    }
-    let logits = json!({"inputs": named, "raw_scores": true});
-    assert_eq!(ok(&router, "/predict", logits).await, label(raw[0]));
-    for (body, says) in [
-        (json!({}), "inputs is missing"),
-        (json!({"inputs": []}), "inputs is empty"),
-        (
-            json!({"inputs": [named, {"text": "q"}]}),
-            "inputs[1].text_pair is missing",
-        ),
-        (
-            json!({"inputs": ["q", " ", "x"]}),
-            "inputs is a list of another length, expected a pair of texts",
-        ),
-        (json!({"inputs": [[" ", "d"]]}), "inputs[0].text is empty"),
-        (
-            json!({"inputs": [[7, "d"]]}),
-            "is a number, expected a string",
-        ),
-        (
-            json!({"inputs": "q"}),
-            "inputs is a string, expected a pair of texts",
-        ),
-        (
-            json!({"inputs": 7}),
-            "inputs is a number, expected a pair of texts",
-        ),
-    ] {
-        let (status, error) = rerank(&router, "/predict", body.clone()).await;
-        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body}: {error}");
-        let told = error["error"].as_str().expect("a message");
-        assert!(told.contains(says), "{body}: {told}");
-    }
 }
 
 #[tokio::test]
 async fn what_was_meant_is_told() {
     let (router, _) = loaded().await;
-    for (path, body, says) in [
-        (
-            "/rerank",
-            json!({"query": "q", "passages": ["a"]}),
-            "the body has passages: did you mean passage (one) or documents (many)?",
-        ),
-        (
-            "/rerank/batch",
-            json!({"query": "q", "passages": ["a"]}),
-            "pairs is missing: the body has passages, did you mean passage (one) or documents (many)?",
-        ),
-        (
-            "/rerank/batch",
-            json!({"query": "q", "documents": ["a"]}),
-            "pairs is missing: a body like this belongs to /rerank",
-        ),
-        (
-            "/v2/rerank",
-            json!({"query": "q", "texts": ["a"]}),
-            "documents is missing: a body like this belongs to /rerank",
-        ),
-        (
-            "/tei/rerank",
-            json!({"query": "q", "pairs": []}),
-            "texts is missing: a body like this belongs to /rerank/batch",
-        ),
-        (
-            "/v2/rerank",
-            json!({"documents": ["a"]}),
-            "query is missing",
-        ),
-    ] {
-        let (status, error) = rerank(&router, path, body).await;
-        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{path}: {error}");
-        let found = error["message"].as_str().or(error["error"].as_str());
-        assert_eq!(found, Some(says), "{path}: {error}");
-    }
-    for (path, body, ignored) in [
-        (
-            "/rerank",
-            json!({"query": "q", "passage": "p", "normalise": false}),
-            Some("normalise (normalize?)"),
-        ),
-        (
-            "/v1/rerank",
-            json!({"query": "q", "documents": ["d"], "topn": 1, "return_document": true}),
-            Some("return_document (return_documents?), topn (top_n?)"),
-        ),
-        (
-            "/tei/rerank",
-            json!({"query": "q", "texts": ["d"], "raw_score": true}),
-            Some("raw_score (raw_scores?)"),
-        ),
-        (
-            "/estimate",
-            json!({"query": "q", "passage": "p", "maxlength": 8}),
-            Some("maxlength (max_length?)"),
-        ),
-        (
-            "/rerank",
-            json!({"query": "q", "passage": "p", "user": "u", "top_n": 1}),
-            None,
-        ),
-        (
-            "/azure/inference/semanticReranking",
-            json!({"query": "q", "documents": ["d"], "batch_size": 7, "top_k": 1}),
-            None,
-        ),
-    ] {
-        let (head, _) = send(&router, post(path, body.to_string())).await;
-        let told = head.headers().get("x-ignored-fields");
-        let told = told.map(|told| told.to_str().expect("text"));
-        assert_eq!((head.status(), told), (StatusCode::OK, ignored), "{path}");
-    }
+    let body = json!({"query": "q", "passage": "p", "maxlength": 8});
+    let (head, _) = send(&router, post("/estimate", body.to_string())).await;
+    assert_eq!(head.status(), StatusCode::OK);
+    assert_eq!(
+        head.headers()["x-ignored-fields"],
+        "maxlength (max_length?)"
+    );
     for (path, says) in [
         (
             "/rerank/rerank",
@@ -1139,20 +460,6 @@ async fn what_was_meant_is_told() {
             StatusCode::PERMANENT_REDIRECT,
             &"../docs".parse().expect("a value")
         )
-    );
-    let mut plain = post("/rerank", "query=q");
-    plain.headers_mut().insert(
-        header::CONTENT_TYPE,
-        "application/x-www-form-urlencoded"
-            .parse()
-            .expect("a value"),
-    );
-    let (status, error) = ask(&router, plain).await;
-    assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
-    assert!(
-        error["message"]
-            .as_str()
-            .is_some_and(|told| told.contains("-H 'content-type: application/json'"))
     );
 }
 
@@ -1193,31 +500,6 @@ async fn neither_chunks_nor_sentences_go_beyond_what_was_asked_for() {
         .await,
     );
     assert_eq!(with["usage"], without["usage"]);
-}
-
-#[tokio::test]
-async fn the_least_score_leaves_results_out() {
-    let (router, _) = loaded().await;
-    let scores = native(&router, true).await;
-    let mut sorted = scores.clone();
-    sorted.sort_by(f64::total_cmp);
-    let least = (sorted[1] + sorted[2]) / 2.0;
-    let wanted = scores.iter().filter(|&&score| score >= least).count();
-    for (path, list) in [
-        ("/rerank", "documents"),
-        ("/rerank", "texts"),
-        ("/v1/reranking", "input"),
-    ] {
-        let mut body = json!({"query": QUERY, "min_score": least});
-        body[list] = DOCUMENTS.as_slice().into();
-        let answer = ok(&router, path, body).await;
-        let items = match list {
-            "documents" => &answer["results"],
-            "texts" => &answer,
-            _ => &answer["data"],
-        };
-        assert_eq!(items.as_array().map(Vec::len), Some(wanted), "{list}");
-    }
 }
 
 #[tokio::test]

@@ -56,6 +56,11 @@ fn the_documented_errors_are_the_programs() {
     hold("docs/reference/errors.md", &table);
 }
 
+#[test]
+fn the_documented_formats_are_those_of_the_wire_files() {
+    hold("docs/reference/formats.md", &crate::wire::page());
+}
+
 /// What `--help` prints of a command and of those below it.
 fn help(command: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_reranker"))

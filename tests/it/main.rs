@@ -20,3 +20,4 @@ mod privacy;
 mod server;
 mod telemetry;
 mod tokenizer;
+mod wire;

@@ -16,8 +16,10 @@ pub const SNAKE_CASE: [&str; 2] = ["batch_size", "return_sentence_score"];
 
 body! {
     /// A query and the documents to rank.
-    #[schema(example = json!({"query": "what is a panda?", "documents": [
-        "The giant panda is a bear species endemic to China.", "Paris is the capital of France."]}))]
+    #[schema(example = json!({"query": "Can I get a refund after 30 days?", "documents": [
+        "Our offices are open from nine to five.",
+        "Returns are accepted within 60 days of delivery, and the full price is refunded.",
+        "Gift cards cannot be returned."]}))]
     pub struct AzureBody {
         /// What is looked for. Not empty.
         #[schema(required = true, value_type = Document)]

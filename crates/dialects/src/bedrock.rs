@@ -19,9 +19,9 @@ pub struct InvokeModel;
 
 body! {
     /// One query and the sources to rank.
-    #[schema(example = json!({"queries": [{"type": "TEXT", "textQuery": {"text": "what is a panda?"}}],
+    #[schema(example = json!({"queries": [{"type": "TEXT", "textQuery": {"text": "Can I get a refund after 30 days?"}}],
         "sources": [{"type": "INLINE", "inlineDocumentSource": {"type": "TEXT", "textDocument": {"text":
-            "The giant panda is a bear species endemic to China."}}}]}))]
+            "Returns are accepted within 60 days of delivery, and the full price is refunded."}}}]}))]
     pub struct BedrockBody {
         /// Exactly one.
         #[schema(required = true, value_type = Vec<BedrockQuery>)]

@@ -19,8 +19,10 @@ use reranker_json as json;
 
 body! {
     /// A query and the documents to rank. `null` is as good as absent, and unknown fields are ignored.
-    #[schema(example = json!({"query": "what is a panda?", "documents": [
-        "The giant panda is a bear species endemic to China.", "Paris is the capital of France."]}))]
+    #[schema(example = json!({"query": "Can I get a refund after 30 days?", "documents": [
+        "Our offices are open from nine to five.",
+        "Returns are accepted within 60 days of delivery, and the full price is refunded.",
+        "Gift cards cannot be returned."]}))]
     pub struct DocumentsBody {
         /// Not looked at: this server has one model.
         #[schema(value_type = Option<serde_json::Value>)]

@@ -19,8 +19,10 @@ const DEFAULTS: Defaults = Defaults {
 
 body! {
     /// A query and the documents to rank.
-    #[schema(example = json!({"query": "what is a panda?", "input": [
-        "The giant panda is a bear species endemic to China.", "Paris is the capital of France."]}))]
+    #[schema(example = json!({"query": "Can I get a refund after 30 days?", "input": [
+        "Our offices are open from nine to five.",
+        "Returns are accepted within 60 days of delivery, and the full price is refunded.",
+        "Gift cards cannot be returned."]}))]
     pub struct MixedbreadBody {
         /// What is looked for. Not empty.
         #[schema(required = true, value_type = Document)]

@@ -19,7 +19,8 @@ pub struct Batch;
 
 body! {
     /// One pair to score.
-    #[schema(example = json!({"query": "what is a panda?", "passage": "The giant panda is a bear species endemic to China."}))]
+    #[schema(example = json!({"query": "Can I get a refund after 30 days?",
+        "passage": "Returns are accepted within 60 days of delivery, and the full price is refunded."}))]
     pub struct RerankBody {
         /// What is looked for. Not empty.
         #[schema(required = true, value_type = String)]
@@ -33,8 +34,9 @@ body! {
 body! {
     /// Many pairs to score in one request.
     #[schema(example = json!({"pairs": [
-        {"query": "what is a panda?", "passage": "The giant panda is a bear species endemic to China."},
-        {"query": "what is a panda?", "passage": "Paris is the capital of France."}]}))]
+        {"query": "Can I get a refund after 30 days?", "passage": "Our offices are open from nine to five."},
+        {"query": "Can I get a refund after 30 days?",
+            "passage": "Returns are accepted within 60 days of delivery, and the full price is refunded."}]}))]
     pub struct BatchBody {
         /// At least one; the server limits how many.
         #[schema(required = true, value_type = Vec<PairBody>)]

@@ -18,8 +18,9 @@ const DEFAULTS: Defaults = Defaults {
 
 body! {
     /// A query and the documents to rank.
-    #[schema(example = json!({"model": "bge-reranker-v2-m3", "query": "what is a panda?", "documents": [
-        {"text": "The giant panda is a bear species endemic to China."}, {"text": "Paris is the capital of France."}]}))]
+    #[schema(example = json!({"model": "bge-reranker-v2-m3", "query": "Can I get a refund after 30 days?", "documents": [
+        {"text": "Our offices are open from nine to five."},
+        {"text": "Returns are accepted within 60 days of delivery, and the full price is refunded."}]}))]
     pub struct PineconeBody {
         /// What is looked for. Not empty.
         #[schema(required = true, value_type = Document)]

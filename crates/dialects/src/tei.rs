@@ -26,8 +26,10 @@ const LABEL: &str = "LABEL_0";
 
 body! {
     /// A query and the texts to rank.
-    #[schema(example = json!({"query": "what is a panda?", "texts": [
-        "The giant panda is a bear species endemic to China.", "Paris is the capital of France."]}))]
+    #[schema(example = json!({"query": "Can I get a refund after 30 days?", "texts": [
+        "Our offices are open from nine to five.",
+        "Returns are accepted within 60 days of delivery, and the full price is refunded.",
+        "Gift cards cannot be returned."]}))]
     pub struct TeiBody {
         /// What is looked for. Not empty.
         #[schema(required = true, value_type = Document)]
@@ -196,8 +198,9 @@ impl Dialect for Tei {
 body! {
     /// Pairs to score, as text-embeddings-inference's `/predict` and Hugging Face's text classification have them.
     #[schema(example = json!({"inputs": [
-        {"text": "what is a panda?", "text_pair": "The giant panda is a bear species endemic to China."},
-        ["what is a panda?", "Paris is the capital of France."]]}))]
+        {"text": "Can I get a refund after 30 days?",
+            "text_pair": "Returns are accepted within 60 days of delivery, and the full price is refunded."},
+        ["Can I get a refund after 30 days?", "Our offices are open from nine to five."]]}))]
     pub struct PredictBody {
         /// One pair or a list of pairs, each an object with `text` and `text_pair`, or a list of both.
         #[schema(required = true, value_type = serde_json::Value)]

@@ -62,8 +62,10 @@ impl Dialect for Rerank {
 body! {
     /// Queries and documents, by any of vLLM's names for them: one of each, one query with many documents, or as many of both, which
     /// are paired.
-    #[schema(example = json!({"queries": "what is a panda?", "documents": [
-        "The giant panda is a bear species endemic to China.", "Paris is the capital of France."]}))]
+    #[schema(example = json!({"queries": "Can I get a refund after 30 days?", "documents": [
+        "Our offices are open from nine to five.",
+        "Returns are accepted within 60 days of delivery, and the full price is refunded.",
+        "Gift cards cannot be returned."]}))]
     pub struct ScoreBody {
         queries: Documents,
         documents: Documents,
