@@ -37,9 +37,9 @@ use crate::telemetry::{self, LAST_LINES_TIME};
 
 /// A cross-encoder reranker: scores how relevant a passage is to a query.
 ///
-/// Serves on AWS Lambda, as an Azure Functions custom handler, or on a plain port, whichever the environment shows. The model is
-/// the folder MODEL_DIR, or the hub model MODEL_NAME, which a plain server fetches where it is not in the local Hugging Face cache;
-/// without either, the small bundled demo model is used. All settings are environment variables: `reranker variables` lists them.
+/// The environment decides the host: AWS Lambda, Azure Functions (as a custom handler), or a port of its own. The model is the folder
+/// MODEL_DIR, or the hub model MODEL_NAME. A plain server downloads a hub model that is not in the local Hugging Face cache. If
+/// neither is set, the small bundled demo model is used. All settings are environment variables: `reranker variables` lists them.
 #[derive(Parser)]
 #[command(name = "reranker", version, max_term_width = 120)]
 struct Cli {
@@ -53,42 +53,41 @@ enum Command {
     Serve(serve::Args),
     /// Score passages against a query, or JSONL pairs from a file.
     Score(score::Args),
-    /// Measure how well models rank the candidates of retrieval test sets, and how far apart their scores are.
+    /// Measure the quality of rankings on retrieval test sets, and compare the scores of models.
     Eval(eval::Args),
     #[command(visible_alias = "download")]
-    /// Download a model from the Hugging Face hub into its local cache; a later run goes on where one was interrupted.
+    /// Download a model from the Hugging Face hub into its local cache; an interrupted download is resumed.
     Fetch(fetch::Args),
     #[command(visible_aliases = ["quantize", "convert"])]
-    /// Turn a model folder into one int8 file, and compare it with its source.
+    /// Quantize a model folder into one int8 file, and compare it with its source.
     Pack(pack::Args),
-    /// Print the models that are known: sizes, languages, licences, published quality, and what each is for.
+    /// Print the known models: size, languages, licence, published quality and purpose.
     Models(models::Args),
     #[command(visible_alias = "ls")]
-    /// Print the rerankers that are in the local cache.
+    /// Print the rerankers in the local cache.
     List(list::Args),
     #[command(visible_alias = "remove")]
     /// Remove a model from the local cache.
     Rm(rm::Args),
-    /// Compare the loaded model's logits with its published ones; exits 1 where one is off.
+    /// Compare the model's logits with its published ones; exits 1 if one differs.
     Verify(verify::Args),
     #[command(visible_alias = "check")]
-    /// Tell what this machine, this configuration and this model amount to, and what is wrong with them.
+    /// Check this machine, these settings and this model, and print what they can do.
     Doctor(doctor::Args),
-    /// Ask the server that runs here with the same settings whether it is ready; exits 1 where it is not.
+    /// Check that the server on this machine with the same settings is ready; exits 1 if it is not.
     Health,
-    /// Measure tokens per second and latency on fixed workloads, or cold starts.
+    /// Measure throughput and latency on fixed workloads, or cold starts.
     Bench(bench::Args),
-    /// Tell what a number of pairs takes and costs on AWS Lambda, from measured rates.
+    /// Estimate the time and cost of a number of pairs on AWS Lambda, from measured rates.
     Cost(cost::Args),
     /// Print the table of environment variables, as Markdown.
     Variables,
 }
 
-/// Which model a command is about, the same for every command.
+/// The model of a command, the same for every command.
 #[derive(clap::Args, Default)]
 struct ModelArg {
-    /// The model's folder or packed file, its address in S3, or its hub id in the local Hugging Face cache; the configured model
-    /// where it is not given.
+    /// Model folder, packed file, address in S3, or hub id in the local Hugging Face cache [default: the configured model].
     #[arg(long, value_name = "DIR|ID")]
     model: Option<String>,
 }
@@ -124,7 +123,7 @@ pub fn main() -> ExitCode {
             let ended = catch_unwind(AssertUnwindSafe(|| run(command, &config, started)));
             ended.unwrap_or(Ok(ExitCode::FAILURE))
         }
-        // Listing the variables is how one finds out what is wrong with them.
+        // Its list helps to correct them.
         Err(_) if matches!(command, Command::Variables) => variables(),
         Err(errors) => Err(Usage(format!("wrong configuration:\n{errors}")).into()),
     };

@@ -30,16 +30,16 @@ pub struct Args {
     what: Option<What>,
     #[command(flatten)]
     model: ModelArg,
-    /// Which workloads; all of them where none is named.
+    /// Workload to measure; can be repeated [default: all].
     #[arg(long = "workload", value_name = "NAME")]
     workloads: Vec<String>,
-    /// Timed rounds of each workload, after one that is not timed; medians are reported.
+    /// Timed rounds of each workload, after an untimed one; the table has medians.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Take the sequences from a file instead, `{"workload": str, "ids": [int]}` a line, with `"segments": [int]` where they are not all 0.
+    /// Read the sequences from this file, one `{"workload": str, "ids": [int]}` a line, with `"segments": [int]` if they are not all 0.
     #[arg(long, value_name = "FILE")]
     ids: Option<PathBuf>,
-    /// Answer each line of standard input by one line, as `bench/peers/serving.py` describes, instead of measuring.
+    /// Answer each line of standard input with one line, as `bench/peers/serving.py` describes, instead of measuring.
     #[arg(long, conflicts_with_all = ["json", "rounds", "workloads"])]
     serve: bool,
     /// Print JSON lines instead of a table.

@@ -20,13 +20,13 @@ pub struct Args {
     /// Tokens of a pair: the query's, the passage's and special tokens.
     #[arg(long, value_name = "NUMBER", default_value_t = 128, value_parser = value_parser!(u32).range(8..=8192))]
     tokens: u32,
-    /// The measured model that is like yours in shape, in int8.
+    /// Measured model, in int8, whose shape is like yours.
     #[arg(long, value_name = "NAME", default_value = RATES.models[0].name, value_parser = PossibleValuesParser::new(RATES.models.iter().map(|model| model.name)))]
     model: String,
-    /// Instances that work at once.
+    /// Number of instances that run at the same time.
     #[arg(long, value_name = "NUMBER", default_value_t = 5, value_parser = value_parser!(u32).range(1..=10_000))]
     concurrency: u32,
-    /// Pairs of one call.
+    /// Pairs in one call.
     #[arg(long, value_name = "NUMBER", default_value_t = 50, value_parser = value_parser!(u32).range(1..=1000))]
     batch: u32,
 }

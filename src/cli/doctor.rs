@@ -19,8 +19,8 @@ use reranker_engine::{Engine, ModelError, Settings, faster_sets};
 pub struct Args {
     #[command(flatten)]
     model: ModelArg,
-    /// Only the processor, in one line to paste: what it is and has, what is used of it, how fast it is, and what a request of
-    /// 100 passages of 128 tokens would take with bge-reranker-v2-m3 in int8.
+    /// Print only the processor, in one line to paste: its name, instruction sets and speed, and the time of a request of 100
+    /// passages of 128 tokens with bge-reranker-v2-m3 in int8.
     #[arg(long, conflicts_with = "model")]
     cpu: bool,
 }

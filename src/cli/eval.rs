@@ -34,34 +34,33 @@ use reranker_engine::Engine;
 #[derive(clap::Args)]
 #[command(after_help = LEGEND)]
 pub struct Args {
-    /// A test set's folder (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv, candidates.SPLIT.jsonl: see below), or a folder of such
-    /// folders. May be given several times.
+    /// Folder of a test set (its files are below), or a folder of such folders. Can be repeated.
     #[arg(long, value_name = "DIR", required = true)]
     data: Vec<PathBuf>,
-    /// Only these sets, by the names of their folders; all that have the split where it is not given.
+    /// Only these sets, by the names of their folders [default: all that have the split].
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     sets: Vec<String>,
-    /// Which judgements and candidates.
+    /// Split of the judgements and candidates.
     #[arg(long, default_value = "test")]
     split: String,
-    /// The judgements, relative to each set's folder, instead of qrels/SPLIT.tsv: BEIR's form or TREC's.
+    /// File of judgements in BEIR's or TREC's form, relative to each set's folder [default: qrels/SPLIT.tsv].
     #[arg(long, value_name = "FILE")]
     qrels: Option<PathBuf>,
-    /// The candidate file, relative to each set's folder, instead of candidates.SPLIT.jsonl: JSON lines or a TREC run. A set without
-    /// one is ranked whole.
+    /// File of candidates as JSON lines or a TREC run, relative to each set's folder [default: candidates.SPLIT.jsonl]. A set
+    /// without one is ranked whole.
     #[arg(long, value_name = "FILE")]
     candidates: Option<PathBuf>,
     /// Only the first N queries of each set.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     queries: Option<u32>,
-    /// A model's folder or packed file, its address in S3, or its hub id in the local Hugging Face cache; the configured model where
-    /// none is given. With several, all are compared with the first.
+    /// Model folder, packed file, address in S3, or hub id in the local Hugging Face cache [default: the configured model]. Several
+    /// models are compared with the first.
     #[arg(long = "model", value_name = "DIR|ID")]
     models: Vec<String>,
-    /// Write a JSON line for each set and model to this file, as they are finished; "-" for stdout instead of the table.
+    /// Write a JSON line for each set and model to this file when it is finished; "-" for stdout instead of the table.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Keep all scores in this folder, one file for each set and model, and go on from those that an earlier call left there.
+    /// Keep all scores in this folder, one file for each set and model. A later run continues from them.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
 }
@@ -126,7 +125,8 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
         std::fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
     }
     let mut output = Output::open(args, &sets, &runs)?;
-    let progress = bar(sets.iter().map(TestSet::pairs).sum::<usize>() * runs.len());
+    let pairs = sets.iter().map(TestSet::pairs).sum::<usize>() * runs.len();
+    let progress = output::pairs_bar(Some(pairs as u64));
     for set in &sets {
         let mut first: Option<Scored> = None;
         for run in &runs {
@@ -383,10 +383,3 @@ fn may_be_written(path: &Path) -> bool {
 
 /// Much more than a line of figures has.
 const FIGURES_BYTES: u64 = 1 << 16;
-
-fn bar(pairs: usize) -> ProgressBar {
-    output::bar(
-        pairs as u64,
-        "{bar:30} {percent:>3}% {pos}/{len} pairs {elapsed} eta {eta} {msg}",
-    )
-}

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::bail;
-use indicatif::ProgressBar;
 
 use super::models::{self, Known};
 use super::output::{self, Tenths, note, say};
@@ -22,21 +21,20 @@ const CONNECTIONS: usize = 8;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// The model's hub id (owner/name or owner/name@revision) or a link to its page, or its address in S3 (s3://bucket/key); the configured one where it is
-    /// not given.
+    /// Hub id (owner/name or owner/name@revision), link to the model's page on the hub, or address in S3 (s3://bucket/key)
+    /// [default: the configured model].
     #[arg(value_name = "ID|ADDRESS")]
     name: Option<String>,
-    /// A branch, a tag or a commit; MODEL_REVISION where it is not given, else the pinned commit, else main.
+    /// Branch, tag or commit [default: MODEL_REVISION, else the pinned commit, else main].
     #[arg(long)]
     revision: Option<String>,
-    /// Accept only the commit and the files that are pinned in this file, which --write-pins wrote; else the pins of the program hold,
-    /// where it has the model's.
+    /// Accept only the commit and the files that are pinned in this file, as --write-pins wrote it [default: the program's own pins].
     #[arg(long, value_name = "FILE")]
     pins: Option<PathBuf>,
-    /// Write the commit and each file's SHA-256 into this file, beside other models'.
+    /// Add the model's commit and each file's SHA-256 to this file.
     #[arg(long, value_name = "FILE")]
     write_pins: Option<PathBuf>,
-    /// Accept only a file of this SHA-256: model.safetensors=DIGEST. Can be repeated.
+    /// Accept a file only with this SHA-256: model.safetensors=DIGEST. Can be repeated.
     #[arg(long, value_name = "NAME=DIGEST", value_parser = digest)]
     sha256: Vec<(String, String)>,
 }
@@ -193,7 +191,7 @@ impl Wish<'_> {
         };
         let pin = self.pin.as_ref();
         let wanted = self.revision.or(pin.map(|pin| pin.revision.as_str()));
-        let (bar, tenths) = (bar(), Tenths::of("downloading"));
+        let (bar, tenths) = (output::download_bar(), Tenths::of("downloading"));
         let fetched = hub.fetch(
             self.name,
             wanted.unwrap_or("main"),
@@ -221,12 +219,4 @@ impl Wish<'_> {
             anyhow::Error::new(error).context(format!("the model was not fetched{elsewhere}"))
         })
     }
-}
-
-/// For the bytes of a download; shown on a terminal.
-pub(super) fn bar() -> ProgressBar {
-    output::bar(
-        0,
-        "{bar:30} {percent:>3}% {bytes}/{total_bytes} {bytes_per_sec} eta {eta}",
-    )
 }

@@ -98,6 +98,25 @@ pub fn bar(total: u64, template: &str) -> ProgressBar {
     ProgressBar::new(total).with_style(style.expect("a fixed template with known placeholders"))
 }
 
+/// A progress bar for the bytes of a download, whose number comes later.
+pub fn download_bar() -> ProgressBar {
+    bar(
+        0,
+        "{bar:30} {percent:>3}% {bytes}/{total_bytes} {bytes_per_sec} eta {eta}",
+    )
+}
+
+/// A progress bar for pairs to score; without their number, only a count.
+pub fn pairs_bar(pairs: Option<u64>) -> ProgressBar {
+    match pairs {
+        Some(pairs) => bar(
+            pairs,
+            "{bar:30} {percent:>3}% {pos}/{len} pairs {elapsed} eta {eta} {msg}",
+        ),
+        None => bar(0, "{spinner} {pos} pairs {elapsed}"),
+    }
+}
+
 /// Tells in a server's log how far something has come, a tenth at a time, where no terminal shows a bar.
 pub struct Tenths {
     what: &'static str,

@@ -38,22 +38,22 @@ pub struct Args {
     query: Option<String>,
     /// The passages for --query.
     passages: Vec<String>,
-    /// Read pairs from this file ("-" for stdin), one JSON object a line: {"query": …, "passage": …}, and "id" if you like. A line
-    /// that cannot be scored gets a row with "error" instead of "score", and the exit code is 1 in the end. Gzip is unpacked.
+    /// Read pairs from this file ("-" for stdin), one JSON object a line: {"query": …, "passage": …}, with an optional "id". A line
+    /// that cannot be scored gets a row with "error" instead of "score", and the exit code is 1. Gzip is unpacked.
     #[arg(long, value_name = "FILE", conflicts_with = "passages")]
     jsonl: Option<PathBuf>,
-    /// Write one JSON line a pair, in the same order, to this file instead of stdout. A file that an interrupted run left is
-    /// continued where it ends, and rows with "error" are tried again. FILE.about beside it has the model and the settings, and a
-    /// file of others is refused. A FILE that ends in .gz is packed in the end; the rows are in FILE without .gz until then.
+    /// Write one JSON line for each pair, in the same order, to this file instead of stdout. An interrupted run is continued where
+    /// its file ends, and rows with "error" are tried again. FILE.about has the model and the settings; a file of another model or
+    /// other settings is refused. If FILE ends in .gz, the rows are in FILE without .gz until the run ends.
     #[arg(long, value_name = "FILE", requires = "jsonl")]
     out: Option<PathBuf>,
     /// Print logits instead of their sigmoids.
     #[arg(long)]
     raw: bool,
-    /// Longest sequence in tokens; MAX_LENGTH where it is not given.
+    /// Maximum length of a sequence in tokens [default: MAX_LENGTH].
     #[arg(long)]
     max_length: Option<usize>,
-    /// How longer pairs are cut: longest_first, flag or none; TRUNCATION where it is not given.
+    /// Rule for longer pairs: longest_first, flag or none [default: TRUNCATION].
     #[arg(long, value_parser = Truncation::from_str)]
     truncation: Option<Truncation>,
 }
@@ -245,13 +245,7 @@ impl<'a> Bulk<'a> {
         if let Some(packed) = &mut packed {
             packed.begun()?;
         }
-        let progress = match total {
-            Some(total) => output::bar(
-                total,
-                "{bar:30} {percent:>3}% {pos}/{len} pairs {elapsed} eta {eta}",
-            ),
-            None => output::bar(0, "{spinner} {pos} pairs {elapsed}"),
-        };
+        let progress = output::pairs_bar(total);
         Ok(Self {
             scorer,
             name,

@@ -44,20 +44,20 @@ pub struct Broken;
 
 #[derive(clap::Args, Default)]
 pub struct Args {
-    /// Hub repository (owner/name or owner/name@revision), model folder, packed file, or address in S3, in place of MODEL_DIR and
-    /// MODEL_NAME. A repository is downloaded where it is not in the cache, and packed, once; PRECISION=f32 leaves it as it is.
+    /// Hub repository (owner/name or owner/name@revision), model folder, packed file, or address in S3; replaces MODEL_DIR and
+    /// MODEL_NAME. A repository that is not in the cache is downloaded and packed, once. With PRECISION=f32 it is not packed.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
-    /// Pack a model folder that has no packed form, into packed.safetensors in it, before it is served.
+    /// Pack a model folder before it is served, if it has no packed.safetensors.
     #[arg(long)]
     pack: bool,
-    /// Address to listen on, in place of HOST.
+    /// Address to listen on; replaces HOST.
     #[arg(long, value_name = "ADDRESS", value_parser = config::host)]
     host: Option<IpAddr>,
-    /// Port to listen on, in place of PORT.
+    /// Port to listen on; replaces PORT.
     #[arg(long)]
     port: Option<u16>,
-    /// Serve as if run by this host instead of the one that the environment shows.
+    /// Host to serve; replaces the one that the environment shows.
     #[arg(long, value_enum)]
     host_kind: Option<HostKind>,
 }

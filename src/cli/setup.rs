@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use kernels::{Isa, Kernels};
 
-use super::output::{Tenths, note};
-use super::{Usage, fetch};
+use super::Usage;
+use super::output::{self, Tenths, note};
 use crate::config::{Choice, Config};
 use reranker_domain::Limits;
 use reranker_engine::model::{Gpu, choose};
@@ -92,7 +92,7 @@ pub fn bring(config: &Config, model: &S3Model) -> Result<LocatedModel, ModelErro
         durable: config.platform.lambda_api.is_none(),
         packed: wants_packed(config),
     };
-    let (bar, tenths) = (fetch::bar(), Tenths::of("downloading"));
+    let (bar, tenths) = (output::download_bar(), Tenths::of("downloading"));
     let fetched = model.fetch(&settings, &|progress| {
         bar.set_length(progress.total);
         bar.set_position(progress.done);
@@ -190,7 +190,7 @@ pub fn computes_packed(config: &Config, folder: &Path) -> anyhow::Result<bool> {
     Ok(wants_packed(config) && gpu(config, folder)?.is_err())
 }
 
-/// Finds the model and fixes how it is computed. `named` says whether the name is the operator's own.
+/// Finds the model, and decides its device, precision and limits.
 pub fn model(config: &Config) -> anyhow::Result<ModelPlan> {
     let found = find_model(config)?;
     let gpu = gpu(config, &found.folder)?;

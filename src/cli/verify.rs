@@ -18,9 +18,9 @@ use reranker_engine::weights::{Sureness, check_payload};
 pub struct Args {
     #[command(flatten)]
     model: ModelArg,
-    /// Compare with the scores in this file instead of the model's own `scores.json` or the built-in ones. JSON: `{"model": NAME,
-    /// "tolerance": 1e-3, "rows": [{"query": …, "passage": …, "logit": 1.25}, …]}`; a row may have a "score" between 0 and 1 instead of a
-    /// logit, and a "tolerance" of its own. A packed model's scores may be off by 0.03 in any case, which is what int8 may cost.
+    /// Compare with the scores in this file instead of the model's `scores.json` or the built-in ones. JSON: `{"model": NAME,
+    /// "tolerance": 1e-3, "rows": [{"query": …, "passage": …, "logit": 1.25}, …]}`. A row may have a "score" between 0 and 1 instead
+    /// of a logit, and its own "tolerance". The tolerance for a packed model is at least 0.03, the error that int8 may add.
     #[arg(long, value_name = "FILE")]
     scores: Option<PathBuf>,
 }
