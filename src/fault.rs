@@ -59,11 +59,18 @@ pub fn arm(faults: Faults) {
     }
 }
 
+/// A place where a test may ask for a panic; nothing in a build without debug assertions.
+macro_rules! fault_point {
+    ($place:ident, $tokens:expr, $text:expr) => {
+        if cfg!(debug_assertions) {
+            $crate::fault::point($crate::fault::Place::$place, $tokens, $text);
+        }
+    };
+}
+pub(crate) use fault_point;
+
 /// Panics where that was asked for. The message quotes `text`, as a panic of someone else's code might.
 pub fn point(place: Place, tokens: impl IntoIterator<Item = usize>, text: &str) {
-    if !cfg!(debug_assertions) {
-        return;
-    }
     let Some(Faults(faults)) = ARMED.get() else {
         return;
     };

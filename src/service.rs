@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tracing::Instrument;
 
 use crate::batch::{Compute, ComputeSettings, Done, Forward, Item};
-use crate::fault::{self, Place};
+use crate::fault::fault_point;
 use cache::Cache;
 use reranker_domain::{Error, Estimate, Ranking, Request, Result, Score};
 use reranker_engine::tokenizer::Sequence;
@@ -224,11 +224,7 @@ impl Service {
         }
         let service = self.clone();
         let forward: Forward<Sequence> = Arc::new(move |sequences| {
-            fault::point(
-                Place::Compute,
-                sequences.iter().map(|s| s.tokens()),
-                "a pass",
-            );
+            fault_point!(Compute, sequences.iter().map(|it| it.tokens()), "a pass");
             engine.forward(sequences).map_err(|error| match error {
                 // Nothing that this process computes from now on can be right.
                 ModelError::Changed(_) | ModelError::Lost(_) => {
@@ -299,11 +295,10 @@ impl Service {
                 // Kept until the work is done or given up.
                 let _turn = turn;
                 let prepared = engine.prepare(&request, &halt)?;
-                let text = request.pairs.first().map_or("", |pair| &pair.document);
-                fault::point(
-                    Place::Tokenize,
+                fault_point!(
+                    Tokenize,
                     prepared.sequences.iter().map(Item::tokens),
-                    text,
+                    request.pairs.first().map_or("", |pair| &pair.document)
                 );
                 Ok(PendingRequest::new(prepared, cache.as_deref()))
             };

@@ -5,6 +5,7 @@
 //! collector is named, and nothing here can fail or hold up a request.
 
 mod emf;
+mod ids;
 mod join;
 mod lines;
 mod metrics;

@@ -30,9 +30,9 @@ pub struct RequestId(pub String);
 /// How much a request asked for and where its time went, attached to the response by the handler that knows.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Work {
+    pub documents: usize,
+    /// Pairs as they were scored: a document in chunks is several.
     pub pairs: usize,
-    /// Sequences of all pairs, chunks counted one by one.
-    pub sequences: usize,
     pub tokens: usize,
     /// Pairs that were cut.
     pub truncated: usize,
@@ -114,8 +114,8 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
         dialect: if of_client { error_format.name } else { "" },
         status: response.status().as_u16(),
         code,
-        documents: work.pairs,
-        pairs: work.sequences,
+        documents: work.documents,
+        pairs: work.pairs,
         tokens: work.tokens,
         truncated: work.truncated,
         cache_hits: work.cache_hits,
@@ -194,7 +194,8 @@ fn log(outcome: &Outcome, trace_id: Option<String>) {
         key_name,
         status,
         code,
-        documents: pairs,
+        documents,
+        pairs,
         tokens,
         total,
         ..
@@ -204,7 +205,7 @@ fn log(outcome: &Outcome, trace_id: Option<String>) {
     let (key_name, ms) = (key_name.as_deref(), log_ms(*total));
     macro_rules! line {
         ($level:ident) => {
-            tracing::$level!(id, %method, route, dialect, key_name, status, ms, pairs, tokens, code, trace_id, "request")
+            tracing::$level!(id, %method, route, dialect, key_name, status, ms, documents, pairs, tokens, code, trace_id, "request")
         };
     }
     if *status >= 500 {

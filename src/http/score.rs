@@ -1,6 +1,7 @@
 //! The scoring routes: one handler for every dialect that has a path to itself, one that finds out whose body it is, and estimates.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{MatchedPath, Request, State};
@@ -16,13 +17,13 @@ use super::error::{Failed, Refusal};
 use super::error_format::ErrorFormat;
 use super::observe::{Accepted, RequestId, Work, millis, unix_seconds};
 use super::{App, Deadline};
-use crate::fault::{self, Place};
+use crate::fault::fault_point;
 use crate::service::Scored;
 use crate::telemetry::{Reranked, log_ms};
 use reranker_dialects::{
     About, Dialect, Fields, Sender, Shape, bedrock, common, mixedbread, native, pinecone, tei, vllm,
 };
-use reranker_domain::{Error, Estimate, Invalid, Ranking, Selection};
+use reranker_domain::{Error, Estimate, Invalid, Pair, Ranking, Selection};
 use reranker_engine::Receipt;
 use reranker_json as json;
 
@@ -232,8 +233,10 @@ async fn scored<D: Dialect>(app: &App, opened: &Opened) -> Response {
 async fn rank<D: Dialect>(app: &App, opened: &Opened) -> Result<(D::Answer, Work), Error> {
     let (request, context) = opened.request::<D>(app).await?;
     wait_for_model(app, opened).await;
-    let (asked, top) = (request.pairs.clone(), request.top);
     let span = tracing::info_span!("rerank");
+    let is_traced = app.settings.telemetry.traces.records(&span);
+    let asked = is_traced.then(|| (request.pairs.clone(), request.top));
+    let text = request.pairs.first().map(|pair| Arc::clone(&pair.document));
     let scored = app.service.rerank(request).instrument(span.clone()).await?;
     let Scored { ranking, model } = scored;
     let about = About {
@@ -243,31 +246,46 @@ async fn rank<D: Dialect>(app: &App, opened: &Opened) -> Result<(D::Answer, Work
         created: unix_seconds(),
         ms: millis(opened.accepted.0.elapsed()),
     };
+    if let Some((pairs, top)) = asked {
+        trace(app, &span, &about.model, &pairs, top, &ranking);
+    }
+    fault_point!(
+        Answer,
+        [ranking.tokens()],
+        text.as_deref().unwrap_or_default()
+    );
+    let answer = D::answer(context, &ranking, &about);
+    Ok((answer, work(&ranking)))
+}
+
+/// Puts a ranking into its span.
+fn trace(
+    app: &App,
+    span: &tracing::Span,
+    model: &str,
+    pairs: &[Pair],
+    top: Option<usize>,
+    ranking: &Ranking,
+) {
     let best = Selection {
         top,
         min_score: None,
         normalize: false,
     };
     // As `Arc`s, which compare no text with itself.
-    let query = asked.first().map(|pair| &pair.query);
-    let shared = asked.iter().all(|pair| Some(&pair.query) == query);
+    let query = pairs.first().map(|pair| &pair.query);
+    let shared = pairs.iter().all(|pair| Some(&pair.query) == query);
+    let outputs = best.best_first(&ranking.scores).into_iter();
     app.settings.telemetry.traces.record(
-        &span,
+        span,
         Reranked {
-            model: &about.model,
+            model,
             top_k: top,
             query: query.filter(|_| shared).map(|query| &**query),
-            inputs: asked.iter().map(|pair| &*pair.document),
-            // Sorted only where it is told.
-            outputs: std::iter::once_with(|| best.best_first(&ranking.scores))
-                .flatten()
-                .map(|ranked| (ranked.index, ranked.score.logit)),
+            inputs: pairs.iter().map(|pair| &*pair.document),
+            outputs: outputs.map(|ranked| (ranked.index, ranked.score.logit)),
         },
     );
-    let text = asked.first().map_or("", |pair| &pair.document);
-    fault::point(Place::Answer, [ranking.tokens()], text);
-    let answer = D::answer(context, &ranking, &about);
-    Ok((answer, work(&ranking)))
 }
 
 async fn estimated<D: Dialect>(app: &App, opened: &Opened) -> Result<Estimate, Error> {
@@ -284,8 +302,8 @@ async fn wait_for_model(app: &App, opened: &Opened) {
 
 fn work(ranking: &Ranking) -> Work {
     Work {
-        pairs: ranking.scores.len(),
-        sequences: ranking.scores.iter().map(|score| score.chunks).sum(),
+        documents: ranking.scores.len(),
+        pairs: ranking.scores.iter().map(|score| score.chunks).sum(),
         tokens: ranking.tokens(),
         truncated: ranking.truncated(),
         cache_lookups: ranking.cache_lookups,

@@ -18,7 +18,7 @@ pub fn join(headers: &HeaderMap, span: &Span) {
         Some(caller) => caller,
         None => match text("x-amzn-trace-id").and_then(parse_xray) {
             Some(Xray::Segment(segment)) => segment,
-            Some(Xray::Trace(id)) => return super::otlp::begin_in_trace(id, span),
+            Some(Xray::Trace(id)) => return super::ids::begin_in_trace(id, span),
             None => return,
         },
     };

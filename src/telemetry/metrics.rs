@@ -13,7 +13,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::{Metric, Registry, Unit};
 
 use super::{Outcome, PANICS, lines};
 
@@ -126,6 +126,19 @@ pub struct ServedModel {
     pub instruction_set: String,
 }
 
+/// A metric, registered by its name and help.
+fn add<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+/// The same for times.
+fn timed<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register_with_unit(name, help, Unit::Seconds, metric.clone());
+    metric
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
@@ -135,121 +148,80 @@ impl Default for Metrics {
 impl Metrics {
     pub fn new() -> Self {
         let histogram: fn() -> Histogram = || Histogram::new(SECONDS);
-        let mut counted = Counted {
-            registry: Registry::with_prefix("reranker"),
-            requests: Family::default(),
-            duration: Family::new_with_constructor(histogram),
-            errors: Family::default(),
-            documents: Family::default(),
-            pairs: Family::default(),
-            tokens: Family::default(),
-            truncated: Counter::default(),
-            cache_hits: Counter::default(),
-            cache_misses: Counter::default(),
-            past_deadline: Counter::default(),
-            queued: histogram(),
-            tokenized: histogram(),
-            inferred: histogram(),
-            connections: Gauge::default(),
-            connections_refused: Counter::default(),
-            by_key: Family::default(),
-            tokens_by_key: Family::default(),
-            key_file_reads: Counter::default(),
-            key_file_broken: Gauge::default(),
-        };
-        let all = &mut counted.registry;
-        all.register("requests", "Requests answered", counted.requests.clone());
-        all.register(
-            "errors",
-            "Requests refused or failed, by error code",
-            counted.errors.clone(),
-        );
-        all.register(
-            "documents",
-            "Documents received to be scored",
-            counted.documents.clone(),
-        );
-        all.register(
-            "pairs",
-            "Pairs of query and passage scored",
-            counted.pairs.clone(),
-        );
-        all.register(
-            "tokens",
-            "Tokens scored, special tokens included",
-            counted.tokens.clone(),
-        );
-        all.register(
-            "truncated_pairs",
-            "Pairs cut to the length limit",
-            counted.truncated.clone(),
-        );
-        all.register(
-            "cache_hits",
-            "Pairs whose score was known",
-            counted.cache_hits.clone(),
-        );
-        all.register(
-            "cache_misses",
-            "Pairs looked up in vain",
-            counted.cache_misses.clone(),
-        );
-        all.register(
+        let mut registry = Registry::with_prefix("reranker");
+        let all = &mut registry;
+        // In the order in which they are rendered.
+        let requests = add(all, "requests", "Requests answered");
+        let errors = add(all, "errors", "Requests refused or failed, by error code");
+        let documents = add(all, "documents", "Documents received to be scored");
+        let pairs = add(all, "pairs", "Pairs of query and passage scored");
+        let tokens = add(all, "tokens", "Tokens scored, special tokens included");
+        let truncated = add(all, "truncated_pairs", "Pairs cut to the length limit");
+        let cache_hits = add(all, "cache_hits", "Pairs whose score was known");
+        let cache_misses = add(all, "cache_misses", "Pairs looked up in vain");
+        let past_deadline = add(
+            all,
             "deadline_refusals",
             "Requests refused or given up because their deadline could not be met",
-            counted.past_deadline.clone(),
         );
-        all.register(
-            "connections",
-            "Connections that are open",
-            counted.connections.clone(),
-        );
-        all.register(
-            "connections_refused",
-            "Connections over the limit",
-            counted.connections_refused.clone(),
-        );
-        all.register(
+        let connections = add(all, "connections", "Connections that are open");
+        let connections_refused = add(all, "connections_refused", "Connections over the limit");
+        let by_key = add(
+            all,
             "key_requests",
             "Requests with an API key that has a name",
-            counted.by_key.clone(),
         );
-        all.register(
+        let tokens_by_key = add(
+            all,
             "key_tokens",
             "Tokens scored for an API key that has a name",
-            counted.tokens_by_key.clone(),
         );
-        all.register(
+        let key_file_reads = add(
+            all,
             "key_file_reads",
             "Times that changed keys of API_KEYS_FILE were taken up",
-            counted.key_file_reads.clone(),
         );
-        all.register(
+        let key_file_broken = add(
+            all,
             "key_file_broken",
             "1 while API_KEYS_FILE cannot be used and its earlier keys hold",
-            counted.key_file_broken.clone(),
         );
-        let mut timed = |name, help, histogram| {
-            all.register_with_unit(name, help, Unit::Seconds, histogram);
-        };
-        timed(
+        let queued = timed(
+            all,
             "queue_wait",
             "Wait for the compute thread",
-            counted.queued.clone(),
+            histogram(),
         );
-        timed("tokenize", "Texts to ids", counted.tokenized.clone());
-        timed(
-            "inference",
-            "Forward passes of a request",
-            counted.inferred.clone(),
-        );
-        all.register_with_unit(
+        let tokenized = timed(all, "tokenize", "Texts to ids", histogram());
+        let inferred = timed(all, "inference", "Forward passes of a request", histogram());
+        let duration = timed(
+            all,
             "request_duration",
             "From a request's head to its answer",
-            Unit::Seconds,
-            counted.duration.clone(),
+            Family::new_with_constructor(histogram),
         );
-        Self(Arc::new(counted))
+        Self(Arc::new(Counted {
+            registry,
+            requests,
+            duration,
+            errors,
+            documents,
+            pairs,
+            tokens,
+            truncated,
+            cache_hits,
+            cache_misses,
+            past_deadline,
+            queued,
+            tokenized,
+            inferred,
+            connections,
+            connections_refused,
+            by_key,
+            tokens_by_key,
+            key_file_reads,
+            key_file_broken,
+        }))
     }
 
     pub fn record(&self, outcome: &Outcome) {

@@ -13,7 +13,7 @@ const MOST_DOCUMENTS: usize = 100;
 /// Most characters told of one text.
 const MOST_CHARS: usize = 1000;
 
-/// A ranking. The lists are only gone through where a span records them.
+/// A ranking.
 #[derive(Debug, Clone)]
 pub struct Reranked<'a, Inputs, Outputs> {
     pub model: &'a str,

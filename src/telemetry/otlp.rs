@@ -3,7 +3,6 @@
 //! Exists only where a collector is named. `config.rs` reads what decides that and what our client needs; the SDK reads the rest of
 //! the standard `OTEL_*` variables itself (headers, resource, sampler, batches), and the client the usual variables for a proxy.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -13,12 +12,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
-use opentelemetry::trace::{SpanId, Status, TraceContextExt, TraceId, TracerProvider};
+use opentelemetry::trace::{Status, TraceContextExt, TracerProvider};
 use opentelemetry::{Key, KeyValue};
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{IdGenerator, SdkTracerProvider};
+use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing::{Level, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::filter::filter_fn;
@@ -27,6 +26,7 @@ use tracing_subscriber::registry::LookupSpan;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 use super::Outcome;
+use super::ids::KernelIds;
 
 const SERVICE_NAME: &str = "serverless-reranker";
 /// A collector answers an export with a few bytes.
@@ -180,7 +180,7 @@ impl Traces {
     }
 
     /// Whether what is set in `span` will be exported.
-    pub(super) fn records(&self, span: &Span) -> bool {
+    pub fn records(&self, span: &Span) -> bool {
         self.0.is_some() && span.context().span().is_recording()
     }
 
@@ -247,44 +247,6 @@ fn resource() -> Resource {
         resource = resource.with_service_name(SERVICE_NAME);
     }
     resource.build()
-}
-
-thread_local! {
-    /// The trace that the next span without a parent begins.
-    static TRACE: Cell<Option<TraceId>> = const { Cell::new(None) };
-}
-
-/// Begins `span`, which has no parent, in the trace `id`. The SDK offers no other way than through its source of ids.
-pub(super) fn begin_in_trace(id: TraceId, span: &Span) {
-    TRACE.set(Some(id));
-    // The first look at a span's context is what gives it its ids.
-    let _ = span.context();
-    TRACE.set(None);
-}
-
-/// Ids from the kernel's random numbers, which a process that is copied from a snapshot does not share with its like.
-#[derive(Debug)]
-struct KernelIds;
-
-impl IdGenerator for KernelIds {
-    fn new_trace_id(&self) -> TraceId {
-        TRACE
-            .take()
-            .unwrap_or_else(|| TraceId::from_bytes(random()))
-    }
-
-    fn new_span_id(&self) -> SpanId {
-        SpanId::from_bytes(random())
-    }
-}
-
-/// All zeros, which are no valid id, where the kernel has none: such a span is not exported.
-fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
-        Ok(_) => bytes,
-        Err(_) => [0; N],
-    }
 }
 
 /// Sends the SDK's requests, and logs when exporting begins to fail and when it works again.

@@ -1601,7 +1601,7 @@ fn each_request_is_one_json_line_and_no_text_reaches_the_log_at_any_level() {
         let line = lines.next().expect("a line with the request's id");
         assert!(lines.next().is_none(), "one line for {id}");
         assert_eq!(line["status"], status);
-        for name in ["ms", "pairs", "tokens"] {
+        for name in ["ms", "documents", "pairs", "tokens"] {
             assert!(line[name].is_number(), "{name} in {line}");
         }
         assert!(

@@ -1099,7 +1099,7 @@ fn no_text_reaches_the_log_at_any_level() {
         (&json!("/rerank"), &json!(200), &json!(1))
     );
     for line in &requests {
-        for name in ["ms", "pairs", "tokens", "status"] {
+        for name in ["ms", "documents", "pairs", "tokens", "status"] {
             assert!(line[name].is_number(), "{name} in {line}");
         }
         assert!(
