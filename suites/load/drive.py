@@ -34,7 +34,7 @@ import dialects
 import texts
 import wire
 from dialects import Wish
-from suite import DEMO, check, finish, free_port, process
+from suite import DEMO, ROOT, check, finish, free_port, process
 
 CONNECTIONS = 32
 # Room for all connections and for jobs whose clients have just gone: nobody is refused but in a crowd.
