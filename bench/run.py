@@ -53,9 +53,9 @@ SPARE_BYTES = 5 << 30
 
 
 # Seeded weights rank nothing, so no matrix's share of an error can tell whether it needs more bits, or fewer.
-PACK = ("--fine", "none", "--bits", "8")
+PACK = ("--high-precision", "none", "--bits", "8")
 # Weights and inputs of 7 bits, which `pack` gives those matrices of a trained model that can bear it.
-PACK_7 = ("--fine", "none", "--bits", "7")
+PACK_7 = ("--high-precision", "none", "--bits", "7")
 
 
 class LeftOut(Exception):

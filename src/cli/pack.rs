@@ -37,8 +37,9 @@ pub struct Args {
     out: Option<PathBuf>,
     /// Matrices whose inputs are quantized to 16 bits, which costs twice the time of 8: as many as it takes to keep the scores near
     /// f32's, none, or all. First tokens are quantized to 16 bits in any case.
-    #[arg(long, value_enum, default_value_t = Fine::Auto)]
-    fine: Fine,
+    // `--fine` was its name before.
+    #[arg(long, alias = "fine", value_enum, value_name = "WHICH", default_value_t = HighPrecision::Auto)]
+    high_precision: HighPrecision,
     /// Bits of weights, and of inputs on AVX2 and on AVX-512 without VNNI, where matrix products with fewer are up to 1.7 times as
     /// fast: as few as each matrix can lose while the scores stay near f32's, or 8, 7 or 6 for all. Other instruction sets give
     /// inputs 8 bits in any case.
@@ -50,7 +51,7 @@ pub struct Args {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-enum Fine {
+enum HighPrecision {
     #[default]
     Auto,
     None,
@@ -75,7 +76,7 @@ const TEXTS: &str = include_str!("pack/texts.jsonl");
 const MEAN_SCORE_BOUND: f64 = 0.01;
 pub(super) const MAX_SCORE_BOUND: f64 = 0.03;
 
-/// Matrices get fine inputs until the logits' differences from the source's are expected to be no more than this, as a root mean
+/// Matrices get high precision until the logits' differences from the source's are expected to be no more than this, as a root mean
 /// square, and fewer bits as long as they are: scores then move by a quarter of it at most, and few passages change places.
 /// On rankings, 0.03 left scores up to 0.039 away (bench/records/2026-11-26-noise.txt).
 const NOISE: f64 = 0.015;
@@ -180,7 +181,7 @@ pub(super) fn make(
             fingerprints: fingerprints(&folder, &weights)?,
             max_length,
             payload_sha256: String::new(),
-            fine: BTreeSet::new(),
+            high_precision: BTreeSet::new(),
             levels: BTreeMap::new(),
             fidelity: None,
             narrow_fidelity: None,
@@ -193,7 +194,7 @@ pub(super) fn make(
         out.display(),
         bytes as f64 / 1e6,
         started.elapsed().as_secs_f64(),
-        done.manifest.fine.len(),
+        done.manifest.high_precision.len(),
         done.matrices,
         told(&done.fidelity),
     )];
@@ -261,7 +262,7 @@ type Shares = BTreeMap<String, f64>;
 impl Job<'_> {
     fn run(&self) -> anyhow::Result<Done> {
         let layers = self.model.config().layers;
-        // Each matrix may be named among the fine ones, and with its levels.
+        // Each matrix may be named among those of high precision, and with its levels.
         let manifest_bytes = serde_json::to_string(&self.manifest)?.len() + layers * 4 * 256;
         let mut writer = PackedWriter::create(self.out, packed_tensors(layers), manifest_bytes)?;
         match self.pack(&mut writer) {
@@ -420,7 +421,7 @@ impl Job<'_> {
         Ok((exact, reports))
     }
 
-    /// Seals the file, chooses the fine matrices, compares the result with the f32 logits and writes what it found into the manifest.
+    /// Seals the file, chooses the high-precision matrices, compares the result with the f32 logits and writes what it found into the manifest.
     fn measure(
         &self,
         writer: &mut PackedWriter,
@@ -435,18 +436,18 @@ impl Job<'_> {
         let mut settings: Vec<Setting> = levels
             .iter()
             .map(|levels| Setting {
-                fine: self.args.fine == Fine::All,
+                high_precision: self.args.high_precision == HighPrecision::All,
                 levels: wide(*levels),
             })
             .collect();
         let mut got = logits_with(&mut model, &settings, self.texts)?;
         let mut shares = known;
-        if self.args.fine == Fine::Auto && rms_difference(exact, &got) > NOISE {
+        if self.args.high_precision == HighPrecision::Auto && rms_difference(exact, &got) > NOISE {
             let shares = match &mut shares {
                 Some(shares) => shares,
                 none => none.insert(self::shares(&mut model, self.texts)?),
             };
-            settings = fine_matrices(exact, &mut model, settings, shares, self.texts)?;
+            settings = high_precision_matrices(exact, &mut model, settings, shares, self.texts)?;
             got = logits_with(&mut model, &settings, self.texts)?;
         }
         let fidelity = self.compared(exact, &got)?;
@@ -454,7 +455,7 @@ impl Job<'_> {
             .iter()
             .zip(&settings)
             .map(|(levels, setting)| Setting {
-                fine: setting.fine,
+                high_precision: setting.high_precision,
                 levels: *levels,
             });
         let mut narrow: Vec<Setting> = narrow.collect();
@@ -477,17 +478,17 @@ impl Job<'_> {
                     .levels
                     .insert(report.name.clone(), setting.levels.into());
             }
-            if setting.fine {
-                manifest.fine.insert(report.name.clone());
+            if setting.high_precision {
+                manifest.high_precision.insert(report.name.clone());
             }
             if self.args.verbose {
                 let Levels { weights, inputs } = setting.levels;
-                let fine = if setting.fine {
+                let inputs_too = if setting.high_precision {
                     ", inputs of 16 bits"
                 } else {
                     ""
                 };
-                note!("{}: levels {weights} and {inputs}{fine}", report.name);
+                note!("{}: levels {weights} and {inputs}{inputs_too}", report.name);
             }
         }
         manifest.fidelity = Some(fidelity);
@@ -550,7 +551,7 @@ impl Job<'_> {
             && fidelity.max_score_difference <= MAX_SCORE_BOUND)
         {
             bail!(
-                "the packed model's scores differ from f32 by {:.5} on average and {:.5} at most, the bounds are {MEAN_SCORE_BOUND} and {MAX_SCORE_BOUND}: not written; --bits 8 and --fine all come nearest",
+                "the packed model's scores differ from f32 by {:.5} on average and {:.5} at most, the bounds are {MEAN_SCORE_BOUND} and {MAX_SCORE_BOUND}: not written; --bits 8 and --high-precision all come nearest",
                 fidelity.mean_score_difference,
                 fidelity.max_score_difference
             );
@@ -674,9 +675,9 @@ fn texts(tokenizer: &PairTokenizer, max_length: usize) -> anyhow::Result<Packed>
     Ok(packed)
 }
 
-/// `settings` with as many matrices' inputs fine as it takes for the logits to be within [`NOISE`] of `exact`: those that take away
+/// `settings` with as many matrices of high precision as it takes for the logits to be within [`NOISE`] of `exact`: those that take away
 /// the most noise for their work.
-fn fine_matrices(
+fn high_precision_matrices(
     exact: &[f32],
     model: &mut Model,
     mut settings: Vec<Setting>,
@@ -685,15 +686,15 @@ fn fine_matrices(
 ) -> anyhow::Result<Vec<Setting>> {
     let coarse = logits_with(model, &settings, texts)?;
     let all = settings.iter().map(|setting| Setting {
-        fine: true,
+        high_precision: true,
         ..*setting
     });
-    let finest = logits_with(model, &all.collect::<Vec<_>>(), texts)?;
+    let most_precise = logits_with(model, &all.collect::<Vec<_>>(), texts)?;
     // What one matrix's coarse inputs do to the logits is independent of what another's do, so the squares add up.
-    let of_weights = rms_difference(exact, &finest).powi(2);
+    let of_weights = rms_difference(exact, &most_precise).powi(2);
     // Where the weights alone make more noise than that, the inputs may make half as much.
     let bound = (NOISE * NOISE - of_weights).max(of_weights / 4.0);
-    let mut noise = rms_difference(&finest, &coarse).powi(2);
+    let mut noise = rms_difference(&most_precise, &coarse).powi(2);
     let tunables = model.tunables();
     let share = |name| shares.get(name).copied().unwrap_or_default();
     let all: f64 = tunables.iter().map(|tunable| share(tunable.name)).sum();
@@ -709,7 +710,7 @@ fn fine_matrices(
             break;
         }
         noise -= part;
-        settings[at].fine = true;
+        settings[at].high_precision = true;
     }
     Ok(settings)
 }
@@ -718,4 +719,25 @@ fn fine_matrices(
 fn rms_difference(a: &[f32], b: &[f32]) -> f64 {
     let squares = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2));
     mean(squares).unwrap_or_default().sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn the_option_for_high_precision_still_has_its_first_name() {
+        for name in ["--high-precision", "--fine"] {
+            let command = Command::try_parse_from(["pack", name, "all"]).expect("known");
+            assert_eq!(command.args.high_precision, HighPrecision::All);
+        }
+    }
 }

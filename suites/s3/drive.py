@@ -214,7 +214,7 @@ class Suite:
             status, answer = get("/rerank", {"query": QUERY[1], "documents": QUERY[2:]})
             assert status == 200, answer
         out = self.folder / "modules.safetensors"
-        self.run(["pack", "--model", address, "--out", str(out), "--bits", "8", "--fine", "all"], cache).fine()
+        self.run(["pack", "--model", address, "--out", str(out), "--bits", "8", "--high-precision", "all"], cache).fine()
         for name in ("1_Pooling/config.json", "2_Dense/config.json", "3_LayerNorm/model.safetensors", "4_Dense/model.safetensors"):
             self.s3.delete_object(Bucket="models", Key=f"modules/{name}")
             self.run(["fetch", address], self.cache("modules")).failed(f"s3://models/modules/{name}: there is no such object")

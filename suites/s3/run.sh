@@ -21,9 +21,9 @@ make_model() { # folder, rows of 384 bytes
     PYTHONPATH=suites/s3 python3 -c 'import sys, model, pathlib; model.lengthen(pathlib.Path("models/demo"), pathlib.Path(sys.argv[1]), int(sys.argv[2]))' "$1" "$2"
 }
 make_model "$work/large" 800000
-"$program" pack --model "$work/large" --fine none
+"$program" pack --model "$work/large" --high-precision none
 make_model "$work/middle" 120000
-"$program" pack --model "$work/middle" --fine none --out "$work/run/middle/packed.safetensors"
+"$program" pack --model "$work/middle" --high-precision none --out "$work/run/middle/packed.safetensors"
 rm -rf "$work/middle"
 [[ -f models/demo/packed.safetensors ]] || "$program" pack --model models/demo
 

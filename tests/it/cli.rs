@@ -759,7 +759,7 @@ fn pack_writes_over_nothing_but_packed_models() {
     let fifo = Command::new("mkfifo").arg(path("fifo")).status();
     assert!(fifo.expect("mkfifo").success());
     let pack = |out: &Path| {
-        let mut command = reranker(&["pack", "--fine", "none", "--model"]);
+        let mut command = reranker(&["pack", "--high-precision", "none", "--model"]);
         command.arg(path("model")).arg("--out").arg(out);
         run(command)
     };

@@ -218,7 +218,7 @@ fn every_family_is_packed_near_its_source_and_scores_the_same_bits_in_any_batch(
         let out = dir.path().join(format!("{name}.safetensors"));
         // A norm over the few random channels of this one's head makes noise larger than a published model does.
         let options: &[&str] = match name {
-            "modernbert-modules" => &["--bits", "8", "--fine", "all"],
+            "modernbert-modules" => &["--bits", "8", "--high-precision", "all"],
             _ => &[],
         };
         pack_with(source.to_str().expect("a plain path"), &out, options);

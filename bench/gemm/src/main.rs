@@ -99,7 +99,7 @@ fn main() {
                     sums: &packed.sums,
                     bias,
                     smooth: None,
-                    fine: false,
+                    high_precision: false,
                     levels: Levels::FULL,
                 };
                 kernels.int8_linear(black_box(&x), &matrix, &mut floats);

@@ -126,7 +126,7 @@ impl Weights {
             sums: &self.packed.sums,
             bias: &self.bias,
             smooth: None,
-            fine: false,
+            high_precision: false,
             levels: levels(),
         }
     }

@@ -13,9 +13,9 @@
 //! [`Levels`]: then instruction sets without a dot product of bytes multiply them as they are, and add up several products in
 //! 16 bits before they widen them.
 //!
-//! **Fine rows** are quantized twice: what the first quantization leaves out becomes a row of bytes of its own, whose product
+//! **High-precision rows** are quantized twice: the first quantization's residual becomes a row of bytes of its own, whose product
 //! is added, so that their activations have 16 bits. In the encoder these are every sequence's first token, one row in a
-//! hundred that makes half of the logit's error when it is coarse, and all rows of a matrix that is [`Int8Matrix::fine`].
+//! hundred that makes half of the logit's error when it is coarse, and all rows of a matrix that is [`Int8Matrix::high_precision`].
 //!
 //! A row's result depends on that row alone, to the bit, whatever is computed beside it and on however many threads.
 
@@ -50,8 +50,8 @@ pub struct Int8Matrix<'a> {
     pub sums: &'a [f32],
     pub bias: &'a [f32],
     pub smooth: Option<Smooth<'a>>,
-    /// Whether the encoder quantizes all rows finely, to 16 bits; it does so with first tokens' rows in any case.
-    pub fine: bool,
+    /// Whether the encoder quantizes all rows to 16 bits; it does so with first tokens' rows in any case.
+    pub high_precision: bool,
     pub levels: Levels,
 }
 

@@ -341,7 +341,7 @@ struct GuardedMatrix {
     sums: Guarded<f32>,
     bias: Guarded<f32>,
     smooth: Option<(Guarded<f32>, Guarded<f32>)>,
-    fine: bool,
+    high_precision: bool,
     levels: Levels,
 }
 
@@ -356,7 +356,7 @@ impl GuardedMatrix {
             sums: guard(matrix.sums),
             bias: guard(matrix.bias),
             smooth: matrix.smooth.map(|s| (guard(s.factor), guard(s.offset))),
-            fine: matrix.fine,
+            high_precision: matrix.high_precision,
             levels: matrix.levels,
         }
     }
@@ -373,7 +373,7 @@ impl GuardedMatrix {
                 .smooth
                 .as_ref()
                 .map(|(factor, offset)| Smooth { factor, offset }),
-            fine: self.fine,
+            high_precision: self.high_precision,
             levels: self.levels,
         }
     }
@@ -405,7 +405,7 @@ impl Weights {
         }
     }
 
-    fn matrix(&self, smooth: bool, fine: bool) -> Int8Matrix<'_> {
+    fn matrix(&self, smooth: bool, high_precision: bool) -> Int8Matrix<'_> {
         Int8Matrix {
             n: self.n,
             k: self.k,
@@ -417,7 +417,7 @@ impl Weights {
                 factor: &self.factor,
                 offset: &self.offset,
             }),
-            fine,
+            high_precision,
             levels: self.levels,
         }
     }
@@ -432,8 +432,8 @@ fn the_int8_product_stays_within_its_slices() {
         let weights = Weights::new(&mut random, n, k, levels);
         let x = random.vec(m * k);
         for (kernels, edge) in everywhere() {
-            for (smooth, fine) in [(false, false), (true, true)] {
-                let matrix = weights.matrix(smooth, fine);
+            for (smooth, high_precision) in [(false, false), (true, true)] {
+                let matrix = weights.matrix(smooth, high_precision);
                 let mut want = vec![f32::NAN; m * n];
                 kernels.int8_linear(&x, &matrix, &mut want);
                 let guarded = GuardedMatrix::new(&matrix, edge);

@@ -93,7 +93,7 @@ impl Weights {
             sums: &self.packed.sums,
             bias: &self.bias,
             smooth: None,
-            fine: false,
+            high_precision: false,
             levels: self.levels,
         }
     }
@@ -161,17 +161,20 @@ fn a_matrix_unit_changes_no_bit() {
             let weights = Weights::new(&mut random, n, k, levels);
             for m in [1, 2, 15, 16, 17, 31, 32, 33, 47, 49, 64, 150] {
                 let x = random.vec(m * k);
-                for fine in [false, true] {
+                for high_precision in [false, true] {
                     let run = |kernels: Kernels| {
                         let matrix = Int8Matrix {
-                            fine,
+                            high_precision,
                             ..weights.matrix()
                         };
                         let mut out = vec![f32::NAN; m * n];
                         kernels.int8_linear(&x, &matrix, &mut out);
                         out
                     };
-                    assert!(run(unit) == run(vectors), "{m}x{k}x{n}, fine {fine}");
+                    assert!(
+                        run(unit) == run(vectors),
+                        "{m}x{k}x{n}, high precision {high_precision}"
+                    );
                 }
             }
         }
@@ -191,9 +194,9 @@ fn fine_rows_are_a_hundred_and_fifty_times_nearer() {
         let times = 150.0 * f64::from(levels.inputs) / 255.0;
         let x = random.vec(m * k);
         for kernels in every_isa() {
-            let error = |fine| {
+            let error = |high_precision| {
                 let matrix = Int8Matrix {
-                    fine,
+                    high_precision,
                     ..weights.matrix()
                 };
                 let mut out = vec![f32::NAN; m * n];
@@ -206,10 +209,10 @@ fn fine_rows_are_a_hundred_and_fifty_times_nearer() {
                 });
                 errors.sum::<f64>().sqrt()
             };
-            let (coarse, fine) = (error(false), error(true));
+            let (coarse, precise) = (error(false), error(true));
             assert!(
-                coarse > 0.0 && fine < coarse / times,
-                "{} {m}x{k}x{n} {levels:?}: {fine} for {coarse}",
+                coarse > 0.0 && precise < coarse / times,
+                "{} {m}x{k}x{n} {levels:?}: {precise} for {coarse}",
                 kernels.isa()
             );
         }
@@ -570,7 +573,7 @@ fn integers_are_multiplied_exactly_on_every_set() {
             };
             for kernels in every_isa() {
                 // What is exact in 8 bits leaves nothing for 16.
-                for (x, smooth, fine) in [
+                for (x, smooth, high_precision) in [
                     (&x, None, false),
                     (&rough, Some(smooth), false),
                     (&x, None, true),
@@ -578,7 +581,7 @@ fn integers_are_multiplied_exactly_on_every_set() {
                 ] {
                     let matrix = Int8Matrix {
                         smooth,
-                        fine,
+                        high_precision,
                         ..weights.matrix()
                     };
                     let mut out = vec![f32::NAN; m * n];
@@ -595,7 +598,7 @@ fn integers_are_multiplied_exactly_on_every_set() {
                         assert_eq!(
                             f64::from(*got),
                             exact,
-                            "{} {m}x{k}x{n} {levels:?} from {low}, extreme {extreme}, smooth {}, fine {fine} [{row}, {channel}]",
+                            "{} {m}x{k}x{n} {levels:?} from {low}, extreme {extreme}, smooth {}, high precision {high_precision} [{row}, {channel}]",
                             kernels.isa(),
                             smooth.is_some()
                         );
@@ -744,7 +747,7 @@ fn rounding_never_takes_inputs_beyond_their_levels() {
             sums: &packed.sums,
             bias: &bias,
             smooth: None,
-            fine: false,
+            high_precision: false,
             levels,
         };
         for low in [1e4f32, 1e6, 8e6, -8e6, 3e7] {

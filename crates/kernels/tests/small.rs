@@ -107,7 +107,7 @@ impl Weights {
         }
     }
 
-    fn matrix(&self, fine: bool) -> Int8Matrix<'_> {
+    fn matrix(&self, high_precision: bool) -> Int8Matrix<'_> {
         Int8Matrix {
             n: self.n,
             k: self.k,
@@ -115,11 +115,11 @@ impl Weights {
             scales: &self.packed.scales,
             sums: &self.packed.sums,
             bias: &self.bias,
-            smooth: fine.then_some(Smooth {
+            smooth: high_precision.then_some(Smooth {
                 factor: &self.factor,
                 offset: &self.offset,
             }),
-            fine,
+            high_precision,
             levels: Levels::FULL,
         }
     }
@@ -138,9 +138,9 @@ fn quantized_rows_are_multiplied() {
                         .sum::<f32>()
                 })
                 .collect();
-            for fine in [false, true] {
+            for high_precision in [false, true] {
                 let mut got = vec![f32::NAN; m * n];
-                kernels.int8_linear(&x, &weights.matrix(fine), &mut got);
+                kernels.int8_linear(&x, &weights.matrix(high_precision), &mut got);
                 near(&got, &want, 0.02 * k as f32, "int8_linear");
             }
         }

@@ -591,7 +591,7 @@ mod tests {
             fingerprints: BTreeMap::new(),
             max_length: None,
             payload_sha256: String::new(),
-            fine: BTreeSet::new(),
+            high_precision: BTreeSet::new(),
             levels: BTreeMap::new(),
             fidelity: None,
             narrow_fidelity: None,

@@ -59,7 +59,7 @@ struct Matrix {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Setting {
     /// Whether all inputs are quantized to 16 bits.
-    pub fine: bool,
+    pub high_precision: bool,
     /// How large the operands become.
     pub levels: Levels,
 }
@@ -230,9 +230,9 @@ impl Setting {
             ));
         }
         Ok(Self {
-            fine: weights
+            high_precision: weights
                 .manifest()
-                .is_some_and(|manifest| manifest.fine.contains(name)),
+                .is_some_and(|manifest| manifest.high_precision.contains(name)),
             levels,
         })
     }
@@ -276,7 +276,7 @@ impl Matrix {
                 .smooth
                 .as_ref()
                 .map(|(factor, offset)| Smooth { factor, offset }),
-            fine: self.setting.fine,
+            high_precision: self.setting.high_precision,
             levels: self.setting.levels,
         }
     }

@@ -550,7 +550,7 @@ impl<'a> Original<'a> {
                 .smooth
                 .as_ref()
                 .map(|(factor, offset)| Smooth { factor, offset }),
-            fine: false,
+            high_precision: false,
             levels: choice.levels,
         };
         self.kernels.int8_linear(self.samples, &matrix, &mut got);

@@ -60,8 +60,9 @@ pub struct Manifest {
     pub max_length: Option<usize>,
     /// SHA-256 of all tensors but the header's digest, padding included, in hexadecimal.
     pub payload_sha256: String,
-    /// The matrices of which all inputs are quantized to 16 bits.
-    pub fine: BTreeSet<String>,
+    /// The matrices of which all inputs are quantized to 16 bits. Files have it under its first name, which stays.
+    #[serde(rename = "fine")]
+    pub high_precision: BTreeSet<String>,
     /// How large the operands of the matrices' products become; those that are not named have all eight bits.
     pub levels: BTreeMap<String, Levels>,
     /// How near it is to its source, on every instruction set.

@@ -83,7 +83,7 @@ enum Step {
     Qkv(usize),
 }
 
-/// Which rows are fine by themselves.
+/// Which rows have high precision whatever the matrix.
 #[derive(Clone, Copy)]
 enum Firsts<'a> {
     All,
@@ -217,8 +217,8 @@ impl Pass<'_> {
         SharedRows {
             bytes: self.own.bytes,
             scales: self.own.scales,
-            seconds: match firsts {
-                Firsts::These(firsts) if !matrix.fine => firsts.len(),
+            residuals: match firsts {
+                Firsts::These(firsts) if !matrix.high_precision => firsts.len(),
                 _ => rows,
             },
         }
@@ -246,7 +246,7 @@ impl UnitKernel for Columns<'_> {
         let pass = self.pass;
         let matrix = pass.matrix(self.step);
         let shared = pass.shared_rows(matrix, self.rows, self.firsts);
-        let total = shared.seconds + self.rows;
+        let total = shared.residuals + self.rows;
         let panels = matrix.n.div_ceil(PANEL);
         let panels = panel_start(self.part, self.parts, panels)
             ..panel_start(self.part + 1, self.parts, panels);
@@ -259,7 +259,7 @@ impl UnitKernel for Columns<'_> {
             _ => (pass.own.wide, near),
         };
         let in_slabs = matches!(self.step, Step::Qkv(_)) && stride == pass.layout.head_dim;
-        let mut scratch = Buffer::take(Slot::Thread, product_len(shared.seconds, matrix.k));
+        let mut scratch = Buffer::take(Slot::Thread, product_len(shared.residuals, matrix.k));
         let tiles = unit.configure();
         // SAFETY: the rows' bytes and scales were written by the phase before and are only read in this one. The columns of the
         // panels, in every row (of each slab, a head of all tokens, where it lies in slabs), belong to this item alone; the
@@ -268,7 +268,7 @@ impl UnitKernel for Columns<'_> {
             let operands = Operands {
                 bytes: shared.bytes.read(0, rows_words(total, matrix.k)),
                 scales: shared.scales.read(0, total),
-                seconds: shared.seconds,
+                residuals: shared.residuals,
                 total,
             };
             let out = Out {
@@ -310,7 +310,7 @@ impl UnitKernel for Rows<'_> {
         let width = pass.layers[0].qkv.k;
         let near = width + PAD;
         let matrix = pass.matrix_after(self.step);
-        let mut left = Buffer::take(Slot::Thread, matrix.map_or(0, |matrix| matrix.k));
+        let mut room = Buffer::take(Slot::Thread, matrix.map_or(0, |matrix| matrix.k));
         for row in self.first..self.first + self.count {
             // SAFETY: the row of every buffer belongs to this item alone.
             let x: &[f32] = unsafe {
@@ -396,12 +396,12 @@ impl UnitKernel for Rows<'_> {
                 continue;
             };
             let shared = pass.shared_rows(matrix, self.rows, self.firsts);
-            let second = match self.firsts {
-                Firsts::These(firsts) if !matrix.fine => firsts.binary_search(&row).ok(),
+            let residual = match self.firsts {
+                Firsts::These(firsts) if !matrix.high_precision => firsts.binary_search(&row).ok(),
                 _ => Some(row),
             };
-            // SAFETY: the row, and its second row, belong to this item alone; there are bytes and scales for both of each row.
-            unsafe { shared.quantize(s, x, matrix, (row, second), &mut left) };
+            // SAFETY: the row, and its residual row, belong to this item alone; there are bytes and scales for both of each row.
+            unsafe { shared.quantize(s, x, matrix, (row, residual), &mut room) };
         }
     }
 }

@@ -295,8 +295,8 @@ impl Kernels {
         });
     }
 
-    /// `x · wᵀ + bias` of one matrix on its own: `[m, k]` to `[m, n]`, `x` quantized on the way, to 16 bits if the matrix is
-    /// fine.
+    /// `x · wᵀ + bias` of one matrix on its own: `[m, k]` to `[m, n]`, `x` quantized on the way, to 16 bits if the matrix has
+    /// high precision.
     ///
     /// # Panics
     /// If sizes do not fit each other.
@@ -470,9 +470,11 @@ impl Work for Linear<'_> {
     fn run<S: Simd, M: Means>(self, s: S, means: M) {
         let (n, k) = (self.matrix.n, self.matrix.k);
         let count = self.x.len() / k;
-        let rows = fine_rows(self.matrix, count, &[]);
-        let mut scratch =
-            Buffer::take(Slot::Thread, M::scratch_len::<S>(count, rows.fine.len(), k));
+        let rows = high_precision_rows(self.matrix, count, &[]);
+        let mut scratch = Buffer::take(
+            Slot::Thread,
+            M::scratch_len::<S>(count, rows.high_precision.len(), k),
+        );
         let scales = &mut [Scale::default(); 2 * MOST];
         means.quantize_rows(s, (self.x, k), self.matrix, rows, &mut scratch, scales);
         // SAFETY: rows first.. of the output belong to this item alone, and it has them by the caller's check.
@@ -504,11 +506,18 @@ const ALL: [usize; MOST] = {
     all
 };
 
-/// A block's rows: all are fine for a fine matrix, the first tokens' for any other.
+/// A block's rows: of a high-precision matrix all have high precision, of any other the first tokens'.
 #[inline(always)]
-fn fine_rows<'a>(matrix: &Int8Matrix<'_>, count: usize, firsts: &'a [usize]) -> Rows<'a> {
-    let fine = if matrix.fine { &ALL[..count] } else { firsts };
-    Rows { count, fine }
+fn high_precision_rows<'a>(matrix: &Int8Matrix<'_>, count: usize, firsts: &'a [usize]) -> Rows<'a> {
+    let high_precision = if matrix.high_precision {
+        &ALL[..count]
+    } else {
+        firsts
+    };
+    Rows {
+        count,
+        high_precision,
+    }
 }
 
 /// A block of tokens between two attentions.
@@ -554,7 +563,13 @@ impl Work for Stage<'_> {
         let matrices = matrices.into_iter().flatten();
         let matrices = matrices.chain(self.next.map(|next| &next.qkv));
         let words_len = matrices
-            .map(|m| M::scratch_len::<S>(rows, fine_rows(m, rows, firsts).fine.len(), m.k))
+            .map(|m| {
+                M::scratch_len::<S>(
+                    rows,
+                    high_precision_rows(m, rows, firsts).high_precision.len(),
+                    m.k,
+                )
+            })
             .max()
             .unwrap_or_default();
         let mut scratch = Buffer::take(Slot::Thread, words_len + rows * (near + far));
@@ -567,11 +582,11 @@ impl Work for Stage<'_> {
             // SAFETY: nothing writes `context` while this item runs.
             let context = unsafe { self.context.read(self.first * near, rows * near) };
             let matrix = &layer.attention_out;
-            let fine = fine_rows(matrix, rows, firsts);
-            means.quantize_rows(s, (context, near), matrix, fine, words, scales);
+            let which = high_precision_rows(matrix, rows, firsts);
+            means.quantize_rows(s, (context, near), matrix, which, words, scales);
             let out = Out::rows(attended, near);
             // SAFETY: `attended` has `rows` rows of `near > width` values, and nothing else refers to it meanwhile.
-            unsafe { means.multiply_rows(s, (words, scales), matrix, fine, false, &out) };
+            unsafe { means.multiply_rows(s, (words, scales), matrix, which, false, &out) };
             match &layer.norms {
                 Norms::After { attention, .. } => s.vectorize(Between::AddNorm {
                     x: rows_mut(attended, near),
@@ -591,11 +606,13 @@ impl Work for Stage<'_> {
                     });
                 }
             }
-            let fine = fine_rows(&layer.up, rows, firsts);
-            means.quantize_rows(s, (attended, near), &layer.up, fine, words, scales);
+            let which = high_precision_rows(&layer.up, rows, firsts);
+            means.quantize_rows(s, (attended, near), &layer.up, which, words, scales);
             let out = Out::rows(wide, far);
             // SAFETY: `wide` has `rows` rows of `far` values, more than the inner width, and nothing else refers to it meanwhile.
-            unsafe { means.multiply_rows(s, (words, scales), &layer.up, fine, !layer.gated, &out) };
+            unsafe {
+                means.multiply_rows(s, (words, scales), &layer.up, which, !layer.gated, &out)
+            };
             if layer.gated {
                 s.vectorize(GateRows {
                     values: wide,
@@ -603,11 +620,11 @@ impl Work for Stage<'_> {
                     inner: layer.down.k,
                 });
             }
-            let fine = fine_rows(&layer.down, rows, firsts);
-            means.quantize_rows(s, (wide, far), &layer.down, fine, words, scales);
+            let which = high_precision_rows(&layer.down, rows, firsts);
+            means.quantize_rows(s, (wide, far), &layer.down, which, words, scales);
             let out = Out::rows(wide, near);
             // SAFETY: as before, in rows of `near <= far` values; what they held was quantized and is no longer read.
-            unsafe { means.multiply_rows(s, (words, scales), &layer.down, fine, false, &out) };
+            unsafe { means.multiply_rows(s, (words, scales), &layer.down, which, false, &out) };
             match &layer.norms {
                 Norms::After { output, .. } => {
                     for (hidden, x) in hidden.chunks_exact_mut(width).zip(wide.chunks(near)) {
@@ -641,8 +658,8 @@ impl Work for Stage<'_> {
                 }
                 _ => (&*hidden, width),
             };
-            let fine = fine_rows(&next.qkv, rows, firsts);
-            means.quantize_rows(s, x, &next.qkv, fine, words, scales);
+            let which = high_precision_rows(&next.qkv, rows, firsts);
+            means.quantize_rows(s, x, &next.qkv, which, words, scales);
             // SAFETY: rows first.. of `qkv`, of each slab (a head of all tokens) where it lies in slabs, belong to this item alone;
             // row `first` begins within them.
             unsafe {
@@ -654,7 +671,7 @@ impl Work for Stage<'_> {
                     slab: if in_slabs { stride } else { usize::MAX },
                     slab_stride: self.layout.head,
                 };
-                means.multiply_rows(s, (words, scales), &next.qkv, fine, false, &out);
+                means.multiply_rows(s, (words, scales), &next.qkv, which, false, &out);
             }
         }
     }

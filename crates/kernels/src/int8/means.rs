@@ -5,8 +5,8 @@ use crate::int8::product::{self, Out, Rows, Scale};
 use crate::simd::Simd;
 
 pub(super) trait Means: Copy {
-    /// Floats of scratch memory for `count` rows of `k` values, `fine` of them fine.
-    fn scratch_len<S: Simd>(count: usize, fine: usize, k: usize) -> usize;
+    /// Floats of scratch memory for `count` rows of `k` values and `residuals` residual rows.
+    fn scratch_len<S: Simd>(count: usize, residuals: usize, k: usize) -> usize;
 
     /// Quantizes rows of `x`, `stride` values apart, for a product with `m`: `scratch` ([`Means::scratch_len`] floats of it) gets
     /// the bytes, `scales` (at least as many as rows in total) each row's scale.
@@ -44,8 +44,8 @@ pub(super) trait Means: Copy {
 pub(super) struct Dots;
 
 impl Means for Dots {
-    fn scratch_len<S: Simd>(count: usize, fine: usize, k: usize) -> usize {
-        product::scratch_len::<S>(count, fine, k)
+    fn scratch_len<S: Simd>(count: usize, residuals: usize, k: usize) -> usize {
+        product::scratch_len::<S>(count, residuals, k)
     }
 
     #[inline(always)]

@@ -1,8 +1,8 @@
 //! Quantizing rows of activations, and multiplying them with a packed matrix.
 //!
 //! Quantized rows lie in tiles of as many rows as the register tile has, each `[k / 4, rows, 4]` bytes, so that the product
-//! reads both operands from one end to the other. The second rows of fine rows come first, so that their products are there
-//! when those of the rows themselves are finished.
+//! reads both operands from one end to the other. The residual rows of high-precision rows come first, so that their products are
+//! there when those of the rows themselves are finished.
 
 use crate::elementwise::gelu_row;
 use crate::int8::{Int8Matrix, Levels, PANEL, Smooth};
@@ -17,8 +17,8 @@ pub(super) struct Scale {
     pub(super) low: f32,
     /// What the integer sums begin with: with two planes of bytes, what [`Simd::dot4`] leaves out.
     start: i32,
-    /// Of a fine row, 1 + the number of its second row.
-    pub(super) second: usize,
+    /// Of a high-precision row, 1 + the number of its residual row.
+    pub(super) residual: usize,
 }
 
 /// How many products of byte pairs this instruction set adds up in 16 bits for operands of such levels; 0 where it takes
@@ -51,24 +51,26 @@ impl Coding {
     }
 }
 
-/// The rows that are quantized together, and the numbers of the fine ones among them, ascending.
+/// The rows that are quantized together, and the numbers of the high-precision ones among them, ascending.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rows<'a> {
     pub(super) count: usize,
-    pub(super) fine: &'a [usize],
+    pub(super) high_precision: &'a [usize],
 }
 
 impl Rows<'_> {
-    /// Rows of bytes, second rows included.
+    /// Rows of bytes, residual rows included.
     pub(super) fn total(self) -> usize {
-        self.count + self.fine.len()
+        self.count + self.high_precision.len()
     }
 }
 
-/// Floats of scratch memory for `count` rows of `k` values, `fine` of them fine: the tiles, then one tile row by row, then what
-/// one row leaves, then the products of the second rows with one part of the columns.
-pub(super) const fn scratch_len<S: Simd>(count: usize, fine: usize, k: usize) -> usize {
-    S::PLANES * ((count + fine) * k.div_ceil(4) + S::INT8_ROWS * staged_len(k)) + k + fine * PANEL
+/// Floats of scratch memory for `count` rows of `k` values and `residuals` residual rows: the tiles, then one tile row by row, then
+/// one row of values, then the products of the residual rows with one part of the columns.
+pub(super) const fn scratch_len<S: Simd>(count: usize, residuals: usize, k: usize) -> usize {
+    S::PLANES * ((count + residuals) * k.div_ceil(4) + S::INT8_ROWS * staged_len(k))
+        + k
+        + residuals * PANEL
 }
 
 /// Words from one staged row to the next: a cache line more than needed, so that rows of a power of two do not compete for
@@ -124,7 +126,7 @@ impl Kernel for Quantize<'_> {
             scales,
         } = self;
         let total = rows.total();
-        let seconds = rows.fine.len();
+        let residuals = rows.high_precision.len();
         let scales = &mut scales[..total];
         let width = m.k.div_ceil(4);
         let coding = Coding::of::<S>(m.levels);
@@ -133,7 +135,7 @@ impl Kernel for Quantize<'_> {
         let (tiles, rest) = scratch.split_at_mut(planes * total * width);
         let plane = S::INT8_ROWS * staged_width;
         let (staged, rest) = rest.split_at_mut(planes * plane);
-        let left = &mut rest[..m.k];
+        let room = &mut rest[..m.k];
         let count = panels(total, S::INT8_ROWS);
         for tile in 0..count {
             let first = panel_start(tile, count, total);
@@ -142,7 +144,7 @@ impl Kernel for Quantize<'_> {
                 let (row, signs) = staged[i * staged_width..].split_at_mut(staged_width);
                 let row = as_bytes(row);
                 let number = first + i;
-                scales[number] = quantize_numbered(s, (x, stride), m, rows, number, row, left);
+                scales[number] = quantize_numbered(s, (x, stride), m, rows, number, row, room);
                 if planes == 2 {
                     let signs = as_bytes(&mut signs[plane - staged_width..][..width]);
                     scales[number].start = split_signs(&mut row[..width * 4], signs);
@@ -161,14 +163,14 @@ impl Kernel for Quantize<'_> {
                 }
             }
         }
-        for (second, &row) in rows.fine.iter().enumerate() {
-            scales[seconds + row].second = 1 + second;
+        for (residual, &row) in rows.high_precision.iter().enumerate() {
+            scales[residuals + row].residual = 1 + residual;
         }
     }
 }
 
-/// Quantizes row `number` of `rows`, whose second rows come first: the bytes of a second row are what its row's bytes leave out, for
-/// which `left` is room, `k` values.
+/// Quantizes row `number` of `rows`, whose residual rows come first: the bytes of a residual row are its row's residual, for which
+/// there is `room`, `k` values.
 #[inline(always)]
 pub(super) fn quantize_numbered<S: Simd>(
     s: S,
@@ -177,42 +179,42 @@ pub(super) fn quantize_numbered<S: Simd>(
     rows: Rows<'_>,
     number: usize,
     bytes: &mut [u8],
-    left: &mut [f32],
+    room: &mut [f32],
 ) -> Scale {
-    let seconds = rows.fine.len();
-    if number >= seconds {
-        let x = &x[(number - seconds) * stride..][..m.k];
+    let residuals = rows.high_precision.len();
+    if number >= residuals {
+        let x = &x[(number - residuals) * stride..][..m.k];
         return quantize_smoothed(s, x, m, bytes);
     }
-    let x = &x[rows.fine[number] * stride..][..m.k];
+    let x = &x[rows.high_precision[number] * stride..][..m.k];
     let scale = quantize_smoothed(s, x, m, bytes);
-    leave::<S>(s, x, m, scale, bytes, left);
-    quantize_left(s, left, m, bytes)
+    residual_into::<S>(s, x, m, scale, bytes, room);
+    quantize_residual(s, room, m, bytes)
 }
 
 /// What the bytes of a row leave out of its smoothed values.
 #[inline(always)]
-pub(super) fn leave<S: Simd>(
+pub(super) fn residual_into<S: Simd>(
     s: S,
     x: &[f32],
     m: &Int8Matrix<'_>,
     scale: Scale,
     bytes: &[u8],
-    left: &mut [f32],
+    residual: &mut [f32],
 ) {
     let coding = Coding::of::<S>(m.levels);
-    left.copy_from_slice(x);
+    residual.copy_from_slice(x);
     if let Some(smooth) = m.smooth {
         let smoothed = Smoothed { x, smooth };
         let whole = x.len() / S::LANES * S::LANES;
         for at in (0..whole).step_by(S::LANES) {
-            s.store(&mut left[at..], smoothed.at(s, at));
+            s.store(&mut residual[at..], smoothed.at(s, at));
         }
         if whole < x.len() {
-            s.store_first(&mut left[whole..], smoothed.last(s, whole));
+            s.store_first(&mut residual[whole..], smoothed.last(s, whole));
         }
     }
-    for (v, byte) in left.iter_mut().zip(bytes) {
+    for (v, byte) in residual.iter_mut().zip(bytes) {
         let byte = if coding.signed {
             f32::from(byte.cast_signed())
         } else {
@@ -347,15 +349,15 @@ pub(super) fn quantize_smoothed<S: Simd>(
     }
 }
 
-/// Quantizes what [`leave`] left, as it is.
+/// Quantizes what [`residual_into`] found, as it is.
 #[inline(always)]
-pub(super) fn quantize_left<S: Simd>(
+pub(super) fn quantize_residual<S: Simd>(
     s: S,
-    left: &[f32],
+    residual: &[f32],
     m: &Int8Matrix<'_>,
     bytes: &mut [u8],
 ) -> Scale {
-    quantize_row(s, &Plain(left), Coding::of::<S>(m.levels), bytes)
+    quantize_row(s, &Plain(residual), Coding::of::<S>(m.levels), bytes)
 }
 
 #[inline(always)]
@@ -505,11 +507,11 @@ impl Multiply<'_> {
     fn tiles<S: Simd, const DEPTH: usize>(self, s: S) {
         let Self { m, rows, out, .. } = self;
         let total = rows.total();
-        let seconds = rows.fine.len();
+        let residuals = rows.high_precision.len();
         let width = m.k.div_ceil(4);
         let planes = Coding::of::<S>(m.levels).planes;
         let (words, rest) = self.scratch.split_at_mut(planes * total * width);
-        let second_products = &mut rest[..seconds * PANEL];
+        let residual_products = &mut rest[..residuals * PANEL];
         assert!(out.slab >= PANEL);
         let part = S::INT8_VECTORS * S::LANES;
         let tiles = panels(total, S::INT8_ROWS);
@@ -524,23 +526,38 @@ impl Multiply<'_> {
                 let tile = Tile {
                     words: &words[planes * row * width..][..planes * height * width],
                     scales: &self.scales[row..row + height],
-                    seconds: seconds.saturating_sub(row).min(height),
+                    residuals: residuals.saturating_sub(row).min(height),
                     row,
                     column,
                     ahead: m.panels.as_ptr().cast::<u8>().wrapping_add(ahead),
                     gelu: self.gelu,
                 };
-                // SAFETY: rows row..row + height, second rows not counted, are among the caller's.
+                // SAFETY: rows row..row + height, residual rows not counted, are among the caller's.
                 unsafe {
                     let values = out.values.add(place);
-                    let first = (values, out.stride, seconds);
+                    let first = (values, out.stride, residuals);
                     dispatch_rows!(height, S, INT8_ROWS, |ROWS| match S::INT8_VECTORS {
-                        1 =>
-                            multiply_tile::<S, DEPTH, ROWS, 1>(s, &tile, m, second_products, first),
-                        2 =>
-                            multiply_tile::<S, DEPTH, ROWS, 2>(s, &tile, m, second_products, first),
-                        4 =>
-                            multiply_tile::<S, DEPTH, ROWS, 4>(s, &tile, m, second_products, first),
+                        1 => multiply_tile::<S, DEPTH, ROWS, 1>(
+                            s,
+                            &tile,
+                            m,
+                            residual_products,
+                            first
+                        ),
+                        2 => multiply_tile::<S, DEPTH, ROWS, 2>(
+                            s,
+                            &tile,
+                            m,
+                            residual_products,
+                            first
+                        ),
+                        4 => multiply_tile::<S, DEPTH, ROWS, 4>(
+                            s,
+                            &tile,
+                            m,
+                            residual_products,
+                            first
+                        ),
                         vectors => unreachable!("a tile of {vectors} vectors"),
                     });
                 }
@@ -552,9 +569,9 @@ impl Multiply<'_> {
 struct Tile<'a> {
     words: &'a [f32],
     scales: &'a [Scale],
-    /// So many of its rows, its first, are second rows.
-    seconds: usize,
-    /// Number of its first row, second rows counted.
+    /// So many of its rows, its first, are residual rows.
+    residuals: usize,
+    /// Number of its first row, residual rows counted.
     row: usize,
     column: usize,
     /// Where to prefetch, a cache line for each step of the product.
@@ -564,14 +581,14 @@ struct Tile<'a> {
 
 /// # Safety
 /// `out` must be writable for the tile's columns within `m.n` at each of its rows, `stride` apart and counted from 0 after all
-/// `seconds` second rows.
+/// `residuals` residual rows.
 #[inline(always)]
 unsafe fn multiply_tile<S: Simd, const DEPTH: usize, const ROWS: usize, const VECTORS: usize>(
     s: S,
     tile: &Tile<'_>,
     m: &Int8Matrix<'_>,
-    second_products: &mut [f32],
-    (out, stride, seconds): (*mut f32, usize, usize),
+    residual_products: &mut [f32],
+    (out, stride, residuals): (*mut f32, usize, usize),
 ) {
     let steps = m.k.div_ceil(4);
     let width = VECTORS * S::LANES;
@@ -581,7 +598,7 @@ unsafe fn multiply_tile<S: Simd, const DEPTH: usize, const ROWS: usize, const VE
         tile.words.len() == Coding::of::<S>(m.levels).planes * ROWS * steps
             && DEPTH == depth::<S>(m.levels)
             && tile.scales.len() == ROWS
-            && second_products.len() >= seconds * PANEL
+            && residual_products.len() >= residuals * PANEL
             && PANEL.is_multiple_of(width)
             && m.panels.len() >= panel + ((steps.max(1) - 1) * PANEL + width) * 4 * steps.min(1)
     );
@@ -604,20 +621,20 @@ unsafe fn multiply_tile<S: Simd, const DEPTH: usize, const ROWS: usize, const VE
         for (i, (sums, scale)) in sums.iter().zip(tile.scales).enumerate() {
             let v = s.mul(s.int_to_float(sums[j]), s.splat(scale.step));
             let v = s.mul_add(weight_sums, s.splat(scale.low), v);
-            if i < tile.seconds {
+            if i < tile.residuals {
                 let v = s.mul(v, weight_scales);
-                s.store(&mut second_products[(tile.row + i) * PANEL + first..], v);
+                s.store(&mut residual_products[(tile.row + i) * PANEL + first..], v);
                 continue;
             }
             let mut v = s.mul_add(v, weight_scales, bias);
-            if scale.second > 0 {
+            if scale.residual > 0 {
                 v = s.add(
                     v,
-                    s.load(&second_products[(scale.second - 1) * PANEL + first..]),
+                    s.load(&residual_products[(scale.residual - 1) * PANEL + first..]),
                 );
             }
             // Of a tile's last vectors all may lie beyond the columns, and beyond what the caller owns.
-            let out = out.wrapping_add((tile.row + i - seconds) * stride + first);
+            let out = out.wrapping_add((tile.row + i - residuals) * stride + first);
             // SAFETY: the vector's columns within `columns`, in a row of the caller's.
             unsafe {
                 if first + S::LANES <= columns {
@@ -629,10 +646,10 @@ unsafe fn multiply_tile<S: Simd, const DEPTH: usize, const ROWS: usize, const VE
         }
     }
     if tile.gelu {
-        for i in tile.seconds..ROWS {
+        for i in tile.residuals..ROWS {
             // SAFETY: the row's columns, just written.
             gelu_row::<S, true>(s, unsafe {
-                let row = out.add((tile.row + i - seconds) * stride);
+                let row = out.add((tile.row + i - residuals) * stride);
                 std::slice::from_raw_parts_mut(row, columns)
             });
         }

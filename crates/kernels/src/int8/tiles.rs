@@ -2,13 +2,13 @@
 //!
 //! Rows of bytes lie as they are, one after the other, and a panel of weights is a column of tiles as it lies in the file. Of
 //! each panel all rows' products are taken before the next one's, so that it comes from far away once; while they are, the
-//! next panel is asked for. The second rows of fine rows come first, as they do in `product.rs`.
+//! next panel is asked for. The residual rows of high-precision rows come first, as they do in `product.rs`.
 
 use std::ops::Range;
 
 use crate::int8::means::Means;
 use crate::int8::product::{
-    Out, Rows, Scale, leave, quantize_left, quantize_numbered, quantize_smoothed,
+    Out, Rows, Scale, quantize_numbered, quantize_residual, quantize_smoothed, residual_into,
 };
 use crate::int8::{Int8Matrix, PANEL};
 use crate::math::gelu_rough;
@@ -50,10 +50,10 @@ pub(super) const fn rows_words(rows: usize, k: usize) -> usize {
     rows.next_multiple_of(matrix_unit::ROWS) * row_words(k)
 }
 
-/// Floats of scratch memory for a product of rows, `fine` of them fine, that are quantized already: the products of the second
-/// rows with one panel, and a panel filled up.
-pub(super) const fn product_len(fine: usize, k: usize) -> usize {
-    fine * PANEL + filled_words(k)
+/// Floats of scratch memory for a product of rows that are quantized already, `residuals` of them residual rows: the products of
+/// those with one panel, and a panel filled up.
+pub(super) const fn product_len(residuals: usize, k: usize) -> usize {
+    residuals * PANEL + filled_words(k)
 }
 
 /// Rows of bytes and their scales, where the rows' threads write them.
@@ -61,13 +61,12 @@ pub(super) const fn product_len(fine: usize, k: usize) -> usize {
 pub(super) struct SharedRows {
     pub(super) bytes: Shared,
     pub(super) scales: Shared<Scale>,
-    /// So many second rows come first.
-    pub(super) seconds: usize,
+    /// So many residual rows come first.
+    pub(super) residuals: usize,
 }
 
 impl SharedRows {
-    /// Quantizes row `row` for a product with `m`, and as second row number `second` what it leaves; `left` is room for that, `k`
-    /// values.
+    /// Quantizes row `row` for a product with `m`, and as row number `residual_row` its residual; `room` has `k` values.
     ///
     /// # Safety
     /// Both rows must be within the bytes and scales, and nothing else may touch them meanwhile.
@@ -77,12 +76,12 @@ impl SharedRows {
         s: S,
         x: &[f32],
         m: &Int8Matrix<'_>,
-        (row, second): (usize, Option<usize>),
-        left: &mut [f32],
+        (row, residual_row): (usize, Option<usize>),
+        room: &mut [f32],
     ) {
         let words = row_words(m.k);
         let x = &x[..m.k];
-        let row = self.seconds + row;
+        let row = self.residuals + row;
         // SAFETY: as promised.
         let (bytes, place) = unsafe {
             let bytes = self.bytes.write(row * words, words);
@@ -90,26 +89,26 @@ impl SharedRows {
         };
         let scale = quantize_smoothed(s, x, m, bytes);
         place[0] = scale;
-        let Some(second) = second else {
+        let Some(residual_row) = residual_row else {
             return;
         };
-        place[0].second = 1 + second;
-        let left = &mut left[..m.k];
-        leave::<S>(s, x, m, scale, bytes, left);
+        place[0].residual = 1 + residual_row;
+        let residual = &mut room[..m.k];
+        residual_into::<S>(s, x, m, scale, bytes, residual);
         // SAFETY: as promised.
         let (bytes, place) = unsafe {
-            let bytes = self.bytes.write(second * words, words);
-            (as_bytes(bytes), self.scales.write(second, 1))
+            let bytes = self.bytes.write(residual_row * words, words);
+            (as_bytes(bytes), self.scales.write(residual_row, 1))
         };
-        place[0] = quantize_left(s, left, m, bytes);
+        place[0] = quantize_residual(s, residual, m, bytes);
     }
 }
 
 impl<U: MatrixUnit> Means for OnTiles<'_, U> {
-    /// The rows of bytes, as many as whole tiles have; what one row leaves; the products of the second rows with one panel; a
+    /// The rows of bytes, as many as whole tiles have; one row of values; the products of the residual rows with one panel; a
     /// panel filled up.
-    fn scratch_len<S: Simd>(count: usize, fine: usize, k: usize) -> usize {
-        rows_words(count + fine, k) + k + product_len(fine, k)
+    fn scratch_len<S: Simd>(count: usize, residuals: usize, k: usize) -> usize {
+        rows_words(count + residuals, k) + k + product_len(residuals, k)
     }
 
     #[inline(always)]
@@ -123,18 +122,18 @@ impl<U: MatrixUnit> Means for OnTiles<'_, U> {
         scales: &mut [Scale],
     ) {
         let total = rows.total();
-        let seconds = rows.fine.len();
+        let residuals = rows.high_precision.len();
         let (bytes, rest) = scratch.split_at_mut(rows_words(total, m.k));
-        let left = &mut rest[..m.k];
+        let room = &mut rest[..m.k];
         for (number, (row, scale)) in bytes
             .chunks_exact_mut(row_words(m.k))
             .zip(&mut scales[..total])
             .enumerate()
         {
-            *scale = quantize_numbered(s, (x, stride), m, rows, number, as_bytes(row), left);
+            *scale = quantize_numbered(s, (x, stride), m, rows, number, as_bytes(row), room);
         }
-        for (second, &row) in rows.fine.iter().enumerate() {
-            scales[seconds + row].second = 1 + second;
+        for (residual, &row) in rows.high_precision.iter().enumerate() {
+            scales[residuals + row].residual = 1 + residual;
         }
     }
 
@@ -152,7 +151,7 @@ impl<U: MatrixUnit> Means for OnTiles<'_, U> {
         let operands = Operands {
             bytes,
             scales,
-            seconds: rows.fine.len(),
+            residuals: rows.high_precision.len(),
             total: rows.total(),
         };
         let panels = 0..m.n.div_ceil(PANEL);
@@ -167,8 +166,8 @@ pub(super) struct Operands<'a> {
     /// [`rows_words`] of them.
     pub(super) bytes: &'a [f32],
     pub(super) scales: &'a [Scale],
-    /// So many rows of all, the first, are second rows.
-    pub(super) seconds: usize,
+    /// So many rows of all, the first, are residual rows.
+    pub(super) residuals: usize,
     pub(super) total: usize,
 }
 
@@ -191,12 +190,12 @@ pub(super) unsafe fn multiply<S: Simd, U: MatrixUnit>(
     let Operands {
         bytes,
         scales,
-        seconds,
+        residuals,
         total,
     } = operands;
     let stride = row_words(m.k) * 4;
     let whole = total.next_multiple_of(matrix_unit::ROWS);
-    let (second_products, rest) = scratch.split_at_mut(seconds * PANEL);
+    let (residual_products, rest) = scratch.split_at_mut(residuals * PANEL);
     let filled = as_bytes(&mut rest[..filled_words(m.k)]);
     let panel_bytes = m.k.next_multiple_of(4) * PANEL;
     if let Some(beyond) = filled.get_mut(panel_bytes..) {
@@ -241,17 +240,17 @@ pub(super) unsafe fn multiply<S: Simd, U: MatrixUnit>(
             let scales = &scales[row..total.min(row + BLOCK)];
             let here = Block {
                 row,
-                seconds,
+                residuals,
                 column,
             };
-            // SAFETY: rows row.. of this block, second rows not counted, are among the caller's, from `place` on.
+            // SAFETY: rows row.. of this block, residual rows not counted, are among the caller's, from `place` on.
             unsafe {
                 let values = out.values.add(place);
                 let out = (values, out.stride);
                 if gelu {
-                    finish::<S, true>(s, &sums, scales, m, here, second_products, out);
+                    finish::<S, true>(s, &sums, scales, m, here, residual_products, out);
                 } else {
-                    finish::<S, false>(s, &sums, scales, m, here, second_products, out);
+                    finish::<S, false>(s, &sums, scales, m, here, residual_products, out);
                 }
             }
         }
@@ -259,18 +258,18 @@ pub(super) unsafe fn multiply<S: Simd, U: MatrixUnit>(
 }
 
 struct Block {
-    /// Number of its first row, second rows counted.
+    /// Number of its first row, residual rows counted.
     row: usize,
-    /// So many rows of all, the first, are second rows.
-    seconds: usize,
+    /// So many rows of all, the first, are residual rows.
+    residuals: usize,
     column: usize,
 }
 
-/// What `multiply_tile` does with the sums: scales, bias, second products, GELU, in the same order and so to the same bits.
+/// What `multiply_tile` does with the sums: scales, bias, residual products, GELU, in the same order and so to the same bits.
 ///
 /// # Safety
-/// `out` must be writable for the panel's columns within `m.n` at each of the block's rows that are no second rows, `stride`
-/// apart and counted from 0 after all second rows.
+/// `out` must be writable for the panel's columns within `m.n` at each of the block's rows that are no residual rows, `stride`
+/// apart and counted from 0 after all residual rows.
 #[inline(always)]
 unsafe fn finish<S: Simd, const GELU: bool>(
     s: S,
@@ -278,12 +277,12 @@ unsafe fn finish<S: Simd, const GELU: bool>(
     scales: &[Scale],
     m: &Int8Matrix<'_>,
     block: Block,
-    second_products: &mut [f32],
+    residual_products: &mut [f32],
     (out, stride): (*mut f32, usize),
 ) {
     let Block {
         row,
-        seconds,
+        residuals,
         column,
     } = block;
     let columns = PANEL.min(m.n - column);
@@ -295,21 +294,21 @@ unsafe fn finish<S: Simd, const GELU: bool>(
             let sums = as_floats(s, &sums[first..]);
             let v = s.mul(sums, s.splat(scale.step));
             let v = s.mul_add(weight_sums, s.splat(scale.low), v);
-            if row + i < seconds {
+            if row + i < residuals {
                 let v = s.mul(v, weight_scales);
-                s.store(&mut second_products[(row + i) * PANEL + first..], v);
+                s.store(&mut residual_products[(row + i) * PANEL + first..], v);
                 continue;
             }
             let mut v = s.mul_add(v, weight_scales, bias);
-            if scale.second > 0 {
-                let second = &second_products[(scale.second - 1) * PANEL + first..];
-                v = s.add(v, s.load(second));
+            if scale.residual > 0 {
+                let residual = &residual_products[(scale.residual - 1) * PANEL + first..];
+                v = s.add(v, s.load(residual));
             }
             if GELU {
                 v = gelu_rough(s, v);
             }
             // Of a panel's last vectors all may lie beyond the columns, and beyond what the caller owns.
-            let out = out.wrapping_add((row + i - seconds) * stride + first);
+            let out = out.wrapping_add((row + i - residuals) * stride + first);
             // SAFETY: the vector's columns within `columns`, in a row of the caller's.
             unsafe {
                 if first + S::LANES <= columns {

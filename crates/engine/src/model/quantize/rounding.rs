@@ -5,13 +5,19 @@
 //! input to the first each weight is rounded after what the later ones' errors did was added to it, which is what GPTQ does (Frantar
 //! et al. 2023, there by the inverse of `H`) and what Babai's nearest plane is for lattices.
 
+use std::ops::Range;
+
 use kernels::{Epilogue, Kernels, Levels, LinearShape};
 use rayon::prelude::*;
 
-/// Inputs that are rounded between two updates of all others, and columns of the factor between two of all others. So few because the
-/// updates are the kernels', which are fast in builds for tests too.
+/// Inputs that are rounded between two updates of the others in their span, and columns of the factor between two of all others. So few
+/// because the updates are the kernels', which are fast in builds for tests too.
 const BLOCK: usize = 32;
 const COLUMNS: usize = 64;
+/// Inputs that are rounded between two updates of all before them: the more, the less often all of these go through memory.
+const SPAN: usize = 256;
+/// Rows of `H` that are made together, each as far as the diagonal.
+const STRIP: usize = 256;
 /// What is added to `H`'s diagonal, of its mean: inputs that were not seen vary too.
 const DAMPING: f64 = 0.02;
 
@@ -28,12 +34,22 @@ impl Correlation {
         let rows = x.len() / k;
         let across = transposed(x, rows, k);
         let mut h = vec![0.0; k * k];
-        let shape = LinearShape {
-            m: k,
-            k: rows,
-            n: k,
-        };
-        kernels.linear(&across, &across, shape, Epilogue::None, &mut h);
+        // Nothing above the diagonal is ever read, so only what is below it, and a little more, is computed.
+        for begin in (0..k).step_by(STRIP) {
+            let end = k.min(begin + STRIP);
+            let mut strip = vec![0.0; (end - begin) * end];
+            let shape = LinearShape {
+                m: end - begin,
+                k: rows,
+                n: end,
+            };
+            let x = &across[begin * rows..end * rows];
+            kernels.linear(x, &across[..end * rows], shape, Epilogue::None, &mut strip);
+            h[begin * k..end * k]
+                .par_chunks_mut(k)
+                .zip(strip.par_chunks(end))
+                .for_each(|(row, strip)| row[..end].copy_from_slice(strip));
+        }
         drop(across);
         let trace: f64 = (0..k).map(|i| f64::from(h[i * k + i])).sum();
         // A matrix of f32.
@@ -71,62 +87,102 @@ impl Correlation {
         let mut rounded = vec![0i8; n * k];
         let mut end = k;
         while end > 0 {
-            let begin = (end - 1) / BLOCK * BLOCK;
-            let width = end - begin;
-            let mut errors = vec![0.0; n * width];
-            target
-                .par_chunks_mut(k)
-                .zip(rounded.par_chunks_mut(k))
-                .zip(errors.par_chunks_mut(width))
-                .zip(w.par_chunks(k).zip(&scales))
-                .for_each(|(((target, rounded), errors), (w, &scale))| {
-                    for i in (0..width).rev() {
-                        let at = begin + i;
-                        let mut q = 0.0;
-                        if scale > 0.0 {
-                            q = (target[at] / scale).round_ties_even().clamp(-most, most);
-                        }
-                        // Within the levels; a NaN, which no weight is, would become 0.
-                        #[allow(clippy::cast_possible_truncation)]
-                        let level = q as i8;
-                        rounded[at] = level;
-                        let error = w[at] - q * scale;
-                        errors[i] = error;
-                        let unit = &self.unit[at * k + begin..at * k + at];
-                        for (t, u) in target[begin..at].iter_mut().zip(unit) {
-                            *t += error * u;
-                        }
-                    }
-                });
-            if begin > 0 {
-                // What this block's errors do to the inputs before it.
-                let block = &self.unit[begin * k..end * k];
-                let mut before = vec![0.0; begin * width];
-                before
-                    .par_chunks_mut(width)
-                    .enumerate()
-                    .for_each(|(input, row)| {
-                        for (v, unit) in row.iter_mut().zip(block.chunks_exact(k)) {
-                            *v = unit[input];
-                        }
-                    });
-                let mut shift = vec![0.0; n * begin];
-                let shape = LinearShape {
-                    m: n,
-                    k: width,
-                    n: begin,
-                };
-                kernels.linear(&errors, &before, shape, Epilogue::None, &mut shift);
-                target
-                    .par_chunks_mut(k)
-                    .zip(shift.par_chunks(begin))
-                    .for_each(|(target, shift)| {
-                        target.iter_mut().zip(shift).for_each(|(t, s)| *t += s);
-                    });
+            let begin = (end - 1) / SPAN * SPAN;
+            let span = begin..end;
+            let mut errors = vec![0.0; n * span.len()];
+            while end > begin {
+                let block = (end - 1) / BLOCK * BLOCK..end;
+                let made =
+                    self.round_block(&mut target, w, &scales, most, block.clone(), &mut rounded);
+                let at = block.start - span.start;
+                errors
+                    .par_chunks_mut(span.len())
+                    .zip(made.par_chunks(block.len()))
+                    .for_each(|(errors, made)| errors[at..][..made.len()].copy_from_slice(made));
+                self.shift(kernels, &made, block.clone(), begin, &mut target);
+                end = block.start;
             }
-            end = begin;
+            self.shift(kernels, &errors, span, 0, &mut target);
         }
         (rounded, scales)
+    }
+
+    /// Rounds the weights of some inputs to levels up to `most`, the last input's first; returns their errors, `[n, inputs]`.
+    fn round_block(
+        &self,
+        target: &mut [f32],
+        w: &[f32],
+        scales: &[f32],
+        most: f32,
+        inputs: Range<usize>,
+        rounded: &mut [i8],
+    ) -> Vec<f32> {
+        let (k, begin) = (self.k, inputs.start);
+        let mut errors = vec![0.0; scales.len() * inputs.len()];
+        target
+            .par_chunks_mut(k)
+            .zip(rounded.par_chunks_mut(k))
+            .zip(errors.par_chunks_mut(inputs.len()))
+            .zip(w.par_chunks(k).zip(scales))
+            .for_each(|(((target, rounded), errors), (w, &scale))| {
+                for at in inputs.clone().rev() {
+                    let mut q = 0.0;
+                    if scale > 0.0 {
+                        q = (target[at] / scale).round_ties_even().clamp(-most, most);
+                    }
+                    // Within the levels; a NaN, which no weight is, would become 0.
+                    #[allow(clippy::cast_possible_truncation)]
+                    let level = q as i8;
+                    rounded[at] = level;
+                    let error = w[at] - q * scale;
+                    errors[at - begin] = error;
+                    let unit = &self.unit[at * k + begin..at * k + at];
+                    for (t, u) in target[begin..at].iter_mut().zip(unit) {
+                        *t += error * u;
+                    }
+                }
+            });
+        errors
+    }
+
+    /// Adds to the targets of the inputs from `to` up to these what the errors of these, `[n, inputs]`, do to them.
+    fn shift(
+        &self,
+        kernels: Kernels,
+        errors: &[f32],
+        inputs: Range<usize>,
+        to: usize,
+        target: &mut [f32],
+    ) {
+        let (k, width, before) = (self.k, inputs.len(), inputs.start - to);
+        if before == 0 {
+            return;
+        }
+        let block = &self.unit[inputs.start * k..inputs.end * k];
+        let mut units = vec![0.0; before * width];
+        units
+            .par_chunks_mut(width)
+            .enumerate()
+            .for_each(|(input, row)| {
+                for (v, unit) in row.iter_mut().zip(block.chunks_exact(k)) {
+                    *v = unit[to + input];
+                }
+            });
+        let n = errors.len() / width;
+        let mut shift = vec![0.0; n * before];
+        let shape = LinearShape {
+            m: n,
+            k: width,
+            n: before,
+        };
+        kernels.linear(errors, &units, shape, Epilogue::None, &mut shift);
+        target
+            .par_chunks_mut(k)
+            .zip(shift.par_chunks(before))
+            .for_each(|(target, shift)| {
+                let target = &mut target[to..inputs.start];
+                target.iter_mut().zip(shift).for_each(|(t, s)| *t += s);
+            });
     }
 }
 
