@@ -41,6 +41,7 @@ use reranker_domain::Limits;
 pub use auth::{BadKey, BadKeyFile, KeyLimits, Keyring, Keys};
 pub use error::{ERROR_CODES, ErrorCode, Refusal};
 pub use error_format::Told;
+pub use health::{KnownModel, KnownTime, Quality};
 pub use observe::RequestId;
 pub use path::SentUri;
 
@@ -63,6 +64,8 @@ pub struct Settings {
     pub wait_for_model: bool,
     /// What serves, for `/info`.
     pub host: &'static str,
+    /// What is known of the model of a name.
+    pub known: fn(&str) -> Option<KnownModel>,
     /// Who may call, and how much.
     pub keys: Keyring,
     /// Memory that the platform bills, where it tells; and what the process has in use, for estimates: 0 where nobody measures it.
@@ -85,6 +88,7 @@ impl Default for Settings {
             cors_origins: vec!["*".into()],
             base_paths: Vec::new(),
             wait_for_model: false,
+            known: |_| None,
             host: "http",
             keys: Keyring::default(),
             billed_bytes: None,

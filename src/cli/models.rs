@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::output::{self, note, say};
+use crate::http::{KnownModel, KnownTime, Quality};
 use reranker_engine::ModelError;
 use reranker_engine::model::{CONFIG_FILE, ModelConfig};
 
@@ -209,6 +210,32 @@ fn millions(count: u64) -> String {
 /// The model of this id.
 pub fn known(id: &str) -> Option<&'static Known> {
     TABLE.models.iter().find(|model| model.id == id)
+}
+
+/// What the service tells of the model of this name.
+pub fn about(name: &str) -> Option<KnownModel> {
+    let Table {
+        measures, timed, ..
+    } = &*TABLE;
+    let model = known(name)?;
+    let quality = measures.iter().filter_map(|measure| {
+        Some(Quality {
+            value: *model.quality.get(&measure.key)?,
+            measure: &measure.column,
+            what: &measure.what,
+            source: &measure.source,
+        })
+    });
+    let time = model.ms_100.zip(timed.as_ref());
+    Some(KnownModel {
+        family: &model.family,
+        licence: &model.licence,
+        quality: quality.collect(),
+        time: time.map(|(ms, timed)| KnownTime {
+            ms,
+            what: &timed.what,
+        }),
+    })
 }
 
 /// The id that may be meant by a name that is none: of the same last part, or nearly the same.

@@ -14,7 +14,7 @@ use tokio::net::TcpSocket;
 use tracing::Instrument;
 
 use super::setup::{self, ModelPlan};
-use super::{Usage, memory, output, process};
+use super::{Usage, memory, models, output, process};
 use crate::batch::{Compute, ComputeSettings};
 use crate::config::{self, Choice, Config, EmfMetrics};
 use crate::fault;
@@ -384,6 +384,7 @@ fn settings(config: &Config, kind: HostKind, keys: Keyring, telemetry: Telemetry
         base_paths: config.base_path.iter().cloned().chain(azure).collect(),
         wait_for_model: kind == HostKind::Lambda,
         host: kind.name(),
+        known: models::about,
         keys,
         billed_bytes: config.platform.lambda_memory_mb.map(|mb| mb << 20),
         resident_bytes: process::resident_bytes,

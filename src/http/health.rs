@@ -37,6 +37,16 @@ pub struct Health {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "f32")]
     precision: Option<&'static str>,
+    /// The model's type, as `config.json` names it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "xlm-roberta")]
+    architecture: Option<&'static str>,
+    /// Numbers in the model's tensors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<u64>,
+    /// What is known of a model of this name: see `reranker models`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    known: Option<KnownModel>,
     #[serde(skip_serializing_if = "Option::is_none")]
     device: Option<ServedDevice>,
     /// Since the process began, or was restored from a snapshot.
@@ -45,6 +55,37 @@ pub struct Health {
     /// Where the time before the first score went.
     #[serde(skip_serializing_if = "Option::is_none")]
     cold_start: Option<ColdStart>,
+}
+
+/// A model that is known by its name.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct KnownModel {
+    #[schema(example = "XLM-RoBERTa")]
+    pub family: &'static str,
+    #[schema(example = "Apache-2.0")]
+    pub licence: &'static str,
+    /// What others have published of it.
+    pub quality: Vec<Quality>,
+    /// What this project has measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<KnownTime>,
+}
+
+/// A figure that others have published, with its source.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Quality {
+    #[schema(example = "nDCG@10")]
+    pub measure: &'static str,
+    pub what: &'static str,
+    pub value: f64,
+    pub source: &'static str,
+}
+
+/// Milliseconds of a request, and of what: not those of this server.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct KnownTime {
+    pub ms: f64,
+    pub what: &'static str,
 }
 
 /// The receipt of the start. What has not happened yet is left out or told as far as it has come.
@@ -115,6 +156,8 @@ pub struct Served {
     layers: usize,
     hidden_size: usize,
     vocab_size: usize,
+    /// Numbers in the model's tensors.
+    parameters: u64,
     precision: &'static str,
     /// What the weight files hold.
     stored_dtype: String,
@@ -289,6 +332,9 @@ pub async fn health(State(app): State<App>) -> Response {
         revision: info.and_then(|info| info.revision.clone()),
         note: info.and_then(|info| info.note.clone()),
         precision: info.map(|info| info.precision),
+        architecture: info.map(|info| info.model_type),
+        parameters: info.map(|info| info.parameters),
+        known: info.and_then(|info| (app.settings.known)(&info.name)),
         device: info.map(ServedDevice::new),
         uptime_s: millis(app.service.uptime()) / 1e3,
         version: VERSION,
@@ -392,6 +438,7 @@ pub async fn info(State(app): State<App>) -> Result<Json<Served>, Failed> {
         layers,
         hidden_size,
         vocab_size,
+        parameters,
         max_length,
         model_max_length,
         truncation,
@@ -431,6 +478,7 @@ pub async fn info(State(app): State<App>) -> Result<Json<Served>, Failed> {
         layers,
         hidden_size,
         vocab_size,
+        parameters,
         precision,
         stored_dtype,
         fidelity: fidelity.map(|fidelity| ServedFidelity {

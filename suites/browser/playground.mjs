@@ -19,6 +19,7 @@ const axe = require("axe-core");
 
 const PATIENCE_MS = 60_000;
 const KEY = "right-key-0123456789";
+const KNOWN = "cross-encoder/ms-marco-MiniLM-L6-v2";
 // A name that is not this machine's own gives a page that is not a secure context.
 const PLAIN_HOST = "reranker.test";
 // What shells, JSON, Python, JavaScript and HTML each give a meaning to.
@@ -99,6 +100,8 @@ const pairs = (query, documents) => documents.map((passage) => ({ query, passage
 const ranked = (results) => [...results].sort((a, b) => b.logit - a.logit || a.index - b.index);
 
 const open = await startProgram();
+// Its weights are others: what counts is the name.
+const known = await startProgram({ MODEL_DIR: "tests/golden/bert", MODEL_NAME: KNOWN });
 const locked = await startProgram({ API_KEYS: `another-key,${KEY}` });
 const stage = await startStage(open.port);
 const browser = await chromium.launch({
@@ -228,7 +231,27 @@ const tests = {
     const page = await visit(`${open.origin}/`);
     const health = await (await fetch(`${open.origin}/health`)).json();
     await until("the model's name", async () => (await page.locator("#model").textContent()).includes(health.model));
-    assert.match(await page.locator("#model").textContent(), /bundled demo model, not bge-reranker-v2-m3/);
+    const line = await page.locator("#model").textContent();
+    assert.match(line, /bundled demo model, not bge-reranker-v2-m3/);
+    // Of a model that is not known, what it says of itself.
+    const millions = (health.parameters / 1e6).toPrecision(3);
+    for (const fact of ["bert", `${millions} M parameters`, health.precision, `version ${health.version}`]) assert(line.includes(fact), fact);
+    await page.finish();
+  },
+
+  async "a known model is shown with its licence, what others published and what was measured"() {
+    const page = await visit(`${known.origin}/`);
+    const { known: about } = await (await fetch(`${known.origin}/health`)).json();
+    await until("the model's name", async () => (await page.locator("#model").textContent()).includes(KNOWN));
+    const line = await page.locator("#model").textContent();
+    assert(about.quality.length > 0 && about.time, "the table has figures of it");
+    const ms = Math.round(about.time.ms).toLocaleString("en");
+    for (const fact of [about.family, about.licence, `${ms} ms for 100 passages`]) assert(line.includes(fact), fact);
+    for (const { measure, value, source } of about.quality) {
+      const link = page.locator("#model a", { hasText: `${measure} ${value < 1 ? value.toFixed(4) : value.toFixed(1)}` });
+      assert.equal(await link.getAttribute("href"), source);
+    }
+    await holdsAccessibilityRules(page);
     await page.finish();
   },
 

@@ -291,6 +291,38 @@ fn logits_of_every_family_equal_pytorchs_on_every_instruction_set() {
     }
 }
 
+/// The numbers in the weight files of a folder, without tensors that are not read.
+fn numbers(folder: &Path, unused: &[String]) -> usize {
+    let mut sum = 0;
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            sum += numbers(&path, unused);
+        } else if path.extension().is_some_and(|it| it == "safetensors") {
+            let bytes = std::fs::read(&path).expect("read");
+            let file = safetensors::SafeTensors::deserialize(&bytes).expect("a weight file");
+            let read = file
+                .tensors()
+                .into_iter()
+                .filter(|(name, _)| !unused.contains(name))
+                .filter(|(_, it)| !matches!(it.dtype(), safetensors::Dtype::I64));
+            sum += read
+                .map(|(_, it)| it.shape().iter().product::<usize>())
+                .sum::<usize>();
+        }
+    }
+    sum
+}
+
+#[test]
+fn parameters_are_counted_as_the_files_have_them() {
+    for name in MODELS.into_iter().chain(FAMILIES) {
+        let model = load(name, Kernels::detect());
+        let expected = numbers(&folder(name), model.unused());
+        assert_eq!(model.parameters(), expected as u64, "{name}");
+    }
+}
+
 #[test]
 fn a_logit_of_any_family_is_the_same_to_the_bit_in_any_batch() {
     for name in FAMILIES {

@@ -127,6 +127,34 @@ fn the_health_command_says_what_the_ready_route_says() {
 }
 
 #[test]
+fn health_tells_what_is_known_of_a_model_by_its_name_and_the_size_of_any() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/bert");
+    let health = |variables: &[(&str, &str)]| {
+        let (_server, address) = ready(folder, variables);
+        let [health, info] = ["/health", "/info"].map(|path| get(address, path).json());
+        assert_eq!(health["parameters"], info["parameters"]);
+        assert!(health["parameters"].as_u64() > Some(1000), "{health}");
+        assert_eq!(health["architecture"], "bert");
+        health["known"].clone()
+    };
+    assert_eq!(health(&[]), Value::Null);
+    assert_eq!(health(&[("MODEL_NAME", "nobody/knows-it")]), Value::Null);
+    let known = health(&[("MODEL_NAME", "cross-encoder/ms-marco-MiniLM-L6-v2")]);
+    assert_eq!(
+        (&known["family"], &known["licence"]),
+        (&json!("BERT"), &json!("Apache-2.0"))
+    );
+    let quality = known["quality"].as_array().expect("a list");
+    assert!(!quality.is_empty());
+    for figure in quality {
+        assert!(figure["value"].as_f64() > Some(0.0), "{figure}");
+        let source = figure["source"].as_str().unwrap_or_default();
+        assert!(source.starts_with("https://"), "{figure}");
+    }
+    assert!(known["time"]["ms"].as_f64() > Some(0.0), "{known}");
+}
+
+#[test]
 fn a_broken_model_is_said_and_a_missing_one_ends_the_start() {
     let (folder, path) = broken_model();
     let server = start(path.to_str().expect("a UTF-8 path"), &[]);

@@ -124,6 +124,8 @@ pub struct Info {
     pub hidden_size: usize,
     /// Rows of the table of words.
     pub vocab_size: usize,
+    /// Numbers in the model's tensors.
+    pub parameters: u64,
     /// Longest sequence in tokens that is scored.
     pub max_length: usize,
     /// Longest sequence in tokens that the model could score.
@@ -326,6 +328,7 @@ impl Engine {
             layers: config.layers,
             hidden_size: config.hidden_size,
             vocab_size: config.vocab_size,
+            parameters: model.parameters(),
             max_length: settings.max_length.min(model_max_length),
             model_max_length,
             truncation: settings.truncation,

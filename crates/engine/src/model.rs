@@ -52,6 +52,7 @@ pub struct Model {
     head: Head,
     stored_dtype: String,
     weight_bytes: u64,
+    parameters: u64,
     manifest: Option<Manifest>,
     tokenizer: Option<PackedTokenizer>,
     kernels: Kernels,
@@ -187,6 +188,7 @@ impl Model {
             head,
             stored_dtype: weights.stored_dtype(),
             weight_bytes: weights.bytes(),
+            parameters: description.parameters(),
             manifest: weights.manifest().cloned(),
             tokenizer: PackedTokenizer::find(path, weights)?,
             kernels,
@@ -247,6 +249,11 @@ impl Model {
     /// Size of the weight files.
     pub fn weight_bytes(&self) -> u64 {
         self.weight_bytes
+    }
+
+    /// Numbers in the model's tensors, as they are before packing.
+    pub fn parameters(&self) -> u64 {
+        self.parameters
     }
 
     /// A packed model's matrices, which the packer computes in several ways to compare them.

@@ -352,13 +352,34 @@ async function copySnippet() {
 
 // ---- the model
 
+/** What is known of the model: of any its size, of known ones what others have published and what was measured. */
+function facts({ known, architecture, parameters, precision, version }) {
+  const size = parameters < 1e6 ? parameters.toLocaleString("en") : `${(parameters / 1e6).toPrecision(3)} M`;
+  const all = [known?.family ?? architecture, `${size} parameters`, precision];
+  if (known) {
+    all.push(known.licence);
+    for (const { measure, value, what, source } of known.quality) {
+      const link = element("a", "", `${measure} ${value < 1 ? value.toFixed(4) : value.toFixed(1)}`);
+      Object.assign(link, { href: source, title: what });
+      all.push(link);
+    }
+    if (known.time) {
+      const time = element("span", "", `${Math.round(known.time.ms).toLocaleString("en")} ms for 100 passages`);
+      time.title = known.time.what;
+      all.push(time);
+    }
+  }
+  all.push(`version ${version}`);
+  return all.flatMap((fact) => [" · ", fact]).slice(1).concat(" ");
+}
+
 async function showModel() {
   let said;
   try {
     const response = await fetch(`${BASE}health`);
     const health = await response.json();
     if (health.status === "ok") {
-      said = [element("strong", "", health.model), ` · ${health.precision} · version ${health.version} `];
+      said = [element("strong", "", health.model), " ", ...facts(health)];
       if (health.note) said.push(element("span", "note", health.note));
     } else if (health.status === "loading") {
       said = ["The model is loading …"];

@@ -28,6 +28,7 @@ pub fn settings() -> Settings {
         base_paths: vec!["/api".into()],
         wait_for_model: false,
         host: "http",
+        known: |_| None,
         keys: Keyring::default(),
         billed_bytes: Some(2 << 30),
         resident_bytes: || 1 << 30,

@@ -431,6 +431,36 @@ impl<'a> Description<'a> {
         }
     }
 
+    /// Numbers in the model's tensors.
+    pub fn parameters(&self) -> u64 {
+        let table = |table: Option<TableSpec>, width: usize| table.map_or(0, |it| it.rows * width);
+        let linear =
+            |spec: &LinearSpec| spec.parts.len() * spec.n * (spec.k + usize::from(spec.bias));
+        let norm = |spec: &NormSpec| spec.width * (1 + usize::from(spec.bias));
+        let width = self.config.embedding_size;
+        let layer = |index| {
+            let layer = self.layer(index);
+            let projections = [&layer.qkv, &layer.attention_out, &layer.up, &layer.down];
+            projections.map(linear).iter().sum::<usize>()
+                + layer.attention_norm.as_ref().map_or(0, norm)
+                + norm(&layer.output_norm)
+        };
+        let step = |step: &HeadStep| match step {
+            HeadStep::Dense(spec, _) => linear(spec),
+            HeadStep::Norm(spec) => norm(spec),
+        };
+        let all = table(Some(self.words()), width)
+            + table(self.positions(), width)
+            + table(self.segments(), width)
+            + table(self.relative_bias(), self.config.heads)
+            + norm(&self.embedding_norm())
+            + self.embedding_projection().as_ref().map_or(0, linear)
+            + (0..self.config.layers).map(layer).sum::<usize>()
+            + self.final_norm().as_ref().map_or(0, norm)
+            + self.head().iter().map(step).sum::<usize>();
+        all as u64
+    }
+
     /// Name and rows of the table of relative positions' biases, `[buckets, heads]`.
     pub(super) fn relative_bias(&self) -> Option<TableSpec> {
         let table = || self.table("encoder.relative_attention_bias", BUCKETS);
