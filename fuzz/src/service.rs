@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use reranker::http::{Keys, Settings, Telemetry, router};
+use reranker::http::{Keys, Settings, router};
 use reranker::batch::{Compute, ComputeSettings};
 use reranker_domain::Limits;
 use reranker::service::Service;
@@ -26,12 +26,9 @@ pub fn without_a_model(keys: &[&str]) -> Router {
         timeout: Duration::from_secs(60),
         cors_origins: vec!["https://example.com".into()],
         base_paths: vec!["/api".into()],
-        wait_for_model: false,
-        host: "http",
         keys: Keys::parse(keys).expect("keys").into(),
-        billed_bytes: None,
         resident_bytes: || 1 << 30,
-        telemetry: Telemetry::default(),
+        ..Settings::default()
     };
     router(service, settings)
 }
