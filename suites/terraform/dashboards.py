@@ -46,7 +46,6 @@ def program_metrics():
     text = read("src/telemetry/metrics.rs").partition("#[cfg(test)]")[0]
     of_process, counters, gauges, histograms, infos = set(), set(), set(), set(), set()
     for place, name, rest in re.findall(r'(all|ours)\s*\.register\(\s*"(\w+)",(.*?)\);', text, re.S):
-        variable = rest.rsplit(",", 1)[-1].strip().removesuffix(",") or rest
         if name.startswith("process_"):
             of_process.add(name)
         elif "Info::new" in rest:
@@ -55,18 +54,20 @@ def program_metrics():
             gauges.add(f"reranker_{name}")
         else:
             counters.add(f"reranker_{name}_total")
-    for name in re.findall(r'(?:timed|register_with_unit)\(\s*"(\w+)"', text):
+    for field, name in re.findall(r'let (\w+) = add\(\s*all,\s*"(\w+)"', text):
+        if re.search(rf"^    {field}: Gauge,", text, re.M):
+            gauges.add(f"reranker_{name}")
+        else:
+            counters.add(f"reranker_{name}_total")
+    for name in re.findall(r'timed\(\s*all,\s*"(\w+)"', text):
         histograms |= {f"reranker_{name}_seconds_{part}" for part in ("bucket", "sum", "count")}
     return of_process | counters | gauges | histograms | infos
 
 
 def is_gauge(text, name, rest):
-    """A gauge is what was made as one: in place, in the lines before, or as a field."""
+    """A gauge is what was made as one: in place, or in the lines before."""
     if "ConstGauge" in rest:
         return True
-    field = re.search(r"counted\.(\w+)", rest)
-    if field:
-        return bool(re.search(rf"^    {field[1]}: Gauge,", text, re.M))
     before = text[: text.index(f'"{name}"')]
     made = max(before.rfind("ConstGauge::new"), 0), max(before.rfind("ConstCounter::new"), 0)
     return made[0] > made[1]
