@@ -11,7 +11,7 @@ threads  this engine on one thread and on two, and the peers on one
 growth   a request of 100 pairs, beside one of 512 tokens: operations a second must not fall
 curve    one pair of 16 to 2048 tokens, for the chart
 cold     from the start of a process to its first score (`reranker bench cold`), beside a Python service
-prepare  only make what the peers need: exported models and our packed one
+prepare  only make what the peers need: exported models and our packed ones
 
 Every system is a process that has loaded its model and is warm. They take turns: in every round each runs the workload once, in an
 order that moves on by one each round, while the others are stopped, so that whatever else the machine does meets all of them
@@ -116,12 +116,14 @@ class Place:
         return self.model
 
     def packed(self) -> pathlib.Path:
-        out = self.work / "packed" / "model.safetensors"
-        return self.make(out, [self.binary, "pack", "--model", self.model, "--out", out, *PACK])
+        return self.pack("packed", PACK)
 
     def packed_in_7_bits(self) -> pathlib.Path:
-        out = self.work / "packed-7" / "model.safetensors"
-        return self.make(out, [self.binary, "pack", "--model", self.model, "--out", out, *PACK_7])
+        return self.pack("packed-7", PACK_7)
+
+    def pack(self, name: str, how: tuple[str, ...]) -> pathlib.Path:
+        out = self.work / name / "model.safetensors"
+        return self.make(out, [self.binary, "pack", "--model", self.model, "--out", out, *how])
 
     def torch(self) -> pathlib.Path:
         self.has("torch", "transformers", "safetensors")
@@ -573,7 +575,7 @@ def main() -> None:
     place = Place(args.binary.resolve(), args.python, args.model.resolve(), args.work.resolve(), args.threads)
     place.work.mkdir(parents=True, exist_ok=True)
     if "prepare" in what:
-        for model in ("packed", "torch", "onnx", "openvino_dynamic", "openvino_static"):
+        for model in ("packed", "packed_in_7_bits", "torch", "onnx", "openvino_dynamic", "openvino_static"):
             try:
                 getattr(place, model)()
             except LeftOut as why:
