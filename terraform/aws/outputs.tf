@@ -1,20 +1,20 @@
 output "repository_url" {
-  description = "Where the image is pushed to."
+  description = "Address to push the image to."
   value       = aws_ecr_repository.this.repository_url
 }
 
 output "api_url" {
-  description = "Where clients with an API key go."
+  description = "URL for clients with an API key."
   value       = module.lambda.api_url
 }
 
 output "function_url" {
-  description = "Where callers with IAM go; requests are signed for the service lambda."
+  description = "URL for callers with IAM; they sign requests for the service lambda."
   value       = module.lambda.function_url
 }
 
 output "caller_policy_arn" {
-  description = "Policy for whoever may call the Function URL, and the HTTP API where it asks for IAM."
+  description = "Policy for callers of the Function URL, and of the HTTP API if it asks for IAM."
   value       = module.lambda.caller_policy_arn
 }
 
@@ -24,7 +24,7 @@ output "alias_arn" {
 }
 
 output "version" {
-  description = "The newest published version; stable_version goes back to one before it."
+  description = "The newest published version. stable_version rolls back to an earlier one."
   value       = module.lambda.version
 }
 

@@ -1,5 +1,5 @@
 variable "name" {
-  description = "Names everything. Two deployments in one account and region need two names; one deployment in each of two regions does not."
+  description = "Name of all resources. Two deployments in one account and region need two names; deployments in two regions may share one."
   type        = string
   default     = "reranker"
   validation {
@@ -16,7 +16,7 @@ variable "force_destroy" {
 }
 
 variable "tags" {
-  description = "Tags of everything."
+  description = "Tags of every resource."
   type        = map(string)
   default     = {}
 }
@@ -24,37 +24,37 @@ variable "tags" {
 # The image and its instances
 
 variable "image_digest" {
-  description = "Digest (sha256:…) of the image pushed to the repository. Empty only for the first apply, which makes the repository."
+  description = "Digest (sha256:…) of the image in the repository. Leave it empty for the first apply, which makes the repository."
   type        = string
   default     = ""
 }
 
 variable "architecture" {
-  description = "What the image was built for: x86_64 or arm64."
+  description = "The image's architecture: x86_64 or arm64."
   type        = string
   default     = "x86_64"
 }
 
 variable "memory_mb" {
-  description = "Memory of an instance. One vCPU comes with each 1,769 MB, up to six at 10,240; scoring uses all of them, so double the memory takes about half the time for the same price. On AVX2, the only vectors that AWS promises, 100 passages of 128 tokens take the bundled model 2 s at 3538 and bge-reranker-v2-m3 41 s: give that 7076 or more (docs/explain/costs.md)."
+  description = "Memory of an instance in MB. One vCPU comes with each 1,769 MB, up to six at 10,240. Scoring uses all of them: double the memory takes about half the time for the same price. AWS promises AVX2 and no wider vectors. With AVX2, 100 passages of 128 tokens take the bundled model 2 s at 3538, and bge-reranker-v2-m3 41 s. Give the latter 7076 or more (docs/explain/costs.md)."
   type        = number
   default     = 3538
 }
 
 variable "timeout_s" {
-  description = "Seconds of one call. The service refuses what it cannot do in them. An HTTP API gives up after 30 whatever stands here."
+  description = "Timeout of one call in seconds. The service refuses a request that it cannot finish in time. An HTTP API gives up after 30 seconds in any case."
   type        = number
   default     = 30
 }
 
 variable "ephemeral_storage_mb" {
-  description = "Size of /tmp, which only a model from S3 may need."
+  description = "Size of /tmp in MB. Only a model from S3 may need more than the default."
   type        = number
   default     = 512
 }
 
 variable "reserved_concurrency" {
-  description = "Most instances at a time, which also bounds the cost; -1 for the account's own limit. A new account has 10 in all and can reserve none."
+  description = "Maximum instances at a time, which also bounds the cost; -1 for the account's own limit. A new account has 10 in all and can reserve none."
   type        = number
   default     = -1
 }
@@ -62,25 +62,25 @@ variable "reserved_concurrency" {
 # Start and roll-out
 
 variable "start" {
-  description = "How a new instance comes to its model: on-demand, snap-start or provisioned-concurrency. Lambda takes one of the last two, never both, and so does this one variable."
+  description = "How a new instance loads its model: on-demand, snap-start or provisioned-concurrency. Lambda does not combine the last two."
   type        = string
   default     = "on-demand"
 }
 
 variable "provisioned_concurrency" {
-  description = "Instances that are always ready, with start = provisioned-concurrency."
+  description = "Number of instances that are always ready, with start = provisioned-concurrency."
   type        = number
   default     = 0
 }
 
 variable "init_budget_s" {
-  description = "Seconds of Lambda's ten that an initialisation may spend on reading weights."
+  description = "Seconds that an initialisation may spend on reading weights. Lambda allows ten in all."
   type        = number
   default     = 8
 }
 
 variable "stable_version" {
-  description = "Published version that the alias stays at: for a gradual roll-out, or to go back. Empty for the newest."
+  description = "Published version that the alias stays at, for a gradual roll-out or a rollback. Empty for the newest."
   type        = string
   default     = ""
 }
@@ -92,19 +92,19 @@ variable "canary_weight" {
 }
 
 variable "rollout" {
-  description = "How CodeDeploy moves calls to a new version: AllAtOnce, Canary10Percent5Minutes and so on, after a check of the new version, and back when an alarm rises. Empty for Terraform itself: at once, or by stable_version and canary_weight. A stack that is deployed changes between the two by `terraform state mv` (README)."
+  description = "How CodeDeploy moves calls to a new version: AllAtOnce, Canary10Percent5Minutes and so on. It checks the new version first, and moves calls back when an alarm rises. If this is empty, Terraform moves them itself: at once, or by stable_version and canary_weight. A deployed stack changes between the two by `terraform state mv` (README)."
   type        = string
   default     = ""
 }
 
 variable "probe_key_secret_arn" {
-  description = "Secret whose text is one API key, with which the check of a new version scores. Without it, and with keys, the check only waits for /ready."
+  description = "Secret that holds one API key. The check of a new version scores with it. If the service has keys and this is empty, the check only waits for /ready."
   type        = string
   default     = ""
 }
 
 variable "keep_versions" {
-  description = "Versions that are kept, counted from the newest, beside those that the alias uses; older ones are removed once a day. 0 keeps all. With SnapStart each costs $13.67 a month at 3,538 MB."
+  description = "Number of newest versions to keep, beside those that the alias uses. Older ones are removed once a day. 0 keeps all. With SnapStart each costs $13.67 a month at 3,538 MB."
   type        = number
   default     = 10
 }
@@ -112,31 +112,31 @@ variable "keep_versions" {
 # Model and service
 
 variable "create_model_bucket" {
-  description = "Make a bucket for packed models."
+  description = "Whether to make a bucket for packed models."
   type        = bool
   default     = false
 }
 
 variable "model_uri" {
-  description = "s3://bucket/key of a packed model, or s3://bucket/folder/ of a model folder, to load instead of the image's. The function may read what begins with it and nothing else. It goes to /tmp, so ephemeral_storage_mb must be larger than it."
+  description = "Model to load instead of the image's: s3://bucket/key of a packed file, or s3://bucket/folder/. The function may read keys that begin with it, and no others. It is downloaded to /tmp: ephemeral_storage_mb must be larger than the model."
   type        = string
   default     = ""
 }
 
 variable "max_length" {
-  description = "Longest sequence in tokens."
+  description = "Maximum length of a sequence in tokens."
   type        = number
   default     = 512
 }
 
 variable "log_level" {
-  description = "error, warn, info, debug or trace."
+  description = "Log level: error, warn, info, debug or trace."
   type        = string
   default     = "info"
 }
 
 variable "environment" {
-  description = "More of the service's variables, by name."
+  description = "Further environment variables of the service, by name (docs/reference/configuration.md)."
   type        = map(string)
   default     = {}
 }
@@ -144,25 +144,25 @@ variable "environment" {
 # Who may call
 
 variable "api_key_hashes" {
-  description = "Hashes (sha256:…, or NAME=sha256:… for logs and limits by name) of API keys: `printf %s KEY | sha256sum`. Neither the state nor the function's settings then hold a key."
+  description = "Hashes of API keys: sha256:…, or NAME=sha256:… for logs and limits by name. `printf %s KEY | sha256sum` makes one. Neither the state nor the function's settings then hold a key."
   type        = list(string)
   default     = []
 }
 
 variable "api_keys_secret_arn" {
-  description = "Secret whose text is a list of keys, separated by commas. Terraform's state will hold them; needed only for clients that sign requests with a key, otherwise use api_key_hashes."
+  description = "Secret that holds API keys, separated by commas. Terraform's state will hold them too. Only clients that sign requests with a key need this; otherwise use api_key_hashes."
   type        = string
   default     = ""
 }
 
 variable "http_api_authorization" {
-  description = "What the HTTP API itself asks for, before the service looks at its keys: NONE, AWS_IAM or JWT."
+  description = "Authorization by the HTTP API itself, before the service checks keys: NONE, AWS_IAM or JWT."
   type        = string
   default     = "NONE"
 }
 
 variable "allow_anonymous" {
-  description = "Deploy an HTTP API that anyone may call."
+  description = "Whether to deploy an HTTP API that anyone may call."
   type        = bool
   default     = false
 }
@@ -186,19 +186,19 @@ variable "function_url_accounts" {
 }
 
 variable "throttle_rate" {
-  description = "Requests a second that the HTTP API lets through, of all callers together."
+  description = "Rate limit of the HTTP API in requests a second, for all callers together."
   type        = number
   default     = 20
 }
 
 variable "throttle_burst" {
-  description = "How many may come at once above that rate."
+  description = "Burst limit of the HTTP API: requests that may come at once above the rate."
   type        = number
   default     = 40
 }
 
 variable "vpc_subnet_ids" {
-  description = "Private subnets to run in; empty for none. A VPC needs an endpoint for S3 where the model comes from there."
+  description = "Private subnets to run in; empty for none. If the model comes from S3, the VPC needs an endpoint for it."
   type        = list(string)
   default     = []
 }
@@ -218,7 +218,7 @@ variable "log_retention_days" {
 }
 
 variable "kms_key_arn" {
-  description = "Key for images, logs, variables and buckets. Empty makes one, for a dollar a month. Its policy must let CloudWatch Logs use it. To be decided at the first apply: another key makes the registry anew, and nobody can read any more what the first one encrypted."
+  description = "KMS key for images, logs, variables and buckets. Its policy must let CloudWatch Logs use it. If this is empty, Terraform makes one, for a dollar a month. Decide at the first apply: another key replaces the registry, and data under the first key becomes unreadable."
   type        = string
   default     = ""
   validation {
@@ -228,13 +228,13 @@ variable "kms_key_arn" {
 }
 
 variable "metrics" {
-  description = "minimal: five metrics by function, counted from the log's request lines. full: also the service's own by version, route and dialect, at $0.30 a month for each combination."
+  description = "minimal: five metrics of the function, counted from the log's request lines. full: also the service's own by version, route and dialect, at $0.30 a month for each combination."
   type        = string
   default     = "minimal"
 }
 
 variable "dashboard" {
-  description = "Make a dashboard of CloudWatch. An account has three for nothing; each further one costs $3 a month."
+  description = "Whether to make a CloudWatch dashboard. The first three of an account are free; each further one costs $3 a month."
   type        = bool
   default     = true
 }
@@ -246,25 +246,25 @@ variable "tracing" {
 }
 
 variable "otlp_endpoint" {
-  description = "Collector that the service's own traces go to, as OTLP over HTTP."
+  description = "Collector that receives the service's own traces, as OTLP over HTTP."
   type        = string
   default     = ""
 }
 
 variable "alarm_topic_arn" {
-  description = "Topic of SNS that alarms are told to."
+  description = "SNS topic that alarms notify."
   type        = string
   default     = ""
 }
 
 variable "alarm_p99_ms" {
-  description = "Alarm when one call in a hundred takes longer."
+  description = "Threshold of the latency alarm in milliseconds: it rises when one call in a hundred takes longer."
   type        = number
   default     = 10000
 }
 
 variable "alarm_init_ms" {
-  description = "Alarm when an initialisation or a restored snapshot takes longer. Lambda begins anew after 10000."
+  description = "Threshold of the start alarm in milliseconds, for an initialisation or a restored snapshot. Lambda starts an initialisation again after 10000."
   type        = number
   default     = 9000
 }
@@ -272,7 +272,7 @@ variable "alarm_init_ms" {
 # Millions of pairs
 
 variable "bulk" {
-  description = "Also deploy what scores files of pairs: a bucket, a function of its own and a state machine."
+  description = "Whether to deploy the bulk job too, which scores files of pairs: a bucket, a function of its own and a state machine."
   type        = bool
   default     = false
 }
@@ -284,19 +284,19 @@ variable "bulk_memory_mb" {
 }
 
 variable "bulk_batch_pairs" {
-  description = "Pairs of one call. It must be done in two minutes, and its texts must fit into 150 kB; longer ones make smaller batches by themselves."
+  description = "Maximum pairs of one call. A call must end within two minutes. Its texts must fit into 150 kB; longer texts make smaller batches by themselves."
   type        = number
   default     = 50
 }
 
 variable "bulk_concurrency" {
-  description = "Most instances of the bulk function at a time. The account's limit is shared with everything else that runs in it."
+  description = "Maximum instances of the bulk function at a time. They count towards the account's limit."
   type        = number
   default     = 5
 }
 
 variable "bulk_tolerated_failures" {
-  description = "Percentage of pairs that may fail before a run is given up. One that is refused has not failed: its row says why."
+  description = "Percentage of pairs that may fail before the run is aborted. A refused pair has not failed: its row gives the reason."
   type        = number
   default     = 1
 }

@@ -94,7 +94,7 @@ resource "azurerm_monitor_scheduled_query_rules_alert_v2" "log_quota" {
   name                 = "${var.name}-log-quota"
   resource_group_name  = azurerm_resource_group.this.name
   location             = azurerm_resource_group.this.location
-  description          = "The day's quota of logs is used up: nothing is logged until the next day. Raise log_daily_quota_gb, or log less."
+  description          = "The day's quota of logs is used up. Nothing is logged until the next day. Raise log_daily_quota_gb, or log less."
   severity             = 2
   scopes               = [azurerm_log_analytics_workspace.this.id]
   evaluation_frequency = "PT15M"

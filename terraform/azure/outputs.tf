@@ -9,7 +9,7 @@ output "registry" {
 }
 
 output "registry_server" {
-  description = "What images' names begin with."
+  description = "The registry's server, with which image names begin."
   value       = azurerm_container_registry.this.login_server
 }
 

@@ -9,7 +9,7 @@ variable "subscription_id" {
 }
 
 variable "name" {
-  description = "What every resource's name begins with."
+  description = "Prefix of every resource's name."
   type        = string
   default     = "reranker"
 
@@ -56,19 +56,19 @@ variable "registry_sku" {
 }
 
 variable "image" {
-  description = "The CPU app's image in the registry, by digest: `reranker@sha256:…`. Where it is null, there is no CPU app: so the registry can be made before there is an image."
+  description = "The CPU app's image in the registry, by digest: `reranker@sha256:…`. Null deploys no CPU app; so the registry can be made before its first image."
   type        = string
   default     = null
 }
 
 variable "gpu_image" {
-  description = "The GPU app's image (`Dockerfile.gpu`) in the registry, by digest. Where it is null, there is no GPU app."
+  description = "The GPU app's image (`Dockerfile.gpu`) in the registry, by digest. Null deploys no GPU app."
   type        = string
   default     = null
 }
 
 variable "functions_image" {
-  description = "The function app's image (`azure/Dockerfile`) in the registry: its repository, and a tag that is never written again. Where it is null, there is no function app."
+  description = "The function app's image (`azure/Dockerfile`) in the registry: its repository, and a tag that is never reused. Null deploys no function app."
   type = object({
     repository = string
     tag        = string
@@ -79,14 +79,14 @@ variable "functions_image" {
 # ---- who may call
 
 variable "api_keys" {
-  description = "Keys of which a request must bring one. Hashes (`sha256:…`) keep the keys themselves out of Terraform's state."
+  description = "API keys; a request must carry one. Hashes (`sha256:…`) keep the keys themselves out of Terraform's state."
   type        = list(string)
   default     = []
   sensitive   = true
 }
 
 variable "api_keys_secret" {
-  description = "Instead of `api_keys`: a Key Vault secret that holds them, separated by commas. `uri` is its address without a version, `resource_id` what the role to read it is given on."
+  description = "Instead of `api_keys`: a Key Vault secret that holds them, separated by commas. `uri` is its address without a version. `resource_id` is the scope of the role that reads it."
   type = object({
     uri         = string
     resource_id = string
@@ -95,25 +95,25 @@ variable "api_keys_secret" {
 }
 
 variable "allow_anonymous" {
-  description = "Let everyone who reaches the service call it. Without it, keys are required."
+  description = "Whether everyone who reaches the service may call it. If not, keys are required."
   type        = bool
   default     = false
 }
 
 variable "external" {
-  description = "Whether the container apps can be reached from the internet. If not, only from within their environment, or from the network of `subnet_id`."
+  description = "Whether the container apps can be reached from the internet. If not, only their environment or the network of `subnet_id` reaches them."
   type        = bool
   default     = true
 }
 
 variable "allowed_ip_ranges" {
-  description = "IPv4 address ranges (CIDR) that may reach the container apps and the function app; all where it is empty."
+  description = "IPv4 address ranges (CIDR) that may reach the container apps and the function app; empty for all."
   type        = list(string)
   default     = []
 }
 
 variable "subnet_id" {
-  description = "Subnet, delegated to Microsoft.App/environments, for the CPU app's environment; a network of Azure's own where it is null."
+  description = "Subnet for the CPU app's environment, delegated to Microsoft.App/environments; null for a network of Azure's own."
   type        = string
   default     = null
 }
@@ -121,7 +121,7 @@ variable "subnet_id" {
 # ---- the CPU app
 
 variable "cpu" {
-  description = "Size of the CPU app's replicas. The Consumption profile sells vCPUs and memory one to two."
+  description = "Size of the CPU app's replicas. The Consumption profile has 2 GiB of memory for each vCPU."
   type = object({
     vcpus      = optional(number, 4)
     memory_gib = optional(number, 8)
@@ -130,7 +130,7 @@ variable "cpu" {
 }
 
 variable "scale" {
-  description = "Replicas of the CPU app. With `min_replicas = 0` nothing runs, and nothing is paid for, while nobody calls."
+  description = "Number of replicas of the CPU app. With `min_replicas = 0` nothing runs while nobody calls, and nothing is paid for."
   type = object({
     min_replicas        = optional(number, 0)
     max_replicas        = optional(number, 10)
@@ -141,7 +141,7 @@ variable "scale" {
 }
 
 variable "revision_mode" {
-  description = "Single: a new revision takes over once it is ready. Multiple: it gets no requests until traffic is moved to it (`traffic`)."
+  description = "Single: a new revision takes over once it is ready. Multiple: it gets no requests until `traffic` moves some to it."
   type        = string
   default     = "Single"
 }
@@ -188,13 +188,13 @@ variable "environment" {
 }
 
 variable "request_timeout_seconds" {
-  description = "Most seconds for one request. Less than what the fronts wait: 240 seconds at Container Apps, 230 at Functions."
+  description = "Timeout of one request in seconds. It must be less than the front's own: 240 seconds at Container Apps, 230 at Functions."
   type        = number
   default     = 220
 }
 
 variable "otlp_endpoint" {
-  description = "Collector that the program sends traces to, as OTLP over HTTP; none where it is null."
+  description = "Collector that receives the program's traces, as OTLP over HTTP; null for none."
   type        = string
   default     = null
 }
@@ -213,7 +213,7 @@ variable "log_retention_days" {
 }
 
 variable "log_daily_quota_gb" {
-  description = "Most gigabytes of logs taken in on one day; -1 for no limit."
+  description = "Maximum gigabytes of logs taken in on one day; -1 for no limit."
   type        = number
   default     = 1
 
@@ -224,7 +224,7 @@ variable "log_daily_quota_gb" {
 }
 
 variable "alert_email" {
-  description = "Where alerts go; there are none where it is null."
+  description = "Action group for alerts; null for no alerts."
   type        = string
   default     = null
 

@@ -103,6 +103,6 @@ resource "azurerm_private_dns_a_record" "every_app" {
 }
 
 output "url" {
-  description = "Where clients in the network go."
+  description = "URL for clients in the network."
   value       = module.reranker.url
 }

@@ -10,7 +10,7 @@ variable "location" {
 }
 
 variable "registry" {
-  description = "The registry that has the image: its resource id, and the server that images' names begin with."
+  description = "The registry of the image: its resource id, and its server, with which image names begin."
   type        = object({ id = string, server = string })
 }
 

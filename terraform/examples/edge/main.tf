@@ -25,7 +25,7 @@ variable "certificate_arn" {
 }
 
 variable "requests_by_key" {
-  description = "Most requests of one key in five minutes."
+  description = "Maximum requests of one key in five minutes."
   type        = number
   default     = 1000
   validation {
@@ -139,11 +139,11 @@ resource "aws_cloudfront_distribution" "this" {
 }
 
 output "target" {
-  description = "What the name's record points to."
+  description = "Target of the name's DNS record."
   value       = aws_cloudfront_distribution.this.domain_name
 }
 
 output "url" {
-  description = "Where clients with an API key go."
+  description = "URL for clients with an API key."
   value       = "https://${var.domain}"
 }

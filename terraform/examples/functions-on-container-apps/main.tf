@@ -83,6 +83,6 @@ resource "azapi_resource" "function_app" {
 }
 
 output "url" {
-  description = "Where clients with an API key go."
+  description = "URL for clients with an API key."
   value       = "https://${azapi_resource.function_app.output.properties.configuration.ingress.fqdn}"
 }

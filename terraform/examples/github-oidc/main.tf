@@ -97,6 +97,6 @@ resource "aws_iam_role_policy" "roles" {
 }
 
 output "roles" {
-  description = "What a workflow gives as role-to-assume."
+  description = "The role's ARN, for a workflow's role-to-assume."
   value       = { for name, role in aws_iam_role.this : name => role.arn }
 }

@@ -7,19 +7,19 @@
 provider "aws" {}
 
 variable "instance_types" {
-  description = "Types that may be used. c7i and m7i have AMX; c8g and m8g (Graviton4) need an arm64 image."
+  description = "Instance types that may be used. c7i and m7i have AMX; c8g and m8g (Graviton4) need an arm64 image."
   type        = list(string)
   default     = ["c7i.xlarge", "c7i.2xlarge", "m7i.xlarge"]
 }
 
 variable "max_vcpus" {
-  description = "Most vCPUs of all instances together, which bounds the cost."
+  description = "Maximum vCPUs of all instances together, which bounds the cost."
   type        = number
   default     = 32
 }
 
 variable "subnet_ids" {
-  description = "Subnets that the instances run in. They need a way to CloudWatch Logs: endpoints or NAT."
+  description = "Subnets of the instances. They need a route to CloudWatch Logs: endpoints or NAT."
   type        = list(string)
 }
 
@@ -90,6 +90,6 @@ module "reranker" {
 }
 
 output "url" {
-  description = "Where clients with an API key go."
+  description = "URL for clients with an API key."
   value       = module.reranker.api_url
 }

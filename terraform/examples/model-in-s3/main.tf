@@ -40,6 +40,6 @@ output "bucket" {
 }
 
 output "url" {
-  description = "Where clients with an API key go."
+  description = "URL for clients with an API key."
   value       = module.reranker.api_url
 }

@@ -138,6 +138,6 @@ resource "aws_route53_record" "this" {
 }
 
 output "url" {
-  description = "Where clients with an API key go."
+  description = "URL for clients with an API key."
   value       = "https://${var.domain}"
 }

@@ -92,6 +92,6 @@ module "reranker" {
 }
 
 output "url" {
-  description = "Where clients with an API key go."
+  description = "URL for clients with an API key."
   value       = module.reranker.api_url
 }

@@ -25,7 +25,7 @@ variable "instance_type" {
 }
 
 variable "instances" {
-  description = "How many instances, with instance_type."
+  description = "Number of instances, with instance_type."
   type        = number
   default     = 1
 }

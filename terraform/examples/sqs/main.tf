@@ -16,7 +16,7 @@ module "reranker" {
 }
 
 variable "machine_key" {
-  description = "Key that the state machine brings. It is in the state, and in the machine's definition."
+  description = "API key that the state machine sends. It is in the state, and in the machine's definition."
   type        = string
   sensitive   = true
   validation {
@@ -178,6 +178,6 @@ resource "aws_pipes_pipe" "this" {
 }
 
 output "queues" {
-  description = "Where requests go, where answers come, and what could not be handed on."
+  description = "Queues for requests, for answers, and for requests that could not be handed on."
   value       = { in = aws_sqs_queue.in.url, out = aws_sqs_queue.out.url, dead = aws_sqs_queue.dead.url }
 }

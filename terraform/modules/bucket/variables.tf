@@ -1,5 +1,5 @@
 variable "name" {
-  description = "The bucket's name, which no other bucket in the world has."
+  description = "The bucket's name. No other bucket in the world may have it."
   type        = string
   validation {
     condition     = can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", var.name))

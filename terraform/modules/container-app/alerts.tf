@@ -3,7 +3,7 @@
 locals {
   alerts = !var.alerts ? {} : {
     errors = {
-      description = "Requests fail with 5xx: read the log for the codes (not_ready, deadline_exceeded, internal)."
+      description = "Requests fail with 5xx. The log has the codes (not_ready, deadline_exceeded, internal)."
       severity    = 1
       metric      = "Requests"
       aggregation = "Total"
@@ -20,7 +20,7 @@ locals {
       dimensions  = {}
     }
     slow = {
-      description = "Answers take long: more replicas, fewer concurrent requests for each, or smaller requests."
+      description = "Answers take long. Allow more replicas, or fewer concurrent requests for each, or send smaller requests."
       severity    = 3
       metric      = "ResponseTime"
       aggregation = "Average"
@@ -28,7 +28,7 @@ locals {
       dimensions  = {}
     }
     full = {
-      description = "Every replica that is allowed runs: more requests only wait. More replicas, or fewer or smaller requests."
+      description = "All allowed replicas run: further requests wait. Allow more replicas, or send fewer or smaller requests."
       severity    = 3
       metric      = "Replicas"
       aggregation = "Maximum"

@@ -14,7 +14,7 @@ variable "resource_group_name" {
 }
 
 variable "resource_group_id" {
-  description = "The group's id, which only an environment with GPUs needs."
+  description = "The group's id. Only an environment with GPUs needs it."
   type        = string
   default     = null
 
@@ -41,12 +41,12 @@ variable "tags" {
 }
 
 variable "registry_server" {
-  description = "What the image's name begins with: NAME.azurecr.io."
+  description = "The registry's server, with which the image's name begins: NAME.azurecr.io."
   type        = string
 }
 
 variable "identity_id" {
-  description = "User-assigned identity that pulls the image and reads `api_keys_secret`. It must have the roles for both before (AcrPull, Key Vault Secrets User)."
+  description = "User-assigned identity that pulls the image and reads `api_keys_secret`. It must have both roles beforehand: AcrPull and Key Vault Secrets User."
   type        = string
 }
 
@@ -61,13 +61,13 @@ variable "image" {
 }
 
 variable "log_analytics_workspace_id" {
-  description = "Where the environment's logs go; nowhere where it is null."
+  description = "Log Analytics workspace for the environment's logs; null for none."
   type        = string
   default     = null
 }
 
 variable "keep_logs" {
-  description = "Whether logs go to `log_analytics_workspace_id`; said apart from it, as the id of a workspace that does not exist yet is not known."
+  description = "Whether logs go to `log_analytics_workspace_id`. A separate variable, as the id of a workspace is unknown before it exists."
   type        = bool
   default     = true
 
@@ -78,7 +78,7 @@ variable "keep_logs" {
 }
 
 variable "api_keys" {
-  description = "Keys of which a request must bring one. Hashes (`sha256:…`) keep the keys themselves out of Terraform's state."
+  description = "API keys; a request must carry one. Hashes (`sha256:…`) keep the keys themselves out of Terraform's state."
   type        = list(string)
   default     = []
   sensitive   = true
@@ -95,7 +95,7 @@ variable "api_keys" {
 }
 
 variable "api_keys_secret" {
-  description = "Instead of `api_keys`: a Key Vault secret that holds them, separated by commas. `uri` is its address without a version, `resource_id` what the role to read it is given on."
+  description = "Instead of `api_keys`: a Key Vault secret that holds them, separated by commas. `uri` is its address without a version. `resource_id` is the scope of the role that reads it."
   type = object({
     uri         = string
     resource_id = string
@@ -119,7 +119,7 @@ variable "api_keys_secret" {
 }
 
 variable "allow_anonymous" {
-  description = "Let everyone who reaches the service call it. Without it, keys are required."
+  description = "Whether everyone who reaches the service may call it. If not, keys are required."
   type        = bool
   default     = false
 
@@ -130,13 +130,13 @@ variable "allow_anonymous" {
 }
 
 variable "external" {
-  description = "Whether the app can be reached from the internet. If not, only from within their environment, or from the network of `subnet_id`."
+  description = "Whether the app can be reached from the internet. If not, only its environment or the network of `subnet_id` reaches it."
   type        = bool
   default     = true
 }
 
 variable "allowed_ip_ranges" {
-  description = "IPv4 address ranges (CIDR) that may reach the app; all where it is empty."
+  description = "IPv4 address ranges (CIDR) that may reach the app; empty for all."
   type        = list(string)
   default     = []
 
@@ -147,7 +147,7 @@ variable "allowed_ip_ranges" {
 }
 
 variable "subnet_id" {
-  description = "Subnet, delegated to Microsoft.App/environments, for the environment; a network of Azure's own where it is null."
+  description = "Subnet for the environment, delegated to Microsoft.App/environments; null for a network of Azure's own."
   type        = string
   default     = null
 
@@ -158,7 +158,7 @@ variable "subnet_id" {
 }
 
 variable "gpu_profile" {
-  description = "Workload profile with a GPU, Consumption-GPU-NC8as-T4 or Consumption-GPU-NC24-A100; CPUs alone where it is null. A replica is then the whole machine, and `size` is not looked at."
+  description = "Workload profile with a GPU: Consumption-GPU-NC8as-T4 or Consumption-GPU-NC24-A100; null for CPUs alone. With a GPU a replica is the whole machine, and `size` has no effect."
   type        = string
   default     = null
 
@@ -169,7 +169,7 @@ variable "gpu_profile" {
 }
 
 variable "size" {
-  description = "Size of a replica. The Consumption profile sells vCPUs and memory one to two."
+  description = "Size of a replica. The Consumption profile has 2 GiB of memory for each vCPU."
   type = object({
     vcpus      = optional(number, 4)
     memory_gib = optional(number, 8)
@@ -188,7 +188,7 @@ variable "size" {
 }
 
 variable "scale" {
-  description = "Replicas. With `min_replicas = 0` nothing runs, and nothing is paid for, while nobody calls."
+  description = "Number of replicas. With `min_replicas = 0` nothing runs while nobody calls, and nothing is paid for."
   type = object({
     min_replicas        = optional(number, 0)
     max_replicas        = optional(number, 10)
@@ -214,7 +214,7 @@ variable "scale" {
 }
 
 variable "revision_mode" {
-  description = "Single: a new revision takes over once it is ready. Multiple: it gets no requests until traffic is moved to it (`traffic`)."
+  description = "Single: a new revision takes over once it is ready. Multiple: it gets no requests until `traffic` moves some to it."
   type        = string
   default     = "Single"
 
@@ -241,7 +241,7 @@ variable "traffic" {
 }
 
 variable "environment" {
-  description = "Settings of the program (README, Configuration): MAX_LENGTH, CACHE_PAIRS, CORS_ORIGINS and so on."
+  description = "Settings of the program (docs/reference/configuration.md): MAX_LENGTH, CACHE_PAIRS, CORS_ORIGINS and so on."
   type        = map(string)
   default     = {}
 
@@ -259,7 +259,7 @@ variable "environment" {
 }
 
 variable "request_timeout_seconds" {
-  description = "Most seconds for one request. Less than what the fronts wait: 240 seconds at Container Apps, 230 at Functions."
+  description = "Timeout of one request in seconds. It must be less than the front's own: 240 seconds at Container Apps, 230 at Functions."
   type        = number
   default     = 220
 
@@ -270,7 +270,7 @@ variable "request_timeout_seconds" {
 }
 
 variable "otlp_endpoint" {
-  description = "Collector that the program sends traces to, as OTLP over HTTP; none where it is null."
+  description = "Collector that receives the program's traces, as OTLP over HTTP; null for none."
   type        = string
   default     = null
 
@@ -281,13 +281,13 @@ variable "otlp_endpoint" {
 }
 
 variable "alert_action_group_id" {
-  description = "Action group that alerts go to."
+  description = "Action group that alerts notify."
   type        = string
   default     = null
 }
 
 variable "alerts" {
-  description = "Whether there are alerts; said apart from the group, as the id of a group that does not exist yet is not known."
+  description = "Whether there are alerts. A separate variable, as the id of a group is unknown before it exists."
   type        = bool
   default     = false
 

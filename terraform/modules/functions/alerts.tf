@@ -3,7 +3,7 @@
 locals {
   alerts = !var.alerts ? {} : {
     functions-errors = {
-      description = "Requests fail with 5xx: read the log for the codes (not_ready, deadline_exceeded, internal)."
+      description = "Requests fail with 5xx. The log has the codes (not_ready, deadline_exceeded, internal)."
       severity    = 1
       metric      = "Http5xx"
       aggregation = "Total"

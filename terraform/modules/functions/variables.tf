@@ -1,5 +1,5 @@
 variable "name" {
-  description = "What the resources' names begin with."
+  description = "Prefix of the resources' names."
   type        = string
 
   validation {
@@ -30,7 +30,7 @@ variable "tags" {
 }
 
 variable "suffix" {
-  description = "Small letters and digits that make the names of storage account and function app the only ones of their kind in Azure."
+  description = "Suffix of lower-case letters and digits that makes the names of storage account and function app unique in Azure."
   type        = string
 
   validation {
@@ -40,7 +40,7 @@ variable "suffix" {
 }
 
 variable "registry" {
-  description = "The container registry that has the image: its resource id, and the server that images' names begin with."
+  description = "The container registry of the image: its resource id, and its server, with which image names begin."
   type = object({
     id     = string
     server = string
@@ -48,7 +48,7 @@ variable "registry" {
 }
 
 variable "image" {
-  description = "The image (`azure/Dockerfile`) in the registry: its repository, and a tag that is never written again."
+  description = "The image (`azure/Dockerfile`) in the registry: its repository, and a tag that is never reused."
   type = object({
     repository = string
     tag        = string
@@ -69,12 +69,12 @@ variable "image" {
 }
 
 variable "log_analytics_workspace_id" {
-  description = "Workspace that Application Insights keeps its data in."
+  description = "Workspace in which Application Insights keeps its data."
   type        = string
 }
 
 variable "api_keys" {
-  description = "Keys of which a request must bring one. Hashes (`sha256:…`) keep the keys themselves out of Terraform's state."
+  description = "API keys; a request must carry one. Hashes (`sha256:…`) keep the keys themselves out of Terraform's state."
   type        = list(string)
   default     = []
   sensitive   = true
@@ -91,7 +91,7 @@ variable "api_keys" {
 }
 
 variable "api_keys_secret" {
-  description = "Instead of `api_keys`: a Key Vault secret that holds them, separated by commas. `uri` is its address without a version, `resource_id` what the role to read it is given on."
+  description = "Instead of `api_keys`: a Key Vault secret that holds them, separated by commas. `uri` is its address without a version. `resource_id` is the scope of the role that reads it."
   type = object({
     uri         = string
     resource_id = string
@@ -115,7 +115,7 @@ variable "api_keys_secret" {
 }
 
 variable "allow_anonymous" {
-  description = "Let everyone who reaches the service call it. Without it, keys are required."
+  description = "Whether everyone who reaches the service may call it. If not, keys are required."
   type        = bool
   default     = false
 
@@ -126,7 +126,7 @@ variable "allow_anonymous" {
 }
 
 variable "allowed_ip_ranges" {
-  description = "IPv4 address ranges (CIDR) that may reach the function app; all where it is empty."
+  description = "IPv4 address ranges (CIDR) that may reach the function app; empty for all."
   type        = list(string)
   default     = []
 
@@ -157,7 +157,7 @@ variable "plan" {
 }
 
 variable "environment" {
-  description = "Settings of the program (README, Configuration): MAX_LENGTH, CACHE_PAIRS, CORS_ORIGINS and so on."
+  description = "Settings of the program (docs/reference/configuration.md): MAX_LENGTH, CACHE_PAIRS, CORS_ORIGINS and so on."
   type        = map(string)
   default     = {}
 
@@ -175,7 +175,7 @@ variable "environment" {
 }
 
 variable "request_timeout_seconds" {
-  description = "Most seconds for one request. Less than what the fronts wait: 240 seconds at Container Apps, 230 at Functions."
+  description = "Timeout of one request in seconds. It must be less than the front's own: 240 seconds at Container Apps, 230 at Functions."
   type        = number
   default     = 220
 
@@ -186,13 +186,13 @@ variable "request_timeout_seconds" {
 }
 
 variable "alert_action_group_id" {
-  description = "Action group that alerts go to."
+  description = "Action group that alerts notify."
   type        = string
   default     = null
 }
 
 variable "alerts" {
-  description = "Whether there are alerts; said apart from the group, as the id of a group that does not exist yet is not known."
+  description = "Whether there are alerts. A separate variable, as the id of a group is unknown before it exists."
   type        = bool
   default     = false
 
@@ -203,7 +203,7 @@ variable "alerts" {
 }
 
 variable "otlp_endpoint" {
-  description = "Collector that the program sends traces to, as OTLP over HTTP; none where it is null."
+  description = "Collector that receives the program's traces, as OTLP over HTTP; null for none."
   type        = string
   default     = null
 

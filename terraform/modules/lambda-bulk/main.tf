@@ -320,7 +320,7 @@ resource "aws_iam_role_policy" "bulk_start" {
 
 resource "aws_cloudwatch_metric_alarm" "bulk" {
   alarm_name          = "${local.bulk_name}-failed"
-  alarm_description   = "A run over a file of pairs was given up. Its execution names the batches; redrive it once the cause is gone, and only those run again."
+  alarm_description   = "A run over a file of pairs was aborted. Its execution names the failed batches. Redrive it once the cause is gone; only those run again."
   namespace           = "AWS/States"
   metric_name         = "ExecutionsFailed"
   dimensions          = { StateMachineArn = aws_sfn_state_machine.bulk.arn }

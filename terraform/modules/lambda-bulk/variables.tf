@@ -1,5 +1,5 @@
 variable "name" {
-  description = "What the function, the state machine (`NAME-bulk`), the roles and the bucket are named after."
+  description = "Name of the function. The state machine (`NAME-bulk`), the roles and the bucket derive theirs from it."
   type        = string
   default     = "reranker"
   validation {
@@ -9,7 +9,7 @@ variable "name" {
 }
 
 variable "service" {
-  description = "What the bulk function has in common with the one that callers reach: the output `service` of the module `lambda`."
+  description = "Settings that the bulk function shares with the one that callers reach: the output `service` of the module `lambda`."
   type = object({
     image_uri              = string
     architecture           = string
@@ -43,7 +43,7 @@ variable "memory_mb" {
 }
 
 variable "batch_pairs" {
-  description = "Pairs of one call. It must be done in two minutes, and its texts must fit into 150 kB; longer ones make smaller batches by themselves."
+  description = "Maximum pairs of one call. A call must end within two minutes. Its texts must fit into 150 kB; longer texts make smaller batches by themselves."
   type        = number
   default     = 50
   validation {
@@ -53,7 +53,7 @@ variable "batch_pairs" {
 }
 
 variable "concurrency" {
-  description = "Most instances of the bulk function at a time. The account's limit is shared with everything else that runs in it."
+  description = "Maximum instances of the bulk function at a time. They count towards the account's limit."
   type        = number
   default     = 5
   validation {
@@ -63,7 +63,7 @@ variable "concurrency" {
 }
 
 variable "tolerated_failures" {
-  description = "Percentage of pairs that may fail before a run is given up. One that is refused has not failed: its row says why."
+  description = "Percentage of pairs that may fail before the run is aborted. A refused pair has not failed: its row gives the reason."
   type        = number
   default     = 1
   validation {

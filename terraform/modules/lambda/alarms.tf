@@ -12,7 +12,7 @@ locals {
 
   every_alarm = {
     errors = {
-      description = "Invocations crashed or ran out of time. The log's last lines before it say why; go back with stable_version."
+      description = "Invocations crashed or timed out. The log's last lines before that give the reason. Roll back with stable_version."
       namespace   = "AWS/Lambda", metric = "Errors", dimensions = local.on_the_alias
       statistic   = "Sum", percentile = null, threshold = 0, period = 60, periods = 3, datapoints = 2
     }
@@ -28,23 +28,23 @@ locals {
     }
     # The service answers its own faults as 5xx, which to Lambda are invocations that went well.
     server-errors = {
-      description = "The service answered 5xx, through whichever door. The log's request lines have the codes."
+      description = "The service answered 5xx, by the HTTP API or the Function URL. The log's request lines have the codes."
       namespace   = local.metrics, metric = "ServerErrors", dimensions = {}
       statistic   = "Sum", percentile = null, threshold = 0, period = 60, periods = 3, datapoints = 2
     }
     new-version-errors = {
-      description = "The version that comes crashes or runs out of time. A deployment goes back by itself; by hand: stable_version."
+      description = "The new version crashes or times out. A deployment rolls back by itself; by hand: stable_version."
       namespace   = "AWS/Lambda", metric = "Errors", dimensions = local.on_the_version
       statistic   = "Sum", percentile = null, threshold = 0, period = 60, periods = 1, datapoints = 1
     }
     # Only the service's own metrics tell versions apart (metrics = "full").
     new-version-server-errors = {
-      description = "The version that comes answers 5xx. A deployment goes back by itself; by hand: stable_version."
+      description = "The new version answers 5xx. A deployment rolls back by itself; by hand: stable_version."
       namespace   = "serverless-reranker", metric = "ServerErrors", dimensions = { Function = var.name, Version = local.coming_version }
       statistic   = "Sum", percentile = null, threshold = 0, period = 60, periods = 3, datapoints = 2
     }
     new-version-slow = {
-      description = "The version that comes is slower than alarm_p99_ms. A deployment goes back by itself; by hand: stable_version."
+      description = "The new version is slower than alarm_p99_ms. A deployment rolls back by itself; by hand: stable_version."
       namespace   = "AWS/Lambda", metric = "Duration", dimensions = local.on_the_version
       statistic   = null, percentile = "p99", threshold = var.alarm_p99_ms, period = 60, periods = 3, datapoints = 2
     }

@@ -1,5 +1,5 @@
 output "api_url" {
-  description = "Where clients with an API key go."
+  description = "URL for clients with an API key."
   value       = aws_apigatewayv2_api.this.api_endpoint
 }
 
@@ -9,12 +9,12 @@ output "api_id" {
 }
 
 output "function_url" {
-  description = "Where callers with IAM go; requests are signed for the service lambda."
+  description = "URL for callers with IAM; they sign requests for the service lambda."
   value       = aws_lambda_function_url.live.function_url
 }
 
 output "caller_policy_arn" {
-  description = "Policy for whoever may call the Function URL, and the HTTP API where it asks for IAM."
+  description = "Policy for callers of the Function URL, and of the HTTP API if it asks for IAM."
   value       = aws_iam_policy.caller.arn
 }
 
@@ -24,7 +24,7 @@ output "alias_arn" {
 }
 
 output "version" {
-  description = "The newest published version; stable_version goes back to one before it."
+  description = "The newest published version. stable_version rolls back to an earlier one."
   value       = aws_lambda_function.this.version
 }
 
@@ -34,7 +34,7 @@ output "log_groups" {
 }
 
 output "service" {
-  description = "What a bulk function has in common with this one, for the module `lambda-bulk`."
+  description = "Settings that a bulk function shares with this one, for the module `lambda-bulk`."
   value = {
     image_uri              = local.image_uri
     architecture           = var.architecture
