@@ -59,11 +59,12 @@ def state(addresses):
     return {"version": 4, "terraform_version": "1.11.0", "serial": 1, "lineage": "before", "outputs": {}, "resources": list(resources.values())}
 
 
-def terraform(root, *arguments):
+def terraform(root, *arguments, fails=False):
+    """What it says, or where it must fail, of what."""
     done = subprocess.run(["terraform", f"-chdir={root}", *arguments], capture_output=True, text=True)
-    if done.returncode:
+    if (done.returncode != 0) != fails:
         sys.exit(done.stdout[-4000:] + done.stderr[-4000:])
-    return done.stdout
+    return done.stderr if fails else done.stdout
 
 
 def main(root, addresses):
@@ -81,4 +82,5 @@ def main(root, addresses):
     print(f"{len(old)} resources from before there were modules: {moved} move, none is destroyed")
 
 
-main(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))

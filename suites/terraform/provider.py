@@ -1,6 +1,6 @@
-"""A Terraform provider that has a schema and nothing behind it: enough for `validate`, for tests with mocked providers, which ask a provider
-for its schema alone, and for a plan against a state that lists addresses (moved.py): what is in it exists, with made-up values, and every
-change is one in place. Nothing can be applied.
+"""A Terraform provider that has a schema, azurerm's rules for values (rules.py), and nothing behind them: enough for `validate`, for tests with
+mocked providers, which ask a provider for these alone, and for a plan against a state that lists addresses (moved.py, changes.py): what is in it
+exists, with made-up values, and every change is one in place. Nothing can be applied.
 
     provider.py NAMESPACE/NAME=SCHEMA...      files that schemas.py has written
 
@@ -18,6 +18,7 @@ from concurrent import futures
 
 import grpc
 import msgpack
+import rules
 from tf.gen import grpc_controller_pb2, grpc_controller_pb2_grpc, grpc_stdio_pb2_grpc, tfplugin_pb2, tfplugin_pb2_grpc
 
 BLOCK_NESTING = {"single": 1, "list": 2, "set": 3, "map": 4}
@@ -121,7 +122,9 @@ class Provider(tfplugin_pb2_grpc.ProviderServicer):
         return tfplugin_pb2.ValidateProviderConfig.Response()
 
     def ValidateResourceConfig(self, request, context):
-        return tfplugin_pb2.ValidateResourceConfig.Response()
+        values = msgpack.unpackb(request.config.msgpack, ext_hook=msgpack.ExtType)
+        told = [tfplugin_pb2.Diagnostic(severity=tfplugin_pb2.Diagnostic.ERROR, summary=fault) for fault in rules.faults(request.type_name, values)]
+        return tfplugin_pb2.ValidateResourceConfig.Response(diagnostics=told)
 
     def ValidateDataResourceConfig(self, request, context):
         return tfplugin_pb2.ValidateDataResourceConfig.Response()

@@ -5,7 +5,8 @@
 #   suites/terraform/run.sh terraform/aws|terraform/azure     that root, and every module and example with a provider of the same cloud
 #
 # The providers come from Terraform's registry, or from where TF_CLI_CONFIG_FILE says. Where neither has them, their schemas do, from
-# packages on PyPI (schemas.py), served by one process (provider.py): then all is checked but the rules that a provider has for values.
+# packages on PyPI (schemas.py), served by one process (provider.py). Of the rules that a provider has for values, azurerm's are then checked
+# as far as rules.py has them.
 # Works on a copy below target/terraform, so that no .terraform folder gets into the tree.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -83,9 +84,11 @@ check() { # FOLDER
 export -f check
 printf '%s\0' "${folders[@]}" | xargs -0 -n 1 -P "$(nproc)" bash -c 'check "$1"' check
 
-step "what was deployed before there were modules"
+step "changes of what is deployed: modules where there were none, every variable"
 if [[ -v TF_REATTACH_PROVIDERS ]]; then
     python3 $here/moved.py "$work/${source##*/}" "$here/before/${source##*/}.txt"
+    # Of terraform/aws suites/deploy changes every variable on a stack that runs.
+    [[ $source == terraform/aws ]] || python3 $here/changes.py "$work/${source##*/}"
 else
     echo "NOT RUN: the true providers would ask for an account" >&2
 fi
