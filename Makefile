@@ -100,6 +100,7 @@ lint: ## clippy, warnings denied
 	python3 bench/costs.py --check
 	python3 bench/models.py --check
 	python3 bench/charts.py --check
+	python3 docs/pictures/clouds.py --check
 	suites/run --check
 
 docs: ## write the generated parts of docs/reference from the program
@@ -193,8 +194,9 @@ bench-gpu: cuda | $(PYTHON) #- on a machine with a GPU: parity with f32, memory 
 fidelity: build | $(PYTHON) #- the difference of int8 from f32, on four models; ARGS="--data DIR" compares rankings too
 	$(PYTHON) bench/fidelity.py $(ARGS)
 
-charts: #- draw bench/charts/*.svg from the records
+charts: #- draw bench/charts/*.svg from the records, and docs/pictures/*.svg
 	python3 bench/charts.py
+	python3 docs/pictures/clouds.py
 
 compare: build $(SYNTHETIC)/model.safetensors #- compare a full-size model's logits with PyTorch's f32, to 1e-4
 	PRECISION=f32 MODEL_DIR=$(SYNTHETIC) $(BINARY) score --raw --jsonl bench/pairs.jsonl > target/bench/compare.jsonl

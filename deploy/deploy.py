@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Deploys the service and takes it away: one command for each. `make help` has the commands, docs/deploying.md the page to follow.
+"""Deploys the service and takes it away: one command for each. `make help` has the commands, docs/guides/deploying.md the page to follow.
 
     deploy.py deploy|rollback|rotate-key|destroy aws|azure|azure-gpu|functions
     deploy.py prove aws|azure
