@@ -1,34 +1,34 @@
-# serverless-reranker. `make help` lists what there is to do.
+# serverless-reranker. `make help` lists the tasks.
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-# Where cargo builds: CARGO_TARGET_DIR, or what a configuration of cargo says.
+# Cargo's target folder: of CARGO_TARGET_DIR, or of cargo's configuration.
 TARGET := $(patsubst $(CURDIR)/%,%,$(or $(shell cargo metadata --no-deps --offline --format-version 1 2>/dev/null | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'),$(CARGO_TARGET_DIR),target))
-# With BINARY=… what needs a built program takes that one, and `build` builds none.
+# With BINARY=… every target uses that program, and `build` builds none.
 BINARY := $(TARGET)/release/reranker
 DEMO := models/demo
-# What a debugger needs goes into a file beside the program: 41 MB are left of 204, and panics still name their lines while it is there.
+# Debug information goes into a file beside the program, which shrinks from 204 MB to 41. Panics name their lines while that file is there.
 SPLIT_DEBUG = if command -v objcopy >/dev/null && readelf -S $(BINARY) 2>/dev/null | grep '\.debug_line' >/dev/null; then \
 	objcopy --only-keep-debug $(BINARY) $(BINARY).debug && objcopy --strip-debug --add-gnu-debuglink=$(BINARY).debug $(BINARY); fi
-# Packs the demo model if this program can't serve what is there.
+# Packs the demo model, unless this program can serve the packed file that is there.
 PACK = PRECISION=int8 $(BINARY) verify --model $(DEMO) >/dev/null 2>&1 || $(BINARY) pack --model $(DEMO)
-# With them the tests' models serve int8.
+# While these files exist, the tests' models serve int8.
 TEST_PACKED := tests/golden/xlm-roberta/packed.safetensors $(DEMO)/packed.safetensors
 LOG := run/reranker.log
-# Python with the peers is needed only for measuring against them: `make bench`, `make compare`.
+# Python with the other engines, for comparisons alone: `make bench`, `make compare`.
 PYTHON ?= target/bench/venv/bin/python
 SYNTHETIC := target/bench/synthetic
 # A folder with the true tokenizer.json of bge-reranker-v2-m3; without it the synthetic model gets a trivial one.
 TOKENIZER ?=
 EVENT ?= events/apigw-v2.json
-# The image, and where `make push` sends it: REPOSITORY is a registry's, TAG the release.
+# The image's local name; the registry's repository and the tag of `make push`.
 IMAGE ?= reranker
 REPOSITORY ?=
 TAG ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 
-# A target with `## TEXT` is in `make help`, one with `#- TEXT` in `make suites`.
+# `make help` lists targets with `## TEXT`, `make suites` those with `#- TEXT`.
 .PHONY: $(shell sed -nE 's/^([a-z0-9-]+( [a-z0-9-]+)*):.*/\1/p' $(MAKEFILE_LIST))
 
 ## Start
@@ -63,7 +63,7 @@ logs: ## follow the log of `make run`, `make run-image` or `make up`
 	@if [ -n "$$(docker compose ps --quiet 2>/dev/null)" ]; then docker compose logs --tail 100 --follow; else tail -n 100 -F $(LOG); fi
 
 event:
-	@test -f "$(EVENT)" || { echo "EVENT=$(EVENT): there is no such file. There are:" events/*.json >&2; exit 2; }
+	@test -f "$(EVENT)" || { echo "EVENT=$(EVENT): no such file. Choose one of:" events/*.json >&2; exit 2; }
 
 invoke: event build #- send EVENT=events/….json through the real Lambda runtime loop
 	cargo build --release --locked --quiet --package reranker --package reranker-tools
@@ -89,7 +89,7 @@ test: ## all tests that need nothing but this machine, the service's on f32 and 
 	for model in $(dir $(TEST_PACKED)); do $(TARGET)/debug/reranker pack --model $$model; done; \
 	cargo test --workspace --locked --test it -- api:: dialects:: server:: lambda:: azure::
 
-check: fmt lint test ## `make fmt lint test`, the image, AWS and Azure: all that must pass before a roll-out
+check: fmt lint test ## every check before a roll-out: `make fmt lint test`, the image, AWS and Azure
 	suites/run image aws azure
 
 fmt: #- check the format
@@ -106,8 +106,8 @@ lint: ## clippy, warnings denied
 docs: ## write the generated parts of docs/reference from the program
 	UPDATE_DOCS=1 cargo test --locked --test it documented::
 
-suite: ## drive what is finished from outside: SUITES="s3 load" (ARGS for a single one); `make suites` lists them
-	@test -n "$(SUITES)" || { echo 'SUITES: names of `make suites`, as in SUITES="s3 load"' >&2; exit 2; }
+suite: ## drive the finished program from outside: SUITES="s3 load" (ARGS for one suite); `make suites` lists them
+	@test -n "$(SUITES)" || { echo 'SUITES is empty: give names from `make suites`, as in SUITES="s3 load"' >&2; exit 2; }
 	@suites/run $(SUITES) $(if $(filter file,$(origin BINARY)),,--program $(BINARY)) $(if $(ARGS),-- $(ARGS))
 
 suites:
@@ -125,7 +125,7 @@ bench-models: build | $(PYTHON) #- time every known model's shape, beside ONNX R
 
 ## Deploy
 
-# Of what CLOUD is: aws, azure, azure-gpu or functions. What make is given on its command line, deploy/deploy.py finds in the environment.
+# deploy/deploy.py finds the variables of make's command line in its environment.
 CLOUDS := aws azure azure-gpu functions
 PLACES := $(foreach action,deploy rollback rotate-key destroy,$(addprefix $(action)-,$(CLOUDS)))
 .PHONY: $(PLACES)
@@ -136,14 +136,14 @@ destroy-aws: ## remove a deployment, with images, logs and keys; destroy-azure a
 $(PLACES):
 	@python3 deploy/deploy.py $(foreach cloud,$(CLOUDS),$(if $(filter %-$(cloud),$@),$(patsubst %-$(cloud),%,$@) $(cloud)))
 
-status: ## every deployment made from here, and its health
+status: ## list the deployments made from here, and their health
 	@python3 deploy/deploy.py status
 
-smoke: #- every deployment made from here: ready, the right model, the published scores
+smoke: #- check the deployments made from here: ready, the right model, the published scores
 	@python3 deploy/deploy.py smoke
 
-prove-aws: #- deploy, measure, change, go back and remove on your own AWS account, for at most MAX_DOLLARS; keeps a record in run/prove
-prove-azure: #- the same on your own subscription of Azure
+prove-aws: #- deploy, measure, change, roll back and remove on your own AWS account, for at most MAX_DOLLARS; keeps a record in run/prove
+prove-azure: #- the same on your own Azure subscription
 prove-aws prove-azure:
 	@python3 deploy/deploy.py prove $(@:prove-%=%)
 
@@ -158,7 +158,7 @@ run-image: ## serve on $PORT (8000) from the image, isolated as in docker-compos
 	    --env API_KEYS $(RUN_ARGS) $(IMAGE) 2>&1 | tee -ia $(LOG)
 
 push: ## push the image to REPOSITORY as TAG, and print the digest to deploy
-	@test -n "$(REPOSITORY)" || { echo "REPOSITORY: the registry's repository, as in REPOSITORY=123456789012.dkr.ecr.eu-central-1.amazonaws.com/reranker" >&2; exit 2; }
+	@test -n "$(REPOSITORY)" || { echo "REPOSITORY is empty: give the registry's repository, as in REPOSITORY=123456789012.dkr.ecr.eu-central-1.amazonaws.com/reranker" >&2; exit 2; }
 	docker tag $(IMAGE) $(REPOSITORY):$(TAG)
 	@docker push $(REPOSITORY):$(TAG) | tee /dev/stderr | sed -n 's|.* digest: \(sha256:[0-9a-f]*\).*|$(REPOSITORY)@\1|p'
 
@@ -169,7 +169,7 @@ sbom: #- write the contents of the image as CycloneDX: target/image/sbom.cdx.jso
 	suites/image/tools.sh
 	target/image/tools/bin/syft scan --quiet --output cyclonedx-json=target/image/sbom.cdx.json docker:$(IMAGE)
 
-check-reproducible: image #- build the image again from nothing, and compare every file
+check-reproducible: image #- build the image a second time from nothing, and compare every file
 	$(MAKE) --no-print-directory image IMAGE=$(IMAGE)-again BUILD_ARGS="--no-cache $(BUILD_ARGS)"
 	suites/image/contents.py $(IMAGE) $(IMAGE)-again
 
@@ -186,19 +186,19 @@ lock: #- write the checksums of Terraform's providers for four platforms, to be 
 cuda: #- build target/cuda/release/reranker for NVIDIA GPUs; needs the CUDA toolkit (CUDA_COMPUTE_CAP, by default 75: any from a T4 on)
 	CUDA_COMPUTE_CAP=$${CUDA_COMPUTE_CAP:-75} cargo build --release --locked --features cuda --target-dir target/cuda
 
-bench-gpu: cuda | $(PYTHON) #- on a machine with a GPU: parity with f32, memory exhaustion, and speed beside PyTorch; keeps a record (ARGS)
+bench-gpu: cuda | $(PYTHON) #- measure a GPU: parity with f32, memory exhaustion, speed beside PyTorch; keeps a record (ARGS)
 	PYTHON=$(PYTHON) bench/gpu/device.sh target/cuda/release/reranker $(ARGS)
 
 # Measuring, and numbers beside PyTorch
 
-fidelity: build | $(PYTHON) #- the difference of int8 from f32, on four models; ARGS="--data DIR" compares rankings too
+fidelity: build | $(PYTHON) #- measure how far int8 scores are from f32, on four models; ARGS="--data DIR" compares rankings too
 	$(PYTHON) bench/fidelity.py $(ARGS)
 
 charts: #- draw bench/charts/*.svg from the records, and docs/pictures/*.svg
 	python3 bench/charts.py
 	python3 docs/pictures/clouds.py
 
-compare: build $(SYNTHETIC)/model.safetensors #- compare a full-size model's logits with PyTorch's f32, to 1e-4
+compare: build $(SYNTHETIC)/model.safetensors #- compare a full-size model's logits with PyTorch's f32; tolerance 1e-4
 	PRECISION=f32 MODEL_DIR=$(SYNTHETIC) $(BINARY) score --raw --jsonl bench/pairs.jsonl > target/bench/compare.jsonl
 	$(PYTHON) bench/pytorch/compare.py $(SYNTHETIC) bench/pairs.jsonl target/bench/compare.jsonl --tolerance 1e-4
 
