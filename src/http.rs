@@ -17,6 +17,7 @@ mod page;
 mod path;
 mod playground;
 mod score;
+mod status;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -39,11 +40,12 @@ use mounts::Mounts;
 use reranker_domain::Limits;
 
 pub use auth::{BadKey, BadKeyFile, KeyLimits, Keyring, Keys};
-pub use error::{ERROR_CODES, ErrorCode, Refusal};
+pub use error::Rejection;
 pub use error_format::Told;
 pub use health::{KnownModel, KnownTime, Quality};
 pub use observe::RequestId;
 pub use path::SentUri;
+pub use status::{Answered, answered};
 
 /// When a request must have been answered. Attached by a host that knows; the server's own limit applies besides.
 #[derive(Debug, Clone, Copy)]
@@ -181,7 +183,7 @@ pub fn router(service: Service, settings: Settings) -> Router {
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(CatchPanicLayer::custom(|_| {
-            Refusal::Panicked.into_response()
+            Rejection::Panicked.into_response()
         }))
         .layer(middleware::from_fn_with_state(app.clone(), auth::guard))
         .layer(middleware::from_fn_with_state(
@@ -239,7 +241,7 @@ fn cors(origins: &[String]) -> CorsLayer {
 async fn unknown_route(State(app): State<App>, request: Request) -> Response {
     let paths = app.routes.iter().filter_map(|route| route.split_once(' '));
     let paths: Vec<&str> = paths.map(|(_, path)| path).collect();
-    Refusal::UnknownRoute {
+    Rejection::UnknownRoute {
         advice: path::advice(request.uri().path(), &paths),
         routes: app.routes.to_vec(),
     }
@@ -247,5 +249,5 @@ async fn unknown_route(State(app): State<App>, request: Request) -> Response {
 }
 
 async fn wrong_method() -> Response {
-    Refusal::WrongMethod.into_response()
+    Rejection::WrongMethod.into_response()
 }

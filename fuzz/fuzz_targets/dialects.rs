@@ -10,8 +10,8 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use reranker_json as json;
 use serde_json::Value;
-use reranker_dialects::{About, Dialect, Failure, Fields, Sender, Shape, azure, bedrock, cohere, common, infinity, jina, llama_cpp, mixedbread, native, pinecone, tei, vllm, voyage};
-use reranker_domain::{Error, Invalid, Limits, Ranking, Request, Score, Sentence};
+use reranker_dialects::{About, Dialect, Failure, Fields, Named, Names, Sender, Shape, azure, bedrock, cohere, common, infinity, jina, llama_cpp, mixedbread, native, pinecone, tei, vllm, voyage};
+use reranker_domain::{Code, Field, Limits, Ranking, Refusal, Request, Score, Sentence};
 use reranker_engine::tokenizer::sentences;
 
 const LIMITS: Limits = Limits {
@@ -68,14 +68,18 @@ fn shown(body: &[u8], of_pinecone: bool) {
         Ok(Shape::Common) => through::<common::Common>(body),
         Ok(Shape::Mixedbread) => through::<mixedbread::Mixedbread>(body),
         Ok(Shape::VllmScore) => through::<vllm::Score>(body),
-        Err(invalid) => assert_eq!(invalid.code, "unknown_shape"),
+        Err(refusal) => assert_eq!(refusal.code, Code::UnknownShape),
     }
 }
 
 fn through<D: Dialect>(body: &[u8]) {
     let before = memory::start();
     let text = json::mended(body);
-    let read = json::parse(&text).and_then(|body| D::read(body, &LIMITS));
+    let mut names = Names::USUAL;
+    let read = json::parse(&text).and_then(|body: D::Body| {
+        names = body.names();
+        D::read(body, &LIMITS)
+    });
     let used = before.used();
     assert!(
         used.peak <= 8 * body.len() + CONSTANT_BYTES,
@@ -90,12 +94,14 @@ fn through<D: Dialect>(body: &[u8]) {
     match read {
         Ok((request, kept)) => {
             check(&request);
+            let last = Field::Document(request.pairs.len() - 1);
+            assert!(!names.name(&last).is_empty());
             let answer = D::answer(kept, &ranking(&request), &about());
             let json = serde_json::to_vec(&answer).expect("an answer is JSON");
             let value: Value = serde_json::from_slice(&json).expect("JSON is read again");
             places(&value, request.pairs.len());
         }
-        Err(invalid) => refuse::<D>(invalid),
+        Err(refusal) => refuse::<D>(refusal, names),
     }
 }
 
@@ -108,8 +114,6 @@ fn check(request: &Request) {
             assert!(text.chars().count() <= LIMITS.text_chars);
         }
     }
-    let field = (request.document_field)(request.pairs.len() - 1);
-    assert!(!field.is_empty());
 }
 
 /// Scores with ties, extremes and every kind of zero, as a model might give them.
@@ -175,10 +179,15 @@ fn places(value: &Value, pairs: usize) {
     }
 }
 
-fn refuse<D: Dialect>(invalid: Invalid) {
-    assert!(!invalid.code.is_empty() && !invalid.message.is_empty());
-    let mut failure = Failure::from(&Error::from(invalid));
-    failure.status = 422;
+fn refuse<D: Dialect>(refusal: Refusal, names: Names) {
+    let failure = Failure {
+        refusal,
+        names,
+        status: 422,
+        routes: Vec::new(),
+    };
+    assert!(!failure.message().is_empty());
+    assert!(failure.field().is_none_or(|field| !field.is_empty()));
     let json = serde_json::to_vec(&D::error(&failure)).expect("an error is JSON");
     serde_json::from_slice::<Value>(&json).expect("JSON is read again");
     D::error_type(&failure);

@@ -4,6 +4,7 @@ mod gzip;
 mod input;
 mod kept;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Seek, Write};
@@ -25,7 +26,7 @@ use super::origin::Origin;
 use super::output::{self, note};
 use super::{ModelArg, Usage, setup};
 use crate::config::Config;
-use reranker_domain::{Error, Invalid, Limits, Pair, Request, Score, Selection, Truncation};
+use reranker_domain::{Error, Field, Limits, Pair, Refusal, Request, Score, Selection, Truncation};
 use reranker_engine::Engine;
 
 #[derive(clap::Args)]
@@ -117,34 +118,34 @@ impl Scorer<'_> {
         Request {
             max_length: self.args.max_length,
             truncation: self.args.truncation,
-            document_field: |_| "passage".into(),
             ..Request::new(pairs)
         }
     }
 
     fn passages(&self, query: &str) -> anyhow::Result<ExitCode> {
-        let usage = |invalid: Invalid| Usage(invalid.to_string());
+        let said = |refusal: &Refusal| refusal.message(named);
+        let usage = |refusal: Refusal| Usage(said(&refusal));
         self.limits
-            .check_query(|| "--query".into(), query)
+            .check_query(Field::Query(0), query)
             .map_err(usage)?;
         let query: Arc<str> = query.into();
         let passages = &self.args.passages;
         let mut pairs = Vec::with_capacity(passages.len());
         for (index, passage) in passages.iter().enumerate() {
             self.limits
-                .check_text(|| format!("passage {}", index + 1), passage)
+                .check_text(Field::Document(index), passage)
                 .map_err(usage)?;
             pairs.push(Pair {
                 query: Arc::clone(&query),
                 document: passage.as_str().into(),
             });
         }
-        let request = Request {
-            document_field: |index| format!("passage {}", index + 1),
-            ..self.request(pairs)
-        };
+        let request = self.request(pairs);
         self.engine.check(&request).map_err(usage)?;
-        let scores = self.engine.score(&request)?;
+        let scores = match self.engine.score(&request) {
+            Err(Error::Invalid(refusal)) => anyhow::bail!(said(&refusal)),
+            scores => scores?,
+        };
         let all = Selection {
             top: None,
             min_score: None,
@@ -164,10 +165,10 @@ impl Scorer<'_> {
     }
 
     /// The scores of pairs that were checked, or what is wrong with each. One that the model refuses spoils no other.
-    fn each(&self, pairs: &[Pair]) -> anyhow::Result<Vec<Result<Score, Invalid>>> {
+    fn each(&self, pairs: &[Pair]) -> anyhow::Result<Vec<Result<Score, Refusal>>> {
         match self.engine.score(&self.request(pairs.to_vec())) {
             Ok(scores) => Ok(scores.into_iter().map(Ok).collect()),
-            Err(Error::Invalid(invalid)) if pairs.len() == 1 => Ok(vec![Err(invalid)]),
+            Err(Error::Invalid(refusal)) if pairs.len() == 1 => Ok(vec![Err(refusal)]),
             Err(Error::Invalid(_)) => {
                 let (first, second) = pairs.split_at(pairs.len() / 2);
                 let mut scores = self.each(first)?;
@@ -176,6 +177,15 @@ impl Scorer<'_> {
             }
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// What the command line calls a field.
+fn named(field: &Field) -> Cow<'static, str> {
+    match field {
+        Field::Query(_) => "--query".into(),
+        Field::Document(index) => format!("passage {}", index + 1).into(),
+        field => field.to_string().into(),
     }
 }
 
@@ -206,7 +216,7 @@ impl<'a> Bulk<'a> {
         scorer
             .engine
             .check(&scorer.request(Vec::new()))
-            .map_err(|invalid| Usage(invalid.to_string()))?;
+            .map_err(|refusal| Usage(refusal.to_string()))?;
         let out = scorer.args.out.as_deref();
         let name = match input.to_str() {
             Some("-") => "stdin".to_owned(),
@@ -385,7 +395,7 @@ impl<'a> Bulk<'a> {
         for (number, digest, line) in asked {
             let score = match line.pair {
                 Ok(_) => scores.next().expect("a score for each pair"),
-                Err(invalid) => Err(invalid),
+                Err(refusal) => Err(refusal),
             };
             let id = line.id.as_deref();
             let mut row = match score {
@@ -400,14 +410,15 @@ impl<'a> Bulk<'a> {
                         truncated: score.truncated(),
                     })?
                 }
-                Err(invalid) => {
-                    *self.failed.entry(invalid.code).or_default() += 1;
+                Err(refusal) => {
+                    let code = refusal.code.name();
+                    *self.failed.entry(code).or_default() += 1;
                     serde_json::to_string(&Failed {
                         id,
                         line: number,
                         error: Reason {
-                            code: invalid.code,
-                            message: &invalid.message,
+                            code,
+                            message: &refusal.message(input::named),
                         },
                     })?
                 }

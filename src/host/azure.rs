@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
 use super::lenient::{Fields, Json, readable};
-use crate::http::Refusal;
+use crate::http::Rejection;
 
 /// Enough of a body to tell what it is.
 const BEGINNING: usize = 64;
@@ -61,7 +61,7 @@ pub fn triggers(router: Router, body_bytes: usize, timeout: Duration) -> Router 
             Ok(match tokio::time::timeout(timeout, read).await {
                 Ok((_turn, Ok(trigger))) => answer(router, &trigger).await,
                 Ok((_, Err(refusal))) => refusal.by_host(None),
-                Err(_) => Refusal::BodyTooSlow.by_host(None),
+                Err(_) => Rejection::BodyTooSlow.by_host(None),
             })
         }
     });
@@ -91,10 +91,10 @@ fn begins_trigger(begun: &[u8]) -> bool {
     first.starts_with(b"\"Data\"") || first.starts_with(b"\"Metadata\"")
 }
 
-async fn rest(mut body: Body, mut begun: BytesMut, limit: usize) -> Result<Bytes, Refusal> {
+async fn rest(mut body: Body, mut begun: BytesMut, limit: usize) -> Result<Bytes, Rejection> {
     loop {
         if begun.len() > limit {
-            return Err(Refusal::BodyTooLarge { got: None, limit });
+            return Err(Rejection::BodyTooLarge { got: None, limit });
         }
         match body.frame().await {
             Some(Ok(frame)) => {
@@ -102,7 +102,7 @@ async fn rest(mut body: Body, mut begun: BytesMut, limit: usize) -> Result<Bytes
                     begun.extend_from_slice(&data);
                 }
             }
-            Some(Err(_)) => return Err(Refusal::BodyUnreadable),
+            Some(Err(_)) => return Err(Rejection::BodyUnreadable),
             None => return Ok(begun.freeze()),
         }
     }
@@ -137,7 +137,7 @@ impl HttpBody for Begun {
 async fn answer(router: Router, trigger: &[u8]) -> Response {
     let text = readable(trigger);
     let Some(json) = Json::parse(&text) else {
-        return Refusal::MalformedEvent {
+        return Rejection::MalformedEvent {
             field: None,
             problem: "the trigger is no JSON",
         }
@@ -166,7 +166,7 @@ async fn answer(router: Router, trigger: &[u8]) -> Response {
             Err(refusal) => refusal.by_host(None),
         },
         // A message that is answered with success is gone from its queue.
-        None if foreign => Refusal::UnsupportedEvent {
+        None if foreign => Rejection::UnsupportedEvent {
             kind: "a trigger that is neither HTTP, nor a timer, nor the warm-up",
         }
         .by_host(None),
@@ -189,8 +189,8 @@ fn is_sign_of_life(value: Json) -> bool {
 }
 
 /// The HTTP request in a trigger.
-fn requested(http: &Fields) -> Result<Request, Refusal> {
-    let malformed = |field, problem| Refusal::MalformedEvent {
+fn requested(http: &Fields) -> Result<Request, Rejection> {
+    let malformed = |field, problem| Rejection::MalformedEvent {
         field: Some(field),
         problem,
     };

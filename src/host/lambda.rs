@@ -19,7 +19,7 @@ use tower::ServiceExt;
 pub use runtime::{End, Invocation, Reply, Source};
 
 use super::lenient::{Json, readable};
-use crate::http::{Deadline, Refusal, RequestId};
+use crate::http::{Deadline, Rejection, RequestId};
 use crate::telemetry::Traces;
 use event::{Event, Form, Wish};
 use runtime::Api;
@@ -102,7 +102,7 @@ pub async fn answer(router: Router, invocation: Invocation) -> Reply {
             Reply::Answer(warm(health).await)
         }
         Wish::Foreign { kind, records } => {
-            let refusal = Refusal::UnsupportedEvent { kind };
+            let refusal = Rejection::UnsupportedEvent { kind };
             match refused(form, refusal, &invocation.id).await {
                 Reply::Answer(body) if !records.is_empty() => {
                     Reply::Answer(with_failures(&body, records))
@@ -119,7 +119,7 @@ async fn routed(router: Router, request: Request<Body>) -> Response<Body> {
 }
 
 /// An event that comes to no request is no failure of the function: alarms watch those, and anybody may send anything.
-async fn refused(form: Form, refusal: Refusal, id: &str) -> Reply {
+async fn refused(form: Form, refusal: Rejection, id: &str) -> Reply {
     let response = reply::instead(refusal, None, HeaderValue::from_str(id).ok());
     let told = response.extensions().get::<crate::http::Told>();
     let code = told.and_then(|told| told.failure()).map(|(code, _)| code);

@@ -19,6 +19,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::header::{CONNECTION, TRANSFER_ENCODING};
 use http::{HeaderValue, Version};
+use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -28,6 +29,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
 
+use crate::http::Rejection;
 use crate::telemetry::Metrics;
 use connection::{Answering, ConnectionState, Phase};
 
@@ -220,17 +222,19 @@ impl Acceptor {
 }
 
 /// Says why, and reads a little of what is on its way: closing on unread bytes would take the answer back.
-async fn refuse(mut stream: TcpStream, most: usize) -> std::io::Result<()> {
-    let message = format!("all {most} connections are in use: try again in 1 s");
-    let body = format!(
-        r#"{{"error":{{"code":"busy","message":"{message}","limit":{most}}},"detail":"{message}"}}"#
-    );
-    let answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: {}\r\nretry-after: 1\r\n\
-         retry-after-ms: 1000\r\nconnection: close\r\n\r\n{body}",
-        body.len()
-    );
-    stream.write_all(answer.as_bytes()).await?;
+async fn refuse(mut stream: TcpStream, limit: usize) -> std::io::Result<()> {
+    let (head, body) = Rejection::NoConnection { limit }.by_host(None).into_parts();
+    let body = body.collect().await.map_err(std::io::Error::other)?;
+    let body = body.to_bytes();
+    let (status, length) = (head.status, body.len());
+    let lines = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n");
+    let mut answer = lines.into_bytes();
+    for (name, value) in &head.headers {
+        answer.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    answer.extend_from_slice(b"\r\n");
+    answer.extend_from_slice(&body);
+    stream.write_all(&answer).await?;
     stream.shutdown().await?;
     let mut unread = [0; 4096];
     while stream.read(&mut unread).await? > 0 {}

@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 
 use super::body::ReadBody;
 use super::budget::{Reservation, Use};
-use super::error::Refusal;
+use super::error::Rejection;
 use super::error_format::ErrorFormat;
 use super::observe::{Work, callers_timeout, unix_seconds};
 use super::path::SentUri;
@@ -98,7 +98,7 @@ pub async fn guard(State(app): State<App>, request: Request, next: Next) -> Resp
         return response;
     }
     let given = candidates(request.headers()).next().is_some();
-    Refusal::Unauthorized { given }.into_response()
+    Rejection::Unauthorized { given }.into_response()
 }
 
 /// Lets a key's request in, as far as the limits of its name allow. What is asked with GET costs nothing, and is not counted.
@@ -152,8 +152,8 @@ async fn signed(
     app: &App,
     keys: &Keys,
     request: Request,
-) -> Result<(Request, Option<KeyName>), Refusal> {
-    let wrong = Refusal::Unauthorized { given: true };
+) -> Result<(Request, Option<KeyName>), Rejection> {
+    let wrong = Rejection::Unauthorized { given: true };
     let limit = app.settings.body_bytes;
     let (mut head, body) = request.into_parts();
     let deadline = head.extensions.get::<Deadline>().map(|deadline| deadline.0);

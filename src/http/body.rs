@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::Deadline;
 use super::budget::{BodyBudget, Reservation, Use};
-use super::error::Refusal;
+use super::error::Rejection;
 
 /// A whole body, and its reservation for as long as anything is made of it.
 #[derive(Debug, Clone)]
@@ -32,22 +32,22 @@ pub async fn json(
     request: Request,
     limit: usize,
     budget: &Arc<BodyBudget>,
-) -> Result<ReadBody, Refusal> {
+) -> Result<ReadBody, Rejection> {
     check_media_type(&request)?;
     let deadline = request.extensions().get::<Deadline>().copied();
     read(request, limit, budget, deadline.map(|Deadline(at)| at)).await
 }
 
 /// JSON by any of its names; a request that names no type is taken at its word too.
-fn check_media_type(request: &Request) -> Result<(), Refusal> {
+fn check_media_type(request: &Request) -> Result<(), Rejection> {
     // Nothing is unpacked here, so nothing can unpack to more than it was.
     let mut encodings = request.headers().get_all(CONTENT_ENCODING).iter();
     if encodings.any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
-        return Err(Refusal::Encoded);
+        return Err(Rejection::Encoded);
     }
     let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
     if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
-        return Err(Refusal::TransferCoding);
+        return Err(Rejection::TransferCoding);
     }
     let Some(declared) = request.headers().get(CONTENT_TYPE) else {
         return Ok(());
@@ -65,7 +65,7 @@ fn check_media_type(request: &Request) -> Result<(), Refusal> {
     if is_json {
         Ok(())
     } else {
-        Err(Refusal::MediaType)
+        Err(Rejection::MediaType)
     }
 }
 
@@ -75,7 +75,7 @@ pub async fn read(
     limit: usize,
     budget: &Arc<BodyBudget>,
     deadline: Option<Instant>,
-) -> Result<ReadBody, Refusal> {
+) -> Result<ReadBody, Rejection> {
     if let Some(whole) = request.extensions().get::<ReadBody>() {
         return Ok(whole.clone());
     }
@@ -92,7 +92,7 @@ pub async fn read_into(
     budget: &BodyBudget,
     deadline: Option<Instant>,
     hash: Option<&mut Sha256>,
-) -> Result<(Bytes, Reservation), Refusal> {
+) -> Result<(Bytes, Reservation), Rejection> {
     let announced = request
         .headers()
         .get(CONTENT_LENGTH)
@@ -100,7 +100,7 @@ pub async fn read_into(
     if let Some(got) = announced
         && got > limit as u64
     {
-        return Err(Refusal::BodyTooLarge {
+        return Err(Rejection::BodyTooLarge {
             got: Some(got),
             limit,
         });
@@ -115,7 +115,7 @@ pub async fn read_into(
     match deadline {
         Some(at) => tokio::time::timeout_at(at.into(), collect)
             .await
-            .map_err(|_| Refusal::BodyTooSlow)?,
+            .map_err(|_| Rejection::BodyTooSlow)?,
         None => collect.await,
     }
 }
@@ -127,15 +127,15 @@ async fn collect(
     mut taken: Reservation,
     budget: &BodyBudget,
     mut hash: Option<&mut Sha256>,
-) -> Result<(Bytes, Reservation), Refusal> {
+) -> Result<(Bytes, Reservation), Rejection> {
     let mut whole = Vec::new();
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|_| Refusal::BodyUnreadable)?.into_data() else {
+        let Ok(data) = frame.map_err(|_| Rejection::BodyUnreadable)?.into_data() else {
             // Trailers say nothing to us.
             continue;
         };
         if data.len() > limit - whole.len() {
-            return Err(Refusal::BodyTooLarge { got: None, limit });
+            return Err(Rejection::BodyTooLarge { got: None, limit });
         }
         if !taken.take(data.len()) {
             return Err(budget.none());
@@ -198,7 +198,7 @@ mod tests {
         let announced = request(&[(CONTENT_LENGTH, "2000")], "x");
         assert!(matches!(
             read(announced, 1000, &BodyBudget::new(1 << 20, 1 << 20), None).await,
-            Err(Refusal::BodyTooLarge {
+            Err(Rejection::BodyTooLarge {
                 got: Some(2000),
                 limit: 1000
             })
@@ -211,7 +211,7 @@ mod tests {
                 None
             )
             .await,
-            Err(Refusal::BodyTooLarge { got: None, .. })
+            Err(Rejection::BodyTooLarge { got: None, .. })
         ));
         let budget = BodyBudget::new(1 << 20, 1 << 20);
         let fits = read(request(&[], vec![b' '; 1000]), 1000, &budget, None).await;
@@ -233,14 +233,14 @@ mod tests {
         for refused in [body(301), announced] {
             assert!(matches!(
                 read(refused, 1 << 20, &budget, None).await,
-                Err(Refusal::NoRoom { limit }) if limit == 800 * KIB
+                Err(Rejection::NoRoom { limit }) if limit == 800 * KIB
             ));
             assert_eq!(budget.body_bytes(), 400 * KIB);
         }
         let second = read(body(300), 1 << 20, &budget, None).await.expect("fits");
         let small = read(body(64), 1 << 20, &budget, None).await.expect("fits");
         let none = read(body(64), 1 << 20, &budget, None).await;
-        assert!(matches!(none, Err(Refusal::NoRoom { .. })));
+        assert!(matches!(none, Err(Rejection::NoRoom { .. })));
         drop((first, second, small));
         assert_eq!(budget.body_bytes(), 0);
     }
@@ -283,7 +283,7 @@ mod tests {
                 deadline
             )
             .await,
-            Err(Refusal::BodyTooSlow)
+            Err(Rejection::BodyTooSlow)
         ));
     }
 }

@@ -11,7 +11,7 @@ use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use serde::Serialize;
 
-use super::error::Refusal;
+use super::error::Rejection;
 
 /// The memory budget for the bodies and answers of all requests.
 ///
@@ -68,8 +68,8 @@ impl BodyBudget {
     }
 
     /// The refusal of what does not fit.
-    pub fn none(&self) -> Refusal {
-        Refusal::NoRoom { limit: self.limit }
+    pub fn none(&self) -> Rejection {
+        Rejection::NoRoom { limit: self.limit }
     }
 
     /// Whether a body of this size would fit now.
@@ -100,7 +100,7 @@ impl BodyBudget {
     }
 
     /// An answer as JSON, which reserves memory as it is written, and keeps it until its last byte is taken.
-    pub fn json<T: Serialize>(self: &Arc<Self>, answer: &T) -> Result<Response, Refusal> {
+    pub fn json<T: Serialize>(self: &Arc<Self>, answer: &T) -> Result<Response, Rejection> {
         let mut written = Written {
             bytes: Vec::new(),
             taken: Reservation::none(self, Use::Answer),
@@ -111,7 +111,7 @@ impl BodyBudget {
             let size = written.bytes.len().saturating_add(STEP);
             let limit = self.limit_for(size, Use::Answer);
             return Err(if size > limit {
-                Refusal::AnswerTooLarge { limit }
+                Rejection::AnswerTooLarge { limit }
             } else {
                 self.none()
             });
@@ -124,7 +124,7 @@ impl BodyBudget {
         self: &Arc<Self>,
         text: String,
         media_type: &'static str,
-    ) -> Result<Response, Refusal> {
+    ) -> Result<Response, Rejection> {
         let mut taken = Reservation::none(self, Use::Answer);
         if !taken.take(text.capacity()) {
             return Err(self.none());
@@ -291,12 +291,12 @@ mod tests {
         let budget = BodyBudget::new(800 * KIB, 100 * KIB);
         // One that can never fit is not told to come back.
         let refused = budget.json(&vec!["x".repeat(KIB); 1000]);
-        assert!(matches!(refused, Err(Refusal::AnswerTooLarge { limit }) if limit == 700 * KIB));
+        assert!(matches!(refused, Err(Rejection::AnswerTooLarge { limit }) if limit == 700 * KIB));
         assert_eq!(budget.answer_bytes(), 0);
         let first = budget.json(&"x".repeat(400 * KIB)).expect("fits");
         let taken = budget.answer_bytes();
         let refused = budget.json(&vec!["x".repeat(KIB); 400]);
-        assert!(matches!(refused, Err(Refusal::NoRoom { limit }) if limit == 800 * KIB));
+        assert!(matches!(refused, Err(Rejection::NoRoom { limit }) if limit == 800 * KIB));
         assert_eq!(budget.answer_bytes(), taken);
         // Small ones have a part of their own.
         let second = budget.json(&"x".repeat(250 * KIB)).expect("fits");

@@ -13,7 +13,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_swagger_ui::{Config, SwaggerFile};
 
 use super::App;
-use super::error::Refusal;
+use super::error::Rejection;
 use super::page::part;
 use super::path::SentUri;
 
@@ -57,7 +57,7 @@ async fn asset(Path(file): Path<String>) -> Response {
     ]
     .contains(&file.as_str())
     {
-        return Refusal::no_such_file().into_response();
+        return Rejection::no_such_file().into_response();
     }
     match utoipa_swagger_ui::serve(&file, Arc::<Config<'static>>::default()) {
         Ok(Some(SwaggerFile {
@@ -65,6 +65,6 @@ async fn asset(Path(file): Path<String>) -> Response {
             content_type,
             ..
         })) => part(&content_type, true, bytes),
-        _ => Refusal::no_such_file().into_response(),
+        _ => Rejection::no_such_file().into_response(),
     }
 }

@@ -67,9 +67,9 @@ pub struct Told {
 
 impl Told {
     /// The code and the message of a failure.
-    pub fn failure(&self) -> Option<(&'static str, &str)> {
+    pub fn failure(&self) -> Option<(&'static str, String)> {
         let failure = self.failure.as_ref()?;
-        Some((failure.code, &failure.message))
+        Some((failure.code(), failure.message()))
     }
 }
 

@@ -1,10 +1,12 @@
 //! Which path speaks which dialect, and what the OpenAPI document says of it: both from one table, the document from the dialects' own
 //! types.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 use axum::Router;
 use axum::routing::{MethodRouter, get, post};
+use http::StatusCode;
 use utoipa::openapi::content::{Content, ContentBuilder};
 use utoipa::openapi::header::Header;
 use utoipa::openapi::path::{
@@ -22,11 +24,13 @@ use utoipa::{PartialSchema, ToSchema};
 
 use super::error_format::{ErrorFormat, ErrorFormats};
 use super::score::{self, Estimated};
+use super::status::{Answered, answered};
 use super::{App, auth, health};
 use reranker_dialects::{
     Dialect, azure, bedrock, cohere, common, infinity, jina, llama_cpp, mixedbread, native,
     pinecone, tei, vllm, voyage,
 };
+use reranker_domain::Code;
 
 /// Names of the ways to give a key.
 const BEARER: &str = "bearer";
@@ -45,26 +49,21 @@ const TAGS: [(&str, &str); 3] = [
     ("health", "For probes, monitoring and people"),
 ];
 
-/// What can go wrong with a scoring request, and when.
-const FAILURES: [(u16, &str); 11] = [
-    (400, "Malformed JSON, or a body that broke off"),
-    (401, "No API key, or a wrong one"),
-    (408, "The body came too slowly"),
-    (413, "The body is too large"),
-    (415, "The content type is not JSON"),
-    (422, "A field is missing, wrong or over its limit"),
-    (
-        429,
-        "Too many requests wait, or the key has reached a limit; Retry-After says when to return",
-    ),
-    (500, "Internal error"),
-    (
-        503,
-        "Loading, shutting down, no model, or too much before it to be done in time",
-    ),
-    (504, "The deadline passed, or cannot be met"),
-    (405, "The path takes other methods; Allow names them"),
-];
+/// What can go wrong with a scoring request: the statuses, each with the codes that have it.
+static FAILURES: LazyLock<BTreeMap<StatusCode, String>> = LazyLock::new(|| {
+    let mut names: BTreeMap<StatusCode, BTreeSet<&str>> = BTreeMap::new();
+    for &code in Code::ALL {
+        if let Answered::Scoring(status) = answered(code) {
+            names.entry(status).or_default().insert(code.name());
+        }
+    }
+    let describe = |(status, names): (StatusCode, BTreeSet<&str>)| {
+        let reason = status.canonical_reason().unwrap_or_default();
+        let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+        (status, format!("{reason}: {}", names.join(", ")))
+    };
+    names.into_iter().map(describe).collect()
+});
 
 /// Routes, their error formats and their documentation, as they are added.
 pub struct Mounts {
@@ -167,13 +166,10 @@ impl Mounts {
             operation.tags = Some(vec![D::TITLE.to_owned()]);
         }
         let error = self.reference::<D::ErrorBody>();
-        for (status, description) in FAILURES {
-            // A probe has no error body where it needs no key.
-            if matches!(status, 401 | 503) && operation.responses.responses.contains_key("401") {
-                let response = failure(status, description, &error);
-                let responses = &mut operation.responses.responses;
-                responses.insert(status.to_string(), response.into());
-            }
+        // A probe has no error body where it needs no key.
+        if operation.responses.responses.contains_key("401") {
+            fail(&mut operation, StatusCode::UNAUTHORIZED, &error);
+            fail(&mut operation, StatusCode::SERVICE_UNAVAILABLE, &error);
         }
         let paths = &mut self.api.paths;
         paths.add_path_operation(path, vec![HttpMethod::Get], operation);
@@ -196,7 +192,8 @@ impl Mounts {
                 ));
             operation.parameters = Some(vec![model.build().into()]);
             let error = self.reference::<<Invoked as Dialect>::ErrorBody>();
-            let unknown = failure(404, "The model is none that ranks", &error);
+            let says = "The model is none that ranks";
+            let unknown = failure(StatusCode::NOT_FOUND, says, &error);
             let responses = &mut operation.responses.responses;
             responses.insert("404".into(), unknown.into());
             self.route::<Invoked>(path, operation);
@@ -295,12 +292,14 @@ impl Mounts {
                         SecurityRequirement::new::<_, [&str; 0], _>(API_KEY, []),
                     ]);
                 }
-                for (status, description) in FAILURES {
-                    if matches!(status, 405 | 422) || (status == 401 && !open) {
-                        let responses = &mut operation.responses.responses;
-                        responses
-                            .entry(status.to_string())
-                            .or_insert_with(|| failure(status, description, &error).into());
+                let mut any = vec![
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                ];
+                any.extend((!open).then_some(StatusCode::UNAUTHORIZED));
+                for status in any {
+                    if !operation.responses.responses.contains_key(status.as_str()) {
+                        fail(operation, status, &error);
                     }
                 }
             }
@@ -379,30 +378,36 @@ fn operation(
     let answer = ResponseBuilder::new()
         .description("The answer")
         .content("application/json", json(answer));
-    let operation = OperationBuilder::new()
+    let mut operation = OperationBuilder::new()
         .tag(tag)
         .summary(Some(summary))
         .operation_id(Some(operation_id(path)))
         .request_body(Some(body))
-        .response("200", answer.build());
-    FAILURES
-        .iter()
-        .fold(operation, |operation, (status, description)| {
-            operation.response(status.to_string(), failure(*status, description, error))
-        })
-        .build()
+        .response("200", answer.build())
+        .build();
+    for &status in FAILURES.keys() {
+        fail(&mut operation, status, error);
+    }
+    operation
+}
+
+/// Documents that an operation may fail with a status.
+fn fail(operation: &mut Operation, status: StatusCode, error: &RefOr<Schema>) {
+    let response = failure(status, &FAILURES[&status], error);
+    let responses = &mut operation.responses.responses;
+    responses.insert(status.as_str().to_owned(), response.into());
 }
 
 fn json(schema: &RefOr<Schema>) -> Content {
     ContentBuilder::new().schema(Some(schema.clone())).build()
 }
 
-fn failure(status: u16, description: &str, error: &RefOr<Schema>) -> Response {
+fn failure(status: StatusCode, description: &str, error: &RefOr<Schema>) -> Response {
     let header = |kind| Header::new(ObjectBuilder::new().schema_type(kind));
     let response = ResponseBuilder::new()
         .description(description)
         .content("application/json", json(error));
-    match status {
+    match status.as_u16() {
         401 => response.header("WWW-Authenticate", header(Type::String)),
         405 => response.header("Allow", header(Type::String)),
         429 => response.header("Retry-After", header(Type::Integer)),

@@ -11,9 +11,10 @@ use http::{HeaderName, HeaderValue, Method};
 use tracing::{Instrument, Span};
 
 use super::auth::Caller;
-use super::error::Refusal;
+use super::error::{Cause, Rejection};
 use super::{App, Deadline, Telemetry};
 use crate::telemetry::{Outcome, log_ms};
+use reranker_domain::Code;
 
 /// What is noted as the status of a request whose client has gone; nobody is answered with it.
 const CLIENT_GONE: u16 = 499;
@@ -94,33 +95,33 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
 
     // No well-meaning client sends two, and servers differ in which of them they believe.
     let mut response = if request.headers().get_all(HOST).iter().count() > 1 {
-        Refusal::TwoHosts.into_response()
+        Rejection::TwoHosts.into_response()
     } else {
         next.run(request).instrument(span.clone()).await
     };
 
     let error_format = response.extensions().get().copied().unwrap_or(of_path);
     let failure = error_format.tell(&mut response);
-    if let Some(cause) = failure.as_ref().and_then(|failure| failure.cause.as_ref()) {
+    if let Some(Cause(cause)) = response.extensions_mut().remove() {
         tracing::error!(id, cause, "request failed");
     }
     let work = response.extensions_mut().remove::<Work>();
     let scored = work.is_some();
     let work = work.unwrap_or_default();
-    let code = failure.as_ref().map_or("", |failure| failure.code);
+    let code = failure.as_ref().map(|failure| failure.refusal.code);
     let of_client = scored || failure.is_some();
     watch.outcome = Outcome {
         // A page or a probe is in nobody's dialect.
         dialect: if of_client { error_format.name } else { "" },
         status: response.status().as_u16(),
-        code,
+        code: code.map_or("", Code::name),
         documents: work.documents,
         pairs: work.pairs,
         tokens: work.tokens,
         truncated: work.truncated,
         cache_hits: work.cache_hits,
         cache_misses: work.cache_lookups - work.cache_hits,
-        past_deadline: matches!(code, "deadline_exceeded" | "deadline_unreachable"),
+        past_deadline: code.is_some_and(is_of_deadline),
         queued: scored.then_some(work.queued),
         tokenized: scored.then_some(work.tokenized),
         inferred: scored.then_some(work.computed),
@@ -215,8 +216,16 @@ fn log(outcome: &Outcome, trace_id: Option<String>) {
     }
 }
 
+/// Whether a request had too little time, alone or among others.
+fn is_of_deadline(code: Code) -> bool {
+    matches!(
+        code,
+        Code::DeadlineExceeded | Code::DeadlineUnreachable | Code::DeadlineCrowded
+    )
+}
+
 /// How long the caller waits, where it says so.
-pub fn callers_timeout(request: &Request) -> Result<Option<Duration>, Refusal> {
+pub fn callers_timeout(request: &Request) -> Result<Option<Duration>, Rejection> {
     let Some(value) = request.headers().get(REQUEST_TIMEOUT) else {
         return Ok(None);
     };
@@ -226,7 +235,7 @@ pub fn callers_timeout(request: &Request) -> Result<Option<Duration>, Refusal> {
         .and_then(|text| text.trim().parse().ok());
     match ms {
         Some(ms @ 1..) => Ok(Some(Duration::from_millis(ms))),
-        _ => Err(Refusal::Timeout),
+        _ => Err(Rejection::Timeout),
     }
 }
 

@@ -6,7 +6,7 @@
 use axum::response::{IntoResponse, Response};
 use http::Uri;
 
-use super::error::Refusal;
+use super::error::Rejection;
 use super::page;
 
 const PAGE: &str = include_str!("playground/page.html");
@@ -29,6 +29,6 @@ pub async fn page(uri: Uri) -> Response {
         None => page::part("text/html; charset=utf-8", false, PAGE),
         Some("page.css") => page::part("text/css; charset=utf-8", false, STYLE),
         Some("page.js") => page::part("text/javascript; charset=utf-8", false, SCRIPT),
-        Some(_) => Refusal::no_such_file().into_response(),
+        Some(_) => Rejection::no_such_file().into_response(),
     }
 }

@@ -13,7 +13,7 @@ use tracing::Instrument;
 use utoipa::ToSchema;
 
 use super::body::{self, ReadBody};
-use super::error::{Failed, Refusal};
+use super::error::{Failed, Rejection};
 use super::error_format::ErrorFormat;
 use super::observe::{Accepted, RequestId, Work, millis, unix_seconds};
 use super::{App, Deadline};
@@ -21,9 +21,10 @@ use crate::fault::fault_point;
 use crate::service::Scored;
 use crate::telemetry::{Reranked, log_ms};
 use reranker_dialects::{
-    About, Dialect, Fields, Sender, Shape, bedrock, common, mixedbread, native, pinecone, tei, vllm,
+    About, Dialect, Fields, Named, Names, Sender, Shape, bedrock, common, mixedbread, native,
+    pinecone, tei, vllm,
 };
-use reranker_domain::{Error, Estimate, Invalid, Pair, Ranking, Selection};
+use reranker_domain::{Code, Error, Estimate, Pair, Ranking, Refusal, Selection};
 use reranker_engine::Receipt;
 use reranker_json as json;
 
@@ -46,15 +47,23 @@ struct Opened {
     sender: Sender,
     /// The body's text, and the fields that it has.
     text: Bytes,
-    fields: Result<Fields, Invalid>,
+    fields: Result<Fields, Refusal>,
     _body: ReadBody,
+}
+
+/// What a body in dialect `D` asks, and what is needed to answer it.
+struct Asked<D: Dialect> {
+    request: reranker_domain::Request,
+    names: Names,
+    context: D::Context,
 }
 
 impl Opened {
     async fn read(app: &App, request: Request) -> Result<Self, Response> {
         let extensions = request.extensions();
-        let missing =
-            || Failed(Error::Internal("a request came past `observe`".into())).into_response();
+        let missing = || {
+            Failed::from(Error::Internal("a request came past `observe`".into())).into_response()
+        };
         let accepted = *extensions.get().ok_or_else(missing)?;
         let deadline = *extensions.get().ok_or_else(missing)?;
         let id = extensions.get().cloned().ok_or_else(missing)?;
@@ -76,7 +85,7 @@ impl Opened {
             (text, fields)
         };
         let read = off_the_workers(body.bytes.len(), read).await;
-        let (text, fields) = read.map_err(|error| Failed(error).into_response())?;
+        let (text, fields) = read.map_err(|error| Failed::from(error).into_response())?;
         Ok(Self {
             accepted,
             deadline,
@@ -88,35 +97,45 @@ impl Opened {
         })
     }
 
-    fn shape(&self) -> Result<Shape, Invalid> {
+    fn shape(&self) -> Result<Shape, Refusal> {
         self.fields
             .as_ref()
             .map_err(Clone::clone)?
             .shape(self.sender)
     }
 
-    /// The domain's request of a body in dialect `D`.
-    async fn request<D: Dialect>(
-        &self,
-        app: &App,
-    ) -> Result<(reranker_domain::Request, D::Context), Error> {
+    /// A body in dialect `D`, read.
+    async fn request<D: Dialect>(&self, app: &App) -> Result<Asked<D>, Failed> {
         let (text, limits) = (self.text.clone(), app.settings.limits);
-        let read = move || D::read(json::parse(&text)?, &limits);
-        let read = off_the_workers(self.text.len(), read).await?;
-        let (mut request, context) = read.map_err(|invalid| self.with_hint(invalid))?;
+        let read = move || {
+            let body: D::Body = match json::parse(&text) {
+                Ok(body) => body,
+                Err(refusal) => return (Names::USUAL, Err(refusal)),
+            };
+            (body.names(), D::read(body, &limits))
+        };
+        let (names, read) = off_the_workers(self.text.len(), read).await?;
+        let (mut request, context) = read.map_err(|refusal| Failed {
+            error: self.with_hint(refusal, &names).into(),
+            names,
+        })?;
         request.deadline = Some(self.deadline.0);
-        Ok((request, context))
+        Ok(Asked {
+            request,
+            names,
+            context,
+        })
     }
 
     /// A field that is missing may be there by another name, or the body belong to another path.
-    fn with_hint(&self, mut invalid: Invalid) -> Invalid {
-        if let (Ok(fields), "missing_field", Some(field)) =
-            (&self.fields, invalid.code, &invalid.field)
-            && let Some(hint) = fields.hint(field, self.sender)
+    fn with_hint(&self, refusal: Refusal, names: &Names) -> Refusal {
+        if let (Ok(fields), Code::MissingField, Some(field)) =
+            (&self.fields, refusal.code, &refusal.field)
+            && let Some(hint) = fields.hint(&names.name(field), self.sender)
         {
-            invalid.message = format!("{}: {hint}", invalid.message);
+            return refusal.hint(&hint);
         }
-        invalid
+        refusal
     }
 
     /// Says which fields were ignored though they are nearly ours.
@@ -180,7 +199,7 @@ pub async fn any(State(app): State<App>, request: Request) -> Response {
     };
     match opened.shape() {
         Ok(shape) => with_dialect!(shape, scored(&app, &opened)),
-        Err(invalid) => Failed(invalid.into()).into_response(),
+        Err(refusal) => Failed::from(refusal).into_response(),
     }
 }
 
@@ -192,11 +211,11 @@ pub async fn estimate(State(app): State<App>, request: Request) -> Response {
     };
     let estimate = match opened.shape() {
         Ok(shape) => with_dialect!(shape, estimated(&app, &opened)),
-        Err(invalid) => Err(invalid.into()),
+        Err(refusal) => Err(refusal.into()),
     };
     let mut response = match estimate {
         Ok(estimate) => Json(Estimated::new(&app, &estimate)).into_response(),
-        Err(error) => Failed(error).into_response(),
+        Err(failed) => failed.into_response(),
     };
     opened.tell_ignored(&app, &mut response);
     response
@@ -208,7 +227,7 @@ pub async fn invoke(state: State<App>, request: Request) -> Response {
     if model.is_some_and(|model| model.contains("rerank")) {
         score::<bedrock::InvokeModel>(state, request).await
     } else {
-        Refusal::NoRerankModel.into_response()
+        Rejection::NoRerankModel.into_response()
     }
 }
 
@@ -223,22 +242,26 @@ async fn scored<D: Dialect>(app: &App, opened: &Opened) -> Response {
             }
             Err(refusal) => refusal.into_response(),
         },
-        Err(error) => Failed(error).into_response(),
+        Err(failed) => failed.into_response(),
     };
     opened.tell_ignored(app, &mut response);
     response.extensions_mut().insert(ErrorFormat::of::<D>());
     response
 }
 
-async fn rank<D: Dialect>(app: &App, opened: &Opened) -> Result<(D::Answer, Work), Error> {
-    let (request, context) = opened.request::<D>(app).await?;
+async fn rank<D: Dialect>(app: &App, opened: &Opened) -> Result<(D::Answer, Work), Failed> {
+    let Asked {
+        request,
+        names,
+        context,
+    } = opened.request::<D>(app).await?;
     wait_for_model(app, opened).await;
     let span = tracing::info_span!("rerank");
     let is_traced = app.settings.telemetry.traces.records(&span);
     let asked = is_traced.then(|| (request.pairs.clone(), request.top));
     let text = request.pairs.first().map(|pair| Arc::clone(&pair.document));
-    let scored = app.service.rerank(request).instrument(span.clone()).await?;
-    let Scored { ranking, model } = scored;
+    let scored = app.service.rerank(request).instrument(span.clone()).await;
+    let Scored { ranking, model } = scored.map_err(|error| Failed { error, names })?;
     let about = About {
         model: model.name.clone(),
         revision: model.revision.clone(),
@@ -288,10 +311,11 @@ fn trace(
     );
 }
 
-async fn estimated<D: Dialect>(app: &App, opened: &Opened) -> Result<Estimate, Error> {
-    let (request, _) = opened.request::<D>(app).await?;
+async fn estimated<D: Dialect>(app: &App, opened: &Opened) -> Result<Estimate, Failed> {
+    let Asked { request, names, .. } = opened.request::<D>(app).await?;
     wait_for_model(app, opened).await;
-    app.service.estimate(request).await
+    let estimate = app.service.estimate(request).await;
+    estimate.map_err(|error| Failed { error, names })
 }
 
 async fn wait_for_model(app: &App, opened: &Opened) {

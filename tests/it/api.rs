@@ -11,7 +11,8 @@ use hmac::{Hmac, Mac};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::StreamBody;
-use reranker::http::{Deadline, ERROR_CODES, Keys, RequestId, Settings, router};
+use reranker::http::{Deadline, Keys, RequestId, Settings, router};
+use reranker_domain::Code;
 use reranker_engine::ModelError;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -136,7 +137,7 @@ async fn requests_that_are_too_large_or_go_nowhere_have_their_status_and_code() 
         let shown: String = body.chars().take(60).collect();
         assert_eq!(got.as_u16(), status, "{path} {shown}: {error}");
         assert_eq!(error["error"]["code"], code, "{path} {shown}");
-        assert!(ERROR_CODES.iter().any(|it| it.name == code), "{code}");
+        assert!(Code::ALL.iter().any(|it| it.name() == code), "{code}");
         assert_eq!(error["error"]["field"].as_str(), field, "{path} {shown}");
         assert_eq!(error["detail"], error["error"]["message"]);
     }

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use reranker::http::{Answered, answered};
+use reranker_domain::Code;
 use serde_json::Value;
 
 use crate::support::client;
@@ -45,13 +47,16 @@ fn the_documented_variables_are_the_programs() {
 
 #[test]
 fn the_documented_errors_are_the_programs() {
-    let mut codes: Vec<_> = reranker::http::ERROR_CODES.iter().collect();
-    codes.sort_by_key(|code| (code.statuses, code.name));
-    let mut table = String::from("| Status | Code | Meaning |\n|---|---|---|\n");
+    let status = |code: &Code| match answered(*code) {
+        Answered::Scoring(status) | Answered::Elsewhere(status) => status.as_str().to_owned(),
+        Answered::Never => "none".to_owned(),
+    };
+    let mut codes = Code::ALL.to_vec();
+    codes.sort_by_key(|code| (status(code), code.name()));
+    let mut table = String::from("| Status | Code | Meaning | What to do |\n|---|---|---|---|\n");
     for code in codes {
-        let statuses: Vec<String> = code.statuses.iter().map(u16::to_string).collect();
-        let (statuses, name) = (statuses.join(", "), code.name);
-        table += &format!("| {statuses} | `{name}` | {} |\n", code.meaning);
+        let (name, meaning, advice) = (code.name(), code.meaning(), code.kind().advice());
+        table += &format!("| {} | `{name}` | {meaning} | {advice} |\n", status(&code));
     }
     hold("docs/reference/errors.md", &table);
 }

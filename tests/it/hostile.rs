@@ -631,6 +631,7 @@ fn connections_over_the_limit_are_told_and_those_that_end_make_room() {
         assert_eq!((reply.status, code(&reply)), (503, "busy".into()));
         assert_eq!(reply.header("retry-after"), Some("1"));
         assert_eq!(reply.json()["error"]["limit"], 4);
+        assert_eq!(reply.json()["error_type"], "overloaded_error");
     }
     drop(held);
     let begun = Instant::now();

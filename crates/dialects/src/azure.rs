@@ -6,9 +6,10 @@ use utoipa::ToSchema;
 use super::documents::{DocumentsBody, ResponseContext, Returned, USUAL};
 use super::lenient::{Bool, Document, Documents};
 use super::options::body;
-use super::{About, Dialect, Failure, Shown};
-use reranker_domain::{Invalid, Limits, Ranked, Ranking, Request, shown};
+use super::{About, Dialect, Failure, Named, Shown};
+use reranker_domain::{Limits, Ranked, Ranking, Refusal, Request, shown};
 
+/// Azure AI's semantic reranking.
 pub struct Azure;
 
 /// Fields that its bodies may also have, spelt as its documentation has them.
@@ -46,12 +47,16 @@ body! {
     }
 }
 
+impl Named for AzureBody {}
+
+/// The scores, best first unless the request wants its own order.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AzureAnswer {
     scores: Vec<AzureItem>,
     meta: AzureMeta,
 }
 
+/// A document's score.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AzureItem {
@@ -73,6 +78,7 @@ pub struct SentenceScore {
     score: f64,
 }
 
+/// What the ranking took, and the model that made it.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AzureMeta {
@@ -82,6 +88,7 @@ pub struct AzureMeta {
     model_version: String,
 }
 
+/// Tokens of all pairs; a query counts with each document.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TokenUsage {
@@ -98,11 +105,13 @@ pub struct Latency {
     total_time: f64,
 }
 
+/// `{"error": {"code", "message", "target"}}`, as Azure's services have it.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AzureError {
     error: AzureErrorInfo,
 }
 
+/// What went wrong, and in which field.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AzureErrorInfo {
     code: &'static str,
@@ -127,7 +136,7 @@ impl Dialect for Azure {
     type ErrorBody = AzureError;
     type Context = AzureContext;
 
-    fn read(body: AzureBody, limits: &Limits) -> Result<(Request, AzureContext), Invalid> {
+    fn read(body: AzureBody, limits: &Limits) -> Result<(Request, AzureContext), Refusal> {
         let options = body.options();
         let sentences = matches!(body.return_sentence_score, Some(Bool(true)));
         let sort = !matches!(body.sort, Some(Bool(false)));
@@ -196,9 +205,9 @@ impl Dialect for Azure {
     fn error(failure: &Failure) -> AzureError {
         AzureError {
             error: AzureErrorInfo {
-                code: failure.code,
-                message: failure.message.clone(),
-                target: failure.field.clone(),
+                code: failure.code(),
+                message: failure.message(),
+                target: failure.field(),
             },
         }
     }

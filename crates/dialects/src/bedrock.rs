@@ -6,12 +6,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::lenient::{Kind, List};
+use super::lenient::{JsonType, List};
 use super::options::body;
 use super::text::value_text;
-use super::{About, Dialect, Failure, Object, Shown, cohere, required};
-use reranker_domain::{Invalid, Limits, Pair, Ranking, Request, Selection};
+use super::{About, Dialect, Failure, Named, Names, Object, Shown, cohere, required};
+use reranker_domain::{Code, Field, Kind, Limits, Pair, Ranking, Refusal, Request, Selection};
 
+/// Bedrock's `Rerank`.
 pub struct Bedrock;
 
 /// Bedrock's `InvokeModel` of its rerank models, which take and give what Cohere's API does.
@@ -36,6 +37,7 @@ body! {
     }
 }
 
+/// A query as a text.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BedrockQuery {
@@ -43,12 +45,14 @@ pub struct BedrockQuery {
     text_query: Option<Object<TextContent>>,
 }
 
+/// A text.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct TextContent {
     #[schema(required = true, value_type = String)]
     text: Option<String>,
 }
 
+/// A document, which the request brings itself.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Source {
@@ -66,6 +70,7 @@ pub struct InlineSource {
     json_document: Option<Box<RawValue>>,
 }
 
+/// Options of the ranking.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Configuration {
@@ -73,6 +78,7 @@ pub struct Configuration {
     bedrock_reranking_configuration: Option<Object<BedrockConfiguration>>,
 }
 
+/// Options of Bedrock's own models.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BedrockConfiguration {
@@ -86,6 +92,7 @@ pub struct BedrockAnswer {
     results: Vec<BedrockItem>,
 }
 
+/// A source's score, and its place in the request.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BedrockItem {
@@ -95,32 +102,37 @@ pub struct BedrockItem {
     shown: Shown,
 }
 
+/// `{"message": …}`; the header `x-amzn-errortype` has the error's name.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct BedrockError {
     message: String,
 }
 
 impl Source {
-    fn text(self, index: usize) -> Result<String, Invalid> {
+    fn text(self, index: usize) -> Result<String, Refusal> {
         let inline = self.inline_document_source.map(|Object(source)| source);
-        let inline = required(inline, || field(index))?;
+        let inline = required(inline, Field::Document(index))?;
         match (inline.text_document, inline.json_document) {
-            (Some(Object(text)), _) => required(text.text, || field(index)),
-            (None, Some(json)) if Kind::of(&json) == Kind::Object => {
+            (Some(Object(text)), _) => required(text.text, Field::Document(index)),
+            (None, Some(json)) if JsonType::of(&json) == JsonType::Object => {
                 Ok(value_text(&json)?.unwrap_or_default().into_owned())
             }
             (None, Some(_)) => {
-                let field = format!("sources[{index}].inlineDocumentSource.jsonDocument");
-                let message = format!("{field} is no object");
-                Err(Invalid::new("wrong_type", message).field(field))
+                let path = format!("[{index}].inlineDocumentSource.jsonDocument");
+                let field = Field::Documents.at(path);
+                Err(Refusal::of(Code::WrongType, field, "is no object"))
             }
-            (None, None) => required(None, || field(index)),
+            (None, None) => required(None, Field::Document(index)),
         }
     }
 }
 
-fn field(index: usize) -> String {
-    format!("sources[{index}].inlineDocumentSource.textDocument.text")
+impl Named for BedrockBody {
+    fn names(&self) -> Names {
+        Names::USUAL
+            .queries("queries", ".textQuery.text")
+            .documents("sources", ".inlineDocumentSource.textDocument.text")
+    }
 }
 
 impl Dialect for Bedrock {
@@ -131,7 +143,7 @@ impl Dialect for Bedrock {
     type ErrorBody = BedrockError;
     type Context = Selection;
 
-    fn read(body: BedrockBody, limits: &Limits) -> Result<(Request, Selection), Invalid> {
+    fn read(body: BedrockBody, limits: &Limits) -> Result<(Request, Selection), Refusal> {
         let options = body.options();
         let selection = Selection {
             top: body
@@ -142,31 +154,30 @@ impl Dialect for Bedrock {
             min_score: body.min_score,
             normalize: options.normalize.unwrap_or(true),
         };
-        let query_field = || "queries[0].textQuery.text".to_owned();
-        let queries = required(body.queries, || "queries".into())?;
+        let queries = required(body.queries, Field::Queries)?;
         let count = queries.count();
         if count != 1 {
             let message = format!("{count} queries, exactly 1 is taken");
-            return Err(Invalid::new("too_many_queries", message)
-                .field("queries")
+            return Err(Refusal::new(Code::TooManyQueries, message)
+                .field(Field::Queries)
                 .got(count)
                 .limit(1));
         }
         let mut query = None;
-        queries.each("queries", |_, Object(one)| {
+        queries.each(Field::Queries, |_, Object(one)| {
             query = one.text_query.and_then(|Object(text)| text.text);
             Ok(())
         })?;
-        let query = required(query, query_field)?;
-        limits.check_query(query_field, &query)?;
+        let query = required(query, Field::Query(0))?;
+        limits.check_query(Field::Query(0), &query)?;
         let query: Arc<str> = query.into();
-        let sources = required(body.sources, || "sources".into())?;
+        let sources = required(body.sources, Field::Documents)?;
         let count = sources.count();
-        limits.check_pairs("sources", count)?;
+        limits.check_pairs(count)?;
         let mut pairs = Vec::with_capacity(count);
-        sources.each("sources", |index, Object(source)| {
+        sources.each(Field::Documents, |index, Object(source)| {
             let text = source.text(index)?;
-            limits.check_text(|| field(index), &text)?;
+            limits.check_text(Field::Document(index), &text)?;
             pairs.push(Pair {
                 query: Arc::clone(&query),
                 document: text.into(),
@@ -175,7 +186,7 @@ impl Dialect for Bedrock {
         })?;
         let request = Request {
             top: selection.top,
-            ..options.into_request(pairs, field)?
+            ..options.into_request(pairs)?
         };
         Ok((request, selection))
     }
@@ -195,18 +206,18 @@ impl Dialect for Bedrock {
 
     fn error(failure: &Failure) -> BedrockError {
         BedrockError {
-            message: failure.message.clone(),
+            message: failure.message(),
         }
     }
 
     fn error_type(failure: &Failure) -> Option<&'static str> {
-        Some(match failure.status {
-            401 => "AccessDeniedException",
-            404 => "ResourceNotFoundException",
-            429 => "ThrottlingException",
-            400..=499 => "ValidationException",
-            503 => "ServiceUnavailableException",
-            _ => "InternalServerException",
+        Some(match failure.kind() {
+            Kind::Key => "AccessDeniedException",
+            Kind::Address => "ResourceNotFoundException",
+            Kind::Pace => "ThrottlingException",
+            Kind::Caller => "ValidationException",
+            Kind::Unavailable | Kind::Operator => "ServiceUnavailableException",
+            Kind::Deadline | Kind::Internal => "InternalServerException",
         })
     }
 }
@@ -219,7 +230,7 @@ impl Dialect for InvokeModel {
     type ErrorBody = BedrockError;
     type Context = <cohere::V2 as Dialect>::Context;
 
-    fn read(body: Self::Body, limits: &Limits) -> Result<(Request, Self::Context), Invalid> {
+    fn read(body: Self::Body, limits: &Limits) -> Result<(Request, Self::Context), Refusal> {
         cohere::V2::read(body, limits)
     }
 

@@ -5,10 +5,12 @@ use utoipa::ToSchema;
 
 use super::documents::{Defaults, DocumentsBody, ResponseContext, ResultItem, Returned, USUAL};
 use super::{About, Dialect, Failure, Shown};
-use reranker_domain::{Invalid, Limits, Ranking, Request, Score, shown};
+use reranker_domain::{Limits, Ranking, Refusal, Request, Score, shown};
 
+/// Cohere's v1.
 pub struct V1;
 
+/// Cohere's v2, which can tell relevant sentences.
 pub struct V2;
 
 /// Cohere's own default: a long document is read in up to ten pieces.
@@ -41,6 +43,7 @@ pub struct CohereV2Answer {
     meta: Meta,
 }
 
+/// A document's score, and its place in the request.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CohereV2Item {
     index: usize,
@@ -71,18 +74,21 @@ pub struct Meta {
     warnings: Vec<String>,
 }
 
+/// The version of Cohere's API that the answer has the form of.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ApiVersion {
     #[schema(example = "2")]
     version: &'static str,
 }
 
+/// What Cohere would bill.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct BilledUnits {
     /// A query with up to 100 documents, each chunk counting as one. Nothing is billed.
     search_units: usize,
 }
 
+/// Tokens of all pairs; a query counts with each document.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Tokens {
     input_tokens: usize,
@@ -90,7 +96,7 @@ pub struct Tokens {
 }
 
 impl Meta {
-    pub fn new(version: &'static str, ranking: &Ranking) -> Self {
+    pub(crate) fn new(version: &'static str, ranking: &Ranking) -> Self {
         let chunks: usize = ranking.scores.iter().map(|score| score.chunks).sum();
         let cut = ranking.truncated();
         Self {
@@ -122,8 +128,8 @@ pub struct CohereError {
 impl From<&Failure> for CohereError {
     fn from(failure: &Failure) -> Self {
         Self {
-            message: failure.message.clone(),
-            code: failure.code,
+            message: failure.message(),
+            code: failure.code(),
         }
     }
 }
@@ -136,7 +142,7 @@ impl Dialect for V1 {
     type ErrorBody = CohereError;
     type Context = ResponseContext;
 
-    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, ResponseContext), Invalid> {
+    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, ResponseContext), Refusal> {
         body.into_request(limits, &V1_DEFAULTS)
     }
 
@@ -161,7 +167,7 @@ impl Dialect for V2 {
     type ErrorBody = CohereError;
     type Context = ResponseContext;
 
-    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, ResponseContext), Invalid> {
+    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, ResponseContext), Refusal> {
         body.into_request(limits, &V2_DEFAULTS)
     }
 

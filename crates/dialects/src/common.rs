@@ -8,8 +8,9 @@ use super::cohere::Meta;
 use super::documents::{DocumentsBody, ResponseContext, ResultItem, Returned, USUAL, Usage};
 use super::native::ErrorBody;
 use super::{About, Dialect, Failure};
-use reranker_domain::{Invalid, Limits, Ranking, Request};
+use reranker_domain::{Limits, Ranking, Refusal, Request};
 
+/// The form that all clients of the shared paths read.
 pub struct Common;
 
 /// The ranking, best first.
@@ -34,7 +35,7 @@ impl Dialect for Common {
     type ErrorBody = ErrorBody;
     type Context = ResponseContext;
 
-    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, ResponseContext), Invalid> {
+    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, ResponseContext), Refusal> {
         body.into_request(limits, &USUAL)
     }
 

@@ -11,10 +11,10 @@ use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Schema, Type}
 use utoipa::{PartialSchema, ToSchema};
 
 use super::lenient::{Bool, Document, Documents, List};
-use super::options::{Options, body};
+use super::options::{Options, body, max_length_name};
 use super::text::RankFields;
-use super::{Object, Shown, required};
-use reranker_domain::{Invalid, Limits, Pair, Ranked, Ranking, Request, Selection};
+use super::{Named, Names, Object, Shown, required};
+use reranker_domain::{Field, Limits, Pair, Ranked, Ranking, Refusal, Request, Selection};
 use reranker_json as json;
 
 body! {
@@ -58,17 +58,17 @@ body! {
 
 /// Whether and which sentences of the documents are told with their scores.
 #[derive(Debug, Deserialize, ToSchema)]
-pub struct RelevantSpans {
-    pub mode: Option<SpansMode>,
+pub(crate) struct RelevantSpans {
+    pub(crate) mode: Option<SpansMode>,
     /// Least score of a span; 0.1 where it is absent.
-    pub threshold: Option<f64>,
+    pub(crate) threshold: Option<f64>,
     /// Most spans of a document; all where it is absent.
-    pub max_spans: Option<usize>,
+    pub(crate) max_spans: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum SpansMode {
+pub(crate) enum SpansMode {
     Enabled,
     Disabled,
 }
@@ -104,23 +104,18 @@ impl From<SideName> for reranker_domain::Side {
 }
 
 /// How one dialect differs from the others.
-pub struct Defaults {
-    /// What it calls a document, for errors.
-    pub document_field: fn(usize) -> String,
-    pub list_field: &'static str,
+pub(crate) struct Defaults {
     /// Where the request does not say.
-    pub normalize: bool,
-    pub return_documents: bool,
-    pub max_tokens_per_doc: Option<usize>,
-    pub max_chunks_per_doc: usize,
+    pub(crate) normalize: bool,
+    pub(crate) return_documents: bool,
+    pub(crate) max_tokens_per_doc: Option<usize>,
+    pub(crate) max_chunks_per_doc: usize,
     /// Whether its answer has room for them: nobody else's sentences are scored.
-    pub relevant_spans: bool,
+    pub(crate) relevant_spans: bool,
 }
 
 /// The ways of most.
-pub const USUAL: Defaults = Defaults {
-    document_field: |index| format!("documents[{index}]"),
-    list_field: "documents",
+pub(crate) const USUAL: Defaults = Defaults {
     normalize: true,
     return_documents: false,
     max_tokens_per_doc: None,
@@ -130,11 +125,11 @@ pub const USUAL: Defaults = Defaults {
 
 /// What of the body the answer needs.
 pub struct ResponseContext {
-    pub selection: Selection,
+    pub(crate) selection: Selection,
     /// The documents as they came, where they are to be returned.
     documents: Option<Vec<Returned>>,
     /// Least score and most spans of a document, where spans are asked for.
-    pub spans: Option<(f64, usize)>,
+    pub(crate) spans: Option<(f64, usize)>,
 }
 
 /// A document in an answer: as an object, with the text in `text` if it came as one.
@@ -157,7 +152,7 @@ impl PartialSchema for Returned {
 
 impl Returned {
     /// As a plain string, for the dialects that have no objects.
-    pub fn into_text(self) -> String {
+    pub(crate) fn into_text(self) -> String {
         match self {
             Self::Text { text } => text.to_string(),
             Self::Fields(fields) => {
@@ -173,9 +168,20 @@ impl Returned {
     }
 }
 
+impl Named for DocumentsBody {
+    fn names(&self) -> Names {
+        let max_length = max_length_name(self.max_length, self.truncate_prompt_tokens);
+        Names::USUAL.max_length(max_length)
+    }
+}
+
 impl DocumentsBody {
     /// From the fields of a dialect whose names are others.
-    pub fn new(query: Option<Document>, documents: Option<Documents>, options: Options) -> Self {
+    pub(crate) fn new(
+        query: Option<Document>,
+        documents: Option<Documents>,
+        options: Options,
+    ) -> Self {
         Self {
             model: None,
             query,
@@ -199,31 +205,31 @@ impl DocumentsBody {
         }
     }
 
-    pub fn top(mut self, top: Option<usize>) -> Self {
+    pub(crate) fn top(mut self, top: Option<usize>) -> Self {
         self.top_n = top;
         self
     }
 
-    pub fn return_documents(mut self, wanted: Option<Bool>) -> Self {
+    pub(crate) fn return_documents(mut self, wanted: Option<Bool>) -> Self {
         self.return_documents = wanted;
         self
     }
 
-    pub fn rank_fields(mut self, fields: Option<List<String>>) -> Self {
+    pub(crate) fn rank_fields(mut self, fields: Option<List<String>>) -> Self {
         self.rank_fields = fields;
         self
     }
 
-    pub fn min_score(mut self, least: Option<f64>) -> Self {
+    pub(crate) fn min_score(mut self, least: Option<f64>) -> Self {
         self.min_score = least;
         self
     }
 
-    pub fn into_request(
+    pub(crate) fn into_request(
         self,
         limits: &Limits,
         defaults: &Defaults,
-    ) -> Result<(Request, ResponseContext), Invalid> {
+    ) -> Result<(Request, ResponseContext), Refusal> {
         let mut options = self.options();
         options.max_tokens_per_doc = options.max_tokens_per_doc.or(defaults.max_tokens_per_doc);
         options.max_chunks_per_doc = options
@@ -239,22 +245,22 @@ impl DocumentsBody {
         };
         let spans = self.relevant_spans.filter(|_| defaults.relevant_spans);
         let spans = spans.and_then(|Object(spans)| spans.wanted());
-        let query = required(self.query, || "query".into())?;
-        let query: Arc<str> = query_text(query, "query", limits)?.into();
+        let query = required(self.query, Field::Query(0))?;
+        let query: Arc<str> = query_text(query, limits)?.into();
         let fields = RankFields::read(self.rank_fields.as_ref())?;
-        let documents = required(self.documents, || defaults.list_field.into())?;
+        let documents = required(self.documents, Field::Documents)?;
         let count = documents.count();
-        limits.check_pairs(defaults.list_field, count)?;
+        limits.check_pairs(count)?;
         let return_documents = self
             .return_documents
             .map_or(defaults.return_documents, |Bool(wanted)| wanted);
         let mut returned = Vec::new();
         let mut pairs = Vec::with_capacity(count);
-        documents.each(defaults.list_field, |index, document| {
-            let field = || (defaults.document_field)(index);
+        documents.each(Field::Documents, |index, document| {
+            let field = Field::Document(index);
             let (text, document) = match document {
                 Document::Text(text) => (text, None),
-                Document::Fields(object) => (fields.of_object(&object, field)?, Some(object)),
+                Document::Fields(object) => (fields.of_object(&object, &field)?, Some(object)),
             };
             limits.check_text(field, &text)?;
             let text: Arc<str> = text.into();
@@ -275,7 +281,7 @@ impl DocumentsBody {
         let request = Request {
             sentences: spans.is_some(),
             top: selection.top,
-            ..options.into_request(pairs, defaults.document_field)?
+            ..options.into_request(pairs)?
         };
         let context = ResponseContext {
             selection,
@@ -294,24 +300,24 @@ impl RelevantSpans {
     }
 }
 
-/// A query's text, within its limits.
-pub fn query_text(query: Document, field: &str, limits: &Limits) -> Result<String, Invalid> {
-    let text = RankFields::Usual.text(query, || field.to_owned())?;
-    limits.check_query(|| field.to_owned(), &text)?;
+/// The text of the one query, within its limits.
+pub(crate) fn query_text(query: Document, limits: &Limits) -> Result<String, Refusal> {
+    let text = RankFields::Usual.text(query, &Field::Query(0))?;
+    limits.check_query(Field::Query(0), &text)?;
     Ok(text)
 }
 
-/// The texts of a list, each within its limits; `name` is what the caller calls it.
-pub fn texts(
-    name: &str,
+/// The texts of a list, each within its limits; `item` is the field of each.
+pub(crate) fn texts(
+    field: Field,
     list: Documents,
-    field: impl Fn(usize) -> String,
+    item: impl Fn(usize) -> Field,
     limits: &Limits,
-) -> Result<Vec<Arc<str>>, Invalid> {
+) -> Result<Vec<Arc<str>>, Refusal> {
     let mut texts = Vec::with_capacity(list.count());
-    list.each(name, |index, document| {
-        let text = RankFields::Usual.text(document, || field(index))?;
-        limits.check_text(|| field(index), &text)?;
+    list.each(field, |index, document| {
+        let text = RankFields::Usual.text(document, &item(index))?;
+        limits.check_text(item(index), &text)?;
         texts.push(text.into());
         Ok(())
     })?;
@@ -320,7 +326,7 @@ pub fn texts(
 
 impl ResponseContext {
     /// The results, best first, each with its document where documents are returned.
-    pub fn results<'a>(
+    pub(crate) fn results<'a>(
         &'a self,
         ranking: &'a Ranking,
     ) -> impl Iterator<Item = (Ranked<'a>, Option<Returned>)> {
@@ -335,18 +341,18 @@ impl ResponseContext {
 
 /// A result as most dialects have it.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct ResultItem<D> {
+pub(crate) struct ResultItem<D> {
     /// Place of the document in the request.
-    pub index: usize,
-    pub relevance_score: f64,
+    pub(crate) index: usize,
+    pub(crate) relevance_score: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub document: Option<D>,
+    pub(crate) document: Option<D>,
     #[serde(flatten)]
-    pub shown: Shown,
+    pub(crate) shown: Shown,
 }
 
 impl<D> ResultItem<D> {
-    pub fn list(
+    pub(crate) fn list(
         context: &ResponseContext,
         ranking: &Ranking,
         document: impl Fn(Returned) -> D,
@@ -365,10 +371,10 @@ impl<D> ResultItem<D> {
 
 /// Tokens of the request, as OpenAI's API has them.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Usage {
+pub(crate) struct Usage {
     /// Of all pairs; a query counts with each document.
-    pub prompt_tokens: usize,
-    pub total_tokens: usize,
+    pub(crate) prompt_tokens: usize,
+    pub(crate) total_tokens: usize,
 }
 
 impl From<&Ranking> for Usage {
@@ -388,7 +394,7 @@ pub struct OpenAiError {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
-pub struct OpenAiErrorInfo {
+pub(crate) struct OpenAiErrorInfo {
     message: String,
     #[schema(example = "invalid_request_error")]
     r#type: &'static str,
@@ -402,9 +408,9 @@ impl From<&super::Failure> for OpenAiError {
     fn from(failure: &super::Failure) -> Self {
         Self {
             error: OpenAiErrorInfo {
-                message: failure.message.clone(),
-                r#type: failure.kind(),
-                param: failure.field.clone(),
+                message: failure.message(),
+                r#type: failure.word(),
+                param: failure.field(),
                 code: failure.status,
             },
         }
@@ -422,8 +428,8 @@ pub struct DetailError {
 impl From<&super::Failure> for DetailError {
     fn from(failure: &super::Failure) -> Self {
         Self {
-            detail: failure.message.clone(),
-            code: failure.code,
+            detail: failure.message(),
+            code: failure.code(),
         }
     }
 }

@@ -7,8 +7,9 @@ use super::documents::{
     DocumentsBody, OpenAiError, ResponseContext, ResultItem, Returned, USUAL, Usage,
 };
 use super::{About, Dialect, Failure};
-use reranker_domain::{Invalid, Limits, Ranking, Request};
+use reranker_domain::{Limits, Ranking, Refusal, Request};
 
+/// infinity's `/rerank`.
 pub struct Infinity;
 
 /// The ranking, best first.
@@ -32,7 +33,7 @@ impl Dialect for Infinity {
     type ErrorBody = OpenAiError;
     type Context = ResponseContext;
 
-    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, ResponseContext), Invalid> {
+    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, ResponseContext), Refusal> {
         body.into_request(limits, &USUAL)
     }
 

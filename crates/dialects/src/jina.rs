@@ -7,8 +7,9 @@ use super::documents::{
     DetailError, DocumentsBody, ResponseContext, ResultItem, Returned, USUAL, Usage,
 };
 use super::{About, Dialect, Failure};
-use reranker_domain::{Invalid, Limits, Ranking, Request};
+use reranker_domain::{Limits, Ranking, Refusal, Request};
 
+/// Jina's `/v1/rerank`.
 pub struct Jina;
 
 /// The ranking, best first.
@@ -29,7 +30,7 @@ impl Dialect for Jina {
     type ErrorBody = DetailError;
     type Context = ResponseContext;
 
-    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, ResponseContext), Invalid> {
+    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, ResponseContext), Refusal> {
         body.into_request(limits, &USUAL)
     }
 

@@ -11,12 +11,12 @@ use utoipa::openapi::schema::{
 };
 use utoipa::{PartialSchema, ToSchema};
 
-use reranker_domain::Invalid;
+use reranker_domain::{Field, Refusal};
 use reranker_json as json;
 
 /// `true`, `false`, or one of them as a string, which some clients send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bool(pub bool);
+pub(crate) struct Bool(pub bool);
 
 impl ToSchema for Bool {}
 
@@ -59,7 +59,7 @@ impl<'de> Deserialize<'de> for Bool {
 }
 
 /// A text, or an object that has it in a field: `text`, `content`, or those that are named elsewhere.
-pub enum Document {
+pub(crate) enum Document {
     Text(String),
     Fields(Box<RawValue>),
 }
@@ -79,11 +79,11 @@ impl PartialSchema for Document {
 impl<'de> Deserialize<'de> for Document {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = <&RawValue>::deserialize(deserializer)?;
-        match Kind::of(raw) {
-            Kind::Text => serde_json::from_str(raw.get())
+        match JsonType::of(raw) {
+            JsonType::Text => serde_json::from_str(raw.get())
                 .map(Self::Text)
                 .map_err(de::Error::custom),
-            Kind::Object => Ok(Self::Fields(raw.to_owned())),
+            JsonType::Object => Ok(Self::Fields(raw.to_owned())),
             kind => Err(kind.instead_of("a string or an object")),
         }
     }
@@ -91,7 +91,7 @@ impl<'de> Deserialize<'de> for Document {
 
 /// What a JSON value is, by its first character.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum JsonType {
     Null,
     Bool,
     Number,
@@ -100,8 +100,8 @@ pub enum Kind {
     Object,
 }
 
-impl Kind {
-    pub fn of(raw: &RawValue) -> Self {
+impl JsonType {
+    pub(crate) fn of(raw: &RawValue) -> Self {
         match raw.get().bytes().next() {
             Some(b'"') => Self::Text,
             Some(b'[') => Self::List,
@@ -140,9 +140,9 @@ impl<T> List<T> {
         }
     }
 
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         let mut count = 0;
-        let counted = json::each("", self.json.get(), |_, _: IgnoredAny| {
+        let counted = json::each("".into(), self.json.get(), |_, _: IgnoredAny| {
             count += 1;
             Ok(())
         });
@@ -153,49 +153,49 @@ impl<T> List<T> {
 }
 
 impl<'a, T: Deserialize<'a>> List<T> {
-    /// Hands over the items with their places, until one is refused. `name` is what the caller calls the list.
-    pub fn each(
+    /// Hands over the items with their places, until one is refused. `field` is the list's.
+    pub(crate) fn each(
         &'a self,
-        name: &str,
-        take: impl FnMut(usize, T) -> Result<(), Invalid>,
-    ) -> Result<(), Invalid> {
-        json::each(name, self.json.get(), take)
+        field: Field,
+        take: impl FnMut(usize, T) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        json::each(field, self.json.get(), take)
     }
 }
 
 impl<'de, T> Deserialize<'de> for List<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = <&RawValue>::deserialize(deserializer)?;
-        match Kind::of(raw) {
-            Kind::List => Ok(Self::new(raw)),
+        match JsonType::of(raw) {
+            JsonType::List => Ok(Self::new(raw)),
             kind => Err(kind.instead_of("an array")),
         }
     }
 }
 
 /// Documents: a list of them; one alone stands for a list of one.
-pub enum Documents {
+pub(crate) enum Documents {
     One(Document),
     Many(List<Document>),
 }
 
 impl Documents {
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         match self {
             Self::One(_) => 1,
             Self::Many(list) => list.count(),
         }
     }
 
-    /// Hands over the documents with their places, until one is refused. `name` is what the caller calls the list.
-    pub fn each(
+    /// Hands over the documents with their places, until one is refused. `field` is the list's.
+    pub(crate) fn each(
         self,
-        name: &str,
-        mut take: impl FnMut(usize, Document) -> Result<(), Invalid>,
-    ) -> Result<(), Invalid> {
+        field: Field,
+        mut take: impl FnMut(usize, Document) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
         match self {
             Self::One(document) => take(0, document),
-            Self::Many(list) => list.each(name, take),
+            Self::Many(list) => list.each(field, take),
         }
     }
 }
@@ -203,9 +203,9 @@ impl Documents {
 impl<'de> Deserialize<'de> for Documents {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = <&RawValue>::deserialize(deserializer)?;
-        match Kind::of(raw) {
-            Kind::List => Ok(Self::Many(List::new(raw))),
-            Kind::Text | Kind::Object => serde_json::from_str(raw.get())
+        match JsonType::of(raw) {
+            JsonType::List => Ok(Self::Many(List::new(raw))),
+            JsonType::Text | JsonType::Object => serde_json::from_str(raw.get())
                 .map(Self::One)
                 .map_err(de::Error::custom),
             kind => Err(kind.instead_of("an array")),
@@ -255,7 +255,7 @@ mod tests {
         let read = |json: &str| -> Result<(usize, Vec<String>), String> {
             let list: Documents = serde_json::from_str(json).map_err(|error| error.to_string())?;
             let (count, mut seen) = (list.count(), Vec::new());
-            let all = list.each("list", |index, item| {
+            let all = list.each("list".into(), |index, item| {
                 let text = match item {
                     Document::Text(text) => text,
                     Document::Fields(raw) => raw.get().to_owned(),
@@ -264,7 +264,7 @@ mod tests {
                 Ok(())
             });
             all.map(|()| (count, seen))
-                .map_err(|invalid| invalid.message)
+                .map_err(|refusal| refusal.to_string())
         };
         let seen =
             |items: &[&str]| Ok((items.len(), items.iter().map(|s| s.to_string()).collect()));

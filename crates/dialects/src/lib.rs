@@ -1,7 +1,21 @@
-//! Wire formats. Each module turns one client family's JSON into the domain's `Request` and a `Ranking` back into JSON, with
+//! Wire formats. Each module turns one client family's JSON into the domain's [`Request`] and a [`Ranking`] back into JSON, with
 //! its own error body. Knows neither HTTP nor the service.
 //!
-//! [`Dialect`] is what they have in common; [`Shape`] tells apart the ones that share a path by what their bodies hold.
+//! [`Dialect`] is what they have in common; [`Shape`] tells apart the ones that share a path by what their bodies hold. [`Names`] are a
+//! caller's words for its fields: errors get them last, when they are written into a body.
+//!
+//! ```
+//! use reranker_dialects::{Dialect, cohere};
+//! use reranker_domain::Limits;
+//!
+//! let body = serde_json::from_str(r#"{"query": "When?", "documents": ["At nine.", "Here."], "top_n": 1}"#)?;
+//! let limits = Limits { pairs: 100, text_chars: 10_000 };
+//! let (request, _context) = cohere::V2::read(body, &limits).expect("within the limits");
+//! assert_eq!((request.pairs.len(), request.top), (2, Some(1)));
+//! # Ok::<(), serde_json::Error>(())
+//! ```
+
+#![warn(missing_docs, unreachable_pub)]
 
 pub mod azure;
 pub mod bedrock;
@@ -19,20 +33,20 @@ pub mod voyage;
 
 mod documents;
 mod lenient;
+mod names;
 mod options;
 mod shape;
 mod text;
-
-use std::borrow::Cow;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 
+pub use names::{Named, Names};
 pub use reranker_json::Object;
 pub use shape::{Fields, Sender, Shape};
 
-use reranker_domain::{Error, Invalid, Limits, Ranking, Request, Score};
+use reranker_domain::{Code, Field, Kind, Limits, Ranking, Refusal, Request, Score};
 
 /// One wire format: a body to a request, a ranking to an answer, a failure to an error body.
 pub trait Dialect: Send + Sync + 'static {
@@ -40,15 +54,22 @@ pub trait Dialect: Send + Sync + 'static {
     const NAME: &'static str;
     /// Whose format, for the documentation.
     const TITLE: &'static str;
-    type Body: DeserializeOwned + Send + ToSchema;
+    /// What is asked, as JSON.
+    type Body: DeserializeOwned + Send + ToSchema + Named;
+    /// What is answered, as JSON.
     type Answer: Serialize + ToSchema;
+    /// What is answered where there is no ranking, as JSON.
     type ErrorBody: Serialize + ToSchema;
     /// What of the body the answer needs besides the ranking.
     type Context: Send + 'static;
 
-    /// The domain's request; `limits` are checked here, where the caller's names of the fields are known.
-    fn read(body: Self::Body, limits: &Limits) -> Result<(Request, Self::Context), Invalid>;
+    /// The domain's request, and what the answer needs. `limits` are checked here, so that no more is read than may be.
+    fn read(body: Self::Body, limits: &Limits) -> Result<(Request, Self::Context), Refusal>;
+
+    /// A ranking in the words of this dialect.
     fn answer(context: Self::Context, ranking: &Ranking, about: &About) -> Self::Answer;
+
+    /// A refusal in the words of this dialect.
     fn error(failure: &Failure) -> Self::ErrorBody;
 
     /// The name of the error that this dialect's clients find in the header `x-amzn-errortype`.
@@ -60,9 +81,11 @@ pub trait Dialect: Send + Sync + 'static {
 /// What an answer tells of the request and its server.
 #[derive(Debug, Clone)]
 pub struct About {
+    /// The model's name.
     pub model: String,
+    /// The model's revision, where it has one.
     pub revision: Option<String>,
-    /// Of the request.
+    /// The request's id.
     pub id: String,
     /// Seconds since 1970.
     pub created: u64,
@@ -105,97 +128,55 @@ impl From<&Score> for Shown {
     }
 }
 
-/// What went wrong, in the words of no dialect.
+/// A refusal on its way to a caller: what an error body may tell.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// The HTTP status, for the bodies that repeat it.
+    /// What is wrong, in nobody's words.
+    pub refusal: Refusal,
+    /// The caller's names for the fields of its request.
+    pub names: Names,
+    /// The number of the answer's status, for the bodies that repeat it. No dialect decides by it.
     pub status: u16,
-    /// Stable name of the error; listed in docs/reference/errors.md.
-    pub code: &'static str,
-    pub message: String,
-    pub field: Option<String>,
-    pub got: Option<u64>,
-    pub limit: Option<u64>,
     /// The routes there are, where the one asked for is none of them.
     pub routes: Vec<String>,
-    /// For the log, not for callers: what broke inside.
-    pub cause: Option<String>,
 }
 
 impl Failure {
-    /// Without a status, which is not for this module to know.
-    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            status: 0,
-            code,
-            message: message.into(),
-            field: None,
-            got: None,
-            limit: None,
-            routes: Vec::new(),
-            cause: None,
-        }
+    /// The stable name of the error; docs/reference/errors.md lists all.
+    pub fn code(&self) -> &'static str {
+        self.refusal.code.name()
+    }
+
+    /// Who has to act.
+    pub fn kind(&self) -> Kind {
+        self.refusal.code.kind()
+    }
+
+    /// What is wrong, as a sentence that names the field as the caller does.
+    pub fn message(&self) -> String {
+        self.names.message(&self.refusal)
+    }
+
+    /// The caller's name for the field at fault.
+    pub fn field(&self) -> Option<String> {
+        let field = self.refusal.field.as_ref();
+        field.map(|field| self.names.name(field).into_owned())
     }
 
     /// One word for the kind, as the error types of OpenAI's clients have it.
-    fn kind(&self) -> &'static str {
-        match self.status {
-            401 => "authentication_error",
-            404 => "not_found_error",
-            429 => "rate_limit_error",
-            400..=499 => "invalid_request_error",
-            503 | 504 => "overloaded_error",
-            _ => "internal_server_error",
+    fn word(&self) -> &'static str {
+        match self.kind() {
+            Kind::Key => "authentication_error",
+            Kind::Address => "not_found_error",
+            Kind::Pace => "rate_limit_error",
+            Kind::Caller => "invalid_request_error",
+            Kind::Unavailable | Kind::Operator | Kind::Deadline => "overloaded_error",
+            Kind::Internal => "internal_server_error",
         }
     }
 }
 
-impl From<&Invalid> for Failure {
-    fn from(invalid: &Invalid) -> Self {
-        Self {
-            field: invalid.field.clone(),
-            got: invalid.got,
-            limit: invalid.limit,
-            ..Self::new(invalid.code, invalid.message.clone())
-        }
-    }
-}
-
-impl From<&Error> for Failure {
-    fn from(error: &Error) -> Self {
-        let code = match error {
-            Error::Invalid(invalid) => return Self::from(invalid),
-            Error::Busy { .. } => "busy",
-            Error::NotReady { .. } => "not_ready",
-            Error::Deadline => "deadline_exceeded",
-            Error::Unreachable { .. } => "deadline_unreachable",
-            Error::Draining => "draining",
-            Error::Model(_) => "model_unavailable",
-            Error::Internal(_) => "internal",
-        };
-        let message: Cow<str> = match error {
-            Error::Internal(_) => "internal error".into(),
-            _ => error.to_string().into(),
-        };
-        let mut failure = Self::new(code, message);
-        match error {
-            Error::Internal(cause) => failure.cause = Some(cause.clone()),
-            Error::Busy { queued, limit, .. } => {
-                (failure.got, failure.limit) = (Some(*queued as u64), Some(*limit as u64));
-            }
-            Error::Unreachable { total, left, .. } => {
-                let ms = |time: &std::time::Duration| u64::try_from(time.as_millis()).ok();
-                (failure.got, failure.limit) = (ms(total), ms(left));
-            }
-            _ => {}
-        }
-        failure
-    }
-}
-
-fn required<T>(value: Option<T>, field: impl FnOnce() -> String) -> Result<T, Invalid> {
-    value.ok_or_else(|| {
-        let field = field();
-        Invalid::new("missing_field", format!("{field} is missing")).field(field)
-    })
+/// The value of a field that a body must have.
+fn required<T>(value: Option<T>, field: impl Into<Field>) -> Result<T, Refusal> {
+    value.ok_or_else(|| Refusal::of(Code::MissingField, field, "is missing"))
 }

@@ -7,8 +7,9 @@ use super::documents::{
     Defaults, DocumentsBody, OpenAiError, ResponseContext, ResultItem, Returned, USUAL, Usage,
 };
 use super::{About, Dialect, Failure};
-use reranker_domain::{Invalid, Limits, Ranking, Request};
+use reranker_domain::{Limits, Ranking, Refusal, Request};
 
+/// llama.cpp's `/reranking`.
 pub struct LlamaCpp;
 
 const DEFAULTS: Defaults = Defaults {
@@ -34,7 +35,7 @@ impl Dialect for LlamaCpp {
     type ErrorBody = OpenAiError;
     type Context = ResponseContext;
 
-    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, ResponseContext), Invalid> {
+    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, ResponseContext), Refusal> {
         body.into_request(limits, &DEFAULTS)
     }
 

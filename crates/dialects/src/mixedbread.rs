@@ -3,19 +3,14 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::documents::{Defaults, DocumentsBody, ResponseContext, Returned, USUAL, Usage};
+use super::documents::{DocumentsBody, ResponseContext, Returned, USUAL, Usage};
 use super::lenient::{Bool, Document, Documents, List};
 use super::options::body;
-use super::{About, Dialect, Failure, Shown};
-use reranker_domain::{Invalid, Limits, Ranking, Request};
+use super::{About, Dialect, Failure, Named, Names, Shown};
+use reranker_domain::{Limits, Ranking, Refusal, Request};
 
+/// Mixedbread's `/v1/reranking`.
 pub struct Mixedbread;
-
-const DEFAULTS: Defaults = Defaults {
-    document_field: |index| format!("input[{index}]"),
-    list_field: "input",
-    ..USUAL
-};
 
 body! {
     /// A query and the documents to rank.
@@ -42,6 +37,12 @@ body! {
     }
 }
 
+impl Named for MixedbreadBody {
+    fn names(&self) -> Names {
+        Names::USUAL.documents("input", "")
+    }
+}
+
 /// The ranking, best first.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct MixedbreadAnswer {
@@ -54,6 +55,7 @@ pub struct MixedbreadAnswer {
     return_input: bool,
 }
 
+/// A document's score, and its place in the request.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct MixedbreadItem {
     index: usize,
@@ -70,7 +72,9 @@ pub struct MixedbreadItem {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum MixedbreadInput {
+    /// A document that was a text.
     Text(String),
+    /// A document that was an object.
     Fields(Returned),
 }
 
@@ -92,7 +96,7 @@ impl Dialect for Mixedbread {
     /// With whether documents are returned.
     type Context = (ResponseContext, bool);
 
-    fn read(body: MixedbreadBody, limits: &Limits) -> Result<(Request, Self::Context), Invalid> {
+    fn read(body: MixedbreadBody, limits: &Limits) -> Result<(Request, Self::Context), Refusal> {
         let options = body.options();
         let returned = matches!(body.return_input, Some(Bool(true)));
         let (request, context) = DocumentsBody::new(body.query, body.input, options)
@@ -100,7 +104,7 @@ impl Dialect for Mixedbread {
             .return_documents(body.return_input)
             .rank_fields(body.rank_fields)
             .min_score(body.min_score)
-            .into_request(limits, &DEFAULTS)?;
+            .into_request(limits, &USUAL)?;
         Ok((request, (context, returned)))
     }
 
@@ -134,9 +138,9 @@ impl Dialect for Mixedbread {
 
     fn error(failure: &Failure) -> MixedbreadError {
         MixedbreadError {
-            r#type: failure.kind(),
-            message: failure.message.clone(),
-            code: failure.code,
+            r#type: failure.word(),
+            message: failure.message(),
+            code: failure.code(),
         }
     }
 }

@@ -8,8 +8,8 @@ use utoipa::ToSchema;
 
 use super::lenient::List;
 use super::options::body;
-use super::{About, Dialect, Failure, Object, Shown, required};
-use reranker_domain::{Invalid, Limits, Pair, Ranking, Request, Score};
+use super::{About, Dialect, Failure, Named, Names, Object, Shown, required};
+use reranker_domain::{Field, Limits, Pair, Ranking, Refusal, Request, Score};
 
 /// One pair.
 pub struct One;
@@ -44,6 +44,7 @@ body! {
     }
 }
 
+/// One of the pairs.
 #[derive(Deserialize, ToSchema)]
 pub struct PairBody {
     /// What is looked for. Not empty.
@@ -52,6 +53,20 @@ pub struct PairBody {
     /// The text to judge. May be empty.
     #[schema(required = true, value_type = String)]
     passage: Option<String>,
+}
+
+impl Named for RerankBody {
+    fn names(&self) -> Names {
+        Names::USUAL.document("passage")
+    }
+}
+
+impl Named for BatchBody {
+    fn names(&self) -> Names {
+        Names::USUAL
+            .queries("pairs", ".query")
+            .documents("pairs", ".passage")
+    }
 }
 
 /// Whether scores are shown as sigmoids.
@@ -65,21 +80,18 @@ impl Dialect for One {
     type ErrorBody = ErrorBody;
     type Context = Normalize;
 
-    fn read(body: RerankBody, limits: &Limits) -> Result<(Request, Normalize), Invalid> {
+    fn read(body: RerankBody, limits: &Limits) -> Result<(Request, Normalize), Refusal> {
         let options = body.options();
-        let query = required(body.query, || "query".into())?;
-        let passage = required(body.passage, || "passage".into())?;
-        limits.check_query(|| "query".into(), &query)?;
-        limits.check_text(|| "passage".into(), &passage)?;
+        let query = required(body.query, Field::Query(0))?;
+        let passage = required(body.passage, Field::Document(0))?;
+        limits.check_query(Field::Query(0), &query)?;
+        limits.check_text(Field::Document(0), &passage)?;
         let pair = Pair {
             query: query.into(),
             document: passage.into(),
         };
         let context = Normalize(options.normalize.unwrap_or(true));
-        Ok((
-            options.into_request(vec![pair], |_| "passage".into())?,
-            context,
-        ))
+        Ok((options.into_request(vec![pair])?, context))
     }
 
     fn answer(Normalize(normalized): Normalize, ranking: &Ranking, about: &About) -> RerankAnswer {
@@ -108,19 +120,17 @@ impl Dialect for Batch {
     type ErrorBody = ErrorBody;
     type Context = Normalize;
 
-    fn read(body: BatchBody, limits: &Limits) -> Result<(Request, Normalize), Invalid> {
+    fn read(body: BatchBody, limits: &Limits) -> Result<(Request, Normalize), Refusal> {
         let options = body.options();
-        let bodies = required(body.pairs, || "pairs".into())?;
+        let bodies = required(body.pairs, Field::Documents)?;
         let count = bodies.count();
-        limits.check_pairs("pairs", count)?;
+        limits.check_pairs(count)?;
         let mut pairs: Vec<Pair> = Vec::with_capacity(count);
-        bodies.each("pairs", |index, Object(body)| {
-            let query_field = || format!("pairs[{index}].query");
-            let passage_field = || format!("pairs[{index}].passage");
-            let query = required(body.query, query_field)?;
-            let passage = required(body.passage, passage_field)?;
-            limits.check_query(query_field, &query)?;
-            limits.check_text(passage_field, &passage)?;
+        bodies.each(Field::Documents, |index, Object(body)| {
+            let query = required(body.query, Field::Query(index))?;
+            let passage = required(body.passage, Field::Document(index))?;
+            limits.check_query(Field::Query(index), &query)?;
+            limits.check_text(Field::Document(index), &passage)?;
             // Batches usually repeat one query: keep it once.
             let query = match pairs.last() {
                 Some(last) if *last.query == *query => Arc::clone(&last.query),
@@ -133,8 +143,7 @@ impl Dialect for Batch {
             Ok(())
         })?;
         let context = Normalize(options.normalize.unwrap_or(true));
-        let field = |index| format!("pairs[{index}].passage");
-        Ok((options.into_request(pairs, field)?, context))
+        Ok((options.into_request(pairs)?, context))
     }
 
     fn answer(Normalize(normalized): Normalize, ranking: &Ranking, about: &About) -> BatchAnswer {
@@ -195,6 +204,7 @@ pub struct BatchAnswer {
     ms: f64,
 }
 
+/// A pair's score, with all that is known of it.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct BatchItem {
     /// Place of the pair in the request.
@@ -215,6 +225,7 @@ pub struct ErrorBody {
     error_type: &'static str,
 }
 
+/// What went wrong, for programs.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorInfo {
     /// Stable name of the error.
@@ -241,28 +252,19 @@ pub struct ErrorInfo {
 
 impl From<&Failure> for ErrorBody {
     fn from(failure: &Failure) -> Self {
-        let Failure {
-            status: _,
-            code,
-            message,
-            field,
-            got,
-            limit,
-            routes,
-            cause: _,
-        } = failure.clone();
+        let message = failure.message();
         Self {
             detail: message.clone(),
             message: message.clone(),
-            error_type: failure.kind(),
+            error_type: failure.word(),
             error: ErrorInfo {
-                code,
+                code: failure.code(),
                 message,
-                r#type: failure.kind(),
-                field,
-                got,
-                limit,
-                routes,
+                r#type: failure.word(),
+                field: failure.field(),
+                got: failure.refusal.got,
+                limit: failure.refusal.limit,
+                routes: failure.routes.clone(),
             },
         }
     }
@@ -279,8 +281,8 @@ mod tests {
         text_chars: 5,
     };
 
-    fn batch(json: &str) -> Result<(Request, Normalize), Invalid> {
-        Batch::read(serde_json::from_str(json).expect("valid JSON"), &LIMITS)
+    fn body(json: &str) -> BatchBody {
+        serde_json::from_str(json).expect("valid JSON")
     }
 
     #[test]
@@ -315,9 +317,12 @@ mod tests {
                 "truncation",
             ),
         ] {
-            let error = batch(json).map(|_| ()).expect_err(json);
+            let body = body(json);
+            let names = body.names();
+            let error = Batch::read(body, &LIMITS).err().expect(json);
+            let named = error.field.map(|field| names.name(&field));
             assert_eq!(
-                (error.code, error.field.as_deref()),
+                (error.code.name(), named.as_deref()),
                 (code, Some(field)),
                 "{json}"
             );
@@ -326,10 +331,10 @@ mod tests {
 
     #[test]
     fn unknown_fields_are_ignored_and_repeated_queries_are_kept_once() {
-        let (request, _) = batch(
+        let body = body(
             r#"{"pairs":[{"query":"q","passage":"","x":1},{"query":"q","passage":"p"}],"model":"any"}"#,
-        )
-        .expect("valid");
+        );
+        let (request, _) = Batch::read(body, &LIMITS).expect("valid");
         assert!(Arc::ptr_eq(
             &request.pairs[0].query,
             &request.pairs[1].query

@@ -9,7 +9,7 @@ use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::lenient::Bool;
-use reranker_domain::{Chunking, Invalid, Pair, Request, Side, Truncation};
+use reranker_domain::{Chunking, Code, Field, Pair, Refusal, Request, Side, Truncation};
 
 /// Tokens that a chunk repeats of the one before it, where the request does not say.
 const CHUNK_OVERLAP: usize = 32;
@@ -51,7 +51,6 @@ macro_rules! body {
                 $crate::options::Options {
                     normalize: self.normalize.map(|flag| flag.0),
                     max_length: self.max_length,
-                    max_length_field: "max_length",
                     truncation: self.truncation.clone(),
                     max_tokens_per_query: self.max_tokens_per_query,
                     max_tokens_per_doc: self.max_tokens_per_doc,
@@ -66,56 +65,50 @@ macro_rules! body {
 pub(super) use body;
 
 /// The fields that [`body!`] adds. A dialect may fill in what its own fields say.
-pub struct Options {
-    pub normalize: Option<bool>,
-    pub max_length: Option<usize>,
-    /// Where `max_length` was found.
-    pub max_length_field: &'static str,
-    pub truncation: Option<TruncationName>,
-    pub max_tokens_per_query: Option<usize>,
-    pub max_tokens_per_doc: Option<usize>,
-    pub max_chunks_per_doc: Option<usize>,
-    pub chunk_overlap: Option<usize>,
-    pub side: Side,
+pub(crate) struct Options {
+    pub(crate) normalize: Option<bool>,
+    pub(crate) max_length: Option<usize>,
+    pub(crate) truncation: Option<TruncationName>,
+    pub(crate) max_tokens_per_query: Option<usize>,
+    pub(crate) max_tokens_per_doc: Option<usize>,
+    pub(crate) max_chunks_per_doc: Option<usize>,
+    pub(crate) chunk_overlap: Option<usize>,
+    pub(crate) side: Side,
+}
+
+/// Which of two fields a body has its maximum length in: ours, or vLLM's, where -1 stands for the model's own.
+pub(crate) fn max_length_name(ours: Option<usize>, prompt_tokens: Option<i64>) -> &'static str {
+    match (ours, prompt_tokens) {
+        (None, Some(tokens)) if tokens != -1 => "truncate_prompt_tokens",
+        _ => "max_length",
+    }
 }
 
 impl Options {
     /// vLLM's `truncate_prompt_tokens` as the maximum length where none is named by our own field; -1 stands for the model's own.
-    pub fn or_prompt_tokens(&mut self, tokens: Option<i64>) -> Result<(), Invalid> {
-        let field = "truncate_prompt_tokens";
+    pub(crate) fn or_prompt_tokens(&mut self, tokens: Option<i64>) -> Result<(), Refusal> {
         let Some(tokens) = tokens.filter(|&tokens| tokens != -1 && self.max_length.is_none())
         else {
             return Ok(());
         };
         let length = usize::try_from(tokens).map_err(|_| {
-            let message = format!("{field} is {tokens}, it must be -1 or a length");
-            Invalid::new("invalid_max_length", message).field(field)
+            let says = format!("is {tokens}, it must be -1 or a length");
+            Refusal::of(Code::InvalidMaxLength, Field::MaxLength, says)
         })?;
         self.max_length = Some(length);
-        self.max_length_field = field;
         Ok(())
     }
 
-    pub fn into_request(
-        self,
-        pairs: Vec<Pair>,
-        document_field: fn(usize) -> String,
-    ) -> Result<Request, Invalid> {
+    /// The request for these pairs.
+    pub(crate) fn into_request(self, pairs: Vec<Pair>) -> Result<Request, Refusal> {
         let chunks = self.max_chunks_per_doc.unwrap_or(1);
         if chunks > MAX_CHUNKS {
-            let field = "max_chunks_per_doc";
-            return Err(Invalid::new(
-                "invalid_chunks",
-                format!("{field} is {chunks}, the limit is {MAX_CHUNKS}"),
-            )
-            .field(field)
-            .got(chunks)
-            .limit(MAX_CHUNKS));
+            let says = format!("is {chunks}, the limit is {MAX_CHUNKS}");
+            let refusal = Refusal::of(Code::InvalidChunks, "max_chunks_per_doc", says);
+            return Err(refusal.got(chunks).limit(MAX_CHUNKS));
         }
         Ok(Request {
-            document_field,
             max_length: self.max_length,
-            max_length_field: self.max_length_field,
             truncation: self.truncation.map(TruncationName::parse).transpose()?,
             side: self.side,
             max_query_tokens: self.max_tokens_per_query.filter(|&most| most > 0),
@@ -131,7 +124,7 @@ impl Options {
 
 /// The name of a rule, or whether there is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TruncationName {
+pub(crate) enum TruncationName {
     Named(String),
     Allowed(bool),
 }
@@ -148,14 +141,12 @@ impl PartialSchema for TruncationName {
 }
 
 impl TruncationName {
-    fn parse(self) -> Result<Truncation, Invalid> {
+    fn parse(self) -> Result<Truncation, Refusal> {
         match self {
             Self::Allowed(true) => Ok(Truncation::LongestFirst),
             Self::Allowed(false) => Ok(Truncation::None),
-            Self::Named(name) => Truncation::from_str(&name).map_err(|message| {
-                Invalid::new("invalid_truncation", format!("truncation {message}"))
-                    .field("truncation")
-            }),
+            Self::Named(name) => Truncation::from_str(&name)
+                .map_err(|message| Refusal::of(Code::InvalidTruncation, "truncation", message)),
         }
     }
 }

@@ -6,9 +6,10 @@ use utoipa::ToSchema;
 use super::documents::{Defaults, DocumentsBody, ResponseContext, Returned, USUAL};
 use super::lenient::{Bool, Document, Documents, List};
 use super::options::{TruncationName, body};
-use super::{About, Dialect, Failure, Object};
-use reranker_domain::{Invalid, Limits, Ranking, Request};
+use super::{About, Dialect, Failure, Named, Object};
+use reranker_domain::{Code, Kind, Limits, Ranking, Refusal, Request};
 
+/// Pinecone's `/rerank`.
 pub struct Pinecone;
 
 const DEFAULTS: Defaults = Defaults {
@@ -42,6 +43,9 @@ body! {
     }
 }
 
+impl Named for PineconeBody {}
+
+/// Options of the model.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct Parameters {
     /// `END` (long documents are cut) or `NONE` (they are refused).
@@ -56,6 +60,7 @@ pub struct PineconeAnswer {
     usage: PineconeUsage,
 }
 
+/// A document's score, and its place in the request.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PineconeItem {
     index: usize,
@@ -64,12 +69,14 @@ pub struct PineconeItem {
     document: Option<Returned>,
 }
 
+/// What Pinecone would bill.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PineconeUsage {
     /// One for each request.
     rerank_units: u32,
 }
 
+/// `{"error": {"code", "message"}, "status"}`, as Pinecone's clients read it.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PineconeError {
     error: PineconeErrorInfo,
@@ -77,6 +84,7 @@ pub struct PineconeError {
     status: u16,
 }
 
+/// What went wrong: gRPC's name for its kind, and a sentence.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PineconeErrorInfo {
     #[schema(example = "INVALID_ARGUMENT")]
@@ -92,7 +100,7 @@ impl Dialect for Pinecone {
     type ErrorBody = PineconeError;
     type Context = ResponseContext;
 
-    fn read(body: PineconeBody, limits: &Limits) -> Result<(Request, ResponseContext), Invalid> {
+    fn read(body: PineconeBody, limits: &Limits) -> Result<(Request, ResponseContext), Refusal> {
         let mut options = body.options();
         let parameters = body
             .parameters
@@ -102,9 +110,8 @@ impl Dialect for Pinecone {
                 "END" => true,
                 "NONE" => false,
                 _ => {
-                    let field = "parameters.truncate";
-                    let message = format!("{field} must be END or NONE");
-                    return Err(Invalid::new("invalid_truncation", message).field(field));
+                    let (code, field) = (Code::InvalidTruncation, "parameters.truncate");
+                    return Err(Refusal::of(code, field, "must be END or NONE"));
                 }
             }));
         }
@@ -132,19 +139,19 @@ impl Dialect for Pinecone {
     }
 
     fn error(failure: &Failure) -> PineconeError {
-        let code = match failure.status {
-            401 => "UNAUTHENTICATED",
-            404 => "NOT_FOUND",
-            429 => "RESOURCE_EXHAUSTED",
-            400..=499 => "INVALID_ARGUMENT",
-            503 => "UNAVAILABLE",
-            504 => "DEADLINE_EXCEEDED",
-            _ => "INTERNAL",
+        let code = match failure.kind() {
+            Kind::Key => "UNAUTHENTICATED",
+            Kind::Address => "NOT_FOUND",
+            Kind::Pace => "RESOURCE_EXHAUSTED",
+            Kind::Caller => "INVALID_ARGUMENT",
+            Kind::Unavailable | Kind::Operator => "UNAVAILABLE",
+            Kind::Deadline => "DEADLINE_EXCEEDED",
+            Kind::Internal => "INTERNAL",
         };
         PineconeError {
             error: PineconeErrorInfo {
                 code,
-                message: failure.message.clone(),
+                message: failure.message(),
             },
             status: failure.status,
         }

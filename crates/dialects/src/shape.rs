@@ -5,19 +5,27 @@ use std::fmt;
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::lenient::Kind;
-use reranker_domain::Invalid;
+use super::lenient::JsonType;
+use reranker_domain::{Code, Refusal};
 
 /// Whose body it is, by the fields that it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
+    /// `query` and `passage`: one pair.
     Native,
+    /// `pairs`.
     NativeBatch,
+    /// `texts`: text-embeddings-inference's.
     Tei,
+    /// `queries` and `sources`: Amazon Bedrock's.
     Bedrock,
+    /// `documents`, from one of Pinecone's clients.
     Pinecone,
+    /// `documents`: Cohere's, Jina's and those of all who copy them.
     Common,
+    /// `input`: Mixedbread's.
     Mixedbread,
+    /// `queries` or `text_1` with their counterparts: vLLM's score.
     VllmScore,
 }
 
@@ -76,7 +84,7 @@ const LONGEST_NAME: usize = 32;
 #[derive(Debug, Default)]
 pub struct Fields {
     /// By their places in [`TELLING`].
-    kinds: [Option<Kind>; TELLING.len()],
+    kinds: [Option<JsonType>; TELLING.len()],
     /// Other names, for what they are near to.
     others: Vec<String>,
 }
@@ -97,7 +105,7 @@ impl<'de> Deserialize<'de> for Fields {
                 while let Some(name) = map.next_key::<Name>()? {
                     let other = match name {
                         Name::Telling(place) => {
-                            let kind = Kind::of(map.next_value::<&RawValue>()?);
+                            let kind = JsonType::of(map.next_value::<&RawValue>()?);
                             if fields.kinds[place].replace(kind).is_some() {
                                 return Err(de::Error::duplicate_field(TELLING[place]));
                             }
@@ -149,9 +157,9 @@ impl<'de> Deserialize<'de> for Name {
 }
 
 impl Fields {
-    fn kind(&self, name: &str) -> Option<Kind> {
+    fn kind(&self, name: &str) -> Option<JsonType> {
         let place = TELLING.iter().position(|known| *known == name)?;
-        self.kinds[place].filter(|&kind| kind != Kind::Null)
+        self.kinds[place].filter(|&kind| kind != JsonType::Null)
     }
 
     fn has(&self, name: &str) -> bool {
@@ -159,11 +167,11 @@ impl Fields {
     }
 
     /// The shape of a body for a path that several dialects share; the error says what would have done.
-    pub fn shape(&self, sender: Sender) -> Result<Shape, Invalid> {
+    pub fn shape(&self, sender: Sender) -> Result<Shape, Refusal> {
         let documents = self.has("documents");
         // One body for all servers may have the texts twice, or a flag of that name.
         let texts = match self.kind("texts") {
-            Some(Kind::List) => sender.of_tei || !documents,
+            Some(JsonType::List) => sender.of_tei || !documents,
             Some(_) => !documents,
             None => false,
         };
@@ -187,7 +195,7 @@ impl Fields {
         } else if self.has("input") {
             Shape::Mixedbread
         } else {
-            return Err(Invalid::new("unknown_shape", self.no_shape()));
+            return Err(Refusal::new(Code::UnknownShape, self.no_shape()));
         })
     }
 
@@ -309,8 +317,9 @@ mod tests {
             ),
         ] {
             let error = fields(body).shape(Sender::default()).expect_err(body);
-            assert!(error.message.contains(says), "{}", error.message);
-            assert!(error.message.split(' ').count() <= 25, "{}", error.message);
+            let message = error.to_string();
+            assert!(message.contains(says), "{message}");
+            assert!(message.split(' ').count() <= 25, "{message}");
         }
         let sender = Sender::default();
         let batch = fields(r#"{"query":"q","documents":["d"]}"#).hint("pairs", sender);
@@ -346,6 +355,7 @@ mod tests {
         let body = format!(r#"{{"{long}":1,{}}}"#, many.join(","));
         assert_eq!(fields(&body).others.len(), KEPT_NAMES);
         let twice = reranker_json::parse::<Fields>(br#"{"query":1,"query":2}"#);
-        assert_eq!(twice.expect_err("refused").message, "query is given twice");
+        let message = twice.expect_err("refused").to_string();
+        assert_eq!(message, "query is given twice");
     }
 }

@@ -11,11 +11,12 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::documents::{SideName, query_text, texts};
-use super::lenient::{Bool, Document, Documents, Kind, List};
+use super::lenient::{Bool, Document, Documents, JsonType, List};
 use super::options::body;
-use super::{About, Dialect, Failure, Shown, required};
-use reranker_domain::{Invalid, Limits, Pair, Ranking, Request, Selection};
+use super::{About, Dialect, Failure, Named, Names, Shown, required};
+use reranker_domain::{Field, Kind, Limits, Pair, Ranking, Refusal, Request, Selection};
 
+/// text-embeddings-inference's `/rerank`.
 pub struct Tei;
 
 /// Its `/predict`: pairs, each answered by its label.
@@ -63,6 +64,7 @@ pub struct TeiRank {
     shown: Shown,
 }
 
+/// `{"error", "error_type"}`, as text-embeddings-inference has it.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TeiError {
     error: String,
@@ -73,28 +75,38 @@ pub struct TeiError {
 /// What text-embeddings-inference's `/info` tells, for its clients that ask before they send anything.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TeiInfo {
+    /// The model's name.
     pub model_id: String,
+    /// The model's revision, where it has one.
     pub model_sha: Option<String>,
+    /// What the model computes in.
     #[schema(example = "int8")]
     pub model_dtype: &'static str,
+    /// The model's name once more.
     pub served_model_name: String,
+    /// What kind of model it is.
     pub model_type: ModelType,
+    /// Most requests that wait at a time.
     pub max_concurrent_requests: usize,
     /// Longest sequence in tokens, special tokens included.
     pub max_input_length: usize,
+    /// Most tokens of one forward pass.
     pub max_batch_tokens: usize,
     /// Most texts in one request.
     pub max_client_batch_size: usize,
     /// Whether long pairs are cut where the request does not say.
     pub auto_truncate: bool,
+    /// Threads that make tokens of texts.
     pub tokenization_workers: usize,
 }
 
+/// That the model is a reranker.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelType {
     reranker: Labels,
 }
 
+/// The names of the model's outputs, by their numbers and the other way round.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Labels {
     id2label: BTreeMap<&'static str, &'static str>,
@@ -102,6 +114,7 @@ pub struct Labels {
 }
 
 impl ModelType {
+    /// A reranker with one logit.
     pub fn one_label() -> Self {
         Self {
             reranker: Labels {
@@ -118,8 +131,10 @@ pub struct TeiContext {
     texts: Option<Vec<Arc<str>>>,
 }
 
-fn field(index: usize) -> String {
-    format!("texts[{index}]")
+impl Named for TeiBody {
+    fn names(&self) -> Names {
+        Names::USUAL.documents("texts", "")
+    }
 }
 
 impl Dialect for Tei {
@@ -130,16 +145,16 @@ impl Dialect for Tei {
     type ErrorBody = TeiError;
     type Context = TeiContext;
 
-    fn read(body: TeiBody, limits: &Limits) -> Result<(Request, TeiContext), Invalid> {
+    fn read(body: TeiBody, limits: &Limits) -> Result<(Request, TeiContext), Refusal> {
         let mut options = body.options();
         options.truncation = options.truncation.or(body.truncate.map(Into::into));
         options.side = body.truncation_direction.map_or(options.side, Into::into);
         let normalize = options.normalize.or(body.raw_scores.map(|Bool(raw)| !raw));
-        let query = required(body.query, || "query".into())?;
-        let query: Arc<str> = query_text(query, "query", limits)?.into();
-        let list = required(body.texts, || "texts".into())?;
-        limits.check_pairs("texts", list.count())?;
-        let documents = texts("texts", list, field, limits)?;
+        let query = required(body.query, Field::Query(0))?;
+        let query: Arc<str> = query_text(query, limits)?.into();
+        let list = required(body.texts, Field::Documents)?;
+        limits.check_pairs(list.count())?;
+        let documents = texts(Field::Documents, list, Field::Document, limits)?;
         let pairs = documents.into_iter().map(|document| Pair {
             query: Arc::clone(&query),
             document,
@@ -162,7 +177,7 @@ impl Dialect for Tei {
         };
         let request = Request {
             top: context.selection.top,
-            ..options.into_request(pairs, field)?
+            ..options.into_request(pairs)?
         };
         Ok((request, context))
     }
@@ -183,13 +198,13 @@ impl Dialect for Tei {
 
     fn error(failure: &Failure) -> TeiError {
         TeiError {
-            error: failure.message.clone(),
-            error_type: match failure.status {
-                401 => "Unauthorized",
-                429 => "Overloaded",
-                400..=499 => "Validation",
-                503 | 504 => "Unhealthy",
-                _ => "Backend",
+            error: failure.message(),
+            error_type: match failure.kind() {
+                Kind::Key => "Unauthorized",
+                Kind::Pace => "Overloaded",
+                Kind::Caller | Kind::Address => "Validation",
+                Kind::Unavailable | Kind::Operator | Kind::Deadline => "Unhealthy",
+                Kind::Internal => "Backend",
             },
         }
     }
@@ -213,9 +228,24 @@ body! {
     }
 }
 
+impl Named for PredictBody {
+    fn names(&self) -> Names {
+        match self.inputs {
+            Some(Inputs::One(_)) => Names::USUAL
+                .query("inputs.text")
+                .document("inputs.text_pair"),
+            Some(Inputs::Many(_)) | None => Names::USUAL
+                .queries("inputs", ".text")
+                .documents("inputs", ".text_pair"),
+        }
+    }
+}
+
 /// One pair, or a list of them.
 pub enum Inputs {
+    /// One pair.
     One(TextPair),
+    /// A list of pairs.
     Many(List<TextPair>),
 }
 
@@ -225,8 +255,8 @@ impl<'de> Deserialize<'de> for Inputs {
         // A list of two texts is a pair, and one of pairs is many.
         let first = raw.get().as_bytes().iter().skip(1);
         let mut first = first.skip_while(|byte| byte.is_ascii_whitespace());
-        match Kind::of(raw) {
-            Kind::List if first.next() != Some(&b'"') => List::deserialize(raw).map(Self::Many),
+        match JsonType::of(raw) {
+            JsonType::List if first.next() != Some(&b'"') => List::deserialize(raw).map(Self::Many),
             _ => TextPair::deserialize(raw).map(Self::One),
         }
         .map_err(de::Error::custom)
@@ -288,7 +318,9 @@ pub struct Labelled {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum PredictAnswer {
+    /// Of one pair.
     One([Labelled; 1]),
+    /// Of a list of pairs.
     Many(Vec<[Labelled; 1]>),
 }
 
@@ -299,11 +331,11 @@ pub struct PredictContext {
 }
 
 impl TextPair {
-    fn read(self, field: impl Fn(&str) -> String, limits: &Limits) -> Result<Pair, Invalid> {
-        let query = required(self.text, || field("text"))?;
-        let document = required(self.text_pair, || field("text_pair"))?;
-        limits.check_query(|| field("text"), &query)?;
-        limits.check_text(|| field("text_pair"), &document)?;
+    fn read(self, index: usize, limits: &Limits) -> Result<Pair, Refusal> {
+        let query = required(self.text, Field::Query(index))?;
+        let document = required(self.text_pair, Field::Document(index))?;
+        limits.check_query(Field::Query(index), &query)?;
+        limits.check_text(Field::Document(index), &document)?;
         Ok(Pair {
             query: query.into(),
             document: document.into(),
@@ -319,34 +351,31 @@ impl Dialect for Predict {
     type ErrorBody = TeiError;
     type Context = PredictContext;
 
-    fn read(body: PredictBody, limits: &Limits) -> Result<(Request, PredictContext), Invalid> {
+    fn read(body: PredictBody, limits: &Limits) -> Result<(Request, PredictContext), Refusal> {
         let mut options = body.options();
         options.truncation = options.truncation.or(body.truncate.map(Into::into));
         options.side = body.truncation_direction.map_or(options.side, Into::into);
         let normalize = options.normalize.or(body.raw_scores.map(|Bool(raw)| !raw));
-        let inputs = required(body.inputs, || "inputs".into())?;
+        let inputs = required(body.inputs, Field::Documents)?;
         let many = matches!(inputs, Inputs::Many(_));
-        let (pairs, field): (Vec<Pair>, fn(usize) -> String) = match inputs {
-            Inputs::One(pair) => {
-                let pair = pair.read(|part| format!("inputs.{part}"), limits)?;
-                (vec![pair], |_| "inputs.text_pair".into())
-            }
+        let pairs = match inputs {
+            Inputs::One(pair) => vec![pair.read(0, limits)?],
             Inputs::Many(list) => {
                 let count = list.count();
-                limits.check_pairs("inputs", count)?;
+                limits.check_pairs(count)?;
                 let mut pairs = Vec::with_capacity(count);
-                list.each("inputs", |index, pair| {
-                    pairs.push(pair.read(|part| format!("inputs[{index}].{part}"), limits)?);
+                list.each(Field::Documents, |index, pair| {
+                    pairs.push(pair.read(index, limits)?);
                     Ok(())
                 })?;
-                (pairs, |index| format!("inputs[{index}].text_pair"))
+                pairs
             }
         };
         let context = PredictContext {
             normalize: normalize.unwrap_or(true),
             many,
         };
-        Ok((options.into_request(pairs, field)?, context))
+        Ok((options.into_request(pairs)?, context))
     }
 
     fn answer(context: PredictContext, ranking: &Ranking, _: &About) -> PredictAnswer {

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
-use super::lenient::{Document, Kind, List};
-use reranker_domain::Invalid;
+use super::lenient::{Document, JsonType, List};
+use super::required;
+use reranker_domain::{Code, Field, Refusal};
 use reranker_json as json;
 
 /// Most names of one request.
@@ -26,7 +27,7 @@ const MEDIA: [(&str, &str); 8] = [
 ];
 
 /// The fields of an object that are scored.
-pub enum RankFields {
+pub(crate) enum RankFields {
     /// `text`, or the parts of `content`.
     Usual,
     /// By their names, each with its place in the text.
@@ -34,41 +35,42 @@ pub enum RankFields {
 }
 
 impl RankFields {
-    pub fn read(names: Option<&List<String>>) -> Result<Self, Invalid> {
+    pub(crate) fn read(names: Option<&List<String>>) -> Result<Self, Refusal> {
         let field = "rank_fields";
         let Some((names, count @ 1..)) = names.map(|names| (names, names.count())) else {
             return Ok(Self::Usual);
         };
-        let refused = |message: String| Invalid::new("invalid_rank_fields", message).field(field);
+        let code = Code::InvalidRankFields;
         if count > MAX_RANK_FIELDS {
-            let message = format!("{field} has {count} names, the limit is {MAX_RANK_FIELDS}");
-            return Err(refused(message).got(count).limit(MAX_RANK_FIELDS));
+            let says = format!("has {count} names, the limit is {MAX_RANK_FIELDS}");
+            let refusal = Refusal::of(code, field, says);
+            return Err(refusal.got(count).limit(MAX_RANK_FIELDS));
         }
         let mut places = BTreeMap::new();
-        names.each(field, |index, name| match places.insert(name, index) {
-            None => Ok(()),
-            Some(first) => Err(refused(format!(
-                "{field}[{index}] is the same as {field}[{first}]"
-            ))),
+        names.each(field.into(), |index, name| {
+            match places.insert(name, index) {
+                None => Ok(()),
+                Some(first) => {
+                    let message = format!("{field}[{index}] is the same as {field}[{first}]");
+                    Err(Refusal::new(code, message).field(field))
+                }
+            }
         })?;
         Ok(Self::Named(places))
     }
 
-    /// What of a document is scored; `field` is what the caller calls it.
-    pub fn text(&self, document: Document, field: impl Fn() -> String) -> Result<String, Invalid> {
+    /// What of a document is scored.
+    pub(crate) fn text(&self, document: Document, field: &Field) -> Result<String, Refusal> {
         match document {
             Document::Text(text) => Ok(text),
             Document::Fields(object) => self.of_object(&object, field),
         }
     }
 
-    pub fn of_object(
-        &self,
-        object: &RawValue,
-        field: impl Fn() -> String,
-    ) -> Result<String, Invalid> {
+    /// What of an object is scored.
+    pub(crate) fn of_object(&self, object: &RawValue, field: &Field) -> Result<String, Refusal> {
         let Self::Named(places) = self else {
-            return usual_text(object, field());
+            return usual_text(object, field);
         };
         let place = |name: &str| places.get(name).copied();
         let values = json::pick(object.get(), places.len(), place)?;
@@ -77,40 +79,40 @@ impl RankFields {
             texts.extend(value_text(value)?);
         }
         if texts.is_empty() {
-            let field = field();
-            let message = format!("{field} has none of the rank_fields");
-            return Err(Invalid::new("missing_field", message).field(format!("{field}.text")));
+            let says = "has none of the rank_fields";
+            let refusal = Refusal::of(Code::MissingField, field.clone(), says);
+            return Err(refusal.field(field.clone().at(".text")));
         }
         Ok(texts.join("\n"))
     }
 }
 
-fn usual_text(object: &RawValue, field: String) -> Result<String, Invalid> {
+fn usual_text(object: &RawValue, field: &Field) -> Result<String, Refusal> {
     let fields = Usual::of(object)?;
     if let Some(text) = fields.text {
         return Ok(text.into_owned());
     }
     match fields.content {
-        Some(content) if Kind::of(content) == Kind::List => parts(content, &field),
-        Some(content) if Kind::of(content) == Kind::Text => {
+        Some(content) if JsonType::of(content) == JsonType::List => parts(content, field),
+        Some(content) if JsonType::of(content) == JsonType::Text => {
             Ok(value_text(content)?.unwrap_or_default().into_owned())
         }
         _ => Err(match fields.media {
-            Some(media) => not_a_text(field, media),
-            None => Invalid::new(
-                "missing_field",
-                format!("{field}.text is missing; rank_fields can name other fields"),
-            )
-            .field(format!("{field}.text")),
+            Some(media) => not_a_text(field.clone(), media),
+            None => Refusal::of(
+                Code::MissingField,
+                field.clone().at(".text"),
+                "is missing; rank_fields can name other fields",
+            ),
         }),
     }
 }
 
 /// The texts of a message's content, one below the other.
-fn parts(content: &RawValue, field: &str) -> Result<String, Invalid> {
+fn parts(content: &RawValue, field: &Field) -> Result<String, Refusal> {
     let mut text = String::new();
-    let list = format!("{field}.content");
-    json::each(&list, content.get(), |index, part: Document| {
+    let list = field.clone().at(".content");
+    json::each(list.clone(), content.get(), |index, part: Document| {
         if index > 0 {
             text.push('\n');
         }
@@ -118,15 +120,11 @@ fn parts(content: &RawValue, field: &str) -> Result<String, Invalid> {
             Document::Text(text) => text,
             Document::Fields(object) => {
                 let fields = Usual::of(&object)?;
-                let field = format!("{list}[{index}]");
+                let field = || list.clone().at(format!("[{index}]"));
                 match (fields.text, fields.media) {
                     (Some(text), _) => text.into_owned(),
-                    (None, Some(media)) => return Err(not_a_text(field, media)),
-                    (None, None) => {
-                        let field = format!("{field}.text");
-                        let message = format!("{field} is missing");
-                        return Err(Invalid::new("missing_field", message).field(field));
-                    }
+                    (None, Some(media)) => return Err(not_a_text(field(), media)),
+                    (None, None) => return required(None, field().at(".text")),
                 }
             }
         };
@@ -136,9 +134,9 @@ fn parts(content: &RawValue, field: &str) -> Result<String, Invalid> {
     Ok(text)
 }
 
-fn not_a_text(field: String, media: &str) -> Invalid {
-    let message = format!("{field} is {media}, only texts can be scored");
-    Invalid::new("wrong_type", message).field(field)
+fn not_a_text(field: Field, media: &str) -> Refusal {
+    let says = format!("is {media}, only texts can be scored");
+    Refusal::of(Code::WrongType, field, says)
 }
 
 /// The fields that say what an object is, where nothing else is named.
@@ -149,7 +147,7 @@ struct Usual<'a> {
 }
 
 impl<'a> Usual<'a> {
-    fn of(object: &'a RawValue) -> Result<Self, Invalid> {
+    fn of(object: &'a RawValue) -> Result<Self, Refusal> {
         let place = |name: &str| match name {
             "text" => Some(0),
             "content" => Some(1),
@@ -159,7 +157,7 @@ impl<'a> Usual<'a> {
                 .map(|at| at + 2),
         };
         let values = json::pick(object.get(), MEDIA.len() + 2, place)?;
-        let there = |value: &&RawValue| Kind::of(value) != Kind::Null;
+        let there = |value: &&RawValue| JsonType::of(value) != JsonType::Null;
         let media = MEDIA.iter().zip(&values[2..]);
         let mut media = media.filter(|(_, value)| value.as_ref().is_some_and(there));
         Ok(Self {
@@ -171,12 +169,12 @@ impl<'a> Usual<'a> {
 }
 
 /// A value as text: a string's own, a number as it was sent, and lists and objects as JSON. `null` has none.
-pub fn value_text(value: &RawValue) -> Result<Option<Cow<'_, str>>, Invalid> {
-    Ok(match Kind::of(value) {
-        Kind::Null => None,
-        Kind::Text => Some(json::string(value.get())?),
-        Kind::Bool | Kind::Number => Some(value.get().into()),
-        Kind::List | Kind::Object => Some(json::compact(value.get()).into()),
+pub(crate) fn value_text(value: &RawValue) -> Result<Option<Cow<'_, str>>, Refusal> {
+    Ok(match JsonType::of(value) {
+        JsonType::Null => None,
+        JsonType::Text => Some(json::string(value.get())?),
+        JsonType::Bool | JsonType::Number => Some(value.get().into()),
+        JsonType::List | JsonType::Object => Some(json::compact(value.get()).into()),
     })
 }
 
@@ -186,11 +184,11 @@ mod tests {
 
     fn text(fields: &RankFields, document: &str) -> Result<String, (&'static str, String)> {
         let document = serde_json::from_str(document).expect("a document");
-        let text = fields.text(document, || "documents[3]".into());
-        text.map_err(|invalid| (invalid.code, invalid.message))
+        let text = fields.text(document, &Field::Document(3));
+        text.map_err(|refusal| (refusal.code.name(), refusal.to_string()))
     }
 
-    fn named(names: &str) -> Result<RankFields, Invalid> {
+    fn named(names: &str) -> Result<RankFields, Refusal> {
         RankFields::read(Some(&serde_json::from_str(names).expect("a list")))
     }
 
@@ -302,7 +300,7 @@ mod tests {
             ),
         ] {
             let error = named(&names).map(|_| ()).expect_err("refused");
-            assert_eq!(error.message, message);
+            assert_eq!(error.to_string(), message);
         }
     }
 }

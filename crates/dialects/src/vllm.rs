@@ -10,12 +10,14 @@ use super::documents::{
     Usage, texts,
 };
 use super::lenient::{Bool, Documents};
-use super::options::body;
-use super::{About, Dialect, Failure, Shown, required};
-use reranker_domain::{Invalid, Limits, Pair, Ranking, Request};
+use super::options::{body, max_length_name};
+use super::{About, Dialect, Failure, Named, Names, Shown, required};
+use reranker_domain::{Code, Field, Limits, Pair, Ranking, Refusal, Request};
 
+/// vLLM's `/rerank`.
 pub struct Rerank;
 
+/// vLLM's `/score`.
 pub struct Score;
 
 /// vLLM's results always have their documents.
@@ -41,7 +43,7 @@ impl Dialect for Rerank {
     type ErrorBody = OpenAiError;
     type Context = ResponseContext;
 
-    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, ResponseContext), Invalid> {
+    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, ResponseContext), Refusal> {
         body.into_request(limits, &DEFAULTS)
     }
 
@@ -95,6 +97,7 @@ pub struct ScoreAnswer {
     usage: Usage,
 }
 
+/// A pair's score, and its place in the request.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ScoreItem {
     index: usize,
@@ -105,45 +108,53 @@ pub struct ScoreItem {
     shown: Shown,
 }
 
-impl ScoreBody {
-    /// The two sides with the names that they go by: the first of each that is there. The others count for nothing, but must be lists of texts.
-    fn sides(self, limits: &Limits) -> Result<[(&'static str, Documents); 2], Invalid> {
-        let first = [
-            ("queries", self.queries),
-            ("text_1", self.text_1),
-            ("data_1", self.data_1),
-        ];
-        let second = [
-            ("documents", self.documents),
-            ("items", self.items),
-            ("text_2", self.text_2),
-            ("data_2", self.data_2),
-        ];
-        let find = |sides: Vec<(&'static str, Option<Documents>)>| {
-            let mut given = sides
-                .into_iter()
-                .filter_map(|(name, side)| Some((name, side?)));
-            let found = given.next();
-            for (name, other) in given {
-                texts(name, other, |index| format!("{name}[{index}]"), limits)?;
-            }
-            Ok(found)
+/// vLLM's names for queries, in the order in which they count.
+const QUERIES: [&str; 3] = ["queries", "text_1", "data_1"];
+/// And those for documents.
+const DOCUMENTS: [&str; 4] = ["documents", "items", "text_2", "data_2"];
+
+impl Named for ScoreBody {
+    fn names(&self) -> Names {
+        let max_length = max_length_name(self.max_length, self.truncate_prompt_tokens);
+        let names = Names::USUAL.max_length(max_length);
+        let queries = [&self.queries, &self.text_1, &self.data_1];
+        let names = match given(QUERIES, queries.map(Option::as_ref)) {
+            Some((name, Documents::One(_))) => names.query(name),
+            Some((name, Documents::Many(_))) => names.queries(name, ""),
+            None => names.query(QUERIES[0]),
         };
-        Ok([
-            required(find(first.into())?, || "queries".into())?,
-            required(find(second.into())?, || "documents".into())?,
-        ])
+        let documents = [&self.documents, &self.items, &self.text_2, &self.data_2];
+        match given(DOCUMENTS, documents.map(Option::as_ref)) {
+            Some((name, Documents::One(_))) => names.document(name),
+            Some((name, Documents::Many(_))) => names.documents(name, ""),
+            None => names,
+        }
     }
 }
 
-/// What the caller calls a document, by the name of its list.
-fn document_field(list: &str) -> fn(usize) -> String {
-    match list {
-        "items" => |index| format!("items[{index}]"),
-        "text_2" => |index| format!("text_2[{index}]"),
-        "data_2" => |index| format!("data_2[{index}]"),
-        _ => USUAL.document_field,
+/// The first side that is there, and its name.
+fn given<T, const N: usize>(
+    names: [&'static str; N],
+    sides: [Option<T>; N],
+) -> Option<(&'static str, T)> {
+    let mut sides = names.into_iter().zip(sides);
+    sides.find_map(|(name, side)| Some((name, side?)))
+}
+
+/// The first side that is there. The others count for nothing, but must be lists of texts.
+fn side<const N: usize>(
+    names: [&'static str; N],
+    sides: [Option<Documents>; N],
+    limits: &Limits,
+) -> Result<Option<Documents>, Refusal> {
+    let sides = names.into_iter().zip(sides);
+    let mut given = sides.filter_map(|(name, side)| Some((name, side?)));
+    let first = given.next();
+    for (name, other) in given {
+        let item = |index| Field::from(name).at(format!("[{index}]"));
+        texts(name.into(), other, item, limits)?;
     }
+    Ok(first.map(|(_, side)| side))
 }
 
 impl Dialect for Score {
@@ -155,45 +166,40 @@ impl Dialect for Score {
     /// Whether scores are shown as sigmoids.
     type Context = bool;
 
-    fn read(body: ScoreBody, limits: &Limits) -> Result<(Request, bool), Invalid> {
+    fn read(body: ScoreBody, limits: &Limits) -> Result<(Request, bool), Refusal> {
         let mut options = body.options();
         options.or_prompt_tokens(body.truncate_prompt_tokens)?;
         options.side = body.truncation_side.map_or(options.side, Into::into);
         let activation = body.use_activation.map(|Bool(wanted)| wanted);
         let normalize = options.normalize.or(activation).unwrap_or(true);
-        let [(query_name, queries), (document_name, documents)] = body.sides(limits)?;
+        let names = body.names();
+        let queries = [body.queries, body.text_1, body.data_1];
+        let queries = required(side(QUERIES, queries, limits)?, Field::Queries)?;
+        let documents = [body.documents, body.items, body.text_2, body.data_2];
+        let documents = required(side(DOCUMENTS, documents, limits)?, Field::Documents)?;
         let (asked, count) = (queries.count(), documents.count());
-        limits.check_pairs(document_name, count)?;
+        limits.check_pairs(count)?;
         if asked != 1 && asked != count {
+            let [ours, theirs] = [Field::Queries, Field::Documents].map(|it| names.name(&it));
             let message = format!(
-                "{asked} {query_name} and {count} {document_name} cannot be paired: give one or as many"
+                "{asked} {ours} and {count} {theirs} cannot be paired: give one or as many"
             );
-            return Err(Invalid::new("unequal_lists", message)
-                .field(query_name)
+            return Err(Refusal::new(Code::UnequalLists, message)
+                .field(Field::Queries)
                 .got(asked)
                 .limit(count));
         }
-        let name = |list: &Documents, name: &'static str| {
-            let many = matches!(list, Documents::Many(_));
-            move |index: usize| match many {
-                true => format!("{name}[{index}]"),
-                false => name.to_owned(),
-            }
-        };
-        let field = name(&queries, query_name);
-        let queries = texts(query_name, queries, field, limits)?;
+        let queries = texts(Field::Queries, queries, Field::Query, limits)?;
         for (index, query) in queries.iter().enumerate() {
-            limits.check_query(|| field(index), query)?;
+            limits.check_query(Field::Query(index), query)?;
         }
-        let field = name(&documents, document_name);
-        let documents = texts(document_name, documents, field, limits)?;
+        let documents = texts(Field::Documents, documents, Field::Document, limits)?;
         let queries = queries.iter().cycle();
         let pairs = queries.zip(documents).map(|(query, document)| Pair {
             query: Arc::clone(query),
             document,
         });
-        let request = options.into_request(pairs.collect(), document_field(document_name))?;
-        Ok((request, normalize))
+        Ok((options.into_request(pairs.collect())?, normalize))
     }
 
     fn answer(normalize: bool, ranking: &Ranking, about: &About) -> ScoreAnswer {

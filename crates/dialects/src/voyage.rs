@@ -7,8 +7,9 @@ use super::documents::{
     DetailError, DocumentsBody, ResponseContext, ResultItem, Returned, USUAL, Usage,
 };
 use super::{About, Dialect, Failure};
-use reranker_domain::{Invalid, Limits, Ranking, Request};
+use reranker_domain::{Limits, Ranking, Refusal, Request};
 
+/// Voyage's `/v1/rerank`.
 pub struct Voyage;
 
 /// The ranking, best first.
@@ -29,7 +30,7 @@ impl Dialect for Voyage {
     type ErrorBody = DetailError;
     type Context = ResponseContext;
 
-    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, ResponseContext), Invalid> {
+    fn read(body: DocumentsBody, limits: &Limits) -> Result<(Request, ResponseContext), Refusal> {
         body.into_request(limits, &USUAL)
     }
 

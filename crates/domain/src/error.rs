@@ -1,7 +1,9 @@
 //! What can go wrong, grouped by who has to act: the caller (`Invalid`), nobody but time (`Busy`, `NotReady`,
-//! `Deadline`, `Unreachable`, `Draining`), the operator (`Model`) or us (`Internal`). Knows no HTTP: `http` maps each group to a status.
+//! `Deadline`, `Unreachable`, `Draining`), the operator (`Model`) or us (`Internal`).
 
 use std::time::Duration;
+
+use crate::refusal::{Code, Refusal};
 
 /// The domain's usual result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -11,7 +13,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The request can never succeed as it is.
     #[error(transparent)]
-    Invalid(#[from] Invalid),
+    Invalid(#[from] Refusal),
     /// The queue in front of the compute thread is full.
     #[error("{queued} requests are waiting, the limit is {limit}: try again in {} s", retry_after.as_secs())]
     Busy {
@@ -59,49 +61,56 @@ pub enum Error {
     Internal(String),
 }
 
-/// A request that breaks a rule: which field, how large it was, and the limit where there is one.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct Invalid {
-    /// Stable, machine-readable; listed in docs/reference/errors.md.
-    pub code: &'static str,
-    /// Path of the field in the caller's own terms, such as `pairs[3].query`.
-    pub field: Option<String>,
-    /// What is wrong, without any of the caller's text.
-    pub message: String,
-    /// What was found, where it is a number.
-    pub got: Option<u64>,
-    /// What is allowed, where it is a number.
-    pub limit: Option<u64>,
-}
-
-impl Invalid {
-    /// One that names no field and no numbers.
-    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            field: None,
-            message: message.into(),
-            got: None,
-            limit: None,
+impl Error {
+    /// Its row of the table of codes.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Invalid(refusal) => refusal.code,
+            Self::Busy { .. } => Code::Busy,
+            Self::NotReady { .. } => Code::NotReady,
+            Self::Deadline => Code::DeadlineExceeded,
+            Self::Unreachable { busy: true, .. } => Code::DeadlineCrowded,
+            Self::Unreachable { busy: false, .. } => Code::DeadlineUnreachable,
+            Self::Draining => Code::Draining,
+            Self::Model(_) => Code::ModelUnavailable,
+            Self::Internal(_) => Code::Internal,
         }
     }
 
-    /// The same, of this field.
-    pub fn field(mut self, field: impl Into<String>) -> Self {
-        self.field = Some(field.into());
-        self
+    /// What a caller may know of it: of a bug of ours nothing but that there is one.
+    pub fn refusal(&self) -> Refusal {
+        let refusal = |message: String| Refusal::new(self.code(), message);
+        match self {
+            Self::Invalid(refusal) => refusal.clone(),
+            Self::Internal(_) => refusal("internal error".into()),
+            Self::Busy { queued, limit, .. } => {
+                refusal(self.to_string()).got(*queued).limit(*limit)
+            }
+            Self::Unreachable { total, left, .. } => refusal(self.to_string())
+                .got(total.as_millis())
+                .limit(left.as_millis()),
+            Self::NotReady { .. } | Self::Deadline | Self::Draining | Self::Model(_) => {
+                refusal(self.to_string())
+            }
+        }
     }
 
-    /// The same, with the number that was found.
-    pub fn got(mut self, got: usize) -> Self {
-        self.got = Some(got as u64);
-        self
-    }
-
-    /// The same, with the number that is allowed.
-    pub fn limit(mut self, limit: usize) -> Self {
-        self.limit = Some(limit as u64);
-        self
+    /// When the same request may be tried again, where that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Busy { retry_after, .. }
+            | Self::NotReady { retry_after }
+            | Self::Unreachable {
+                busy: true,
+                retry_after,
+                ..
+            } => Some(*retry_after),
+            Self::Unreachable { busy: false, .. }
+            | Self::Invalid(_)
+            | Self::Deadline
+            | Self::Draining
+            | Self::Model(_)
+            | Self::Internal(_) => None,
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::error::Invalid;
+use crate::refusal::{Code, Field, Refusal};
 
 /// The request by which a machine's speed is told: passages, and the tokens of each with the query.
 pub const FULL_REQUEST: (usize, usize) = (100, 128);
@@ -106,12 +106,8 @@ pub struct Chunking {
 pub struct Request {
     /// What is scored, in the order of the answer.
     pub pairs: Vec<Pair>,
-    /// What the caller calls the document of the pair at an index, for errors that only the tokens show.
-    pub document_field: fn(usize) -> String,
     /// Longest sequence in tokens, special tokens included; the server's own where absent.
     pub max_length: Option<usize>,
-    /// What the caller calls it.
-    pub max_length_field: &'static str,
     /// How a longer pair is cut; the server's own rule where absent.
     pub truncation: Option<Truncation>,
     /// Which end of a text is cut.
@@ -135,9 +131,7 @@ impl Request {
     pub fn new(pairs: Vec<Pair>) -> Self {
         Self {
             pairs,
-            document_field: |index| format!("documents[{index}]"),
             max_length: None,
-            max_length_field: "max_length",
             truncation: None,
             side: Side::Right,
             max_query_tokens: None,
@@ -150,7 +144,7 @@ impl Request {
     }
 }
 
-/// What one request may hold. Dialects check against it, because only they know what the caller calls a field.
+/// What one request may hold. Dialects check against it while they read, so that nothing is made of what is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Pairs of one request.
@@ -160,26 +154,22 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Refuses a list of no pair or of more than the limit. `field` is what the caller calls the list.
-    pub fn check_pairs(&self, field: &str, got: usize) -> Result<(), Invalid> {
+    /// Refuses a list of no pair or of more than the limit.
+    pub fn check_pairs(&self, got: usize) -> Result<(), Refusal> {
+        let (field, limit) = (Field::Documents, self.pairs);
         if got == 0 {
-            return Err(Invalid::new("no_pairs", format!("{field} is empty")).field(field));
+            return Err(Refusal::of(Code::NoPairs, field, "is empty"));
         }
-        if got > self.pairs {
-            let limit = self.pairs;
-            return Err(Invalid::new(
-                "too_many_pairs",
-                format!("{got} {field} exceed the limit of {limit}"),
-            )
-            .field(field)
-            .got(got)
-            .limit(limit));
+        if got > limit {
+            let (before, after) = (format!("{got} "), format!(" exceed the limit of {limit}"));
+            let refusal = Refusal::about(Code::TooManyPairs, before, field, after);
+            return Err(refusal.got(got).limit(limit));
         }
         Ok(())
     }
 
-    /// Refuses a text that is too long. `field` is what the caller calls it, and asked for only then.
-    pub fn check_text(&self, field: impl FnOnce() -> String, text: &str) -> Result<(), Invalid> {
+    /// Refuses the text of a field that is too long.
+    pub fn check_text(&self, field: Field, text: &str) -> Result<(), Refusal> {
         // Bytes are at least as many as characters, so most texts need no counting.
         if text.len() <= self.text_chars {
             return Ok(());
@@ -188,21 +178,15 @@ impl Limits {
         if got <= limit {
             return Ok(());
         }
-        let field = field();
-        Err(Invalid::new(
-            "text_too_long",
-            format!("{field} has {got} characters, the limit is {limit}"),
-        )
-        .field(field)
-        .got(got)
-        .limit(limit))
+        let says = format!("has {got} characters, the limit is {limit}");
+        let refusal = Refusal::of(Code::TextTooLong, field, says);
+        Err(refusal.got(got).limit(limit))
     }
 
     /// A query without any text cannot be meant; an empty document can, and is scored.
-    pub fn check_query(&self, field: impl FnOnce() -> String, text: &str) -> Result<(), Invalid> {
+    pub fn check_query(&self, field: Field, text: &str) -> Result<(), Refusal> {
         if text.trim().is_empty() {
-            let field = field();
-            return Err(Invalid::new("empty_query", format!("{field} is empty")).field(field));
+            return Err(Refusal::of(Code::EmptyQuery, field, "is empty"));
         }
         self.check_text(field, text)
     }
@@ -449,20 +433,15 @@ mod tests {
             pairs: 2,
             text_chars: 3,
         };
-        let field = || "query".to_string();
-        assert!(limits.check_text(field, "äöü").is_ok());
-        let error = limits.check_text(field, "äöüß").expect_err("too long");
+        let field = || Field::Query(0);
+        assert!(limits.check_text(field(), "äöü").is_ok());
+        let error = limits.check_text(field(), "äöüß").expect_err("too long");
         assert_eq!((error.got, error.limit), (Some(4), Some(3)));
-        assert_eq!(error.message, "query has 4 characters, the limit is 3");
-        let blank = limits.check_query(field, " \n\u{a0}").expect_err("blank");
-        assert_eq!(blank.code, "empty_query");
-        assert_eq!(
-            limits
-                .check_pairs("pairs", 3)
-                .expect_err("too many")
-                .message,
-            "3 pairs exceed the limit of 2"
-        );
+        assert_eq!(error.to_string(), "query has 4 characters, the limit is 3");
+        let blank = limits.check_query(field(), " \n\u{a0}");
+        assert_eq!(blank.expect_err("blank").code, Code::EmptyQuery);
+        let many = limits.check_pairs(3).expect_err("too many");
+        assert_eq!(many.to_string(), "3 documents exceed the limit of 2");
     }
 
     #[test]
@@ -519,15 +498,15 @@ mod tests {
             text in "\\PC{0,40}", chars in 0usize..40, pairs in 0usize..60, most in 1usize..50,
         ) {
             let limits = Limits { pairs: most, text_chars: chars };
-            let field = || "field".to_owned();
+            let field = || Field::Document(7);
             let got = text.chars().count();
-            prop_assert_eq!(limits.check_text(field, &text).is_ok(), got <= chars);
-            prop_assert_eq!(limits.check_pairs("pairs", pairs).is_ok(), (1..=most).contains(&pairs));
-            let query = limits.check_query(field, &text);
+            prop_assert_eq!(limits.check_text(field(), &text).is_ok(), got <= chars);
+            prop_assert_eq!(limits.check_pairs(pairs).is_ok(), (1..=most).contains(&pairs));
+            let query = limits.check_query(field(), &text);
             prop_assert_eq!(query.is_ok(), got <= chars && !text.trim().is_empty());
-            if let Err(invalid) = query {
-                prop_assert!(invalid.field.as_deref() == Some("field"));
-                prop_assert!(text.trim().is_empty() || invalid.got == Some(got as u64));
+            if let Err(refusal) = query {
+                prop_assert!(refusal.field == Some(field()));
+                prop_assert!(text.trim().is_empty() || refusal.got == Some(got as u64));
             }
         }
     }

@@ -18,7 +18,9 @@ use crate::tokenizer::{
     CONFIG_FILE as TOKENIZER_CONFIG_FILE, FolderTokenizer, ModelFacts, PairTokenizer, Sequence,
 };
 use crate::weights::{Fidelity, Manifest, PACKED_FILE, read_file, require, require_weights};
-use reranker_domain::{Error, Invalid, Pair, Request, Result, Score, Selection, Truncation};
+use reranker_domain::{
+    Code, Error, Field, Pair, Refusal, Request, Result, Score, Selection, Truncation,
+};
 
 /// Of a model folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -426,20 +428,15 @@ impl Engine {
     }
 
     /// Refuses what only the model can judge: a maximum length beyond the server's or too short for any text.
-    pub fn check(&self, request: &Request) -> Result<(), Invalid> {
+    pub fn check(&self, request: &Request) -> Result<(), Refusal> {
         let Some(got) = request.max_length else {
             return Ok(());
         };
-        let field = request.max_length_field;
         let (low, high) = (self.tokenizer.min_length(), self.info.max_length);
         let refusal = |limit: usize| {
-            Invalid::new(
-                "invalid_max_length",
-                format!("{field} is {got}, it must be from {low} to {high}"),
-            )
-            .field(field)
-            .got(got)
-            .limit(limit)
+            let says = format!("is {got}, it must be from {low} to {high}");
+            let refusal = Refusal::of(Code::InvalidMaxLength, Field::MaxLength, says);
+            refusal.got(got).limit(limit)
         };
         if got < low {
             return Err(refusal(low));

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use crate::tokenizer::{EncodedText, PairTokenizer, Sequence, kept_tokens, sentences, windows};
 use reranker_domain::{
-    Chunking, Error, Invalid, Pair, Request, Result, Score, Sentence, Side, Truncation,
+    Chunking, Code, Error, Field, Pair, Refusal, Request, Result, Score, Sentence, Side, Truncation,
 };
 
 /// Most sentences that one request may have scored.
@@ -254,17 +254,13 @@ impl PairBuilder<'_> {
         self.request.truncation.unwrap_or(self.defaults.truncation)
     }
 
-    fn too_long(&self, index: usize, document: usize) -> Invalid {
+    fn too_long(&self, index: usize, document: usize) -> Refusal {
         let got = self.query.len() + document + self.tokenizer.special_tokens();
         let limit = self.max_length();
-        let field = (self.request.document_field)(index);
-        let message = format!(
-            "{field} and its query have {got} tokens, the limit is {limit}, and truncation is off"
-        );
-        Invalid::new("pair_too_long", message)
-            .field(field)
-            .got(got)
-            .limit(limit)
+        let says =
+            format!("and its query have {got} tokens, the limit is {limit}, and truncation is off");
+        let refusal = Refusal::of(Code::PairTooLong, Field::Document(index), says);
+        refusal.got(got).limit(limit)
     }
 
     /// The pair as one sequence, cut where it is too long.
@@ -392,8 +388,8 @@ impl Distinct {
             let message = format!(
                 "the documents have {got} sentences and more, the limit is {limit}: send fewer documents, or ask for no sentences"
             );
-            let invalid = Invalid::new("too_many_sentences", message);
-            return Err(invalid.got(got).limit(limit).into());
+            let refusal = Refusal::new(Code::TooManySentences, message);
+            return Err(refusal.got(got).limit(limit).into());
         }
         let (known, tokens) = (self.numbers.len(), sequence.ids.len());
         let number = self.add(sequence)?;
@@ -410,8 +406,8 @@ impl Distinct {
             let message = format!(
                 "the request comes to {got} tokens and more, the limit is {limit}: send fewer texts"
             );
-            let invalid = Invalid::new("too_many_tokens", message);
-            return Err(invalid.got(got).limit(limit).into());
+            let refusal = Refusal::new(Code::TooManyTokens, message);
+            return Err(refusal.got(got).limit(limit).into());
         }
         Ok(())
     }
@@ -464,10 +460,10 @@ mod tests {
         for _ in 0..MAX_SENTENCES {
             assert_eq!(distinct.add_sentence(sequence()).ok(), Some(0));
         }
-        let Err(Error::Invalid(invalid)) = distinct.add_sentence(sequence()) else {
+        let Err(Error::Invalid(refusal)) = distinct.add_sentence(sequence()) else {
             panic!("one too many");
         };
-        assert_eq!(invalid.code, "too_many_sentences");
+        assert_eq!(refusal.code, Code::TooManySentences);
     }
 
     proptest! {

@@ -1,4 +1,7 @@
 //! JSON as it comes from outside. What senders often get wrong about its text is mended; errors name the field and never quote the text.
+//!
+//! A body is [`mended`] once, then [`parse`]d into a type whose long lists stay text. [`each`] reads such a list item by item, so that a
+//! body of a million items is refused without any of them in memory.
 
 #![warn(missing_docs, unreachable_pub)]
 
@@ -13,8 +16,10 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
-use reranker_domain::Invalid;
+use reranker_domain::{Code, Field, Refusal};
 
+/// The field of an error in the body as a whole.
+const BODY: &str = "body";
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Both of UTF-16.
 const WIDE_MARKS: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
@@ -76,29 +81,34 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 }
 
 /// A JSON object; the error names the field at fault. The text is [`mended`] already.
-pub fn parse<'de, T: Deserialize<'de>>(text: &'de [u8]) -> Result<T, Invalid> {
+pub fn parse<'de, T: Deserialize<'de>>(text: &'de [u8]) -> Result<T, Refusal> {
     let mut json = serde_json::Deserializer::from_slice(text);
     let parsed = serde_path_to_error::deserialize::<_, Object<T>>(&mut json).map_err(|error| {
         let path = error.path().to_string();
-        explain(&path, &error.into_inner(), text)
+        let field = match path.as_str() {
+            "." => BODY.into(),
+            _ => path.into(),
+        };
+        explain(field, &error.into_inner(), text)
     })?;
-    json.end().map_err(|error| explain(".", &error, text))?;
+    json.end()
+        .map_err(|error| explain(BODY.into(), &error, text))?;
     Ok(parsed.0)
 }
 
-/// Goes through a JSON array, one item after the other, none of which is kept. `field` is what the array is called.
+/// Goes through a JSON array, one item after the other, none of which is kept. `field` is the array's; errors name a place within it.
 pub fn each<'de, T: Deserialize<'de>>(
-    field: &str,
+    field: Field,
     array: &'de str,
-    take: impl FnMut(usize, T) -> Result<(), Invalid>,
-) -> Result<(), Invalid> {
+    take: impl FnMut(usize, T) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
     struct Items<'a, T, F> {
         take: F,
-        refused: &'a mut Option<Invalid>,
+        refused: &'a mut Option<Refusal>,
         item: PhantomData<T>,
     }
 
-    impl<'de, T: Deserialize<'de>, F: FnMut(usize, T) -> Result<(), Invalid>> Visitor<'de>
+    impl<'de, T: Deserialize<'de>, F: FnMut(usize, T) -> Result<(), Refusal>> Visitor<'de>
         for Items<'_, T, F>
     {
         type Value = ();
@@ -110,8 +120,8 @@ pub fn each<'de, T: Deserialize<'de>>(
         fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
             let mut index = 0;
             while let Some(item) = items.next_element()? {
-                if let Err(invalid) = (self.take)(index, item) {
-                    *self.refused = Some(invalid);
+                if let Err(refusal) = (self.take)(index, item) {
+                    *self.refused = Some(refusal);
                     break;
                 }
                 index += 1;
@@ -131,12 +141,16 @@ pub fn each<'de, T: Deserialize<'de>>(
     let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
     let read = tracked.deserialize_seq(items);
     // Who was refused left the rest unread, which is an error of its own.
-    if let Some(invalid) = refused {
-        return Err(invalid);
+    if let Some(refusal) = refused {
+        return Err(refusal);
     }
-    read.map_err(|error| match track.path().to_string().as_str() {
-        "." => explain(field, &error, array.as_bytes()),
-        path => explain(&format!("{field}{path}"), &error, array.as_bytes()),
+    read.map_err(|error| {
+        let path = track.path().to_string();
+        let field = match path.as_str() {
+            "." => field,
+            _ => field.at(path),
+        };
+        explain(field, &error, array.as_bytes())
     })
 }
 
@@ -145,7 +159,7 @@ pub fn pick(
     object: &str,
     places: usize,
     place: impl Fn(&str) -> Option<usize>,
-) -> Result<Vec<Option<&RawValue>>, Invalid> {
+) -> Result<Vec<Option<&RawValue>>, Refusal> {
     struct Name<'f, F>(&'f F);
 
     impl<'de, F: Fn(&str) -> Option<usize>> DeserializeSeed<'de> for Name<'_, F> {
@@ -194,17 +208,17 @@ pub fn pick(
 
     let mut json = serde_json::Deserializer::from_str(object);
     let values = json.deserialize_map(Fields { places, place });
-    values.map_err(|error| explain(".", &error, object.as_bytes()))
+    values.map_err(|error| explain(BODY.into(), &error, object.as_bytes()))
 }
 
 /// The text of a JSON string.
-pub fn string(json: &str) -> Result<Cow<'_, str>, Invalid> {
+pub fn string(json: &str) -> Result<Cow<'_, str>, Refusal> {
     #[derive(Deserialize)]
     struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
     match serde_json::from_str(json) {
         Ok(Text(text)) => Ok(text),
-        Err(error) => Err(explain(".", &error, json.as_bytes())),
+        Err(error) => Err(explain(BODY.into(), &error, json.as_bytes())),
     }
 }
 
@@ -237,12 +251,11 @@ fn string_end(text: &[u8]) -> usize {
     end.map_or(text.len(), |end| end + 1)
 }
 
-/// Says what is wrong without repeating what the caller sent.
-pub fn explain(path: &str, error: &serde_json::Error, text: &[u8]) -> Invalid {
+/// Says what is wrong in a field, without repeating what the caller sent.
+fn explain(field: Field, error: &serde_json::Error, text: &[u8]) -> Refusal {
     let told = error.to_string();
     let told = told.split(" at line ").next().unwrap_or_default();
-    let field = if path == "." { "body" } else { path };
-    let wrong = |what: &str| Invalid::new("wrong_type", format!("{field} is {what}")).field(field);
+    let wrong = |what: &str| Refusal::of(Code::WrongType, field, format!("is {what}"));
     match error.classify() {
         Category::Data
             if told.starts_with("invalid type: ") || told.starts_with("invalid value: ") =>
@@ -265,7 +278,7 @@ pub fn explain(path: &str, error: &serde_json::Error, text: &[u8]) -> Invalid {
         }
         Category::Data if told.starts_with("duplicate field ") => {
             let name = told.split('`').nth(1).unwrap_or_default();
-            Invalid::new("malformed_json", format!("{name} is given twice")).field(name)
+            Refusal::of(Code::MalformedJson, name.to_owned(), "is given twice")
         }
         // One that no f64 holds.
         Category::Syntax if told.starts_with("number out of range") => {
@@ -284,7 +297,7 @@ pub fn explain(path: &str, error: &serde_json::Error, text: &[u8]) -> Invalid {
             let (line, column) = (error.line(), error.column());
             let message =
                 format!("the body is not valid JSON: {what} at line {line} column {column}");
-            Invalid::new("malformed_json", message)
+            Refusal::new(Code::MalformedJson, message)
         }
     }
 }
@@ -351,7 +364,7 @@ mod tests {
         query: Option<String>,
     }
 
-    fn error(json: impl AsRef<[u8]>) -> Invalid {
+    fn error(json: impl AsRef<[u8]>) -> Refusal {
         parse::<Body>(json.as_ref()).expect_err("refused")
     }
 
@@ -447,13 +460,14 @@ mod tests {
         ];
         for (json, field, says) in cases {
             let error = error(json);
+            let named = error.field.as_ref().map(Field::to_string);
             assert_eq!(
-                (error.code, error.field.as_deref()),
-                ("wrong_type", Some(field)),
+                (error.code, named.as_deref()),
+                (Code::WrongType, Some(field)),
                 "{json}"
             );
-            assert!(error.message.contains(says), "{json}: {}", error.message);
-            assert!(!error.message.contains("secret"), "{json}");
+            assert!(error.to_string().contains(says), "{json}: {error}");
+            assert!(!error.to_string().contains("secret"), "{json}");
         }
     }
 
@@ -474,16 +488,16 @@ mod tests {
             (b"\xff\xfe{\0}\0", "it is UTF-16, expected UTF-8"),
         ] {
             let error = error(json);
-            assert_eq!(error.code, "malformed_json");
-            assert!(error.message.contains(says), "{}", error.message);
+            assert_eq!(error.code, Code::MalformedJson);
+            assert!(error.to_string().contains(says), "{error}");
         }
         // A field that nobody reads is skipped without recursion, however deep; one that is read has the wrong type at once.
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         assert!(parse::<Body>(format!(r#"{{"x":{deep}}}"#).as_bytes()).is_ok());
         let read = error(format!(r#"{{"pairs":[{deep}]}}"#));
-        assert_eq!(read.code, "wrong_type");
+        assert_eq!(read.code, Code::WrongType);
         let twice = error(r#"{"pairs":[],"pairs":[]}"#);
-        assert_eq!(twice.message, "pairs is given twice");
+        assert_eq!(twice.to_string(), "pairs is given twice");
     }
 
     #[test]
@@ -518,12 +532,12 @@ mod tests {
     fn an_array_is_gone_through_and_its_errors_name_the_place() {
         let read = |array: &str| {
             let mut seen = Vec::new();
-            let result = each("list", array, |index, item: u64| {
+            let result = each("list".into(), array, |index, item: u64| {
                 seen.push((index, item));
-                let refused = || Invalid::new("no_pairs", "enough");
+                let refused = || Refusal::new(Code::NoPairs, "enough");
                 (item < 9).then_some(()).ok_or_else(refused)
             });
-            (seen, result.map_err(|error| error.message))
+            (seen, result.map_err(|error| error.to_string()))
         };
         assert_eq!(read("[]"), (vec![], Ok(())));
         assert_eq!(read("[ 3, 4 ]"), (vec![(0, 3), (1, 4)], Ok(())));

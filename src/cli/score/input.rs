@@ -1,5 +1,6 @@
 //! The lines of a JSONL file of pairs: read with a bound, told apart by a digest, and each turned into a pair or the reason why not.
 
+use std::borrow::Cow;
 use std::io::{self, BufRead, Read};
 
 use serde::Deserialize;
@@ -8,7 +9,7 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use reranker_domain::{Invalid, Limits, Pair};
+use reranker_domain::{Code, Field, Limits, Pair, Refusal};
 use reranker_json::mended;
 
 /// Lines that are not blank.
@@ -38,7 +39,7 @@ enum Text {
 pub struct Asked {
     /// The caller's own id, as it was sent.
     pub id: Option<Box<RawValue>>,
-    pub pair: Result<Pair, Invalid>,
+    pub pair: Result<Pair, Refusal>,
 }
 
 impl<R: BufRead> Lines<R> {
@@ -129,9 +130,9 @@ struct Wire<'a> {
 
 impl Line {
     pub fn parse(self, limits: &Limits, limit: usize) -> Asked {
-        let refused = |invalid: Invalid| Asked {
+        let refused = |refusal: Refusal| Asked {
             id: None,
-            pair: Err(invalid),
+            pair: Err(refusal),
         };
         let bytes = match self.text {
             Text::Whole(bytes) if bytes.len() <= limit => bytes,
@@ -146,19 +147,19 @@ impl Line {
                     _ => format!("byte {} of the line", error.utf8_error().valid_up_to() + 1),
                 };
                 let message = format!("{what}, expected UTF-8");
-                return refused(Invalid::new("malformed_json", message));
+                return refused(Refusal::new(Code::MalformedJson, message));
             }
         };
         // Without this an array would be taken for an object, its fields by position.
         if !text.starts_with('{') {
-            let invalid = match serde_json::from_str::<IgnoredAny>(&text) {
-                Ok(_) => Invalid::new(
-                    "wrong_type",
+            let refusal = match serde_json::from_str::<IgnoredAny>(&text) {
+                Ok(_) => Refusal::new(
+                    Code::WrongType,
                     format!("the line is {}, expected an object", kind(&text)),
                 ),
                 Err(error) => malformed(&error),
             };
-            return refused(invalid);
+            return refused(refusal);
         }
         let wire: Wire = match serde_json::from_str(&text) {
             Ok(wire) => wire,
@@ -171,37 +172,29 @@ impl Line {
     }
 }
 
-fn too_long(got: u64, limit: usize) -> Invalid {
+fn too_long(got: u64, limit: usize) -> Refusal {
     let message = format!("the line has {got} bytes, the limit is {limit} (MAX_BODY_BYTES)");
-    Invalid {
-        got: Some(got),
-        ..Invalid::new("line_too_long", message).limit(limit)
-    }
+    Refusal::new(Code::LineTooLong, message)
+        .got(got)
+        .limit(limit)
 }
 
-fn malformed(error: &serde_json::Error) -> Invalid {
+fn malformed(error: &serde_json::Error) -> Refusal {
     let column = error.column();
-    match error.classify() {
-        Category::Data => Invalid::new(
-            "malformed_json",
-            format!("a field is given twice (column {column})"),
-        ),
-        Category::Eof => Invalid::new(
-            "malformed_json",
-            format!("the line ends within the object (column {column})"),
-        ),
-        Category::Syntax | Category::Io => {
-            Invalid::new("malformed_json", format!("not JSON (column {column})"))
-        }
-    }
+    let what = match error.classify() {
+        Category::Data => "a field is given twice",
+        Category::Eof => "the line ends within the object",
+        Category::Syntax | Category::Io => "not JSON",
+    };
+    Refusal::new(Code::MalformedJson, format!("{what} (column {column})"))
 }
 
 impl Wire<'_> {
-    fn pair(&self, limits: &Limits) -> Result<Pair, Invalid> {
-        let query = text("query", self.query)?;
-        let passage = text("passage", self.passage)?;
-        limits.check_query(|| "query".into(), &query)?;
-        limits.check_text(|| "passage".into(), &passage)?;
+    fn pair(&self, limits: &Limits) -> Result<Pair, Refusal> {
+        let query = text(Field::Query(0), self.query)?;
+        let passage = text(Field::Document(0), self.passage)?;
+        limits.check_query(Field::Query(0), &query)?;
+        limits.check_text(Field::Document(0), &passage)?;
         Ok(Pair {
             query: query.into(),
             document: passage.into(),
@@ -209,15 +202,22 @@ impl Wire<'_> {
     }
 }
 
-fn text(field: &str, value: Option<&RawValue>) -> Result<String, Invalid> {
+fn text(field: Field, value: Option<&RawValue>) -> Result<String, Refusal> {
     let Some(value) = value else {
-        let message = format!("{field} is missing");
-        return Err(Invalid::new("missing_field", message).field(field));
+        return Err(Refusal::of(Code::MissingField, field, "is missing"));
     };
     serde_json::from_str(value.get()).map_err(|_| {
-        let message = format!("{field} is {}, expected a string", kind(value.get()));
-        Invalid::new("wrong_type", message).field(field)
+        let says = format!("is {}, expected a string", kind(value.get()));
+        Refusal::of(Code::WrongType, field, says)
     })
+}
+
+/// What a line calls a field.
+pub fn named(field: &Field) -> Cow<'static, str> {
+    match field {
+        Field::Document(_) => "passage".into(),
+        field => field.to_string().into(),
+    }
 }
 
 /// What a JSON value is, by its first letter.

@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::host::lenient::{Fields, Json, readable};
-use crate::http::{Refusal, SentUri};
+use crate::http::{Rejection, SentUri};
 
 /// Gateways and load balancers pass on about a hundred at most.
 const MAX_HEADERS: usize = 1000;
@@ -72,7 +72,7 @@ pub enum Form {
 pub enum Wish {
     Request(Request<Body>),
     /// It cannot be made a request.
-    Refused(Refusal),
+    Refused(Rejection),
     /// Nothing: a ping that keeps the function warm.
     Warm,
     /// An event of another service. Where it is a batch of which each record can be said to have failed, what names them.
@@ -171,7 +171,7 @@ impl Event {
     pub fn read(bytes: &Bytes) -> Self {
         let text = readable(bytes);
         let Some(json) = Json::parse(&text) else {
-            let refusal = Refusal::MalformedEvent {
+            let refusal = Rejection::MalformedEvent {
                 field: None,
                 problem: "the event is no JSON",
             };
@@ -272,8 +272,8 @@ impl Event {
     }
 }
 
-impl From<Result<Request<Body>, Refusal>> for Wish {
-    fn from(request: Result<Request<Body>, Refusal>) -> Self {
+impl From<Result<Request<Body>, Rejection>> for Wish {
+    fn from(request: Result<Request<Body>, Rejection>) -> Self {
         match request {
             Ok(request) => Self::Request(request),
             Err(refusal) => Self::Refused(refusal),
@@ -335,7 +335,7 @@ fn records(top: &Fields) -> Wish {
 }
 
 /// A request of whoever invokes the function by itself: a body, which may be put into one with a path and headers.
-fn direct(top: &Fields, body: Bytes) -> Result<Request<Body>, Refusal> {
+fn direct(top: &Fields, body: Bytes) -> Result<Request<Body>, Rejection> {
     let path = top.text("path").or_else(|| top.text("rawPath"));
     let scored = SCORED.iter().any(|name| top.has(name));
     // The fields beside a body's own are the dialect's business.
@@ -363,7 +363,7 @@ fn build(
     uri: Uri,
     mut headers: HeaderMap,
     body: Bytes,
-) -> Result<Request<Body>, Refusal> {
+) -> Result<Request<Body>, Rejection> {
     // REST APIs leave the header out, and what a client announced need not hold for what the event carries.
     if body.is_empty() {
         headers.remove(CONTENT_LENGTH);
@@ -385,7 +385,7 @@ struct Gateway<'e, 'a> {
 }
 
 impl Gateway<'_, '_> {
-    fn request(&self) -> Result<Request<Body>, Refusal> {
+    fn request(&self) -> Result<Request<Body>, Rejection> {
         let Self { form, top, context } = *self;
         let http = context.object("http", &["method", "path"]);
         let method = match form {
@@ -395,7 +395,7 @@ impl Gateway<'_, '_> {
         let method = method
             .or_else(|| top.text("httpMethod"))
             .or_else(|| context.text("httpMethod"))
-            .ok_or(Refusal::MalformedEvent {
+            .ok_or(Rejection::MalformedEvent {
                 field: Some("httpMethod"),
                 problem: "the event names no method",
             })?;
@@ -516,15 +516,15 @@ fn below<'p>(path: &'p str, stage: &str) -> &'p str {
     }
 }
 
-fn method_of(text: &str) -> Result<Method, Refusal> {
-    Method::from_bytes(text.as_bytes()).map_err(|_| Refusal::MalformedEvent {
+fn method_of(text: &str) -> Result<Method, Rejection> {
+    Method::from_bytes(text.as_bytes()).map_err(|_| Rejection::MalformedEvent {
         field: Some("httpMethod"),
         problem: "the method is none that HTTP can have",
     })
 }
 
 /// An address as a client writes it: from the path on, with everything encoded that cannot stand there.
-fn address(path: &str, query: Option<&str>) -> Result<Uri, Refusal> {
+fn address(path: &str, query: Option<&str>) -> Result<Uri, Rejection> {
     let slash = if path.starts_with('/') { "" } else { "/" };
     let path = utf8_percent_encode(path, PATH);
     let text = match query {
@@ -532,14 +532,14 @@ fn address(path: &str, query: Option<&str>) -> Result<Uri, Refusal> {
         _ => format!("{slash}{path}"),
     };
     if text.len() > MAX_ADDRESS_BYTES {
-        return Err(Refusal::HeadTooLarge {
+        return Err(Rejection::HeadTooLarge {
             what: "the address",
             limit: MAX_ADDRESS_BYTES,
         });
     }
     PathAndQuery::try_from(text)
         .map(Uri::from)
-        .map_err(|_| Refusal::MalformedEvent {
+        .map_err(|_| Rejection::MalformedEvent {
             field: Some("path"),
             problem: "the path and query are no address",
         })
@@ -571,7 +571,7 @@ fn query(top: &Fields, decoded: bool) -> Option<String> {
 }
 
 /// Headers with several values go before those with one, which are of the same request.
-fn headers(top: &Fields) -> Result<HeaderMap, Refusal> {
+fn headers(top: &Fields) -> Result<HeaderMap, Rejection> {
     let mut headers = HeaderMap::new();
     let mut wrong = None;
     let mut add = |name: &str, value: Json| {
@@ -581,14 +581,14 @@ fn headers(top: &Fields) -> Result<HeaderMap, Refusal> {
         let name = HeaderName::from_bytes(name.as_bytes());
         let value = HeaderValue::from_bytes(value.trim().as_bytes());
         let (Ok(name), Ok(value)) = (name, value) else {
-            wrong = Some(Refusal::MalformedEvent {
+            wrong = Some(Rejection::MalformedEvent {
                 field: Some("headers"),
                 problem: "a header's name or value is none that HTTP can have",
             });
             return;
         };
         if headers.len() == MAX_HEADERS {
-            wrong = Some(Refusal::HeadTooLarge {
+            wrong = Some(Rejection::HeadTooLarge {
                 what: "the list of headers",
                 limit: MAX_HEADERS,
             });
@@ -625,7 +625,7 @@ fn headers(top: &Fields) -> Result<HeaderMap, Refusal> {
     }
 }
 
-fn body(top: &Fields) -> Result<Bytes, Refusal> {
+fn body(top: &Fields) -> Result<Bytes, Rejection> {
     let Some(body) = top.get("body") else {
         return Ok(Bytes::new());
     };
@@ -642,8 +642,10 @@ fn body(top: &Fields) -> Result<Bytes, Refusal> {
         text.into()
     };
     let bytes = BASE64.decode(text.as_bytes());
-    bytes.map(Bytes::from).map_err(|_| Refusal::MalformedEvent {
-        field: Some("body"),
-        problem: "isBase64Encoded is true, but the body is no base64",
-    })
+    bytes
+        .map(Bytes::from)
+        .map_err(|_| Rejection::MalformedEvent {
+            field: Some("body"),
+            problem: "isBase64Encoded is true, but the body is no base64",
+        })
 }

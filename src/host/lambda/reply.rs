@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::event::Form;
 use super::runtime::Reply;
-use crate::http::{Refusal, Told};
+use crate::http::{Rejection, Told};
 
 /// The largest answer that Lambda sends.
 const MAX_BYTES: usize = 6_291_556;
@@ -40,13 +40,13 @@ pub async fn reply(form: Form, response: Response<axum::body::Body>) -> Reply {
         limit,
         "an answer is larger than what can be sent"
     );
-    let refusal = instead(Refusal::AnswerTooLarge { limit }, told.as_ref(), id);
+    let refusal = instead(Rejection::AnswerTooLarge { limit }, told.as_ref(), id);
     write(form, whole(refusal).await)
 }
 
 /// A refusal in place of an answer, in the words of whoever was `told` of it, and with its id.
 pub fn instead(
-    refusal: Refusal,
+    refusal: Rejection,
     told: Option<&Told>,
     id: Option<HeaderValue>,
 ) -> Response<axum::body::Body> {
@@ -65,7 +65,7 @@ async fn whole(response: Response<axum::body::Body>) -> Response<Bytes> {
         Err(error) => {
             tracing::error!(%error, "an answer's body broke off");
             let id = head.headers.get("x-request-id").cloned();
-            let broken = instead(Refusal::Panicked, head.extensions.get(), id);
+            let broken = instead(Rejection::Panicked, head.extensions.get(), id);
             let (head, body) = broken.into_parts();
             let body = body.collect().await.map(|body| body.to_bytes());
             Response::from_parts(head, body.unwrap_or_default())
@@ -120,7 +120,7 @@ fn write(form: Form, response: Response<Bytes>) -> Reply {
             let kind = format!("Reranker.{code}");
             let error = DirectError {
                 error_type: &kind,
-                error_message: message,
+                error_message: &message,
                 status: head.status.as_u16(),
                 error: serde_json::from_slice(&body).ok(),
             };

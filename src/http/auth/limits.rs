@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::keys::{KeyName, Keys, is_name};
-use crate::http::error::Refusal;
+use crate::http::error::Rejection;
 
 const MINUTE_US: u64 = 60_000_000;
 const DAY_US: u64 = 24 * 60 * MINUTE_US;
@@ -127,12 +127,12 @@ impl Meter {
     }
 
     /// Lets a request of this key through, and counts it, or says when there is room for one.
-    pub fn admit(&self, name: &KeyName, now: SystemTime) -> Result<(), Refusal> {
+    pub fn admit(&self, name: &KeyName, now: SystemTime) -> Result<(), Rejection> {
         self.with(name, now, |limits, used, now| {
             if let Some(limit) = limits.tokens_per_day
                 && used.tokens >= limit
             {
-                return Err(Refusal::KeyTokens {
+                return Err(Rejection::KeyTokens {
                     used: used.tokens,
                     limit,
                     retry_after: Duration::from_micros(DAY_US - now % DAY_US),
@@ -145,7 +145,7 @@ impl Meter {
                 used.full_until = used.full_until.clamp(now, now + whole);
                 let next = used.full_until + each;
                 if let Some(wait) = next.checked_sub(now + whole).filter(|wait| *wait > 0) {
-                    return Err(Refusal::KeyRate {
+                    return Err(Rejection::KeyRate {
                         limit,
                         retry_after: Duration::from_micros(wait),
                     });
@@ -242,7 +242,7 @@ mod tests {
         let (mobile, other): (KeyName, KeyName) = ("mobile".into(), "other".into());
         let wait = |name: &KeyName, ms| match meter.admit(name, at(ms)) {
             Ok(()) => None,
-            Err(Refusal::KeyRate { limit, retry_after }) => {
+            Err(Rejection::KeyRate { limit, retry_after }) => {
                 assert_eq!(limit, 3);
                 Some(retry_after.as_millis())
             }
@@ -277,7 +277,7 @@ mod tests {
             meter
                 .admit(&mobile, at(ms))
                 .map_err(|refusal| match refusal {
-                    Refusal::KeyTokens {
+                    Rejection::KeyTokens {
                         used,
                         limit: 100,
                         retry_after,
@@ -298,12 +298,12 @@ mod tests {
         meter.scored(&app, 100, at(0));
         assert!(matches!(
             meter.admit(&app, at(0)),
-            Err(Refusal::KeyTokens { .. })
+            Err(Rejection::KeyTokens { .. })
         ));
         assert!(meter.admit(&app, at(DAY_MS)).is_ok());
         assert!(matches!(
             meter.admit(&app, at(DAY_MS)),
-            Err(Refusal::KeyRate { .. })
+            Err(Rejection::KeyRate { .. })
         ));
     }
 }
