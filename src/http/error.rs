@@ -98,9 +98,7 @@ impl Rejection {
             routes: Vec::new(),
         }
     }
-}
 
-impl Rejection {
     /// The response of a host that refuses what never came to the router, or what came from it: in the words of whoever was `told` of the
     /// rest, else in ours.
     pub fn by_host(self, told: Option<&Told>) -> Response {
@@ -116,6 +114,7 @@ impl Rejection {
 const ROOM_RETRY: Duration = Duration::from_secs(1);
 
 impl Rejection {
+    /// The code, the message and the numbers.
     fn refusal(&self) -> Refusal {
         match self {
             // A path or a header may hold a key or a text that came to the wrong place, so neither is quoted.

@@ -1,5 +1,6 @@
 //! The pages say what the program has: variables, error codes, answers. Their links lead somewhere, and images are named by digest.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -124,6 +125,36 @@ fn served() -> Process {
     ]);
     server.wait_for_message("model ready");
     server
+}
+
+#[test]
+fn the_openapi_document_has_every_code_of_a_scoring_route() {
+    let document = client::get(served().address(), "/openapi.json").json();
+    let paths = document["paths"].as_object().expect("paths");
+    let scoring: Vec<_> = paths
+        .iter()
+        .filter(|(_, it)| it["post"].is_object())
+        .collect();
+    assert!(!scoring.is_empty());
+    for (path, operations) in scoring {
+        let responses = operations["post"]["responses"]
+            .as_object()
+            .expect("responses");
+        let mut statuses = BTreeSet::from(["200".to_owned()]);
+        for code in Code::ALL {
+            let Answered::Scoring(status) = answered(*code) else {
+                continue;
+            };
+            let says = responses.get(status.as_str()).map(|it| &it["description"]);
+            let says = says.and_then(Value::as_str).unwrap_or_default();
+            let name = format!("`{code}`");
+            assert!(says.contains(&name), "{path}, {status}: {code} in {says}");
+            statuses.insert(status.as_str().to_owned());
+        }
+        statuses.extend(path.contains("{model}").then(|| "404".to_owned()));
+        let documented: BTreeSet<String> = responses.keys().cloned().collect();
+        assert_eq!(documented, statuses, "{path}");
+    }
 }
 
 #[test]

@@ -121,3 +121,117 @@ impl Names {
         refusal.message(|field| self.name(field))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::documents::DocumentsBody;
+    use crate::{azure, bedrock, mixedbread, native, pinecone, tei, vllm};
+    use serde::de::DeserializeOwned;
+
+    fn names<B: DeserializeOwned + Named>(json: &str) -> Names {
+        let body: B = serde_json::from_str(json).expect("a body");
+        body.names()
+    }
+
+    #[test]
+    fn each_body_has_its_own_names() {
+        let usual = ["query", "documents[7]", "documents", "max_length"];
+        let vllm = |json| names::<vllm::ScoreBody>(json);
+        let predict = |json| names::<tei::PredictBody>(json);
+        for (names, expected) in [
+            (names::<DocumentsBody>("{}"), usual),
+            (names::<azure::AzureBody>("{}"), usual),
+            (names::<pinecone::PineconeBody>("{}"), usual),
+            (
+                names::<DocumentsBody>(r#"{"truncate_prompt_tokens":9}"#),
+                [
+                    "query",
+                    "documents[7]",
+                    "documents",
+                    "truncate_prompt_tokens",
+                ],
+            ),
+            // -1 stands for the model's own, and our own field goes before vLLM's.
+            (
+                names::<DocumentsBody>(r#"{"truncate_prompt_tokens":-1}"#),
+                usual,
+            ),
+            (
+                names::<DocumentsBody>(r#"{"truncate_prompt_tokens":9,"max_length":8}"#),
+                usual,
+            ),
+            (
+                names::<mixedbread::MixedbreadBody>("{}"),
+                ["query", "input[7]", "input", "max_length"],
+            ),
+            (
+                names::<native::RerankBody>("{}"),
+                ["query", "passage", "passage", "max_length"],
+            ),
+            (
+                names::<native::BatchBody>("{}"),
+                ["pairs[7].query", "pairs[7].passage", "pairs", "max_length"],
+            ),
+            (
+                names::<bedrock::BedrockBody>("{}"),
+                [
+                    "queries[7].textQuery.text",
+                    "sources[7].inlineDocumentSource.textDocument.text",
+                    "sources",
+                    "max_length",
+                ],
+            ),
+            (
+                names::<tei::TeiBody>("{}"),
+                ["query", "texts[7]", "texts", "max_length"],
+            ),
+            (
+                predict(r#"{"inputs":["q","d"]}"#),
+                [
+                    "inputs.text",
+                    "inputs.text_pair",
+                    "inputs.text_pair",
+                    "max_length",
+                ],
+            ),
+            (
+                predict(r#"{"inputs":[["q","d"]]}"#),
+                [
+                    "inputs[7].text",
+                    "inputs[7].text_pair",
+                    "inputs",
+                    "max_length",
+                ],
+            ),
+            (
+                vllm(r#"{"queries":"q","documents":["d"]}"#),
+                ["queries", "documents[7]", "documents", "max_length"],
+            ),
+            (
+                vllm(r#"{"text_1":["q"],"text_2":"d","data_2":["e"],"truncate_prompt_tokens":9}"#),
+                ["text_1[7]", "text_2", "text_2", "truncate_prompt_tokens"],
+            ),
+            (
+                vllm(r#"{"data_1":"q","items":["d"],"text_2":["e"]}"#),
+                ["data_1", "items[7]", "items", "max_length"],
+            ),
+        ] {
+            let fields = [
+                Field::Query(7),
+                Field::Document(7),
+                Field::Documents,
+                Field::MaxLength,
+            ];
+            assert_eq!(fields.map(|field| names.name(&field)), expected);
+        }
+    }
+
+    #[test]
+    fn a_place_within_a_field_is_below_its_name() {
+        let names = names::<bedrock::BedrockBody>("{}");
+        let field = Field::Documents.at("[3]").at(".type");
+        assert_eq!(names.name(&field), "sources[3].type");
+        assert_eq!(names.name(&"top_n".into()), "top_n");
+    }
+}
