@@ -1,4 +1,5 @@
-//! Compiles the kernels: machine code for Ampere and Ada (8.x) and Hopper (9.0), and PTX, which the driver compiles, for what comes later.
+//! Compiles the kernels: machine code for Ampere and Ada (8.x) and Hopper (9.0), and PTX, which the
+//! driver compiles, for what comes later.
 
 use std::path::PathBuf;
 use std::process::Command;

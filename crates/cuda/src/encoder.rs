@@ -36,6 +36,8 @@ const ROWS: usize = 4;
 /// Values of f32 on their way to the device that are narrowed there at a time.
 const PIECE: usize = 16 << 20;
 
+/// Why a model cannot be loaded, or a pass not computed.
+#[allow(missing_docs, reason = "each variant's message says it")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the GPU's driver answers {0}")]
@@ -48,10 +50,12 @@ pub enum Error {
     Unfit(String),
 }
 
-/// What is multiplied, and kept where it need not be exact.
+/// The 16-bit type of weights, products and most activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Half {
+    /// IEEE's half precision: 5 bits of exponent, 10 of fraction.
     F16,
+    /// The upper half of an f32: 8 bits of exponent, 7 of fraction.
     Bf16,
 }
 
@@ -73,30 +77,47 @@ impl Half {
 
 /// `x · Wᵀ + b`, with a weight of `[n, k]`, row by row.
 pub struct Linear<'a> {
+    /// `[n, k]`, row-major.
     pub weight: &'a [f32],
+    /// `[n]`.
     pub bias: &'a [f32],
 }
 
+/// A layer norm over a token's vector.
 pub struct Norm<'a> {
+    /// `[hidden]`: the factors.
     pub gamma: &'a [f32],
+    /// `[hidden]`: the summands.
     pub beta: &'a [f32],
 }
 
+/// One layer, with norms after its sub-layers.
 pub struct Layer<'a> {
+    /// `[hidden, hidden]`.
     pub query: Linear<'a>,
+    /// `[hidden, hidden]`.
     pub key: Linear<'a>,
+    /// `[hidden, hidden]`.
     pub value: Linear<'a>,
+    /// `[hidden, hidden]`: the projection of attention's output.
     pub attention_out: Linear<'a>,
+    /// After the sum of attention and its residual.
     pub attention_norm: Norm<'a>,
+    /// `[inner, hidden]`, before GELU.
     pub up: Linear<'a>,
+    /// `[hidden, inner]`, after GELU.
     pub down: Linear<'a>,
+    /// After the sum of the feed-forward network and its residual.
     pub output_norm: Norm<'a>,
 }
 
 /// `dense → tanh → one output`.
 pub struct Head<'a> {
+    /// `[hidden, hidden]`, before tanh.
     pub dense: Linear<'a>,
+    /// `[hidden]`: the weights of the one output.
     pub out: &'a [f32],
+    /// The bias of the one output.
     pub out_bias: f32,
 }
 
@@ -177,7 +198,8 @@ struct Space {
     /// The residual, and what it is narrowed to, `[tokens, hidden]`.
     wide: CudaSlice<f32>,
     narrow: CudaSlice<u16>,
-    /// Queries, keys and values, and attention's outputs behind them; or the feed-forward's inner values.
+    /// Queries, keys and values, and attention's outputs behind them; or the feed-forward's inner
+    /// values.
     large: CudaSlice<u16>,
     /// What a projection adds to the residual, `[tokens, hidden]`.
     added: CudaSlice<u16>,
@@ -224,7 +246,8 @@ macro_rules! launch {
         launch!(@with $builder, $config $(, $rest)*)
     }};
     (@with $builder:ident, $config:ident) => {
-        // SAFETY: the caller's: each address is of a buffer of the size that the kernel is told, which lives until the stream is done.
+        // SAFETY: the caller's: each address is of a buffer of the size that the kernel is told,
+        // which lives until the stream is done.
         unsafe { $builder.launch($config) }.map(drop)
     };
 }
@@ -302,8 +325,9 @@ impl Loader<'_> {
             (layer.value.weight, 1.0),
         ];
         let query_bias: Vec<f32> = layer.query.bias.iter().map(|x| x * scale).collect();
-        // A bias of keys adds the same to all scores of a query, which softmax takes away. One of values is added to every weighted
-        // sum of them, and so adds a constant to the projection behind.
+        // A bias of keys adds the same to all scores of a query, which softmax takes away. One of
+        // values is added to every weighted sum of them, and so adds a constant to the projection
+        // behind.
         let projection = &layer.attention_out;
         expect(
             projection.weight.len(),
@@ -358,8 +382,8 @@ fn expect(found: usize, wanted: usize, what: &str) -> Result<(), Error> {
 }
 
 impl Encoder {
-    /// `tables` are those of words, positions and segments; `layers` are asked for one after the other, and are let go when they are on the
-    /// device.
+    /// `tables` are those of words, positions and segments; `layers` are asked for one after the
+    /// other, and are let go when they are on the device.
     pub fn load<'a, E: From<Error>>(
         shape: Shape,
         half: Half,
@@ -370,7 +394,8 @@ impl Encoder {
         head: &Head<'a>,
     ) -> Result<Self, E> {
         let context = CudaContext::new(0).map_err(Error::from)?;
-        // SAFETY: all that this context's own slices are used for is in the one stream below, where it is done in order.
+        // SAFETY: all that this context's own slices are used for is in the one stream below, where
+        // it is done in order.
         unsafe { context.disable_event_tracking() };
         let (major, minor) = context.compute_capability().map_err(Error::from)?;
         if let Some(reason) = shape.lacks((major.unsigned_abs(), minor.unsigned_abs())) {
@@ -563,7 +588,8 @@ impl Encoder {
             Ok(())
         };
         for (index, layer) in self.layers.iter().enumerate() {
-            // Only first tokens are read after the last layer, and nothing after attention mixes tokens.
+            // Only first tokens are read after the last layer, and nothing after attention mixes
+            // tokens.
             let last = index + 1 == self.layers.len();
             self.product(narrow, &layer.qkv, large, work.tokens)?;
             let (list, count, times) = if last {
@@ -676,8 +702,9 @@ impl Encoder {
         let int = |number: usize| i32::try_from(number).map_err(|_| Error::TooLarge(m));
         let (m, n, k) = (int(m)?, int(n)?, int(k)?);
         let (alpha, beta) = (1f32, 0f32);
-        // SAFETY: the buffers hold `m · k`, `n · k` and `m · n` values of this type, and live until the stream is done. For cuBLAS, whose
-        // matrices are column by column, each is the other way round.
+        // SAFETY: the buffers hold `m · k`, `n · k` and `m · n` values of this type, and live until
+        // the stream is done. For cuBLAS, whose matrices are column by column, each is the other
+        // way round.
         unsafe {
             cublas::result::gemm_ex(
                 *self.blas.handle(),

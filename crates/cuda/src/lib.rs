@@ -1,11 +1,14 @@
 //! The encoder on NVIDIA GPUs of compute capability 8.0 and later, in 16 bits.
 //!
-//! Products of matrices are cuBLAS's; everything else is a few kernels of our own (`kernels/`): attention over packed sequences, whose
-//! scores never lie in memory, and what stands between two products as one kernel each. Residuals, sums and norms are f32. Sequences
-//! lie one after the other, with nothing between them.
+//! cuBLAS computes matrix products. A few kernels of our own (`kernels/`) compute everything between
+//! two products, one kernel each. Attention runs over packed sequences, and its scores never reach
+//! memory. Residuals, sums and norms are f32. Sequences lie one after the other, without padding.
 //!
-//! Without the feature `cuda` there is only [`Shape`] and [`Work`]: what a GPU can be given, and what it is told to do. The tests run the
-//! kernels themselves, compiled for the CPU (`tests/emulator.h`).
+//! Without the feature `cuda` the crate has only [`Shape`] and [`Work`]: the sizes of a model, and
+//! the arguments of one pass. The tests compile the kernels' own source for the CPU
+//! (`tests/emulator.h`).
+
+#![warn(missing_docs, unreachable_pub)]
 
 #[cfg(feature = "cuda")]
 mod encoder;
@@ -25,13 +28,18 @@ const AT_ONCE: usize = 8;
 /// A model's dimensions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Shape {
+    /// Width of a token's vector.
     pub hidden: usize,
+    /// Width of the feed-forward network's inner vector.
     pub inner: usize,
+    /// Number of attention heads.
     pub heads: usize,
+    /// Added to the variance in layer norms.
     pub eps: f32,
 }
 
 impl Shape {
+    /// Width of one head's part of a token's vector.
     pub fn head_width(&self) -> usize {
         self.hidden / self.heads
     }

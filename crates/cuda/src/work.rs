@@ -1,10 +1,12 @@
-//! What one pass is made of, as the kernels are told: a pure function of the sequences' lengths and ids.
+//! What one pass is made of, as the kernels are told: a pure function of the sequences' lengths and
+//! ids.
 
 /// Warps of a block of attention's.
 pub const WARPS: usize = 4;
 /// Queries that each of them has at a time, once or twice.
 const QUERIES: usize = 16;
-/// From this length on, on average over the tokens, twice: keys are read less often then, and blocks that are not full are rarer.
+/// From this length on, on average over the tokens, twice: keys are read less often then, and
+/// blocks that are not full are rarer.
 const LONG: usize = 384;
 
 /// The integers that a pass takes along, one part after the other.
@@ -12,8 +14,8 @@ const LONG: usize = 384;
 pub struct Work {
     /// For each token its rows in the tables of words, positions and segments.
     pub rows: Vec<i32>,
-    /// Attention of all queries: a sequence's first row and length, the first of up to [`Self::tile_rows`] queries, and the row of its
-    /// output.
+    /// Attention of all queries: a sequence's first row and length, the first of up to
+    /// [`Self::tile_rows`] queries, and the row of its output.
     pub tiles: Vec<i32>,
     /// How often each warp has as many queries as one product of matrices takes.
     pub times: usize,
@@ -21,12 +23,13 @@ pub struct Work {
     pub first_tiles: Vec<i32>,
     /// Each sequence's first row.
     pub firsts: Vec<i32>,
+    /// Number of tokens of all sequences.
     pub tokens: usize,
 }
 
 impl Work {
-    /// Ids, positions and segments of the tokens, and where each sequence starts, and the last one ends. None where a number does not fit
-    /// into 32 bits.
+    /// Ids, positions and segments of the tokens, and where each sequence starts, and the last one
+    /// ends. None where a number does not fit into 32 bits.
     pub fn plan(
         ids: &[u32],
         positions: &[usize],
@@ -88,6 +91,7 @@ impl Work {
         tokens / Self::rows_of(1) + sequences
     }
 
+    /// Number of sequences.
     pub fn sequences(&self) -> usize {
         self.firsts.len()
     }

@@ -1,4 +1,5 @@
-//! The kernels themselves, compiled for the CPU and held to plain loops: every index, every tile, and every place in shared memory.
+//! The kernels themselves, compiled for the CPU and held to plain loops: every index, every tile,
+//! and every place in shared memory.
 
 use std::io::Write;
 use std::path::Path;

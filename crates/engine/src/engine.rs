@@ -1,4 +1,5 @@
-//! A loaded model and its tokenizer: pairs of texts in, scores out, on the calling thread and its pool.
+//! A loaded model and its tokenizer: pairs of texts in, scores out, on the calling thread and its
+//! pool.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -17,7 +18,7 @@ use crate::receipt::{Download, Downloaded, LoadTimes, Prefetched, Receipt, Span}
 use crate::tokenizer::{
     CONFIG_FILE as TOKENIZER_CONFIG_FILE, FolderTokenizer, ModelFacts, PairTokenizer, Sequence,
 };
-use crate::weights::{Fidelity, Manifest, PACKED_FILE, read_file, require, require_weights};
+use crate::weights::{Fidelity, PACKED_FILE, read_file, require, require_weights};
 use reranker_domain::{
     Code, Error, Field, Pair, Refusal, Request, Result, Score, Selection, Truncation,
 };
@@ -36,41 +37,43 @@ pub struct Engine {
     first_inference: OnceLock<Span>,
 }
 
-/// How a model is loaded and computed. The default serves a model as it is, on the CPU, with the limits that the service has.
+/// How a model is loaded and computed. The default serves a model as it is, on the CPU, with the
+/// limits that the service has.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// What the model is called where its files do not say; empty for the name of its folder.
+    /// Name of a model whose files have none; empty for the name of its folder.
     pub name: String,
-    /// Whether `name` was chosen, so that it goes before what the files say.
+    /// Whether `name` takes precedence over a name in the files.
     pub named: bool,
-    /// The commit or version, where the files do not say.
+    /// Commit or version of a model whose files have none.
     pub revision: Option<String>,
-    /// Longest sequence in tokens that a request may ask for, and the default; the model's own limit goes before it.
+    /// Maximum length of a sequence in tokens, and its default; the model's own limit may be lower.
     pub max_length: usize,
-    /// How longer pairs are cut.
+    /// Rule for longer pairs.
     pub truncation: Truncation,
     /// Tokens of one forward pass; bounds the memory of activations.
     pub batch_tokens: usize,
-    /// Most tokens of one request; 0 where there is no limit.
+    /// Maximum number of tokens of one request; 0 for no limit.
     pub max_tokens: usize,
-    /// What is computed in. Anything but [`Precision::Auto`] refuses a model whose files hold another form.
+    /// Arithmetic of the encoder. Anything but [`Precision::Auto`] refuses a model whose files hold
+    /// another form.
     pub precision: Precision,
     /// The instruction set.
     pub kernels: Kernels,
-    /// What it took to bring the model here, where it was not here.
+    /// Times and bytes of the model's download, if there was one; for the receipt.
     pub download: Option<Download>,
-    /// To compute on instead of the CPU.
+    /// GPU to compute on, instead of the CPU.
     pub gpu: Option<Gpu>,
-    /// Whether the model is run once while it is loaded, so that the first request finds its pages read.
+    /// Whether loading runs the model once, so that the first request finds its pages in memory.
     pub warm_up: bool,
-    /// When the process began, for the receipt.
+    /// Start of the process, for the receipt.
     pub started: Instant,
 }
 
 impl Settings {
-    /// Tokens of one forward pass on a CPU, where nobody says how many.
+    /// Default tokens of one forward pass on a CPU.
     pub const BATCH_TOKENS: usize = 4096;
-    /// The longest sequence in tokens, where nobody says how long.
+    /// Default maximum length of a sequence in tokens.
     pub const MAX_LENGTH: usize = 512;
 }
 
@@ -107,16 +110,16 @@ pub struct RankedDocument {
     pub dropped_tokens: usize,
 }
 
-/// What is served, for `/info`, `/health` and the start-up log.
+/// Description of a loaded model, for `/info`, `/health` and the start-up log.
 #[derive(Debug, Clone)]
 pub struct Info {
-    /// What it is called.
+    /// The model's name.
     pub name: String,
-    /// Its commit or version, where anything says it.
+    /// Its commit or version, if known.
     pub revision: Option<String>,
     /// Whether it is the bundled demo model.
     pub demo: bool,
-    /// What its files say to whoever serves it.
+    /// A note in its files to its operator.
     pub note: Option<String>,
     /// Its family, as `config.json` writes it.
     pub model_type: &'static str,
@@ -124,31 +127,31 @@ pub struct Info {
     pub layers: usize,
     /// Width of a token's vector.
     pub hidden_size: usize,
-    /// Rows of the table of words.
+    /// Rows of the word embeddings.
     pub vocab_size: usize,
-    /// Numbers in the model's tensors.
+    /// Number of values in the model's tensors.
     pub parameters: u64,
-    /// Longest sequence in tokens that is scored.
+    /// Maximum length of a sequence in tokens, by model and settings.
     pub max_length: usize,
-    /// Longest sequence in tokens that the model could score.
+    /// Maximum length of a sequence in tokens, by the model alone.
     pub model_max_length: usize,
-    /// How pairs are cut that a request has no rule for.
+    /// Rule for pairs that are too long, unless a request has its own.
     pub truncation: Truncation,
-    /// What is computed in.
+    /// Arithmetic of the encoder, as [`Precision::name`] writes it.
     pub precision: &'static str,
     /// The dtype that holds most of the weights' bytes, in lower case.
     pub stored_dtype: String,
-    /// How near a packed model is to its f32 source, as its packer measured.
+    /// Distance of a packed model's scores from its f32 source, as its packer measured.
     pub fidelity: Option<Fidelity>,
-    /// Size of the weights' files.
+    /// Size of the weights' files in bytes.
     pub weight_bytes: u64,
-    /// What the kernels use.
+    /// Instruction set of the kernels.
     pub instruction_set: &'static str,
-    /// Faster instruction sets that the chip has, each with the reason why it is not used.
+    /// Faster instruction sets of the chip, each with the reason for not using it.
     pub faster_sets: Vec<(&'static str, &'static str)>,
-    /// Whether a GPU computes by our own kernels.
+    /// Whether a GPU computes with our own kernels.
     pub fused: bool,
-    /// What it is computed on; nothing where that is the CPU.
+    /// The GPU that computes; `None` for the CPU.
     pub gpu: Option<Gpu>,
     /// How long loading took.
     pub load: LoadTimes,
@@ -184,7 +187,7 @@ pub fn folder_tokenizer(
     PairTokenizer::of_files(&json, settings.as_deref(), &path, facts)
 }
 
-/// What a model is called by where it lies.
+/// The name of a model's folder.
 fn name_of(path: &Path) -> String {
     let folder = match path.file_name() {
         Some(name) if name == PACKED_FILE => path.parent().unwrap_or(path),
@@ -195,7 +198,8 @@ fn name_of(path: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// Faster instruction sets that the chip has, each with the reason why it is not used.
+/// Faster instruction sets of the chip than that of `kernels`, each with the reason for not using
+/// it.
 pub fn faster_sets(kernels: Kernels) -> Vec<(&'static str, &'static str)> {
     let sets = kernels.passed_over().into_iter();
     sets.map(|(isa, obstacle)| {
@@ -205,11 +209,168 @@ pub fn faster_sets(kernels: Kernels) -> Vec<(&'static str, &'static str)> {
     .collect()
 }
 
+/// A tokenizer and a model as they were read, not yet held to each other or to the settings.
+struct Parts {
+    tokenizer: PairTokenizer,
+    /// The longest sequence in tokens that the tokenizer's files allow.
+    tokenizer_limit: Option<usize>,
+    model: Model,
+    times: LoadTimes,
+}
+
+impl Parts {
+    /// Reads both at the same time from a folder; a packed file holds its tokenizer, so that comes
+    /// second.
+    fn load(path: &Path, settings: &Settings) -> Result<Self, ModelError> {
+        let started = settings.started;
+        let download = settings.download.map(|it| Downloaded::new(it, started));
+        let process = match &download {
+            Some(download) => Span {
+                start: Duration::ZERO,
+                time: download.span.start,
+            },
+            None => Span::since(started, started),
+        };
+        let model = || Model::load(path, settings.kernels, settings.gpu.clone());
+        let (tokenizer, model) = if path.is_dir() {
+            let config = folder_config(path)?;
+            let tokenizer = || {
+                let read = folder_tokenizer(path, &config)?;
+                Ok((read.tokenizer, read.max_length))
+            };
+            let (tokenizer, model) =
+                rayon::join(|| timed(started, tokenizer), || timed(started, model));
+            (tokenizer?, model?)
+        } else {
+            let model = timed(started, model)?;
+            let tokenizer = timed(started, || packed_tokenizer(path, &model.0))?;
+            (tokenizer, model)
+        };
+        let ((tokenizer, tokenizer_limit), tokenizer_time) = tokenizer;
+        let (model, weights_time) = model;
+        Ok(Self {
+            tokenizer,
+            tokenizer_limit,
+            model,
+            times: LoadTimes {
+                process,
+                download,
+                tokenizer: tokenizer_time,
+                weights: weights_time,
+                ..LoadTimes::default()
+            },
+        })
+    }
+
+    /// The model's name. The demo model keeps its own: it must not pass for another.
+    fn name(&self, path: &Path, settings: &Settings) -> Result<String, ModelError> {
+        let about = &self.model.config().about;
+        let own = about.name.clone();
+        if let Some(own) = own.filter(|_| about.demo || !settings.named) {
+            if settings.named && own != settings.name {
+                return Err(ModelError::unfit(
+                    path,
+                    "model",
+                    format!("the demo model {own}"),
+                    format!("MODEL_NAME={}", settings.name),
+                )
+                .with(Remedy::Set));
+            }
+            return Ok(own);
+        }
+        let packed = self.model.manifest().and_then(|it| it.name.clone());
+        Ok(match packed.filter(|_| !settings.named) {
+            Some(name) => name,
+            None if settings.name.is_empty() => name_of(path),
+            None => settings.name.clone(),
+        })
+    }
+
+    fn info(&self, path: &Path, settings: &Settings) -> Result<Info, ModelError> {
+        let model = &self.model;
+        let config = model.config();
+        let manifest = model.manifest();
+        let model_max_length = config
+            .max_length()
+            .min(self.tokenizer_limit.unwrap_or(usize::MAX));
+        let packed_revision = || manifest.and_then(|it| it.revision.clone());
+        Ok(Info {
+            name: self.name(path, settings)?,
+            revision: settings
+                .revision
+                .clone()
+                .or_else(|| config.about.revision.clone())
+                .or_else(packed_revision),
+            demo: config.about.demo,
+            note: config.about.note.clone(),
+            model_type: config.family.model_type(),
+            layers: config.layers,
+            hidden_size: config.hidden_size,
+            vocab_size: config.vocab_size,
+            parameters: model.parameters(),
+            max_length: settings.max_length.min(model_max_length),
+            model_max_length,
+            truncation: settings.truncation,
+            precision: model.precision().name(),
+            stored_dtype: model.stored_dtype().to_owned(),
+            fidelity: manifest.and_then(|it| it.fidelity),
+            weight_bytes: model.weight_bytes(),
+            instruction_set: settings.kernels.isa().name(),
+            faster_sets: faster_sets(settings.kernels),
+            fused: model.fused(),
+            gpu: model.gpu().cloned(),
+            load: self.times,
+        })
+    }
+}
+
+fn timed<T>(
+    started: Instant,
+    work: impl FnOnce() -> Result<T, ModelError>,
+) -> Result<(T, Span), ModelError> {
+    let begun = Instant::now();
+    let done = work()?;
+    Ok((done, Span::since(begun, started)))
+}
+
+/// A packed model's tokenizer, and the longest sequence that its manifest allows.
+fn packed_tokenizer(
+    path: &Path,
+    model: &Model,
+) -> Result<(PairTokenizer, Option<usize>), ModelError> {
+    let tokenizer = match model.tokenizer() {
+        Some(PackedTokenizer::Compiled(bytes)) => PairTokenizer::from_compiled(bytes.clone(), path),
+        Some(PackedTokenizer::Json(bytes)) => PairTokenizer::from_json(bytes, path),
+        None => Err(ModelError::Compute(
+            "a packed model without a tokenizer".into(),
+        )),
+    };
+    let max_length = model.manifest().and_then(|manifest| manifest.max_length);
+    Ok((tokenizer?, max_length))
+}
+
+/// Refuses a model whose files hold another form than the one that was asked for.
+fn check_precision(path: &Path, asked: Precision, found: Precision) -> Result<(), ModelError> {
+    if asked == Precision::Auto || asked == found {
+        return Ok(());
+    }
+    let (found, expected) = match found {
+        Precision::Int8 => ("a packed model, which holds int8 weights", "its folder"),
+        _ => (
+            "a model folder",
+            "a packed model: make one with `reranker pack`",
+        ),
+    };
+    let what = format!("model for PRECISION={}", asked.name());
+    Err(ModelError::unfit(path, what, found, expected).with(Remedy::Set))
+}
+
 impl Engine {
-    /// Opens a model folder or a packed file. Of a folder it takes the packed form, where there is one and `settings` allow it.
+    /// Opens a model folder or a packed file. If a folder has a packed form and `settings` allow it,
+    /// that is opened.
     ///
-    /// Weights are mapped, not read, and every tensor is looked up: a model that opens also computes. Fails where the files are not those
-    /// of a model that is served, and says which, what was found and what was expected.
+    /// Weights are mapped, not read, and every tensor is looked up: a model that opens also
+    /// computes. An error names the file, the value found and the value expected.
     pub fn open(path: impl AsRef<Path>, settings: Settings) -> Result<Self, ModelError> {
         let path = match settings.gpu {
             // A packed form is for CPUs.
@@ -220,141 +381,20 @@ impl Engine {
     }
 
     fn load(path: &Path, settings: Settings) -> Result<Self, ModelError> {
-        let started = settings.started;
-        let download = settings.download.map(|it| Downloaded::new(it, started));
-        let process = match &download {
-            Some(download) => Span {
-                start: Duration::ZERO,
-                time: download.span.start,
-            },
-            None => Span::since(started, started),
-        };
-        let timed_model = || {
-            let begun = Instant::now();
-            let gpu = settings.gpu.clone();
-            Model::load(path, settings.kernels, gpu).map(|m| (m, Span::since(begun, started)))
-        };
-        // The tokenizer, and the longest sequence that its files allow.
-        let packed_tokenizer = |model: &Model| {
-            let max_length = model.manifest().and_then(|manifest| manifest.max_length);
-            let tokenizer = match model.tokenizer() {
-                Some(PackedTokenizer::Compiled(bytes)) => {
-                    PairTokenizer::from_compiled(bytes.clone(), path)
-                }
-                Some(PackedTokenizer::Json(bytes)) => PairTokenizer::from_json(bytes, path),
-                None => Err(ModelError::Compute(
-                    "a packed model without a tokenizer".into(),
-                )),
-            };
-            Ok::<_, ModelError>((tokenizer?, max_length))
-        };
-        let (tokenizer, tokenizer_time, (model, weights_time)) = if path.is_dir() {
-            let config = folder_config(path)?;
-            let (tokenizer, model) = rayon::join(
-                || {
-                    let begun = Instant::now();
-                    let read = folder_tokenizer(path, &config)?;
-                    let span = Span::since(begun, started);
-                    Ok::<_, ModelError>(((read.tokenizer, read.max_length), span))
-                },
-                timed_model,
-            );
-            let (tokenizer, span) = tokenizer?;
-            (tokenizer, span, model?)
-        } else {
-            let model = timed_model()?;
-            let begun = Instant::now();
-            let tokenizer = packed_tokenizer(&model.0)?;
-            (tokenizer, Span::since(begun, started), model)
-        };
-        let (tokenizer, tokenizer_limit) = tokenizer;
-        let precision = model.precision();
-        if !matches!(settings.precision, Precision::Auto) && settings.precision != precision {
-            let (found, expected) = match precision {
-                Precision::Int8 => ("a packed model, which holds int8 weights", "its folder"),
-                _ => (
-                    "a model folder",
-                    "a packed model: make one with `reranker pack`",
-                ),
-            };
-            return Err(ModelError::unfit(
-                path,
-                format!("model for PRECISION={}", settings.precision.name()),
-                found,
-                expected,
-            )
-            .with(Remedy::Set));
-        }
-        let config = model.config();
+        let parts = Parts::load(path, &settings)?;
+        check_precision(path, settings.precision, parts.model.precision())?;
         check_tokenizer(
-            config,
-            tokenizer.path(),
-            tokenizer.id_bound(),
-            tokenizer.segment_bound(),
+            parts.model.config(),
+            parts.tokenizer.path(),
+            parts.tokenizer.id_bound(),
+            parts.tokenizer.segment_bound(),
         )?;
-        let model_max_length = config
-            .max_length()
-            .min(tokenizer_limit.unwrap_or(usize::MAX));
-        let about = &config.about;
-        let own_name = about.name.clone().filter(|_| about.demo || !settings.named);
-        if let Some(own) = &own_name
-            && settings.named
-            && *own != settings.name
-        {
-            return Err(ModelError::unfit(
-                path,
-                "model",
-                format!("the demo model {own}"),
-                format!("MODEL_NAME={}", settings.name),
-            )
-            .with(Remedy::Set));
-        }
-        let packed = |part: fn(&Manifest) -> &Option<String>| {
-            model.manifest().and_then(|manifest| part(manifest).clone())
-        };
-        let info = Info {
-            name: own_name
-                .or_else(|| packed(|manifest| &manifest.name).filter(|_| !settings.named))
-                .unwrap_or_else(|| match settings.name.as_str() {
-                    "" => name_of(path),
-                    name => name.to_owned(),
-                }),
-            revision: settings
-                .revision
-                .clone()
-                .or(about.revision.clone())
-                .or_else(|| packed(|manifest| &manifest.revision)),
-            demo: about.demo,
-            note: about.note.clone(),
-            model_type: config.family.model_type(),
-            layers: config.layers,
-            hidden_size: config.hidden_size,
-            vocab_size: config.vocab_size,
-            parameters: model.parameters(),
-            max_length: settings.max_length.min(model_max_length),
-            model_max_length,
-            truncation: settings.truncation,
-            precision: precision.name(),
-            stored_dtype: model.stored_dtype().to_owned(),
-            fidelity: model.manifest().and_then(|manifest| manifest.fidelity),
-            weight_bytes: model.weight_bytes(),
-            instruction_set: settings.kernels.isa().name(),
-            faster_sets: faster_sets(settings.kernels),
-            fused: model.fused(),
-            gpu: model.gpu().cloned(),
-            load: LoadTimes {
-                process,
-                download,
-                tokenizer: tokenizer_time,
-                weights: weights_time,
-                ..LoadTimes::default()
-            },
-        };
+        let started = settings.started;
         let mut engine = Self {
-            tokenizer,
-            model,
+            info: Arc::new(parts.info(path, &settings)?),
+            tokenizer: parts.tokenizer,
+            model: parts.model,
             settings,
-            info: Arc::new(info),
             started,
             first_inference: OnceLock::new(),
         };
@@ -393,7 +433,7 @@ impl Engine {
         Ok(logits)
     }
 
-    /// What the start took, as far as it has come.
+    /// Times of the start, so far.
     pub fn receipt(&self) -> Receipt {
         Receipt {
             load: self.info.load,
@@ -402,7 +442,7 @@ impl Engine {
         }
     }
 
-    /// What is served.
+    /// Description of the model.
     pub fn info(&self) -> &Info {
         &self.info
     }
@@ -412,7 +452,7 @@ impl Engine {
         Arc::clone(&self.info)
     }
 
-    /// Most tokens of one request; 0 where there is no limit.
+    /// Maximum number of tokens of one request; 0 for no limit.
     pub fn max_tokens(&self) -> usize {
         self.settings.max_tokens
     }
@@ -427,7 +467,8 @@ impl Engine {
         &self.tokenizer
     }
 
-    /// Refuses what only the model can judge: a maximum length beyond the server's or too short for any text.
+    /// Refuses a maximum length that is above the server's, or too short for any text: only the
+    /// model knows both bounds.
     pub fn check(&self, request: &Request) -> Result<(), Refusal> {
         let Some(got) = request.max_length else {
             return Ok(());
@@ -447,7 +488,7 @@ impl Engine {
         Ok(())
     }
 
-    /// The request as sequences of tokens; given up where `halt` says so.
+    /// The request as sequences of tokens. Stops with an error once `halt` says so.
     pub fn prepare(&self, request: &Request, halt: &Halt) -> Result<Prepared> {
         let defaults = Defaults {
             max_length: self.info.max_length,
@@ -457,10 +498,11 @@ impl Engine {
         Prepared::new(&self.tokenizer, defaults, request, halt)
     }
 
-    /// Ranks documents by their relevance to a query, the best first; of equal ones the one that comes first in the list.
+    /// Ranks documents by their relevance to a query, the best first; of equal ones the one that
+    /// comes first in the list.
     ///
-    /// Computes on the calling thread and its rayon pool. A pair that is longer than [`Settings::max_length`] is cut, and its
-    /// [`RankedDocument::dropped_tokens`] say by how much.
+    /// Computes on the calling thread and its rayon pool. A pair that is longer than
+    /// [`Settings::max_length`] is cut, and its [`RankedDocument::dropped_tokens`] say by how much.
     pub fn rank<D: AsRef<str>>(&self, query: &str, documents: &[D]) -> Result<Vec<RankedDocument>> {
         let query: Arc<str> = query.into();
         let pair = |document: &D| Pair {

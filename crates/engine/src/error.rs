@@ -1,8 +1,8 @@
-//! Why a model cannot be served, and what its operator can do about it.
+//! Errors of models, each with its operator's next step.
 
 use std::path::{Path, PathBuf};
 
-/// Why a model cannot be served: always the file, then what was found and what was expected in it.
+/// Why a model cannot be served. A message names the file, the value found and the value expected.
 #[allow(missing_docs, reason = "the messages name the fields")]
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -24,13 +24,13 @@ pub enum ModelError {
     /// There is no such model.
     #[error("{0}")]
     NotFound(String),
-    /// What came of it is not what its source says.
+    /// The downloaded bytes do not match the source's digest.
     #[error("{0}")]
     Damaged(String),
-    /// What came of it could not be kept on this machine.
+    /// The download could not be stored on this machine.
     #[error("{0}")]
     Storage(String),
-    /// It could not be brought from where it is; a later try may succeed.
+    /// The source cannot be reached, or refuses; a later try may succeed.
     #[error("{0}")]
     Unreachable(String),
     #[error(
@@ -42,28 +42,28 @@ pub enum ModelError {
     /// The model does not compute.
     #[error("cannot compute: {0}")]
     Compute(String),
-    /// Nothing that this process asks of it from now on is done.
+    /// The GPU does no more work for this process.
     #[error("the GPU is lost: {0}: start again")]
     Lost(String),
 }
 
-/// What has to be done about a file that does not fit.
+/// The remedy for a file that does not fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remedy {
-    /// It is damaged, or of another model.
+    /// Replace the file: it is damaged, or of another model.
     Replace,
-    /// It is of a kind that is not served.
+    /// Take another model: this kind is not served.
     ServeAnother,
-    /// A field of it contradicts another.
+    /// Mend a field that contradicts another.
     Mend,
-    /// It has to be packed again.
+    /// Pack the model again.
     Pack,
-    /// A setting asks for what it is not.
+    /// Change the setting that asks for another kind of file.
     Set,
 }
 
 impl ModelError {
-    /// What the system said of a file.
+    /// The system's error for a file.
     pub fn io(path: &Path, reason: std::io::Error) -> Self {
         Self::Io {
             path: path.to_owned(),
@@ -71,7 +71,8 @@ impl ModelError {
         }
     }
 
-    /// A file that is damaged or of another model: in `what` there was `found` instead of `expected`.
+    /// A file that is damaged or of another model: in `what` there was `found` instead of
+    /// `expected`.
     pub fn unfit(
         path: &Path,
         what: impl Into<String>,
@@ -87,8 +88,8 @@ impl ModelError {
         }
     }
 
-    /// The same where the file is whole, and something else has to be done.
-    pub fn not_served(
+    /// The same for a sound file of a kind that is not served.
+    pub(crate) fn not_served(
         path: &Path,
         what: impl Into<String>,
         found: impl ToString,
@@ -97,7 +98,7 @@ impl ModelError {
         Self::unfit(path, what, found, expected).with(Remedy::ServeAnother)
     }
 
-    /// The same, with something else to be done about it.
+    /// The same, with another remedy.
     pub fn with(mut self, wanted: Remedy) -> Self {
         if let Self::Unfit { remedy, .. } = &mut self {
             *remedy = wanted;
@@ -105,7 +106,7 @@ impl ModelError {
         self
     }
 
-    /// What to do about it.
+    /// The operator's next step, as a sentence.
     pub fn advice(&self) -> &'static str {
         match self {
             Self::Unfit { remedy, .. } => match remedy {

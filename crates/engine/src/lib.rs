@@ -12,25 +12,37 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A model is a folder as Hugging Face's `transformers` writes it (`config.json`, `tokenizer.json`, `model.safetensors`), with one label,
-//! of the BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, DistilBERT, MPNet, GTE or ModernBERT family; or one file that
-//! `reranker pack` made of such a folder, which is computed in int8. `reranker fetch owner/name` downloads a folder and prints its path.
+//! A model has one of two forms:
 //!
-//! - [`Engine`] is a loaded model with its tokenizer. [`Engine::rank`] is the short way; [`Engine::score`] takes a
-//!   [`Request`](domain::Request), with chunks, sentences, lengths and rules of its own.
-//! - [`Settings`] say how it is computed, [`Info`] tells what is.
-//! - [`tokenizer`], [`model`] and [`weights`] are the parts, for who puts them together in another way.
+//! - a folder as Hugging Face's `transformers` writes it: `config.json`, `tokenizer.json` and
+//!   `model.safetensors`, with one label. The family is BERT, RoBERTa, XLM-RoBERTa, CamemBERT,
+//!   ELECTRA, DistilBERT, MPNet, GTE or ModernBERT. It is computed in f32.
+//!   `reranker fetch owner/name` downloads a folder and prints its path.
+//! - a packed file, which `reranker pack` makes of such a folder. It is computed in int8.
+//!
+//! # Where to start
+//!
+//! - [`Engine`] is a loaded model with its tokenizer. [`Engine::rank`] is the short way.
+//!   [`Engine::score`] takes a [`Request`](domain::Request), which may have chunks, sentences, a
+//!   maximum length and a rule for truncation.
+//! - [`Settings`] are the choices at load; [`Info`] describes the loaded model.
+//! - [`ModelError`] says why a model cannot be served, and [`ModelError::advice`] the next step.
+//! - [`tokenizer`], [`model`] and [`weights`] are the parts of an engine, for tools that need one of
+//!   them alone.
 //!
 //! # Threads and memory
 //!
-//! Everything computes on the calling thread and the rayon pool that it belongs to, and blocks until it is done: async programs call it
-//! from a blocking thread. An engine is shared by reference. Weights are mapped from their files and shared with every process that maps
-//! the same ones; activations of one forward pass are bounded by [`Settings::batch_tokens`]. On CPUs a pair's logit is the same to the bit
-//! alone and in any batch, on any number of threads.
+//! Every call computes on the calling thread and its rayon pool, and blocks until it is done. Async
+//! programs call it from a blocking thread. Threads share an engine by reference.
 //!
-//! Knows no network, no wire format and no HTTP.
+//! Weights are mapped from their files; processes that map the same file share its memory.
+//! [`Settings::batch_tokens`] bounds the activations of one forward pass.
+//!
+//! On CPUs a pair's logit is the same to the bit alone and in any batch, on any number of threads.
+//!
+//! This crate knows no network, no wire format and no HTTP.
 
-#![warn(missing_docs)]
+#![warn(missing_docs, unreachable_pub)]
 
 mod engine;
 mod error;

@@ -10,11 +10,13 @@ mod config;
 mod description;
 #[cfg(any(test, feature = "cuda"))]
 mod device;
+#[allow(unreachable_pub)]
 mod encoder;
 #[cfg(feature = "cuda")]
 mod fused;
 mod gpu;
 mod head;
+#[allow(unreachable_pub)]
 mod int8;
 mod modules;
 mod need;

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 /// Cuts sequences of these lengths into runs of at most `budget` tokens, in order.
 ///
-/// Nothing is padded, so order costs nothing and the memory of one pass is bounded by the budget. A sequence longer than the
-/// budget runs alone.
+/// Nothing is padded, so order costs nothing and the memory of one pass is bounded by the budget. A
+/// sequence longer than the budget runs alone.
 pub fn plan(lengths: &[usize], budget: usize) -> Vec<Range<usize>> {
     let mut batches = Vec::new();
     let (mut start, mut tokens) = (0, 0);

@@ -1,11 +1,12 @@
-//! What a model computes in, and on what: the two choices that an operator has.
+//! The operator's two choices: the arithmetic of a model, and its device.
 
 use std::str::FromStr;
 
-/// What the model computes in.
+/// Arithmetic of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
-    /// The fastest that the model's files and the device have: f16 on a GPU, int8 for a packed model, f32 for a folder.
+    /// The fastest that the model's files and the device have: f16 on a GPU, int8 for a packed
+    /// model, f32 for a folder.
     Auto,
     /// Weights and activations of the linear layers in 8 bits; needs a packed model, and a CPU.
     Int8,
@@ -39,7 +40,7 @@ impl FromStr for Precision {
     }
 }
 
-/// Where the model computes.
+/// Device that computes a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Device {
     /// On a GPU where this program can use one for this model and precision, else on the CPU.

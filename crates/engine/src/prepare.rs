@@ -1,8 +1,9 @@
-//! From a request to the sequences that the model has to see, and from their logits back to the request's scores.
+//! From a request to the sequences that the model has to see, and from their logits back to the
+//! request's scores.
 //!
-//! Each distinct text is encoded once; a document is cut, or taken apart into chunks and sentences; equal sequences are computed
-//! once. Refuses what only tokens show: a pair that is too long where nothing may be cut, and a request of too many tokens. Stops where
-//! nobody waits for it any more.
+//! Each distinct text is encoded once; a document is cut, or taken apart into chunks and sentences;
+//! equal sequences are computed once. Refuses what only tokens show: a pair that is too long where
+//! nothing may be cut, and a request of too many tokens. Stops where nobody waits for it any more.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -15,24 +16,24 @@ use reranker_domain::{
     Chunking, Code, Error, Field, Pair, Refusal, Request, Result, Score, Sentence, Side, Truncation,
 };
 
-/// Most sentences that one request may have scored.
+/// Maximum number of sentences that one request may have scored.
 const MAX_SENTENCES: usize = 50_000;
 
-/// What the server decides where a request does not.
+/// The server's defaults for fields that a request lacks.
 #[derive(Debug, Clone, Copy)]
 pub struct Defaults {
     /// Longest sequence in tokens.
     pub max_length: usize,
     /// How a longer pair is cut.
     pub truncation: Truncation,
-    /// Most tokens of one request; 0 where there is no limit.
+    /// Maximum number of tokens of one request; 0 for no limit.
     pub max_tokens: usize,
 }
 
 /// A request as sequences.
 pub struct Prepared {
-    /// All different from each other, in the order in which the request needs them. May be taken out: what follows needs their
-    /// lengths alone.
+    /// All different from each other, in the order in which the request needs them. May be taken
+    /// out: what follows needs their lengths alone.
     pub sequences: Vec<Sequence>,
     lengths: Vec<usize>,
     pairs: Vec<PreparedPair>,
@@ -47,7 +48,8 @@ struct PreparedPair {
     dropped_tokens: usize,
 }
 
-/// Why the work on a request may have become vain while it is done: its time is over, or nobody waits for it.
+/// Why the work on a request may have become vain while it is done: its time is over, or nobody
+/// waits for it.
 #[derive(Debug, Clone, Default)]
 pub struct Halt {
     deadline: Option<Instant>,
@@ -86,7 +88,8 @@ impl Drop for Waiting {
 }
 
 impl Prepared {
-    /// Encodes and cuts every pair of the request. Fails on what only tokens show, and where `halt` says that it is in vain.
+    /// Encodes and cuts every pair of the request. Fails on what only tokens show, and where `halt`
+    /// says that it is in vain.
     pub fn new(
         tokenizer: &PairTokenizer,
         defaults: Defaults,
@@ -116,11 +119,6 @@ impl Prepared {
             sequences,
             pairs,
         })
-    }
-
-    /// Tokens of the sequences, each counted once.
-    pub fn computed_tokens(&self) -> usize {
-        self.lengths.iter().sum()
     }
 
     /// Tokens of every pair, those of equal pairs counted for each.
@@ -168,7 +166,8 @@ impl Prepared {
 
 /// Every text of a request, encoded once.
 struct Texts<'a> {
-    // Ordered, not hashed: hash keys are drawn once and would be the same in every copy of a snapshot.
+    // Ordered, not hashed: hash keys are drawn once and would be the same in every copy of a
+    // snapshot.
     places: BTreeMap<&'a str, usize>,
     encoded: Vec<EncodedText>,
 }
@@ -276,7 +275,8 @@ impl PairBuilder<'_> {
         Ok((sequence, dropped))
     }
 
-    /// The document in pieces, each with the query. A long query leaves room for them, as the rule `flag` has it.
+    /// The document in pieces, each with the query. A long query leaves room for them, as the rule
+    /// `flag` has it.
     fn chunks(
         &self,
         document: &[u32],
@@ -310,7 +310,8 @@ impl PairBuilder<'_> {
         kept_tokens(rule, self.query.len(), document, self.max_length(), special)
     }
 
-    /// Each sentence of the text with the query, by itself, up to the one that reaches `most` tokens.
+    /// Each sentence of the text with the query, by itself, up to the one that reaches `most`
+    /// tokens.
     fn sentences(
         &self,
         text: &str,
@@ -350,8 +351,8 @@ impl EncodedText {
     }
 }
 
-/// Sequences by their content, numbered in the order of their first appearance. Refuses more tokens than a request may have as soon as
-/// they are too many, before memory is spent on the rest.
+/// Sequences by their content, numbered in the order of their first appearance. Refuses more tokens
+/// than a request may have as soon as they are too many, before memory is spent on the rest.
 struct Distinct {
     numbers: BTreeMap<Sequence, usize>,
     tokens: usize,

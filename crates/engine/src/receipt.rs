@@ -1,10 +1,10 @@
-//! What a start took, step by step, from the process's first moment to the first score.
+//! The times of a start, step by step, from the beginning of the process to the first score.
 
 use std::time::{Duration, Instant};
 
 use crate::weights::PrefetchReport;
 
-/// When something began, from the start of the process, and how long it took.
+/// A step of the start: when it began, counted from the start of the process, and its duration.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Span {
     /// From the start of the process.
@@ -28,40 +28,41 @@ impl Span {
     }
 }
 
-/// How long loading took; tokenizer and weights are loaded at the same time where there are threads for it.
+/// Times of loading. Tokenizer and weights are loaded at the same time if there are threads for it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LoadTimes {
     /// From the start of the process until loading began: linking, arguments, settings, threads.
     pub process: Span,
-    /// Bringing the model from elsewhere; nothing where it is on a local disk.
+    /// Downloading the model; `None` for a model on a local disk.
     pub download: Option<Downloaded>,
     /// Reading the tokenizer.
     pub tokenizer: Span,
-    /// Mapping and checking the weights, and widening them where the files do not hold what is computed in.
+    /// Mapping and checking the weights, and widening those of narrower dtypes.
     pub weights: Span,
-    /// One forward pass before the first request, which also reads the weights' pages; zero where it was not asked for.
+    /// One forward pass before the first request, which also reads the weights' pages; zero where
+    /// it was not asked for.
     pub warm_up: Duration,
     /// From the start of the process until the model was ready to answer.
     pub total: Duration,
 }
 
-/// What bringing a model here took.
+/// Times and bytes of a model's download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Download {
-    /// When it was asked for.
+    /// When it began.
     pub began: Instant,
-    /// Asking for it and bringing it, without checking.
+    /// Duration of requests and transfers, without checking.
     pub time: Duration,
-    /// Reading what came, for its digests.
+    /// Duration of computing digests.
     pub check: Duration,
     /// Bytes of the model's files.
     pub bytes: u64,
-    /// Bytes that came over the network this time.
+    /// Bytes that came over the network this time; earlier runs may have left the others.
     pub downloaded: u64,
 }
 
 impl Download {
-    /// 10⁶ bytes a second, of those that came over the network.
+    /// Speed of the network in 10⁶ bytes a second.
     pub fn mb_per_s(&self) -> f64 {
         let seconds = self.time.as_secs_f64();
         if seconds > 0.0 {
@@ -72,24 +73,24 @@ impl Download {
     }
 }
 
-/// Bringing the model from elsewhere.
+/// A download as part of a start.
 #[derive(Debug, Clone, Copy)]
 pub struct Downloaded {
-    /// Asking for it and bringing it.
+    /// Requests and transfers.
     pub span: Span,
-    /// Checking what came, after that.
+    /// Duration of computing digests, after that.
     pub check: Duration,
     /// Bytes of the model's files.
     pub bytes: u64,
     /// Bytes that came over the network; the others had come before.
     pub downloaded_bytes: u64,
-    /// 10⁶ bytes a second, of those.
+    /// Speed of the network in 10⁶ bytes a second.
     pub mb_per_s: f64,
 }
 
 impl Downloaded {
     /// The same, from the start of the process.
-    pub fn new(download: Download, started: Instant) -> Self {
+    pub(crate) fn new(download: Download, started: Instant) -> Self {
         Self {
             span: Span {
                 start: download.began.saturating_duration_since(started),
@@ -103,7 +104,7 @@ impl Downloaded {
     }
 }
 
-/// The receipt of a start. What has not come to its end yet is told as far as it has come.
+/// The receipt of a start. A step that has not ended yet has its values so far.
 #[derive(Debug, Clone, Copy)]
 pub struct Receipt {
     /// Until the model was ready.
@@ -133,7 +134,7 @@ pub struct Prefetched {
 
 impl Prefetched {
     /// The same, from the start of the process.
-    pub fn new(report: PrefetchReport, started: Instant) -> Self {
+    pub(crate) fn new(report: PrefetchReport, started: Instant) -> Self {
         Self {
             span: Span {
                 start: report.began.saturating_duration_since(started),

@@ -1,8 +1,11 @@
-//! Text to token ids, exactly as Hugging Face's fast tokenizers do it, and the two rules that cut long pairs.
+//! Text to token ids, exactly as Hugging Face's fast tokenizers do it, and the two rules that cut
+//! long pairs.
 //!
-//! Owns the tokenizer in both its forms: Hugging Face's crate, which reads any `tokenizer.json`, and the compiled form, which is
-//! ready as soon as it is mapped. Both give the same ids, those of transformers, which reads more than that file. Texts are encoded alone, cut by a pure function of lengths, and joined by
-//! the tokenizer's own template, so that a text shared by many pairs is encoded once. Refuses lengths that leave no room for text.
+//! Owns the tokenizer in both its forms: Hugging Face's crate, which reads any `tokenizer.json`,
+//! and the compiled form, which is ready as soon as it is mapped. Both give the same ids, those of
+//! transformers, which reads more than that file. Texts are encoded alone, cut by a pure function
+//! of lengths, and joined by the tokenizer's own template, so that a text shared by many pairs is
+//! encoded once. Refuses lengths that leave no room for text.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +20,8 @@ mod template;
 
 pub use chunk::{sentences, windows};
 pub use compile::{BadFile, Compilation, compile};
-pub use files::{CONFIG_FILE, ModelFacts};
+pub use files::CONFIG_FILE;
+pub(crate) use files::ModelFacts;
 
 use compiled::{Compiled, Side, TemplatePiece};
 use files::{Effective, Files, alone};
@@ -44,7 +48,7 @@ pub struct FolderTokenizer {
     pub tokenizer: PairTokenizer,
     /// A `tokenizer.json` that gives the same without any other file.
     pub json: Vec<u8>,
-    /// The longest sequence in tokens, where the files say one.
+    /// Maximum length of a sequence in tokens, if the files have one.
     pub max_length: Option<usize>,
 }
 
@@ -74,10 +78,10 @@ pub struct Sequence {
 }
 
 impl PairTokenizer {
-    /// A model folder's tokenizer as transformers reads it: the content of `tokenizer.json`, which lies at `path`, and of the settings
-    /// beside it. Truncation, padding and dropout that they ask for are switched off: lengths are decided here, and the same text has
-    /// the same ids.
-    pub fn of_files(
+    /// A model folder's tokenizer as transformers reads it: the content of `tokenizer.json`, which
+    /// lies at `path`, and of the settings beside it. Truncation, padding and dropout that they ask
+    /// for are switched off: lengths are decided here, and the same text has the same ids.
+    pub(crate) fn of_files(
         json: &[u8],
         settings: Option<&[u8]>,
         path: &Path,
@@ -111,7 +115,7 @@ impl PairTokenizer {
         Self::from_json(&json, path)
     }
 
-    /// The content of a `tokenizer.json`; `path` is where it came from, for messages.
+    /// Parses the content of a `tokenizer.json`. Messages name `path` as its source.
     pub fn from_json(json: &[u8], path: &Path) -> Result<Self, ModelError> {
         let json = alone(json).map_err(|refusal| refusal.at(path))?;
         Self::new(Form::HuggingFace(Box::new(Self::read(&json, path)?)), path)
@@ -124,8 +128,8 @@ impl PairTokenizer {
         })
     }
 
-    /// What [`compile`] wrote, used where it lies: nothing is copied, and pages are read as texts need them. `path` is the file that
-    /// holds it, for messages.
+    /// What [`compile`] wrote, used where it lies: nothing is copied, and pages are read as texts
+    /// need them. `path` is the file that holds it, for messages.
     pub fn from_compiled(bytes: Bytes, path: &Path) -> Result<Self, ModelError> {
         let inner = Compiled::open(bytes).map_err(|damaged| {
             let expected = "what this version writes";
@@ -187,7 +191,7 @@ impl PairTokenizer {
         self.special_tokens + 2
     }
 
-    /// The ids of one text, special tokens left out. Fails where the tokenizer cannot encode it.
+    /// The ids of one text, without special tokens. Fails if the tokenizer cannot encode it.
     pub fn encode(&self, text: &str) -> Result<EncodedText, Error> {
         // The crate's message may quote the text, so it is not passed on.
         let failed = || {
@@ -201,9 +205,11 @@ impl PairTokenizer {
         .map(EncodedText)
     }
 
-    /// Joins two encoded texts into a sequence of at most `max_length` tokens; what does not fit is cut from their ends.
+    /// Joins two encoded texts into a sequence of at most `max_length` tokens; what does not fit is
+    /// cut from their ends.
     ///
-    /// Callers keep `max_length` at or above [`Self::min_length`]; shorter lengths keep the special tokens alone.
+    /// Callers keep `max_length` at or above [`Self::min_length`]; shorter lengths keep the special
+    /// tokens alone.
     pub fn join(
         &self,
         query: &EncodedText,
@@ -223,7 +229,7 @@ impl PairTokenizer {
     }
 
     /// Joins two texts' tokens, which the caller has cut.
-    pub fn join_pieces(&self, query: &[u32], document: &[u32]) -> Result<Sequence, Error> {
+    pub(crate) fn join_pieces(&self, query: &[u32], document: &[u32]) -> Result<Sequence, Error> {
         let (ids, type_ids) = fill(self.form.template(), query, document);
         Ok(Sequence { ids, type_ids })
     }
@@ -271,9 +277,12 @@ pub struct Kept {
 
 /// Lengths after cutting a pair to `max_length` tokens, of which `special` are the template's.
 ///
-/// `None` cuts as `LongestFirst` does: whoever asked for it is to refuse the pair where something was dropped. `LongestFirst` is the closed form that Hugging Face's fast tokenizers use: the longer text alone gives way until both are
-/// equal, then they share what is left, the odd token going to the text that was longer (to the document where they were
-/// equal). `Flag` is FlagEmbedding's: the query keeps three quarters of `max_length` at most, the document what then remains.
+/// `None` cuts as `LongestFirst` does; its caller refuses the pair if something
+/// was dropped. `LongestFirst` is the closed form that Hugging Face's fast tokenizers use: the
+/// longer text alone gives way until both are equal, then they share what is left, the odd token
+/// going to the text that was longer (to the document where they were equal). `Flag` is
+/// FlagEmbedding's: the query keeps three quarters of `max_length` at most, the document what then
+/// remains.
 pub fn kept_tokens(
     rule: Truncation,
     query: usize,

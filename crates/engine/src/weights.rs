@@ -1,8 +1,9 @@
 //! Model weights as they lie on disk: safetensors files, mapped, never copied whole.
 //!
-//! Owns the files' structure and the dtypes: a tensor is asked for by name and shape and comes out as f32, straight from the
-//! map where the file holds f32 and widened where it holds f16, bf16 or int8 with a scale per row (`<name>.scale`). Refuses,
-//! naming file and tensor, whatever is missing, truncated, of another shape or of another dtype.
+//! Owns the files' structure and the dtypes: a tensor is asked for by name and shape and comes out
+//! as f32, straight from the map where the file holds f32 and widened where it holds f16, bf16 or
+//! int8 with a scale per row (`<name>.scale`). Refuses, naming file and tensor, whatever is
+//! missing, truncated, of another shape or of another dtype.
 
 mod folder;
 mod mapped;
@@ -22,26 +23,28 @@ use safetensors::{SafeTensorError, SafeTensors};
 
 use crate::error::ModelError;
 pub use folder::{
-    ListedModule, check_packed, is_plain, is_plain_path, lacking_module, listed_modules,
-    other_tokenizer, other_weights, parse_modules, read_file, require, require_weights,
+    ListedModule, check_packed, is_plain, is_plain_path, other_tokenizer, other_weights,
+    parse_index, parse_modules, read_file, require, require_weights,
 };
+pub(crate) use folder::{lacking_module, listed_modules};
 pub use mapped::Mapped;
 pub use packed::{
     FORMAT, Fidelity, Levels, Manifest, PackedWriter, Sureness, check_payload, fingerprint, hex,
     is_packed, sha256_of,
 };
-pub use prefetch::{Prefetch, PrefetchReport};
+pub use prefetch::Prefetch;
+pub(crate) use prefetch::PrefetchReport;
 pub use safetensors::Dtype;
 
 /// Where a model folder keeps its packed form.
 pub const PACKED_FILE: &str = "packed.safetensors";
-/// A model folder's weights where they are one file.
+/// A model folder's weights in one file.
 pub const SINGLE_FILE: &str = "model.safetensors";
-/// The list of a model folder's weight files where they are several.
+/// A model folder's list of shards.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
 /// Files of a model folder that decide ids and logits, besides the weights.
 const DECIDING: [&str; 3] = ["config.json", "tokenizer.json", "tokenizer_config.json"];
-/// Where sentence-transformers says what comes behind the encoder; each module has a folder.
+/// The list of sentence-transformers' modules behind the encoder; each module has a folder.
 pub const MODULES_FILE: &str = "modules.json";
 
 /// Every tensor of a model folder.
@@ -64,8 +67,8 @@ struct Located {
 }
 
 impl Located {
-    fn window(&self) -> Int8s {
-        Int8s {
+    fn window(&self) -> Raw {
+        Raw {
             file: Arc::clone(&self.file),
             offset: self.offset,
             len: self.len,
@@ -79,7 +82,7 @@ impl Located {
 
 /// A run of f32 values: a window into a mapped file, or owned where the file holds another dtype.
 #[derive(Clone)]
-pub enum Floats {
+pub(crate) enum Floats {
     /// Where the file holds f32, aligned.
     Mapped {
         /// The file.
@@ -104,38 +107,38 @@ impl std::ops::Deref for Floats {
     }
 }
 
-/// Signed bytes in a mapped file.
-pub struct Int8s {
+/// Plain bytes in a mapped file.
+pub struct Raw {
     file: Arc<Mapped>,
     offset: usize,
     len: usize,
 }
 
+impl AsRef<[u8]> for Raw {
+    fn as_ref(&self) -> &[u8] {
+        &self.file.bytes()[self.offset..][..self.len]
+    }
+}
+
+/// The same, read as signed bytes.
+pub(crate) struct Int8s(Raw);
+
 impl std::ops::Deref for Int8s {
     type Target = [i8];
 
     fn deref(&self) -> &[i8] {
-        self.file.i8s(self.offset, self.len)
-    }
-}
-
-/// Plain bytes in a mapped file.
-pub struct Raw(Int8s);
-
-impl AsRef<[u8]> for Raw {
-    fn as_ref(&self) -> &[u8] {
-        &self.0.file.bytes()[self.0.offset..][..self.0.len]
+        self.0.file.i8s(self.0.offset, self.0.len)
     }
 }
 
 impl Floats {
     /// So many zeros.
-    pub fn zeros(len: usize) -> Self {
+    pub(crate) fn zeros(len: usize) -> Self {
         Self::Owned(Arc::new(vec![0.0; len]))
     }
 
     /// Some of its values: of a mapped run the same ones, else a copy, unless it is all of them.
-    pub fn part(&self, range: Range<usize>) -> Self {
+    pub(crate) fn part(&self, range: Range<usize>) -> Self {
         assert!(
             range.start <= range.end && range.end <= self.len(),
             "a part lies within the whole"
@@ -152,14 +155,15 @@ impl Floats {
     }
 
     /// Gives the pages of a mapped run back; they are read again when touched.
-    pub fn release(&self) {
+    pub(crate) fn release(&self) {
         if let Self::Mapped { file, offset, len } = self {
             file.release(*offset..*offset + 4 * len);
         }
     }
 }
 
-/// Files of a model folder that decide ids and logits, besides the weights, by their names in it. Those that are there.
+/// Files of a model folder that decide ids and logits, besides the weights, by their names in it.
+/// Those that are there.
 pub fn deciding_files(folder: &Path) -> Result<Vec<String>, ModelError> {
     let own = DECIDING.iter().map(|name| (*name).to_owned());
     let mut files: Vec<String> = own.filter(|name| folder.join(name).exists()).collect();
@@ -179,7 +183,8 @@ pub fn is_packed_only(path: &Path) -> bool {
 }
 
 impl Weights {
-    /// Opens a packed file, or of a folder `model.safetensors` or the shards that `model.safetensors.index.json` names.
+    /// Opens a packed file, or of a folder `model.safetensors` or the shards that
+    /// `model.safetensors.index.json` names.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         if path.is_file() {
             let mut weights = Self::empty(path.to_owned());
@@ -230,7 +235,8 @@ impl Weights {
         }
     }
 
-    /// Names of the tensors that nothing has asked for, but buffers that older versions of transformers saved, in order.
+    /// Names of the tensors that nothing has asked for, but buffers that older versions of
+    /// transformers saved, in order.
     pub fn unused(&self) -> Vec<&str> {
         let is_buffer = |name: &str| name.ends_with("embeddings.position_ids");
         let mut names: Vec<&str> = self
@@ -253,13 +259,13 @@ impl Weights {
         }
     }
 
-    /// What a packed file says of itself; nothing for a folder.
+    /// The manifest of a packed file; `None` for a folder.
     pub fn manifest(&self) -> Option<&Manifest> {
         self.manifest.as_ref()
     }
 
-    /// Adds the file's tensors with `prefix` before their names, of a shard those that the index places in it: it may hold a copy of
-    /// others. Returns it with its header's length and content.
+    /// Adds the file's tensors with `prefix` before their names, of a shard those that the index
+    /// places in it: it may hold a copy of others. Returns it with its header's length and content.
     fn add_file(
         &mut self,
         path: &Path,
@@ -315,7 +321,7 @@ impl Weights {
     }
 
     /// Bytes of a tensor of dtype I8, as they lie in the file.
-    pub fn int8s(&self, name: &str, shape: &[usize]) -> Result<Int8s, ModelError> {
+    pub(crate) fn int8s(&self, name: &str, shape: &[usize]) -> Result<Int8s, ModelError> {
         let found = self.locate(name, shape)?;
         if found.dtype != Dtype::I8 {
             return Err(ModelError::unfit(
@@ -325,12 +331,12 @@ impl Weights {
                 "dtype I8",
             ));
         }
-        Ok(found.window())
+        Ok(Int8s(found.window()))
     }
 
     /// The whole content of a tensor of bytes, if there is one of that name.
     pub fn raw(&self, name: &str) -> Option<Raw> {
-        Some(Raw(self.tensors.get(name)?.window()))
+        Some(self.tensors.get(name)?.window())
     }
 
     /// Every file that holds a tensor.
@@ -340,7 +346,7 @@ impl Weights {
     }
 
     /// The same, each once, as they are mapped.
-    pub fn mapped(&self) -> Vec<Arc<Mapped>> {
+    pub(crate) fn mapped(&self) -> Vec<Arc<Mapped>> {
         let mut files: Vec<Arc<Mapped>> = Vec::new();
         for tensor in self.tensors.values() {
             if !files.iter().any(|file| Arc::ptr_eq(file, &tensor.file)) {
@@ -368,7 +374,7 @@ impl Weights {
             .map_or_else(|| "none".into(), |(dtype, _)| dtype.to_lowercase())
     }
 
-    /// The first dimension of a tensor; 0 where there is none of that name.
+    /// The first dimension of a tensor; 0 without a tensor of that name.
     pub fn rows(&self, name: &str) -> usize {
         let shape = self.tensors.get(name).map(|tensor| &tensor.shape[..]);
         shape.and_then(|shape| shape.first()).copied().unwrap_or(0)
@@ -409,9 +415,9 @@ impl Weights {
         )
     }
 
-    /// `len` values. Those of a folder are found to be numbers, because an infinite bias may come out of the layers as a finite score; a
-    /// packed file's were when it was made.
-    pub fn vector(&self, name: &str, len: usize) -> Result<Floats, ModelError> {
+    /// `len` values. Those of a folder are found to be numbers, because an infinite bias may come
+    /// out of the layers as a finite score; a packed file's were when it was made.
+    pub(crate) fn vector(&self, name: &str, len: usize) -> Result<Floats, ModelError> {
         let found = self.locate(name, &[len])?;
         if found.dtype == Dtype::I8 {
             return Err(Self::wrong_dtype(found, name));
@@ -426,13 +432,24 @@ impl Weights {
     }
 
     /// `rows` by `columns` values, row-major.
-    pub fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Floats, ModelError> {
+    pub(crate) fn matrix(
+        &self,
+        name: &str,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Floats, ModelError> {
         let found = self.locate(name, &[rows, columns])?;
         self.widen(name, found, rows, columns)
     }
 
-    /// Like [`Self::matrix`], but nothing is read before a row is asked for: for embeddings, of which a request touches little.
-    pub fn table(&self, name: &str, rows: usize, columns: usize) -> Result<Table, ModelError> {
+    /// Like [`Self::matrix`], but nothing is read before a row is asked for: for embeddings, of
+    /// which a request touches little.
+    pub(crate) fn table(
+        &self,
+        name: &str,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Table, ModelError> {
         let found = self.locate(name, &[rows, columns])?;
         // What is wanted of it is said row by row.
         found
@@ -504,7 +521,7 @@ impl Weights {
 }
 
 /// A matrix of which single rows are read.
-pub struct Table {
+pub(crate) struct Table {
     file: Arc<Mapped>,
     dtype: Dtype,
     offset: usize,
@@ -515,7 +532,8 @@ pub struct Table {
     expected: AtomicU32,
 }
 
-/// By then the rows that requests share are in memory, and asking for them costs more than it saves.
+/// By then the rows that requests share are in memory, and asking for them costs more than it
+/// saves.
 const COLD_CALLS: u32 = 64;
 
 enum TableValues {
@@ -527,12 +545,12 @@ enum TableValues {
 
 impl Table {
     /// How many rows it has.
-    pub fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.rows
     }
 
     /// Gives the pages of `count` rows from `first` on back; they are read again when touched.
-    pub fn release(&self, first: usize, count: usize) {
+    pub(crate) fn release(&self, first: usize, count: usize) {
         let width = self.row_bytes();
         let start = self.offset + first * width;
         self.file.release(start..start + count * width);
@@ -547,9 +565,9 @@ impl Table {
         width * self.columns
     }
 
-    /// Says that these rows will be read, so that those that lie on the disk come all at the same time: read one by one, each
-    /// would be waited for. Rows that there are not are passed over.
-    pub fn expect(&self, rows: impl IntoIterator<Item = Range<usize>>) {
+    /// Says that these rows will be read, so that those that lie on the disk come all at the same
+    /// time: read one by one, each would be waited for. Rows that there are not are passed over.
+    pub(crate) fn expect(&self, rows: impl IntoIterator<Item = Range<usize>>) {
         if self.expected.fetch_add(1, Ordering::Relaxed) >= COLD_CALLS {
             return;
         }
@@ -563,8 +581,9 @@ impl Table {
         }
     }
 
-    /// Writes row `row` into `out`, which is as long as the table is wide. `row` is below [`Self::rows`].
-    pub fn read_row(&self, row: usize, out: &mut [f32]) {
+    /// Writes row `row` into `out`, which is as long as the table is wide. `row` is below
+    /// [`Self::rows`].
+    pub(crate) fn read_row(&self, row: usize, out: &mut [f32]) {
         let range = row * self.columns..(row + 1) * self.columns;
         let stored = |width: usize| {
             &self.file.bytes()[self.offset + range.start * width..self.offset + range.end * width]
@@ -605,7 +624,7 @@ fn described_size(bytes: &[u8]) -> Option<usize> {
 }
 
 /// A value that is no number to compute with; `row` counts from 0.
-pub fn not_finite(path: &Path, name: &str, row: usize, value: f32) -> ModelError {
+pub(crate) fn not_finite(path: &Path, name: &str, row: usize, value: f32) -> ModelError {
     ModelError::unfit(
         path,
         format!("tensor {name}, row {row}"),
@@ -614,10 +633,12 @@ pub fn not_finite(path: &Path, name: &str, row: usize, value: f32) -> ModelError
     )
 }
 
-/// A file with weights, and the tensors that the index places in it; all of them where there is no index.
+/// A file with weights, and the tensors that the index places in it; all of them where there is no
+/// index.
 type Shard = (String, Option<BTreeSet<String>>);
 
-/// The folder's one file, or its index, with the names of the files that hold the weights; nothing where it has neither.
+/// The folder's one file, or its index, with the names of the files that hold the weights; nothing
+/// where it has neither.
 fn weight_files(folder: &Path) -> Result<Option<(PathBuf, Vec<Shard>)>, ModelError> {
     let modules = folder::module_files(folder, SINGLE_FILE)?;
     let modules = modules.into_iter().map(|file| (file, None));
@@ -630,25 +651,12 @@ fn weight_files(folder: &Path) -> Result<Option<(PathBuf, Vec<Shard>)>, ModelErr
     if !index.exists() {
         return Ok(None);
     }
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let bytes = read_file(&index)?;
-    let parsed: Index = serde_json::from_slice(&bytes).map_err(|error| {
-        ModelError::unfit(&index, "index", error, "an object with a weight_map")
+    let files = parse_index(&read_file(&index)?).map_err(|reason| {
+        let expected = "a weight_map that gives each tensor a plain file name";
+        ModelError::unfit(&index, "index", reason, expected)
     })?;
     let mut shards: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for (tensor, file) in parsed.weight_map {
-        // A shard lies beside its index; a path that leaves the folder is not a model's.
-        if Path::new(&file).components().count() != 1 || file.starts_with("..") {
-            return Err(ModelError::unfit(
-                &index,
-                "weight_map",
-                format!("file {file:?}"),
-                "a plain file name",
-            ));
-        }
+    for (tensor, file) in files {
         shards.entry(file).or_default().insert(tensor);
     }
     let shards = shards.into_iter().map(|(file, names)| (file, Some(names)));

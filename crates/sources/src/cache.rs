@@ -1,7 +1,9 @@
-//! The rerankers in Hugging Face's local cache: which there are, how large, when each was last served, and who holds one.
+//! The rerankers in Hugging Face's local cache: which there are, how large, when each was last
+//! served, and who holds one.
 //!
-//! A lock of the operating system says that a model is used, brought or removed: it ends with its process, however that ends. It lies
-//! where Hugging Face's own tools keep theirs. What a serve by name brought is recorded beside it, as a pin.
+//! A lock of the operating system says that a model is used, brought or removed: it ends with its
+//! process, however that ends. It lies where Hugging Face's own tools keep theirs. What a serve by
+//! name brought is recorded beside it, as a pin.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -23,9 +25,9 @@ pub struct CachedModel {
     pub folder: PathBuf,
     /// The folder of each commit that is there, by the commit.
     pub snapshots: Vec<(String, PathBuf)>,
-    /// Whether a download was begun and not ended.
+    /// Whether a download is unfinished.
     pub unfinished: bool,
-    /// When it was last served; nothing where this program never did.
+    /// Time of its last use by this program, if any.
     pub last_used: Option<SystemTime>,
 }
 
@@ -66,7 +68,7 @@ fn last_used(lock: &Path) -> Option<SystemTime> {
     lock.modified().ok().filter(|_| lock.len() > 0)
 }
 
-/// What lies in a folder, in order; nothing where there is none.
+/// Paths in a folder, in order; none if the folder does not exist.
 fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let listed = match fs::read_dir(folder) {
         Ok(listed) => listed,
@@ -96,13 +98,13 @@ pub fn bytes_below(folder: &Path) -> io::Result<u64> {
     Ok(bytes)
 }
 
-/// Writes down what came of a model, for the next time that the same `revision` is asked for.
+/// Records the pin of a downloaded model, for the next request of the same `revision`.
 pub fn record(cache: &Path, pin: Pin, revision: Option<&str>) -> Result<(), PinError> {
     let path = record_path(cache, &pin.name, revision);
     pin.write(&path)
 }
 
-/// What [`record`] wrote; nothing where it did not.
+/// The pin that [`record`] wrote, if any.
 pub fn recorded(cache: &Path, name: &str, revision: Option<&str>) -> Result<Option<Pin>, PinError> {
     let path = record_path(cache, name, revision.filter(|revision| is_plain(revision)));
     path.exists().then(|| Pin::read(&path, name)).transpose()
@@ -116,24 +118,24 @@ fn record_path(cache: &Path, name: &str, revision: Option<&str>) -> PathBuf {
     repository_folder(cache, name).join(file)
 }
 
-/// A model that nobody takes away meanwhile.
+/// A lock on a model of the cache; dropping it releases the lock.
 #[derive(Debug)]
 pub struct Hold(File);
 
-/// How a model is held.
+/// Purpose of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holding {
-    /// It is served or being brought: it may not be removed.
+    /// The model is served or downloaded, and may not be removed.
     Used,
-    /// It is being brought, which one process does at a time.
+    /// The model is downloaded, by one process at a time.
     Brought,
-    /// It is being removed, which nobody may see half done.
+    /// The model is removed; nobody may use it meanwhile.
     Removed,
 }
 
 impl Hold {
-    /// Holds the model for as long as the value lives; nothing where another process holds it so that this may not be. Fails where the
-    /// cache may not be written to.
+    /// Holds the model for as long as the value lives. `None` if another process has a lock that
+    /// excludes this one. Fails if the cache may not be written to.
     pub fn try_take(cache: &Path, name: &str, how: Holding) -> io::Result<Option<Self>> {
         let file = lock_file(cache, name, how)?;
         let taken = match how {
@@ -184,7 +186,7 @@ fn lock_file(cache: &Path, name: &str, how: Holding) -> io::Result<File> {
         .open(path)
 }
 
-/// Removes all of a model. Whoever calls holds it for that.
+/// Removes all of a model. The caller holds it by [`Holding::Removed`].
 pub fn remove(model: &CachedModel, hold: &Hold) -> io::Result<u64> {
     let bytes = bytes_below(&model.folder)?;
     // The snapshots first: without them nothing finds what is left, should this be interrupted.

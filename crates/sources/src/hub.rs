@@ -1,8 +1,11 @@
-//! Downloads from the Hugging Face hub into its usual local cache, where `locate` and Hugging Face's own tools find them.
+//! Downloads from the Hugging Face hub into its usual local cache, where `locate` and Hugging
+//! Face's own tools find them.
 //!
-//! A snapshot appears only when every file of it is there and has been checked against the hub's digest (SHA-256 of what is in large
-//! file storage, Git's SHA-1 of the rest). Large files come in ranges over several connections; what has come is noted beside the
-//! unfinished file, so that a later run goes on from there. The token goes to the hub itself and to no address that it sends us on to.
+//! A snapshot appears only when every file of it is there and has been checked against the hub's
+//! digest (SHA-256 of what is in large file storage, Git's SHA-1 of the rest). Large files come in
+//! ranges over several connections; what has come is noted beside the unfinished file, so that a
+//! later run goes on from there. The token goes to the hub itself and to no address that it sends
+//! us on to.
 //!
 //! <https://huggingface.co/docs/huggingface_hub/guides/manage-cache>
 
@@ -25,24 +28,27 @@ use crate::ranges::{
 };
 use reranker_engine::ModelError;
 use reranker_engine::weights::{
-    ListedModule, hex, is_plain, is_plain_path, other_tokenizer, other_weights,
+    INDEX_FILE, ListedModule, MODULES_FILE, SINGLE_FILE, hex, is_plain, is_plain_path,
+    other_tokenizer, other_weights, parse_index, parse_modules,
 };
 
-/// How often a request is tried before it counts as failed, and the pause after the first failure, which doubles each time.
+/// How often a request is tried before it counts as failed, and the pause after the first failure,
+/// which doubles each time.
 const TRIES: u32 = 6;
 const PAUSE: Duration = Duration::from_millis(200);
 /// Hops from an address to where its bytes are.
 const REDIRECTS: usize = 5;
 /// A server that sends nothing for so long has been lost.
 const STALL: Duration = Duration::from_secs(30);
-/// Most bytes of a list of files.
+/// Maximum bytes of a list of files.
 const LIST_LIMIT: u64 = 16 << 20;
 /// What a repository may say to sentence-transformers, beside its configuration.
-const OF_LIBRARY: [&str; 2] = ["modules.json", "config_sentence_transformers.json"];
+const OF_LIBRARY: [&str; 2] = [MODULES_FILE, "config_sentence_transformers.json"];
 /// What describes a model is smaller than this.
 const DESCRIPTION: u64 = 1 << 20;
 
-/// Why a model could not be downloaded. What has come so far is kept, unless it is wrong.
+/// Why a model could not be downloaded. The received bytes stay on disk for the next try, unless
+/// they are wrong.
 #[allow(missing_docs, reason = "each variant's message says it")]
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
@@ -112,7 +118,7 @@ impl FetchError {
     }
 }
 
-/// What is in the cache now.
+/// A downloaded model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
     /// The snapshot's folder.
@@ -123,11 +129,11 @@ pub struct Fetched {
     pub downloaded: u64,
 }
 
-/// What is done with a model while it comes; an error ends the download.
+/// Checks of a model during its download; an error ends the download.
 pub struct Looks<'a> {
-    /// With a folder of the small files, before the large ones are asked for.
+    /// Checks a folder of the small files, before the large ones are requested.
     pub small: &'a dyn Fn(&Path) -> Result<(), ModelError>,
-    /// With what came, before the snapshot has its name.
+    /// Checks all digests, before the snapshot gets its name.
     pub whole: &'a dyn Fn(&Pin) -> Result<(), PinError>,
 }
 
@@ -180,8 +186,9 @@ impl Entry {
 }
 
 impl Hub {
-    /// Sees to it that the model is in the cache, and tells where. `revision` is a branch, a tag or a commit. Of a pinned commit
-    /// every file must be the pinned one; another commit than the pinned is refused where it `must_be` that.
+    /// Downloads the files of a model that the cache lacks. `revision` is a branch, a tag or
+    /// a commit. Of a pinned commit every file must be the pinned one; another commit than the
+    /// pinned is refused where it `must_be` that.
     pub fn fetch(
         &self,
         name: &str,
@@ -299,8 +306,9 @@ impl Hub {
         })
     }
 
-    /// The files that serving takes: configuration, tokenizer, and the weights in whichever form there is. With them a module's file that is
-    /// not there, of which the configuration may tell more.
+    /// The files that serving takes: configuration, tokenizer, and the weights in whichever form
+    /// there is. With them a module's file that is not there, of which the configuration may tell
+    /// more.
     fn wanted(
         &self,
         agent: &ureq::Agent,
@@ -309,12 +317,10 @@ impl Hub {
         commit: &str,
         entries: Vec<Entry>,
     ) -> Result<(Vec<Entry>, Option<String>), FetchError> {
-        const SINGLE: &str = "model.safetensors";
-        const INDEX: &str = "model.safetensors.index.json";
-        #[derive(Deserialize)]
-        struct Index {
-            weight_map: std::collections::BTreeMap<String, String>,
-        }
+        let url = |file: &str| {
+            let endpoint = self.endpoint.trim_end_matches('/');
+            format!("{endpoint}/{name}/resolve/{commit}/{file}")
+        };
         let has = |path: &str| entries.iter().any(|entry| entry.path == path);
         let lacks = |what: &str| FetchError::lacks(name, revision, what);
         let with = |what: &str, instead: Option<String>| match instead {
@@ -328,17 +334,17 @@ impl Hub {
         let names: Vec<String> = names.flatten().map(str::to_owned).collect();
         let mut paths: BTreeSet<String> =
             ["config.json", "tokenizer.json"].map(str::to_owned).into();
-        if has(SINGLE) {
-            paths.insert(SINGLE.to_owned());
-        } else if has(INDEX) {
-            let endpoint = self.endpoint.trim_end_matches('/');
-            let url = format!("{endpoint}/{name}/resolve/{commit}/{INDEX}");
-            let index: Index = self.json(agent, &url)?;
-            paths.insert(INDEX.to_owned());
-            paths.extend(index.weight_map.into_values());
+        if has(SINGLE_FILE) {
+            paths.insert(SINGLE_FILE.to_owned());
+        } else if has(INDEX_FILE) {
+            let files = self.read(agent, &url(INDEX_FILE), |json| {
+                parse_index(json).map_err(|reason| format!("no list of shards ({reason})"))
+            })?;
+            paths.insert(INDEX_FILE.to_owned());
+            paths.extend(files.into_values());
         } else {
-            let what = "model.safetensors, alone or in shards";
-            return Err(lacks(&with(what, other_weights(&names, name))));
+            let what = format!("{SINGLE_FILE}, alone or in shards");
+            return Err(lacks(&with(&what, other_weights(&names, name))));
         }
         if !has("config.json") {
             return Err(lacks("config.json"));
@@ -349,16 +355,13 @@ impl Hub {
                 other_tokenizer(&names, name),
             )));
         }
-        for path in ["tokenizer_config.json", OF_LIBRARY[0], OF_LIBRARY[1]] {
-            if has(path) {
-                paths.insert(path.to_owned());
-            }
-        }
+        let optional = ["tokenizer_config.json"].into_iter().chain(OF_LIBRARY);
+        paths.extend(optional.filter(|path| has(path)).map(str::to_owned));
         let mut absent = None;
-        if has(OF_LIBRARY[0]) {
-            let endpoint = self.endpoint.trim_end_matches('/');
-            let url = format!("{endpoint}/{name}/resolve/{commit}/{}", OF_LIBRARY[0]);
-            let modules: Vec<ListedModule> = self.json(agent, &url)?;
+        if has(MODULES_FILE) {
+            let modules = self.read(agent, &url(MODULES_FILE), |json| {
+                parse_modules(json).map_err(|reason| format!("no list of modules ({reason})"))
+            })?;
             for (path, needed) in modules.iter().flat_map(ListedModule::files) {
                 if has(&path) {
                     paths.insert(path);
@@ -391,14 +394,27 @@ impl Hub {
         agent: &ureq::Agent,
         url: &str,
     ) -> Result<T, FetchError> {
-        tried(|| {
+        self.read(agent, url, |json| {
+            serde_json::from_slice(json)
+                .map_err(|error| format!("no JSON of the expected form ({error})"))
+        })
+    }
+
+    /// Downloads and parses a small file; the error of `parse` gives the reason.
+    fn read<T>(
+        &self,
+        agent: &ureq::Agent,
+        url: &str,
+        parse: impl FnOnce(&[u8]) -> Result<T, String>,
+    ) -> Result<T, FetchError> {
+        let text = tried(|| {
             let mut response = self.get(agent, url, None)?;
             let body = response.body_mut().with_config().limit(LIST_LIMIT);
-            let text = body.read_to_vec().map_err(|error| lost(url, &error))?;
-            serde_json::from_slice(&text).map_err(|error| FetchError::Protocol {
-                url: url.to_owned(),
-                reason: format!("no JSON of the expected form ({error})"),
-            })
+            body.read_to_vec().map_err(|error| lost(url, &error))
+        })?;
+        parse(&text).map_err(|reason| FetchError::Protocol {
+            url: url.to_owned(),
+            reason,
         })
     }
 
@@ -482,7 +498,8 @@ fn lost(url: &str, error: &dyn std::fmt::Display) -> FetchError {
     }
 }
 
-/// Tries again where that can help: after a lost connection, and where the server is at fault or busy.
+/// Retries if that can help: after a lost connection, and if the server is at fault or
+/// busy.
 fn tried<T>(mut work: impl FnMut() -> Result<T, FetchError>) -> Result<T, FetchError> {
     let mut pause = PAUSE;
     for _ in 1..TRIES {
@@ -523,19 +540,21 @@ impl Download<'_> {
             return Ok(());
         }
         let unfinished = path.with_extension("incomplete");
-        let unfinished = PartialFile::open(&unfinished, size, true, self.counter)?;
-        unfinished.fill(self.hub.connections, &|writer| self.range(writer))?;
-        unfinished.settle()?;
-        let found = self.digest_of(unfinished.path())?;
-        if found != self.entry.digest() {
-            unfinished.discard()?;
-            return Err(FetchError::Digest {
-                file: self.entry.path.clone(),
-                found,
-                expected: self.entry.digest().to_owned(),
-            });
+        let file = PartialFile::open(&unfinished, size, true, self.counter)?;
+        let range = |writer: &mut RangeWriter| self.range(writer);
+        file.complete(self.hub.connections, &range, |file| self.check(file), &path)
+    }
+
+    fn check(&self, path: &Path) -> Result<(), FetchError> {
+        let found = self.digest_of(path)?;
+        if found == self.entry.digest() {
+            return Ok(());
         }
-        Ok(unfinished.finish(&path)?)
+        Err(FetchError::Digest {
+            file: self.entry.path.clone(),
+            found,
+            expected: self.entry.digest().to_owned(),
+        })
     }
 
     /// Where the connection breaks, what is missing of the range is asked for again.
@@ -635,7 +654,8 @@ fn hashed(mut file: File, mut digest: impl Digest + Write) -> io::Result<String>
     Ok(hex(&digest.finalize()))
 }
 
-/// A folder of links to the files in `blobs`, beside the snapshots and under a name that none of them has.
+/// A folder of links to the files in `blobs`, beside the snapshots and under a name that none of
+/// them has.
 fn linked(repository: &Path, commit: &str, entries: &[Entry]) -> Result<PathBuf, FetchError> {
     let folder = repository
         .join("snapshots")
@@ -659,7 +679,8 @@ fn snapshot(repository: &Path, commit: &str, entries: &[Entry]) -> Result<PathBu
     let folder = repository.join("snapshots").join(commit);
     let new = linked(repository, commit, entries)?;
     if folder.is_dir() {
-        // Some of it was there: Hugging Face's tools may have brought it, and other files beside ours.
+        // Some of it was there: Hugging Face's tools may have brought it, and other files beside
+        // ours.
         for entry in entries {
             let (from, to) = (new.join(&entry.path), folder.join(&entry.path));
             if let Some(inner) = to.parent() {

@@ -1,4 +1,5 @@
-//! Which folder holds the model: the one that was named, or the snapshot of a hub model in Hugging Face's local cache.
+//! Which folder holds the model: the one that was named, or the snapshot of a hub model in Hugging
+//! Face's local cache.
 
 use std::path::{Path, PathBuf};
 
@@ -6,20 +7,21 @@ use crate::pins::Pin;
 use reranker_engine::weights::{check_packed, is_plain};
 use reranker_engine::{Download, ModelError};
 
-/// A model's folder or packed file, and what it is called.
+/// A model's folder or packed file, with its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Located {
     /// The model's folder, or its packed file.
     pub folder: PathBuf,
-    /// What it is called: the given name, else the hub's, else the folder's.
+    /// The given name, else the hub's, else the folder's.
     pub name: String,
-    /// The commit, or what was given as such.
+    /// The commit, or the given revision.
     pub revision: Option<String>,
-    /// What it took to bring it here, where it was not here.
+    /// Times and bytes of its download, if there was one.
     pub download: Option<Download>,
 }
 
-/// `folder` where it is given (then `name` is only what to call it); else `name` in `hub_cache`.
+/// Finds the model in `folder`, which then has `name`, or without a folder by `name` in
+/// `hub_cache`.
 pub fn locate(
     name: Option<&str>,
     folder: Option<&Path>,
@@ -67,12 +69,12 @@ pub fn locate(
 pub struct HubName {
     /// `owner/name`.
     pub id: String,
-    /// A branch, a tag or a commit, where the text has one.
+    /// A branch, a tag or a commit, if the text has one.
     pub revision: Option<String>,
 }
 
-/// Reads `owner/name`, `owner/name@revision` and links to a model's page; what else it may be is said. A name without an owner is taken
-/// where the cache holds such a model.
+/// Reads `owner/name`, `owner/name@revision` and links to a model's page. The error for another
+/// text says what it may be instead. A name without an owner is accepted if the cache holds such a model.
 pub fn hub_name(text: &str, hub_cache: Option<&Path>) -> Result<HubName, String> {
     let text = text.trim();
     let link = ["https://", "http://", "hf://"]
@@ -134,7 +136,8 @@ pub fn hub_name(text: &str, hub_cache: Option<&Path>) -> Result<HubName, String>
     })
 }
 
-/// The id of a model that is known by this last part of it: from the program's pins, or in the cache.
+/// The id of a model that is known by this last part of it: from the program's pins, or in the
+/// cache.
 fn owners(name: &str, hub_cache: Option<&Path>) -> Option<String> {
     let end = format!("/{name}");
     if let Some(pinned) = Pin::names().into_iter().find(|id| id.ends_with(&end)) {

@@ -1,4 +1,5 @@
-//! What a model's files must be: a commit, and the SHA-256 of each file that serving takes. Some models' pins are part of the program.
+//! What a model's files must be: a commit, and the SHA-256 of each file that serving takes. Some
+//! models' pins are part of the program.
 
 use std::collections::BTreeMap;
 use std::io;

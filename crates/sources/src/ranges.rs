@@ -1,7 +1,8 @@
 //! A large file that comes in ranges over several connections, straight to where they belong in it.
 //!
-//! What has come is noted beside the unfinished file, so that a later run goes on from there. Refuses to begin where the disk has no
-//! disk space for all of it. What a range is asked from, and how often, is the business of whoever downloads.
+//! What has come is noted beside the unfinished file, so that a later run goes on from there.
+//! Refuses to begin where the disk has no disk space for all of it. What a range is asked from, and
+//! how often, is the business of whoever downloads.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -17,7 +18,7 @@ use rustix::io::Errno;
 /// Bytes of one ranged request.
 pub(crate) const RANGE: u64 = 16 << 20;
 
-/// Why what came could not be kept.
+/// Why downloaded bytes could not be stored.
 #[allow(missing_docs, reason = "each variant's message says it")]
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
@@ -45,7 +46,7 @@ impl DiskError {
     }
 }
 
-/// Bytes of all files, and how many of them are there.
+/// Progress of a download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     /// Bytes that are there, those of earlier runs included.
@@ -116,7 +117,7 @@ impl RangeWriter<'_> {
         (self.at, self.end)
     }
 
-    /// Takes what comes next; what would go beyond the range is not taken, and told by `false`.
+    /// Writes the next bytes. Bytes beyond the range are not written, and the result is `false`.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<bool, DiskError> {
         if bytes.len() as u64 > self.end - self.at {
             return Ok(false);
@@ -136,7 +137,8 @@ impl RangeWriter<'_> {
 }
 
 impl<'a> PartialFile<'a> {
-    /// Opens or makes the file and reserves its disk space. Its notes are beside it, under its name with `.ranges`.
+    /// Opens or makes the file and reserves its disk space. Its notes are beside it, under its name
+    /// with `.ranges`.
     pub(crate) fn open(
         path: &Path,
         size: u64,
@@ -147,7 +149,8 @@ impl<'a> PartialFile<'a> {
         notes.push(".ranges");
         let notes = PathBuf::from(notes);
         if !path.exists() {
-            // Left by a process that was killed between the file's new name and the notes' end: they tell of another file.
+            // Left by a process that was killed between the file's new name and the notes' end:
+            // they tell of another file.
             discard(&notes)?;
         }
         let file = OpenOptions::new()
@@ -175,12 +178,27 @@ impl<'a> PartialFile<'a> {
         })
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    /// Gets what is missing, checks the whole and gives it its name `path`. A file that fails the
+    /// check is removed: another try would find nothing wrong with its length.
+    pub(crate) fn complete<E: From<DiskError> + Send>(
+        self,
+        connections: usize,
+        get: &(dyn Fn(&mut RangeWriter) -> Result<(), E> + Sync),
+        check: impl FnOnce(&Path) -> Result<(), E>,
+        path: &Path,
+    ) -> Result<(), E> {
+        self.fill(connections, get)?;
+        self.settle()?;
+        if let Err(wrong) = check(&self.path) {
+            self.discard()?;
+            return Err(wrong);
+        }
+        Ok(self.finish(path)?)
     }
 
-    /// Gets every range that the notes do not have; `get` fills the writer, and may be asked from `connections` threads at a time.
-    pub(crate) fn fill<E: From<DiskError> + Send>(
+    /// Gets every range that the notes do not have; `get` fills the writer, and may be asked from
+    /// `connections` threads at a time.
+    fn fill<E: From<DiskError> + Send>(
         &self,
         connections: usize,
         get: &(dyn Fn(&mut RangeWriter) -> Result<(), E> + Sync),
@@ -218,7 +236,8 @@ impl<'a> PartialFile<'a> {
                 };
                 get(&mut writer)?;
                 if self.durable {
-                    // The bytes first: a note of what is not on the disk would be a lie after a crash.
+                    // The bytes first: a note of what is not on the disk would be a lie after a
+                    // crash.
                     self.file.sync_data().map_err(DiskError::at(&self.path))?;
                 }
                 let mut log = log
@@ -254,28 +273,29 @@ impl<'a> PartialFile<'a> {
     }
 
     /// All ranges are there: sees to it that they stay there.
-    pub(crate) fn settle(&self) -> Result<(), DiskError> {
+    fn settle(&self) -> Result<(), DiskError> {
         if self.durable {
             self.file.sync_all().map_err(DiskError::at(&self.path))?;
         }
         Ok(())
     }
 
-    /// What came turned out to be wrong.
-    pub(crate) fn discard(self) -> Result<(), DiskError> {
+    /// The file turned out to be wrong.
+    fn discard(self) -> Result<(), DiskError> {
         discard(&self.path)?;
         discard(&self.notes)
     }
 
     /// It is whole and right, and gets its name.
-    pub(crate) fn finish(self, path: &Path) -> Result<(), DiskError> {
+    fn finish(self, path: &Path) -> Result<(), DiskError> {
         if path != self.path {
             fs::rename(&self.path, path).map_err(DiskError::at(path))?;
         }
         discard(&self.notes)
     }
 
-    /// Numbers of the ranges that are there already. A last line that was cut off counts for nothing.
+    /// Numbers of the ranges that are there already. A last line that was cut off counts for
+    /// nothing.
     fn noted(&self) -> Result<BTreeSet<usize>, DiskError> {
         let text = match fs::read_to_string(&self.notes) {
             Ok(text) => text,
@@ -314,7 +334,7 @@ fn full_or(error: io::Error, path: &Path, needed: u64) -> DiskError {
     }
 }
 
-/// What may still be written where `path` is; nothing where the file system does not say.
+/// Free bytes of the file system of `path`; `None` if it does not say.
 fn free_bytes(path: &Path) -> Option<u64> {
     let disk = statvfs(path).ok()?;
     Some(disk.f_bavail * disk.f_frsize)
@@ -332,7 +352,8 @@ pub fn room_for(folder: &Path, needed: u64) -> Result<(), DiskError> {
     }
 }
 
-/// Held while a file is written: two processes at once would write over each other's notes. Ends with the process, however it ends.
+/// Held while a file is written: two processes at once would write over each other's notes. Ends
+/// with the process, however it ends.
 pub(crate) fn lock(path: &Path) -> Result<File, DiskError> {
     let file = File::create(path).map_err(DiskError::at(path))?;
     file.lock().map_err(DiskError::at(path))?;
@@ -394,6 +415,30 @@ mod tests {
         let bytes = fs::read(&path).expect("whole");
         assert_eq!(bytes.len() as u64, size);
         assert!(bytes.iter().enumerate().all(|(n, b)| *b == (n % 251) as u8));
+    }
+
+    #[test]
+    fn a_file_that_fails_its_check_leaves_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let counter = DownloadCounter::new(3, &silent);
+        let (partial, whole) = (
+            folder.path().join("model.incomplete"),
+            folder.path().join("model"),
+        );
+        let wrong = |path: &Path| Err(DiskError::at(path)(io::Error::other("wrong")));
+        for (check, expected) in [(true, 0), (false, 1)] {
+            let file = PartialFile::open(&partial, 3, false, &counter).expect("opened");
+            let ended = file.complete(
+                1,
+                &content,
+                |path| if check { wrong(path) } else { Ok(()) },
+                &whole,
+            );
+            assert_eq!(ended.is_err(), check);
+            let left = fs::read_dir(folder.path()).expect("listed").count();
+            assert_eq!(left, expected);
+        }
+        assert!(whole.exists());
     }
 
     #[test]

@@ -1,13 +1,17 @@
-//! Models in S3: `s3://bucket/key` of a packed file, or `s3://bucket/folder/` of a model folder, downloaded into a local folder.
+//! Models in S3: `s3://bucket/key` of a packed file, or `s3://bucket/folder/` of a model folder,
+//! downloaded into a local folder.
 //!
-//! Owns the way from a bucket to a file that can be mapped. Every range is asked for under the ETag that the object had at first, so
-//! parts of two objects never make one file; a packed file is held to its own digests, any other to the checksum that S3 keeps for
-//! it. A model has its name only once all of it is there and right. What is there already, of the same ETag, is not asked for again.
-//! Refuses a key that is not there, a disk without space, a folder that belongs to somebody else.
+//! Owns the way from a bucket to a file that can be mapped. Every range is asked for under the ETag
+//! that the object had at first, so parts of two objects never make one file; a packed file is held
+//! to its own digests, any other to the checksum that S3 keeps for it. A model has its name only
+//! once all of it is there and right. What is there already, of the same ETag, is not asked for
+//! again. Refuses a key that is not there, a disk without space, a folder that belongs to somebody
+//! else.
 //!
-//! The SDK works on a runtime of its own, which ends with the download: no connection outlives it, and none is copied with a
-//! snapshot of the process.
+//! The SDK works on a runtime of its own, which ends with the download: no connection outlives it,
+//! and none is copied with a snapshot of the process.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
 use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -25,7 +29,6 @@ use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::{ChecksumMode, ChecksumType};
 use aws_smithy_checksums::ChecksumAlgorithm;
 use aws_smithy_http_client::tls;
-use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
@@ -35,25 +38,26 @@ use crate::ranges::{
 };
 use reranker_engine::weights::{
     INDEX_FILE, ListedModule, MODULES_FILE, PACKED_FILE, SINGLE_FILE, check_payload, hex, is_plain,
-    parse_modules,
+    parse_index, parse_modules,
 };
 use reranker_engine::{Download, ModelError};
 
 /// Requests at a time: one connection to S3 brings some 90 MB a second.
 const CONNECTIONS: usize = 8;
-/// How often the SDK sends a request that fails or is refused for now, and how often in a row a connection may break without having
-/// brought a byte; the pause after the first failure, which doubles each time.
+/// How often the SDK sends a request that fails or is refused for now, and how often in a row a
+/// connection may break without having brought a byte; the pause after the first failure, which
+/// doubles each time.
 const TRIES: u32 = 6;
 const PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const CONNECT: Duration = Duration::from_secs(5);
 /// A server that sends nothing for so long has been lost.
 const STALL: Duration = Duration::from_secs(20);
-/// Most bytes of a list of shards.
+/// Maximum bytes of a list of shards.
 const INDEX_LIMIT: usize = 16 << 20;
-/// Where an endpoint is named, S3-compatible stores want to be told some region.
+/// S3-compatible stores at an endpoint of their own accept any region, but need one.
 const ANY_REGION: &str = "us-east-1";
-/// What a folder must hold beside its weights, and what it may.
+/// Files that a folder must have beside its weights, and files that it may have.
 const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
 const OPTIONAL: [&str; 2] = ["tokenizer_config.json", "scores.json"];
 
@@ -131,7 +135,8 @@ fn aside(what: &str) -> String {
 }
 
 impl S3Error {
-    /// Whether it may succeed later without anybody doing anything here: networks mend, roles and objects come a little late.
+    /// Whether it may succeed later without anybody doing anything here: networks mend, roles and
+    /// objects come a little late.
     fn may_pass(&self) -> bool {
         matches!(
             self,
@@ -164,10 +169,10 @@ pub struct S3Model {
     key: String,
 }
 
-/// Where models from S3 go, and what the SDK's own variables do not say.
+/// Settings of downloads from S3 that the SDK's own variables lack.
 #[derive(Debug, Clone)]
 pub struct S3Settings {
-    /// A folder of this user's, which is made where it is missing.
+    /// Local folder for models; it must belong to this user, and is made if it is missing.
     pub cache: PathBuf,
     /// The bucket's name goes into the path instead of the host's name.
     pub path_style: bool,
@@ -175,18 +180,18 @@ pub struct S3Settings {
     pub anonymous: bool,
     /// Whether an endpoint is named in the environment, which needs no region.
     pub own_endpoint: bool,
-    /// Whether the local folder outlives the machine, so that what is written has to reach the disk.
+    /// Whether the local folder outlives the machine, so that writes must reach the disk.
     pub durable: bool,
-    /// Whether a folder's packed form will do, and is preferred.
+    /// Whether to prefer a folder's packed form.
     pub packed: bool,
 }
 
-/// What is there now.
+/// A downloaded model.
 #[derive(Debug)]
 pub struct S3Fetched {
     /// The packed file, or the model's folder.
     pub path: PathBuf,
-    /// What it took.
+    /// Times and bytes of the download.
     pub download: Download,
 }
 
@@ -203,7 +208,7 @@ struct Object {
 }
 
 impl S3Model {
-    /// Nothing where the text is no address of that kind; an error where it is a wrong one.
+    /// Parses `s3://bucket/key`; `None` for a text with another beginning.
     pub fn parse(text: &str) -> Option<Result<Self, S3Error>> {
         let address = text.strip_prefix("s3://")?;
         let wrong = || Err(S3Error::Address(text.to_owned()));
@@ -229,13 +234,13 @@ impl S3Model {
         self.key.is_empty() || self.key.ends_with('/')
     }
 
-    /// What to call the model where nothing else names it.
+    /// The last part of the key, or the bucket: a name for a model that has no other.
     pub fn name(&self) -> &str {
         let last = self.key.trim_end_matches('/').rsplit('/').next();
         last.filter(|name| !name.is_empty()).unwrap_or(&self.bucket)
     }
 
-    /// Sees to it that the model is in the local folder, and tells where.
+    /// Downloads the model into the local folder, unless it is there.
     pub fn fetch(
         &self,
         settings: &S3Settings,
@@ -318,7 +323,8 @@ impl S3Model {
     ) -> Result<S3Fetched, S3Error> {
         let home = settings.cache.join(self.folder_name(settings.packed));
         create_folder(&home)?;
-        // Held to the end of this function: another process waits, and then finds what this one brought.
+        // Held to the end of this function: another process waits, and then finds what this one
+        // brought.
         let _lock = lock(&home.join("lock"))?;
         let snapshot = snapshot_name(objects);
         let (whole, unfinished) = (home.join(&snapshot), home.join(snapshot + ".incomplete"));
@@ -340,26 +346,19 @@ impl S3Model {
                 // A module's files are in its own folder.
                 path.parent().map_or(Ok(()), create_folder)?;
                 let file = PartialFile::open(&path, object.size, settings.durable, &counter)?;
-                let came = file.fill(CONNECTIONS, &|writer| bucket.range(object, writer));
-                match came {
-                    Err(replaced @ S3Error::Replaced { .. }) => {
-                        // What came of it belongs to nothing that is still there.
-                        fs::remove_dir_all(&unfinished).map_err(DiskError::at(&unfinished))?;
-                        return Err(replaced);
-                    }
-                    ended => ended?,
+                let range = |writer: &mut RangeWriter| bucket.range(object, writer);
+                let checked = |path: &Path| {
+                    let checking = Instant::now();
+                    let right = bucket.check(object, path, self.is_packed(object));
+                    check += checking.elapsed();
+                    right
+                };
+                let came = file.complete(CONNECTIONS, &range, checked, &path);
+                if let Err(S3Error::Replaced { .. }) = came {
+                    // What came of it belongs to nothing that is still there.
+                    fs::remove_dir_all(&unfinished).map_err(DiskError::at(&unfinished))?;
                 }
-                file.settle()?;
-                let checking = Instant::now();
-                let right = bucket.check(object, &path, self.is_packed(object));
-                check += checking.elapsed();
-                match right {
-                    Ok(()) => file.finish(&path)?,
-                    Err(error) => {
-                        file.discard()?;
-                        return Err(error);
-                    }
-                }
+                came?;
             }
             fs::rename(&unfinished, &whole).map_err(DiskError::at(&whole))?;
         }
@@ -432,7 +431,8 @@ fn clear(home: &Path, keep: &Path) -> Result<(), S3Error> {
     Ok(())
 }
 
-/// Makes the folder for nobody else, or takes one that is ours or root's: in `/tmp` anybody could have made it.
+/// Makes the folder for nobody else, or takes one that is ours or root's: in `/tmp` anybody could
+/// have made it.
 fn own_folder(path: &Path) -> Result<(), S3Error> {
     DirBuilder::new()
         .recursive(true)
@@ -485,7 +485,8 @@ impl Bucket<'_> {
         })
     }
 
-    /// One that there need not be. A denial counts as absence: that is how S3 tells it to those who may not list the bucket.
+    /// One that there need not be. A denial counts as absence: that is how S3 tells it to those who
+    /// may not list the bucket.
     fn optional(&self, key: &str) -> Result<Result<Object, S3Error>, S3Error> {
         match self.object(key) {
             Err(absent @ (S3Error::Missing { .. } | S3Error::Denied { .. })) => Ok(Err(absent)),
@@ -496,10 +497,6 @@ impl Bucket<'_> {
 
     /// What of a folder is needed for serving it.
     fn folder(&self, prefix: &str, packed: bool) -> Result<Vec<Object>, S3Error> {
-        #[derive(Deserialize)]
-        struct Index {
-            weight_map: std::collections::BTreeMap<String, String>,
-        }
         let key = |file: &str| format!("{prefix}{file}");
         let mut objects = Vec::new();
         if packed && let Ok(object) = self.optional(&key(PACKED_FILE))? {
@@ -517,21 +514,14 @@ impl Bucket<'_> {
                             said: absent.to_string(),
                         });
                     };
-                    let unreadable = |reason: String| S3Error::Protocol {
-                        object: self.uri(&index.key),
-                        reason,
-                    };
-                    let listed: Index = serde_json::from_slice(&self.text(&index)?)
-                        .map_err(|error| unreadable(format!("no list of shards ({error})")))?;
-                    objects.push(index.clone());
-                    let mut shards: Vec<&String> = listed.weight_map.values().collect();
-                    shards.sort();
-                    shards.dedup();
-                    for shard in shards {
-                        // It becomes a name in the local folder.
-                        if !is_plain(shard) {
-                            return Err(unreadable(format!("a shard named {shard:?}")));
-                        }
+                    let files =
+                        parse_index(&self.text(&index)?).map_err(|reason| S3Error::Protocol {
+                            object: self.uri(&index.key),
+                            reason: format!("no list of shards ({reason})"),
+                        })?;
+                    objects.push(index);
+                    let shards: BTreeSet<String> = files.into_values().collect();
+                    for shard in &shards {
                         objects.push(self.object(&key(shard))?);
                     }
                 }
@@ -621,7 +611,8 @@ impl Bucket<'_> {
             object: self.uri(&object.key),
             reason,
         };
-        // The request's `If-Match` is a wish; a store that does not know it would answer with another object.
+        // The request's `If-Match` is a wish; a store that does not know it would answer with
+        // another object.
         if answer.e_tag() != Some(object.etag.as_str()) {
             return Err(S3Error::Replaced {
                 object: self.uri(&object.key),
@@ -684,7 +675,8 @@ impl Bucket<'_> {
         Ok(())
     }
 
-    /// Why asking for the head failed. Its answer has no body, so S3's own words are asked for with the first byte.
+    /// Why asking for the head failed. Its answer has no body, so S3's own words are asked for with
+    /// the first byte.
     fn explained<E>(&self, key: &str, error: SdkError<E, HttpResponse>) -> S3Error
     where
         E: std::error::Error + ProvideErrorMetadata + 'static,

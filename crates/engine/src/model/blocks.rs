@@ -1,25 +1,28 @@
-//! How packed sequences are laid side by side for attention by batched matrix products: pure, of their lengths alone.
+//! How packed sequences are laid side by side for attention by batched matrix products: pure, of
+//! their lengths alone.
 //!
-//! Such a product wants pieces of one size. Sequences of similar lengths share a block, padded to its longest; nothing but attention
-//! computes padding. Where a window limits attention, a long sequence is cut into runs of queries, each with the keys that its window
-//! lets it see, so that the work grows with the length and not with its square. A block's scores are bounded: by the pieces that may
-//! share it, and where one alone is too long, by tiles of queries.
+//! Such a product wants pieces of one size. Sequences of similar lengths share a block, padded to
+//! its longest; nothing but attention computes padding. Where a window limits attention, a long
+//! sequence is cut into runs of queries, each with the keys that its window lets it see, so that
+//! the work grows with the length and not with its square. A block's scores are bounded: by the
+//! pieces that may share it, and where one alone is too long, by tiles of queries.
 
 use std::cmp::Reverse;
 use std::ops::Range;
 
-/// The fewest queries of a run: with a small window more runs would cost more than the keys that they leave out.
+/// The fewest queries of a run: with a small window more runs would cost more than the keys that
+/// they leave out.
 const RUN: usize = 64;
 
 #[derive(Debug, PartialEq, Eq)]
-pub struct Blocks {
+pub(crate) struct Blocks {
     pub blocks: Vec<Block>,
     /// For each token its row in the outputs of all blocks, one after the other.
     pub places: Vec<usize>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub struct Block {
+pub(crate) struct Block {
     pub pieces: usize,
     /// Places for keys that each of them has.
     pub keys: usize,
@@ -27,7 +30,8 @@ pub struct Block {
     pub queries: Range<usize>,
     /// Queries whose scores are computed at a time.
     pub tile: usize,
-    /// The packed row of each place, `[pieces, keys]`; at padding some row, whose values do not matter.
+    /// The packed row of each place, `[pieces, keys]`; at padding some row, whose values do not
+    /// matter.
     pub rows: Vec<usize>,
     /// The places that hold a key of the piece's own sequence.
     own: Vec<Range<usize>>,
@@ -37,7 +41,8 @@ pub struct Block {
 struct Piece {
     sequence: Range<usize>,
     queries: Range<usize>,
-    /// Whether it is a run of a cut sequence; its place for the first key is then as far before its queries as the window reaches.
+    /// Whether it is a run of a cut sequence; its place for the first key is then as far before its
+    /// queries as the window reaches.
     run: bool,
     /// Places for keys.
     keys: usize,
@@ -71,9 +76,15 @@ fn pieces(sequence: Range<usize>, window: Option<usize>) -> Vec<Piece> {
 }
 
 impl Blocks {
-    /// `starts` of the sequences and the end of the last, none of them empty; the furthest key that a query sees to either side, if
-    /// there is such a limit; `max_scores` of one tile, over all heads and pieces of its block.
-    pub fn plan(starts: &[usize], window: Option<usize>, heads: usize, max_scores: usize) -> Self {
+    /// `starts` of the sequences and the end of the last, none of them empty; the furthest key that
+    /// a query sees to either side, if there is such a limit; `max_scores` of one tile, over all
+    /// heads and pieces of its block.
+    pub(crate) fn plan(
+        starts: &[usize],
+        window: Option<usize>,
+        heads: usize,
+        max_scores: usize,
+    ) -> Self {
         let sequences = starts.windows(2).map(|ends| ends[0]..ends[1]);
         let mut all: Vec<Piece> = sequences.flat_map(|it| pieces(it, window)).collect();
         all.sort_by_key(|piece| Reverse((piece.run, piece.keys)));
@@ -103,7 +114,8 @@ impl Blocks {
                     queries: tokens,
                     ..
                 } = piece;
-                // Where the sequence begins among the places, and from which of its tokens on it does.
+                // Where the sequence begins among the places, and from which of its tokens on it
+                // does.
                 let before = tokens.start - sequence.start;
                 let from = queries.start.saturating_sub(before);
                 let first = tokens.start - before.min(queries.start);
@@ -131,9 +143,9 @@ impl Blocks {
 }
 
 impl Block {
-    /// What is added to the scores of each key, `[pieces, keys]`: nothing, or minus infinity at padding. None where there is no
-    /// padding.
-    pub fn mask(&self) -> Option<Vec<f32>> {
+    /// What is added to the scores of each key, `[pieces, keys]`: nothing, or minus infinity at
+    /// padding. None where there is no padding.
+    pub(crate) fn mask(&self) -> Option<Vec<f32>> {
         if self.own.iter().all(|own| own.len() == self.keys) {
             return None;
         }
@@ -151,7 +163,7 @@ impl Block {
     }
 
     /// The first query of each tile, counted from the block's first.
-    pub fn tiles(&self) -> impl Iterator<Item = usize> {
+    pub(crate) fn tiles(&self) -> impl Iterator<Item = usize> {
         (0..self.queries.len()).step_by(self.tile)
     }
 
@@ -159,9 +171,9 @@ impl Block {
         (self.queries.len() - 1) / self.tile * self.tile
     }
 
-    /// How far keys are behind queries, for the tiles of all starts: `[tile, width]`, and the width. A tile has as many columns as
-    /// there are keys, from [`Self::column`] on.
-    pub fn distances(&self) -> (Vec<isize>, usize) {
+    /// How far keys are behind queries, for the tiles of all starts: `[tile, width]`, and the
+    /// width. A tile has as many columns as there are keys, from [`Self::column`] on.
+    pub(crate) fn distances(&self) -> (Vec<isize>, usize) {
         let width = self.keys + self.last_tile();
         let zero = (self.queries.start + self.last_tile()).cast_signed();
         let row = |query: isize| (0..width.cast_signed()).map(move |key| key - zero - query);
@@ -170,12 +182,12 @@ impl Block {
     }
 
     /// Where the distances of the tile from this query on begin.
-    pub fn column(&self, tile: usize) -> usize {
+    pub(crate) fn column(&self, tile: usize) -> usize {
         self.last_tile() - tile
     }
 
     /// Whether there is a key that is further from a query than this.
-    pub fn reaches_beyond(&self, window: usize) -> bool {
+    pub(crate) fn reaches_beyond(&self, window: usize) -> bool {
         self.queries.end - 1 > window || self.keys - 1 - self.queries.start > window
     }
 }

@@ -1,6 +1,7 @@
 //! `config.json` of a Hugging Face model, reduced to what the forward pass needs, and checked.
 //!
-//! The families' own fields end here: what comes out tells sizes, positions, windows, biases and activations in one form.
+//! The families' own fields end here: what comes out tells sizes, positions, windows, biases and
+//! activations in one form.
 
 use std::path::Path;
 
@@ -37,7 +38,8 @@ pub enum Family {
     ModernBert,
 }
 
-/// A family's `model_type`s and its class with a head; the class without one ends with `Model` instead.
+/// A family's `model_type`s and its class with a head; the class without one ends with `Model`
+/// instead.
 struct Class {
     family: Family,
     model_types: &'static [&'static str],
@@ -121,7 +123,8 @@ const CLASSES: [Class; 10] = [
 
 const FLASH_CONFIG: &str = "XLMRobertaFlashConfig";
 
-/// Models that are asked for and not served: their types, how their classes end, and what they are and what to take.
+/// Models that are asked for and not served: their types, how their classes end, and what they are
+/// and what to take.
 const ELSEWHERE: [(&[&str], &[&str], &str); 3] = [
     (
         &["deberta", "deberta-v2"],
@@ -182,7 +185,7 @@ impl Family {
     }
 }
 
-/// What a model is, whatever its family.
+/// A model's sizes and settings, in one form for all families.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
     /// Whose names and settings its files have.
@@ -191,7 +194,7 @@ pub struct ModelConfig {
     pub vocab_size: usize,
     /// Width of a token's vector.
     pub hidden_size: usize,
-    /// Width of the embeddings, where they are projected to the layers' own.
+    /// Width of the embeddings; the layers' own unless they are projected.
     pub embedding_size: usize,
     /// Layers of the encoder.
     pub layers: usize,
@@ -199,17 +202,18 @@ pub struct ModelConfig {
     pub heads: usize,
     /// Width within a layer's second half.
     pub intermediate_size: usize,
-    /// Rows of the position embedding, or positions that the model is made for; see [`Self::max_length`] for how many are usable.
+    /// Rows of the position embedding, or positions that the model is made for; see
+    /// [`Self::max_length`] for how many are usable.
     pub position_rows: usize,
-    /// Segments that there may be; 1 where the model has no table of them.
+    /// Number of segments; 1 without a table of segments.
     pub type_vocab_size: usize,
     /// Added to a variance before its root is taken.
     pub layer_norm_eps: f32,
     /// The id that stands for no token.
     pub pad_token_id: u32,
-    /// The class of transformers that reads the tokenizer, where the file names it.
+    /// The tokenizer class of transformers, if the file names one.
     pub tokenizer_class: Option<String>,
-    /// What the folder says of itself beyond Hugging Face's fields.
+    /// The folder's fields beside Hugging Face's.
     pub about: About,
     /// The head, where the folder has it as modules of sentence-transformers.
     pub(super) modules: Option<ModuleHead>,
@@ -241,7 +245,8 @@ pub(super) struct Details {
 /// How a model knows where a token is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Positions {
-    /// A table, whose first row that is used is `first`; with `pad`, tokens of that id have its row and are not counted.
+    /// A table, whose first row that is used is `first`; with `pad`, tokens of that id have its row
+    /// and are not counted.
     Table {
         first: usize,
         pad: Option<u32>,
@@ -323,14 +328,14 @@ impl Activation {
 /// Our own optional object `reranker` in `config.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct About {
-    /// What it is called.
+    /// The model's name.
     pub name: Option<String>,
     /// Its commit or version.
     pub revision: Option<String>,
     /// A model that is served for trying the service out, and must say so wherever it shows.
     #[serde(default)]
     pub demo: bool,
-    /// What whoever serves it should know.
+    /// A note to its operator.
     pub note: Option<String>,
 }
 
@@ -400,7 +405,8 @@ impl Fields<'_> {
         }
     }
 
-    /// Refuses a field that says anything but what is computed; `expected` is what it is where it is absent.
+    /// Refuses a field that says anything but what is computed; `expected` is what it is where it
+    /// is absent.
     fn only(&self, name: &str, expected: &Value) -> Parsed<()> {
         match self.get(name).filter(|value| *value != expected) {
             None => Ok(()),
@@ -458,7 +464,11 @@ impl ModelConfig {
     }
 
     /// `modules` are those of the folder that the configuration is from.
-    pub fn with_modules(path: &Path, bytes: &[u8], modules: Option<Modules>) -> Parsed<Self> {
+    pub(crate) fn with_modules(
+        path: &Path,
+        bytes: &[u8],
+        modules: Option<Modules>,
+    ) -> Parsed<Self> {
         const EXPECTED: &str = "a Hugging Face config.json of a reranker";
         let unreadable = |error: &dyn std::fmt::Display| {
             ModelError::unfit(path, "configuration", error, EXPECTED)
@@ -843,7 +853,8 @@ impl Fields<'_> {
         })
     }
 
-    /// The model's family, or why it has none that is served; with the modules where they are its head.
+    /// The model's family, or why it has none that is served; with the modules where they are its
+    /// head.
     fn family(
         &self,
         config: &Value,
@@ -960,7 +971,8 @@ impl Fields<'_> {
         }
     }
 
-    /// Refuses a model whose score sentence-transformers would make of the logit by anything that changes its order or cannot be told.
+    /// Refuses a model whose score sentence-transformers would make of the logit by anything that
+    /// changes its order or cannot be told.
     fn check_library(&self, config: &Value) -> Parsed<()> {
         for (name, function) in [
             (
@@ -987,7 +999,7 @@ impl Fields<'_> {
 
 impl ModelConfig {
     /// Row of the first token's position, where there is a table.
-    pub fn first_position(&self) -> usize {
+    pub(crate) fn first_position(&self) -> usize {
         match self.details.positions {
             Positions::Table { first, .. } => first,
             Positions::Rotary => 0,
@@ -1000,7 +1012,7 @@ impl ModelConfig {
     }
 
     /// Width of a head: [`Self::hidden_size`] over [`Self::heads`].
-    pub fn head_dim(&self) -> usize {
+    pub(crate) fn head_dim(&self) -> usize {
         self.hidden_size / self.heads
     }
 
@@ -1018,8 +1030,9 @@ impl ModelConfig {
         }
     }
 
-    /// What our own CUDA kernels do not compute, of what this model needs; candle's operations compute it.
-    pub fn beyond_kernels(&self) -> Option<&'static str> {
+    /// What our own CUDA kernels do not compute, of what this model needs; candle's operations
+    /// compute it.
+    pub(crate) fn beyond_kernels(&self) -> Option<&'static str> {
         let details = &self.details;
         let mean = self
             .modules
@@ -1046,7 +1059,8 @@ impl ModelConfig {
         }
     }
 
-    /// Multiply-adds of one forward pass over sequences of these lengths, times two: matrices and attention.
+    /// Multiply-adds of one forward pass over sequences of these lengths, times two: matrices and
+    /// attention.
     pub fn flops(&self, lengths: impl IntoIterator<Item = usize>) -> f64 {
         let (h, f) = (self.hidden_size as f64, self.intermediate_size as f64);
         let feed = if self.details.gated { 3.0 } else { 2.0 };
@@ -1095,7 +1109,8 @@ mod tests {
 
     #[test]
     fn flops_agree_with_the_published_shape() {
-        // 335 GFLOP for one pair of 512 tokens: 2 * 302e6 * 512 for the matrices, 4 * 512^2 * 1024 * 24 for attention.
+        // 335 GFLOP for one pair of 512 tokens: 2 * 302e6 * 512 for the matrices, 4 * 512^2 * 1024 *
+        // 24 for attention.
         let config = parse(V2_M3).expect("parses");
         assert!((config.flops([512]) / 1e9 - 335.0).abs() < 1.0);
     }

@@ -1,7 +1,8 @@
-//! What a model computes, and which tensors it takes for it: made of a configuration when a model is loaded.
+//! What a model computes, and which tensors it takes for it: made of a configuration when a model
+//! is loaded.
 //!
-//! Here end the families: the encoders and the head follow this description, whosever names are in it. A packed file has the
-//! names of BERT's layers for every family, behind its own first part.
+//! Here end the families: the encoders and the head follow this description, whosever names are in
+//! it. A packed file has the names of BERT's layers for every family, behind its own first part.
 
 use std::ops::Range;
 
@@ -23,7 +24,7 @@ pub(super) const OUTPUT_NORM: &str = "output.LayerNorm";
 const BUCKETS: usize = 32;
 const FURTHEST: usize = 128;
 
-pub struct Description<'a> {
+pub(crate) struct Description<'a> {
     config: &'a ModelConfig,
     weights: &'a Weights,
     /// First part of the encoder's tensor names, with its dot; empty where the file has none.
@@ -76,7 +77,8 @@ pub(super) struct LayerSpec {
     pub up: LinearSpec,
     pub down: LinearSpec,
     pub gated: bool,
-    /// Whether the norms are before the sub-layers, else behind them. Before the first there may be none.
+    /// Whether the norms are before the sub-layers, else behind them. Before the first there may be
+    /// none.
     pub norm_first: bool,
     pub attention_norm: Option<NormSpec>,
     pub output_norm: NormSpec,
@@ -92,12 +94,12 @@ pub(super) enum HeadStep {
 
 impl NormSpec {
     /// Gamma and beta; zeros where there is no beta.
-    pub fn load(&self, weights: &Weights) -> Result<(Floats, Floats), ModelError> {
+    pub(crate) fn load(&self, weights: &Weights) -> Result<(Floats, Floats), ModelError> {
         self.load_as(weights, &self.name, self.bias)
     }
 
     /// The same by another name.
-    pub fn load_as(
+    pub(crate) fn load_as(
         &self,
         weights: &Weights,
         name: &str,
@@ -141,12 +143,12 @@ impl LinearSpec {
     }
 
     /// Channels of all parts together, and inputs.
-    pub fn shape(&self) -> (usize, usize) {
+    pub(crate) fn shape(&self) -> (usize, usize) {
         (self.n * self.parts.len(), self.k)
     }
 
     /// Weight and bias of each part; zeros where there are no biases.
-    pub fn load(&self, weights: &Weights) -> Result<Vec<(Floats, Floats)>, ModelError> {
+    pub(crate) fn load(&self, weights: &Weights) -> Result<Vec<(Floats, Floats)>, ModelError> {
         let mut last: Option<(&str, Floats, Floats)> = None;
         let mut parts = Vec::with_capacity(self.parts.len());
         for Part { name, rows, of } in &self.parts {
@@ -173,7 +175,7 @@ impl LinearSpec {
     }
 
     /// Names of its tensors, each once, with their rows.
-    pub fn tensors(&self) -> Vec<(&str, usize)> {
+    pub(crate) fn tensors(&self) -> Vec<(&str, usize)> {
         let mut tensors: Vec<(&str, usize)> = Vec::new();
         for part in &self.parts {
             if tensors.iter().all(|(name, _)| *name != part.name) {
@@ -303,7 +305,7 @@ impl Family {
 }
 
 impl<'a> Description<'a> {
-    pub fn new(config: &'a ModelConfig, weights: &'a Weights) -> Self {
+    pub(crate) fn new(config: &'a ModelConfig, weights: &'a Weights) -> Self {
         let names = config.family.names(config.details.split_qkv);
         let prefix = config.family.prefix();
         // A model without a head is saved without the prefix.
@@ -319,11 +321,11 @@ impl<'a> Description<'a> {
         }
     }
 
-    pub fn config(&self) -> &'a ModelConfig {
+    pub(crate) fn config(&self) -> &'a ModelConfig {
         self.config
     }
 
-    pub fn weights(&self) -> &'a Weights {
+    pub(crate) fn weights(&self) -> &'a Weights {
         self.weights
     }
 
@@ -432,7 +434,7 @@ impl<'a> Description<'a> {
     }
 
     /// Numbers in the model's tensors.
-    pub fn parameters(&self) -> u64 {
+    pub(crate) fn parameters(&self) -> u64 {
         let table = |table: Option<TableSpec>, width: usize| table.map_or(0, |it| it.rows * width);
         let linear =
             |spec: &LinearSpec| spec.parts.len() * spec.n * (spec.k + usize::from(spec.bias));
@@ -519,8 +521,8 @@ impl<'a> Description<'a> {
     }
 }
 
-/// Biases by distance, `[heads, 2 · reach + 1]` from the furthest key before a query to the furthest behind it, of a table
-/// `[buckets, heads]`; and the reach.
+/// Biases by distance, `[heads, 2 · reach + 1]` from the furthest key before a query to the
+/// furthest behind it, of a table `[buckets, heads]`; and the reach.
 pub(super) fn biases_by_distance(table: &[f32], heads: usize) -> (Vec<f32>, usize) {
     let distances = (-FURTHEST.cast_signed()..=FURTHEST.cast_signed()).map(bucket);
     let distances: Vec<usize> = distances.collect();
@@ -529,8 +531,8 @@ pub(super) fn biases_by_distance(table: &[f32], heads: usize) -> (Vec<f32>, usiz
     (by_distance.collect(), FURTHEST)
 }
 
-/// The bucket of a key that is so far behind its query: each near distance has one, and each range of further ones, on a logarithmic
-/// scale.
+/// The bucket of a key that is so far behind its query: each near distance has one, and each range
+/// of further ones, on a logarithmic scale.
 fn bucket(distance: isize) -> usize {
     const SIDE: usize = BUCKETS / 2;
     const EXACT: usize = SIDE / 2;

@@ -1,12 +1,16 @@
-//! The encoder over candle's own tensor operations, which every device of candle's has: what a GPU computes.
+//! The encoder over candle's own tensor operations, which every device of candle's has: what a GPU
+//! computes.
 //!
-//! It follows the same [`Description`] as the CPU's encoders, so it computes every family. Weights lie on the device in the dtype that
-//! is computed in. Sums that need more are wider: residuals, layer norms, rotations and softmax are f32 (in the last one candle's
-//! kernel adds in f32). Takes packed sequences to what the head takes of each, as f32 in the machine's own memory, where the head is
-//! computed. The tests run it on the CPU, against the same logits as the other engines, so that a GPU's share is candle's kernels.
+//! It follows the same [`Description`] as the CPU's encoders, so it computes every family. Weights
+//! lie on the device in the dtype that is computed in. Sums that need more are wider: residuals,
+//! layer norms, rotations and softmax are f32 (in the last one candle's kernel adds in f32). Takes
+//! packed sequences to what the head takes of each, as f32 in the machine's own memory, where the
+//! head is computed. The tests run it on the CPU, against the same logits as the other engines, so
+//! that a GPU's share is candle's kernels.
 
 mod attention;
 #[cfg(test)]
+#[allow(unreachable_pub, reason = "the program's tests share it")]
 #[path = "../../../../tests/it/support/families.rs"]
 mod families;
 
@@ -24,13 +28,14 @@ use attention::Attention;
 /// Residuals, and what is normalised or rotated.
 const WIDE: DType = DType::F32;
 
-/// Scores of attention that are there at a time, which takes twice to three times as much memory: 128 MiB each in 16 bits.
+/// Scores of attention that are there at a time, which takes twice to three times as much memory:
+/// 128 MiB each in 16 bits.
 const MAX_SCORES: usize = 1 << 26;
 
 /// Sequences whose means are taken by one product.
 const MEANS: usize = 64;
 
-pub struct Encoder {
+pub(crate) struct Encoder {
     device: Device,
     dtype: DType,
     words: Tensor,
@@ -51,7 +56,8 @@ pub struct Encoder {
 }
 
 struct Layer {
-    /// Queries, keys and values side by side; queries are divided by the root of the heads' width already.
+    /// Queries, keys and values side by side; queries are divided by the root of the heads' width
+    /// already.
     qkv: Linear,
     attention_out: Linear,
     attention: SubLayer,
@@ -198,7 +204,7 @@ impl Loader<'_> {
 }
 
 impl Encoder {
-    pub fn load(
+    pub(crate) fn load(
         description: &Description,
         device: &Device,
         dtype: DType,
@@ -230,15 +236,15 @@ impl Encoder {
             device: device.clone(),
             dtype,
         };
-        // Every thread has a CUDA stream of its own: what this one began must be done before another computes with it. A pass stays on
-        // one thread, and ends by reading its result.
+        // Every thread has a CUDA stream of its own: what this one began must be done before
+        // another computes with it. A pass stays on one thread, and ends by reading its result.
         device.synchronize()?;
         Ok(encoder)
     }
 
-    /// What the head takes, `[sequences, hidden]` in f32 on the CPU. `positions` has one for each token; ids, segments and positions
-    /// are within the tables.
-    pub fn forward(
+    /// What the head takes, `[sequences, hidden]` in f32 on the CPU. `positions` has one for each
+    /// token; ids, segments and positions are within the tables.
+    pub(crate) fn forward(
         &self,
         packed: &Packed,
         positions: &[usize],
@@ -270,7 +276,8 @@ impl Encoder {
             let qkv = layer.qkv.forward(&input)?;
             let mut context = attention[layer.span].forward(&qkv)?;
             if index + 1 == self.layers.len() && !self.mean {
-                // Only first tokens are read from here on, and nothing after attention mixes tokens.
+                // Only first tokens are read from here on, and nothing after attention mixes
+                // tokens.
                 let first = rows(&packed.starts[..packed.sequences()], &self.device)?;
                 context = context.index_select(&first, 0)?;
                 wide = wide.index_select(&first, 0)?;
@@ -317,7 +324,8 @@ impl Encoder {
         }
     }
 
-    /// The mean of each sequence's tokens, `[sequences, hidden]`: products with a matrix of what each token counts in it.
+    /// The mean of each sequence's tokens, `[sequences, hidden]`: products with a matrix of what
+    /// each token counts in it.
     fn means(&self, wide: &Tensor, starts: &[usize]) -> Result<Tensor, ModelError> {
         let lengths: Vec<usize> = starts.windows(2).map(|ends| ends[1] - ends[0]).collect();
         let mut first = 0;
@@ -421,7 +429,8 @@ mod tests {
         GOLDEN.into_iter().chain(FAMILIES)
     }
 
-    /// The demo model on pairs in many languages, with the logits that the CPU's kernels compute in f32.
+    /// The demo model on pairs in many languages, with the logits that the CPU's kernels compute in
+    /// f32.
     fn demo() -> (PathBuf, Vec<Sequence>) {
         #[derive(Deserialize)]
         struct Pair {

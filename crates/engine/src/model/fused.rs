@@ -1,4 +1,5 @@
-//! The encoder and the head on a GPU by the kernels in `crates/cuda`: our tensors, by their names, for what that crate calls them.
+//! The encoder and the head on a GPU by the kernels in `crates/cuda`: our tensors, by their names,
+//! for what that crate calls them.
 
 use cuda_kernels::{Encoder as Kernels, Error, Half, Layer, Linear, Norm, Shape, Work};
 
@@ -15,12 +16,12 @@ impl From<Error> for ModelError {
     }
 }
 
-pub struct Encoder {
+pub(crate) struct Encoder {
     kernels: Kernels,
 }
 
 /// What the kernels have to be made for.
-pub fn shape(config: &ModelConfig) -> Shape {
+pub(crate) fn shape(config: &ModelConfig) -> Shape {
     Shape {
         hidden: config.hidden_size,
         inner: config.intermediate_size,
@@ -50,7 +51,10 @@ impl Pair {
 
 impl Encoder {
     /// Of a shape that there are kernels for, in 16 bits.
-    pub fn load(description: &Description, precision: Precision) -> Result<Self, ModelError> {
+    pub(crate) fn load(
+        description: &Description,
+        precision: Precision,
+    ) -> Result<Self, ModelError> {
         let (config, weights) = (description.config(), description.weights());
         let lacking = || ModelError::Compute("the kernels take another model's tensors".into());
         let linear = |spec: &LinearSpec| {
@@ -114,8 +118,13 @@ impl Encoder {
         Ok(Self { kernels })
     }
 
-    /// One logit for each sequence. `positions` has one for each token; ids, segments and positions are within the tables.
-    pub fn logits(&self, packed: &Packed, positions: &[usize]) -> Result<Vec<f32>, ModelError> {
+    /// One logit for each sequence. `positions` has one for each token; ids, segments and positions
+    /// are within the tables.
+    pub(crate) fn logits(
+        &self,
+        packed: &Packed,
+        positions: &[usize],
+    ) -> Result<Vec<f32>, ModelError> {
         let tokens = packed.tokens();
         let work = Work::plan(&packed.ids, positions, &packed.type_ids, &packed.starts)
             .ok_or(Error::TooLarge(tokens))?;

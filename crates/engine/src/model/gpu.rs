@@ -1,6 +1,7 @@
 //! The GPU of this machine: whether there is one that this program can use, and what it is.
 //!
-//! Owns the driver's start. Where the program was built without the `cuda` feature there never is one, and the reason says so.
+//! Owns the driver's start. Where the program was built without the `cuda` feature there never is
+//! one, and the reason says so.
 
 use std::fmt;
 
@@ -29,9 +30,10 @@ pub struct Gpu {
     pub driver: Version,
     /// CUDA's version that this program was built with.
     pub built_with: Version,
-    /// What it computes in.
+    /// Arithmetic of the encoder.
     pub precision: Precision,
-    /// Whether to compute by our own kernels, where there are some for the model and the chip; else by candle's.
+    /// Whether to compute by our own kernels, where there are some for the model and the chip; else
+    /// by candle's.
     pub fused: bool,
     #[cfg(any(test, feature = "cuda"))]
     pub(super) device: Device,
@@ -115,7 +117,8 @@ pub(super) fn advised(error: ModelError) -> ModelError {
     }
 }
 
-/// The error of a pass of so many tokens, with what the operator can do, and whether the GPU can be used any more.
+/// The error of a pass of so many tokens, with what the operator can do, and whether the GPU can be
+/// used any more.
 #[cfg(any(test, feature = "cuda"))]
 pub(super) fn explained(error: ModelError, tokens: usize) -> ModelError {
     let ModelError::Compute(reason) = error else {
@@ -167,7 +170,8 @@ impl Chip {
             .then(|| format!("its chip is {self}, bf16 needs {BF16} or later: use f16"))
     }
 
-    /// Why candle's kernels, which were built for `built_for` and later, cannot compute in `precision` on it.
+    /// Why candle's kernels, which were built for `built_for` and later, cannot compute in
+    /// `precision` on it.
     fn lacks_plain(self, built_for: Option<Self>, precision: Precision) -> Option<String> {
         let oldest = built_for.unwrap_or(self);
         (precision == Precision::Bf16 && oldest < BF16).then(|| {
@@ -246,7 +250,8 @@ impl Gpu {
         Some("this program was built without them".into())
     }
 
-    /// Bytes of its memory that are taken, by this process and others; nothing where the driver does not say.
+    /// Bytes of its memory in use, by this process and others; `None` if the driver
+    /// does not say.
     pub fn memory_used(&self) -> Option<u64> {
         #[cfg(feature = "cuda")]
         {

@@ -1,7 +1,9 @@
-//! The classification head: layers, activations and norms on a vector of each sequence, down to one output.
+//! The classification head: layers, activations and norms on a vector of each sequence, down to one
+//! output.
 //!
-//! RoBERTa's two layers, BERT's pooler with its classifier, ModernBERT's prediction head and sentence-transformers' modules are the same
-//! computation under other names and with other activations.
+//! RoBERTa's two layers, BERT's pooler with its classifier, ModernBERT's prediction head and
+//! sentence-transformers' modules are the same computation under other names and with other
+//! activations.
 
 use candle_core::Tensor;
 use kernels::Kernels;
@@ -12,7 +14,7 @@ use super::ops::{After, Norm, Projection};
 use crate::error::ModelError;
 use crate::weights::Floats;
 
-pub struct Head {
+pub(crate) struct Head {
     steps: Vec<Step>,
     /// The layer with one output.
     out: Floats,
@@ -25,7 +27,7 @@ enum Step {
 }
 
 impl Head {
-    pub fn load(description: &Description, kernels: Kernels) -> Result<Self, ModelError> {
+    pub(crate) fn load(description: &Description, kernels: Kernels) -> Result<Self, ModelError> {
         let weights = description.weights();
         let mut specs = description.head();
         let Some(HeadStep::Dense(out, _)) = specs.pop() else {
@@ -53,7 +55,7 @@ impl Head {
     }
 
     /// `[sequences, hidden]`, what the encoder gives of each, to one logit each.
-    pub fn forward(&self, pooled: &Tensor) -> Result<Vec<f32>, ModelError> {
+    pub(crate) fn forward(&self, pooled: &Tensor) -> Result<Vec<f32>, ModelError> {
         let mut x = pooled.clone();
         for step in &self.steps {
             x = match step {
@@ -75,7 +77,8 @@ impl Head {
                     .zip(self.out.iter())
                     .map(|(x, w)| f64::from(*x) * f64::from(*w))
                     .sum();
-                // The sum is in f64 because it is short; the logit is f32 like everything the reference computes.
+                // The sum is in f64 because it is short; the logit is f32 like everything the
+                // reference computes.
                 #[allow(clippy::cast_possible_truncation)]
                 let sum = sum as f32;
                 sum + self.out_bias

@@ -1,4 +1,5 @@
-//! A head as sentence-transformers saves one: `modules.json` and a folder for each module behind the encoder.
+//! A head as sentence-transformers saves one: `modules.json` and a folder for each module behind
+//! the encoder.
 //!
 //! <https://sbert.net/docs/cross_encoder/usage/custom_models.html>
 
@@ -26,7 +27,7 @@ struct Module {
 
 /// What comes of the encoder's output.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ModuleHead {
+pub(crate) struct ModuleHead {
     /// Whether it is the mean of all tokens that goes on, else the first.
     pub(super) mean: bool,
     pub(super) steps: Vec<Step>,
@@ -98,7 +99,8 @@ impl Modules {
         last.is_some_and(|last| last.kind == "Dense" && last.config["out_features"] == 1)
     }
 
-    /// What they compute of an encoder's output of this width; what is not computed here is refused.
+    /// What they compute of an encoder's output of this width; what is not computed here is
+    /// refused.
     pub(super) fn head(&self, model: &Path, width: usize) -> Result<ModuleHead, ModelError> {
         let folder = model.parent().unwrap_or(Path::new("."));
         let refuse = |module: &Module, field: &str, found: &Value, expected: &str| {

@@ -1,4 +1,5 @@
-//! The order in which a forward pass needs a model's tensors, by their names: for reading them ahead.
+//! The order in which a forward pass needs a model's tensors, by their names: for reading them
+//! ahead.
 
 /// When a forward pass needs a tensor: earlier ones are less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

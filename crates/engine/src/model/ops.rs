@@ -1,6 +1,7 @@
 //! The forward pass's heavy operations as candle custom ops over `kernels`.
 //!
-//! Activations are candle tensors on the CPU; weights are windows into mapped files that candle never copies.
+//! Activations are candle tensors on the CPU; weights are windows into mapped files that candle
+//! never copies.
 
 use candle_core::{CpuStorage, CustomOp1, InplaceOp2, Layout, Result, Shape, bail};
 use kernels::{AttentionKind, Epilogue, Kernels, LinearShape};
@@ -33,16 +34,16 @@ fn values_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mu
 
 /// What follows the matrix product, on the way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum After {
+pub(crate) enum After {
     /// Nothing: the bias is added by the [`Join`] that follows.
     Nothing,
     Bias,
     BiasGelu,
 }
 
-/// `x · Wᵀ` and what follows it: `[tokens, k]` to `[tokens, n]`. Several matrices give their outputs side by side, as the
-/// query, key and value projections do.
-pub struct Projection {
+/// `x · Wᵀ` and what follows it: `[tokens, k]` to `[tokens, n]`. Several matrices give their
+/// outputs side by side, as the query, key and value projections do.
+pub(crate) struct Projection {
     kernels: Kernels,
     parts: Vec<Part>,
     k: usize,
@@ -58,7 +59,7 @@ struct Part {
 
 impl Projection {
     /// Weights of `[n, k]` as Hugging Face stores them.
-    pub fn load(
+    pub(crate) fn load(
         weights: &Weights,
         spec: &LinearSpec,
         after: After,
@@ -76,29 +77,29 @@ impl Projection {
     }
 
     /// Output channels of all matrices together, and inputs.
-    pub fn shape(&self) -> (usize, usize) {
+    pub(crate) fn shape(&self) -> (usize, usize) {
         (self.n * self.parts.len(), self.k)
     }
 
     /// The matrices below each other, `[n, k]` of [`Self::shape`].
-    pub fn whole_weight(&self) -> Vec<f32> {
+    pub(crate) fn whole_weight(&self) -> Vec<f32> {
         let parts = self.parts.iter().flat_map(|part| part.weight.iter());
         parts.copied().collect()
     }
 
     /// The biases of all matrices.
-    pub fn whole_bias(&self) -> Vec<f32> {
+    pub(crate) fn whole_bias(&self) -> Vec<f32> {
         let parts = self.parts.iter().flat_map(|part| part.bias.iter());
         parts.copied().collect()
     }
 
     /// Gives the weights' pages back; they are read again when touched.
-    pub fn release(&self) {
+    pub(crate) fn release(&self) {
         self.parts.iter().for_each(|part| part.weight.release());
     }
 
     /// The bias of the only matrix, for the op that adds it instead of this one.
-    pub fn bias(&self) -> &Floats {
+    pub(crate) fn bias(&self) -> &Floats {
         &self.parts[0].bias
     }
 }
@@ -133,7 +134,7 @@ impl CustomOp1 for Projection {
 }
 
 /// A layer norm: its parameters, and what computes it.
-pub struct Norm {
+pub(crate) struct Norm {
     pub kernels: Kernels,
     pub gamma: Floats,
     pub beta: Floats,
@@ -141,7 +142,7 @@ pub struct Norm {
 }
 
 impl Norm {
-    pub fn load(
+    pub(crate) fn load(
         weights: &Weights,
         spec: &NormSpec,
         kernels: Kernels,
@@ -155,7 +156,7 @@ impl Norm {
         })
     }
 
-    pub fn apply(&self, rows: &mut [f32]) {
+    pub(crate) fn apply(&self, rows: &mut [f32]) {
         self.kernels
             .layer_norm(rows, &self.gamma, &self.beta, self.eps);
     }
@@ -174,7 +175,7 @@ impl CustomOp1 for Norm {
 }
 
 /// The end of a sub-layer, in place: `x + bias + residual`, normalised where the norm is behind it.
-pub struct Join {
+pub(crate) struct Join {
     pub bias: Floats,
     pub norm: Option<Norm>,
 }
@@ -218,7 +219,7 @@ impl InplaceOp2 for Join {
 }
 
 /// `gelu(a) · b` of rows that hold `a` and then `b`: `[tokens, 2 · inner]` to `[tokens, inner]`.
-pub struct Gate {
+pub(crate) struct Gate {
     pub kernels: Kernels,
     pub inner: usize,
 }
@@ -237,8 +238,9 @@ impl CustomOp1 for Gate {
     }
 }
 
-/// Softmax attention within each sequence: `[tokens, 3 · hidden]` (queries, keys, values) to `[tokens, hidden]`.
-pub struct Attention<'a> {
+/// Softmax attention within each sequence: `[tokens, 3 · hidden]` (queries, keys, values) to
+/// `[tokens, hidden]`.
+pub(crate) struct Attention<'a> {
     pub kernels: Kernels,
     pub heads: usize,
     pub head_dim: usize,

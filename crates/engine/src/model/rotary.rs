@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::config::Rope;
 
 /// The rotations of one kind of layers.
-pub struct Rotations {
+pub(crate) struct Rotations {
     /// What each pair of channels turns by from one position to the next.
     steps: Vec<f32>,
     tables: Mutex<Arc<Tables>>,
@@ -13,7 +13,7 @@ pub struct Rotations {
 
 /// `[positions, head_dim / 2]` each.
 #[derive(Default)]
-pub struct Tables {
+pub(crate) struct Tables {
     pub cos: Vec<f32>,
     pub sin: Vec<f32>,
 }
@@ -27,7 +27,7 @@ impl Rotations {
     }
 
     /// For at least so many positions. A row does not depend on how many there are.
-    pub fn tables(&self, positions: usize) -> Arc<Tables> {
+    pub(crate) fn tables(&self, positions: usize) -> Arc<Tables> {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         let pairs = self.steps.len();
         if tables.cos.len() < positions * pairs {
@@ -43,7 +43,8 @@ impl Rotations {
     }
 }
 
-/// `1 / base^(2i / head_dim)`; with NTK's factor the base is multiplied by it, and what comes out divided by `factor^(2 / head_dim)`.
+/// `1 / base^(2i / head_dim)`; with NTK's factor the base is multiplied by it, and what comes out
+/// divided by `factor^(2 / head_dim)`.
 fn steps(rope: Rope, head_dim: usize) -> Vec<f32> {
     let width = head_dim as f64;
     let factor = rope.factor.unwrap_or(1.0);

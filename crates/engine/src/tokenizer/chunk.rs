@@ -4,10 +4,12 @@ use std::ops::Range;
 
 use unicode_segmentation::UnicodeSegmentation;
 
-/// Windows of at most `room` tokens over `tokens`, each of which repeats `overlap` tokens of the one before it; at most
-/// `max_windows` of them. There is at least one, empty where there are no tokens.
+/// Windows of at most `room` tokens over `tokens`, each of which repeats `overlap` tokens of the
+/// one before it; at most `max_windows` of them. There is at least one, empty where there are no
+/// tokens.
 ///
-/// An overlap of half the room or more is taken as just below half, or a long document would need any number of windows.
+/// An overlap of half the room or more is taken as just below half, or a long document would need
+/// any number of windows.
 pub fn windows(
     tokens: usize,
     room: usize,
@@ -28,8 +30,8 @@ pub fn windows(
     found
 }
 
-/// The sentences of a text by the default rules of Unicode (UAX #29), in bytes; white space around them is left out, and what is
-/// nothing but white space or punctuation is none.
+/// The sentences of a text by the default rules of Unicode (UAX #29), in bytes; white space around
+/// them is left out, and what is nothing but white space or punctuation is none.
 pub fn sentences(text: &str) -> Vec<Range<usize>> {
     text.split_sentence_bound_indices()
         .filter_map(|(start, sentence)| {

@@ -1,7 +1,8 @@
 //! Turns a Hugging Face `tokenizer.json` into the compiled form.
 //!
-//! The file's parts are read by Hugging Face's own types, so that defaults and old spellings mean here what they mean there. What
-//! has no equal in the compiled form is refused with the reason, never approximated: the caller then keeps the file as it is.
+//! The file's parts are read by Hugging Face's own types, so that defaults and old spellings mean
+//! here what they mean there. What has no equal in the compiled form is refused with the reason,
+//! never approximated: the caller then keeps the file as it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -105,7 +106,8 @@ struct File {
     model: ModelFile,
 }
 
-/// An added token as the file has it. Its declared id is not looked at, as Hugging Face's crate does not.
+/// An added token as the file has it. Its declared id is not looked at, as Hugging Face's crate
+/// does not.
 #[derive(Deserialize)]
 struct DeclaredToken {
     #[serde(flatten)]
@@ -126,7 +128,8 @@ struct ModelFile {
     merges: Option<MergeList>,
 }
 
-/// Merges as newer and as older files have them: pairs, or lines of two entries with a space between.
+/// Merges as newer and as older files have them: pairs, or lines of two entries with a space
+/// between.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum MergeList {
@@ -419,7 +422,8 @@ impl Steps {
     }
 }
 
-/// The trie and the texts of `precompiled_charsmap`: a u32 with the trie's length in bytes, the trie, the texts.
+/// The trie and the texts of `precompiled_charsmap`: a u32 with the trie's length in bytes, the
+/// trie, the texts.
 fn read_charsmap(normalizer: &Value) -> Step<(Vec<u8>, Vec<u8>)> {
     let bad = || Stop::Bad("SentencePiece rules that cannot be read".into());
     let text = normalizer["precompiled_charsmap"]
@@ -604,8 +608,8 @@ fn byte_level(pre_tokenizer: Option<&PreTokenizerWrapper>) -> Step<&ByteLevel> {
     }
 }
 
-/// The characters that a byte-level vocabulary spells bytes with: printable ones of Latin-1 as they are, the others in order from
-/// 256 on.
+/// The characters that a byte-level vocabulary spells bytes with: printable ones of Latin-1 as they
+/// are, the others in order from 256 on.
 fn byte_chars() -> impl Iterator<Item = char> {
     let mut others = '\u{100}'..;
     (0..=u8::MAX).filter_map(move |byte| match byte {
@@ -614,7 +618,8 @@ fn byte_chars() -> impl Iterator<Item = char> {
     })
 }
 
-/// The words that become one token, by their keys in the trie. Nothing else than UTF-8 is ever a word.
+/// The words that become one token, by their keys in the trie. Nothing else than UTF-8 is ever a
+/// word.
 fn whole_words(
     ids: &BTreeMap<String, u32>,
     whatever_merges: bool,
@@ -719,7 +724,8 @@ fn write_characters(normalizer: &BertNormalizer, writer: &mut Writer) -> Step<()
     Ok(())
 }
 
-/// What Hugging Face's BERT normalizer and pre-tokenizer do with a character: flags of `entry`, and what it becomes if not itself.
+/// What Hugging Face's BERT normalizer and pre-tokenizer do with a character: flags of `entry`, and
+/// what it becomes if not itself.
 fn treatment(c: char, normalizer: &BertNormalizer) -> (u32, Option<String>) {
     let strip_accents = normalizer.strip_accents.unwrap_or(normalizer.lowercase);
     let mut flags = 0;

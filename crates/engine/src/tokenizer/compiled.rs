@@ -1,9 +1,11 @@
 //! A tokenizer that is ready as soon as its bytes are mapped.
 //!
-//! Owns the format that `compile` writes: an index of sections, tries that are walked where they lie, scores, merges and character
-//! tables that are looked up in place. Opening reads a few hundred bytes; pages of the rest are touched as texts need them. Refuses bytes
-//! whose header, settings, template or added tokens do not hold together. Tries and tables are trusted to be what was written, but
-//! never further than a wrong id below the vocabulary's size: there is no index that is not checked.
+//! Owns the format that `compile` writes: an index of sections, tries that are walked where they
+//! lie, scores, merges and character tables that are looked up in place. Opening reads a few
+//! hundred bytes; pages of the rest are touched as texts need them. Refuses bytes whose header,
+//! settings, template or added tokens do not hold together. Tries and tables are trusted to be what
+//! was written, but never further than a wrong id below the vocabulary's size: there is no index
+//! that is not checked.
 
 use bytes::Bytes;
 
@@ -17,20 +19,20 @@ mod trie;
 mod unigram;
 mod wordpiece;
 
-pub use layout::Damaged;
+pub(crate) use layout::Damaged;
 
 /// What `compile` needs to write the format.
 pub(super) mod write {
-    pub use super::added::{TAKES_SPACE_LEFT, TAKES_SPACE_RIGHT, WHOLE_WORD};
-    pub use super::bert::{PAGE, entry};
-    pub use super::bpe::{
+    pub(crate) use super::added::{TAKES_SPACE_LEFT, TAKES_SPACE_RIGHT, WHOLE_WORD};
+    pub(crate) use super::bert::{PAGE, entry};
+    pub(crate) use super::bpe::{
         ALPHABET, Bpe, DROPPED, Merges, Scratch, UNKNOWN, build_merges, key_byte,
     };
-    pub use super::byte_level::class;
-    pub use super::charsmap::Charsmap;
-    pub use super::layout::{Section, Words, Writer};
-    pub use super::trie::{BuildError, Trie, build};
-    pub use super::{MetaspaceRules, Model, Prepend, Settings, StepKind, TemplatePiece};
+    pub(crate) use super::byte_level::class;
+    pub(crate) use super::charsmap::Charsmap;
+    pub(crate) use super::layout::{Section, Words, Writer};
+    pub(crate) use super::trie::{BuildError, Trie, build};
+    pub(crate) use super::{MetaspaceRules, Model, Prepend, Settings, StepKind, TemplatePiece};
 }
 
 use added::{AddedToken, FirstBytes, Part};
@@ -49,7 +51,7 @@ const LONGEST_TEXT_BYTES: usize = 1 << 26;
 
 /// Numbers that the whole tokenizer hangs on.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Number of token ids; every id is below it.
     pub vocab_size: u32,
     pub unknown_id: u32,
@@ -57,7 +59,7 @@ pub struct Settings {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Model {
+pub(crate) enum Model {
     Unigram {
         lowest_score: f64,
         scores_are_f64: bool,
@@ -83,7 +85,7 @@ pub enum Model {
 
 /// How normalised text is cut into pieces that each begin with the replacement for a space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MetaspaceRules {
+pub(crate) struct MetaspaceRules {
     pub replacement: char,
     /// Whitespace is removed and cut at before anything else.
     pub split_whitespace: bool,
@@ -95,7 +97,7 @@ pub struct MetaspaceRules {
 
 /// Which pieces of a text begin with the replacement in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Prepend {
+pub(crate) enum Prepend {
     Never,
     Always,
     /// The one at the text's beginning.
@@ -103,7 +105,7 @@ pub enum Prepend {
 }
 
 impl Settings {
-    pub fn to_words(self) -> Vec<u32> {
+    pub(crate) fn to_words(self) -> Vec<u32> {
         let mut words = vec![self.vocab_size, self.unknown_id];
         match self.model {
             Model::Unigram {
@@ -195,19 +197,20 @@ fn in_words(value: u128) -> impl Iterator<Item = u32> {
 
 /// A step of normalisation: in `Steps` a word for the kind and two for its numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StepKind {
+pub(crate) enum StepKind {
     /// SentencePiece's rules.
     Charsmap = 0,
     /// Whitespace goes; the numbers tell whether at the start and at the end.
     Strip = 1,
     /// Two or more spaces become a text; the numbers are its place in `StepTexts` and its length.
     ReplaceSpaces = 2,
-    /// One text becomes another; the numbers are the place of the first and its length, and another step follows whose numbers
-    /// are those of the second.
+    /// One text becomes another; the numbers are the place of the first and its length, and another
+    /// step follows whose numbers are those of the second.
     ReplaceText = 3,
     /// The normal form C of Unicode.
     Nfc = 4,
-    /// A text that is not empty gets another one before it; the numbers are its place in `StepTexts` and its length.
+    /// A text that is not empty gets another one before it; the numbers are its place in
+    /// `StepTexts` and its length.
     Prepend = 5,
 }
 
@@ -259,26 +262,26 @@ fn read_steps(words: Words<'_>, texts: &[u8]) -> Result<Vec<Step>, Damaged> {
 
 /// One piece of a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TemplatePiece {
+pub(crate) enum TemplatePiece {
     Token { id: u32, type_id: u32 },
     Text { side: Side, type_id: u32 },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub(crate) enum Side {
     Query,
     Document,
 }
 
 impl TemplatePiece {
     /// The segment of its tokens.
-    pub fn type_id(self) -> u32 {
+    pub(crate) fn type_id(self) -> u32 {
         match self {
             Self::Token { type_id, .. } | Self::Text { type_id, .. } => type_id,
         }
     }
 
-    pub fn to_words(self) -> [u32; 3] {
+    pub(crate) fn to_words(self) -> [u32; 3] {
         match self {
             Self::Token { id, type_id } => [0, id, type_id],
             Self::Text { side, type_id } => [1, side as u32, type_id],
@@ -305,7 +308,7 @@ fn read_template(words: Words<'_>, vocab_size: u32) -> Result<Vec<TemplatePiece>
 }
 
 /// An opened compiled tokenizer.
-pub struct Compiled {
+pub(crate) struct Compiled {
     layout: Layout,
     settings: Settings,
     template: Vec<TemplatePiece>,
@@ -316,7 +319,7 @@ pub struct Compiled {
 }
 
 impl Compiled {
-    pub fn open(bytes: Bytes) -> Result<Self, Damaged> {
+    pub(crate) fn open(bytes: Bytes) -> Result<Self, Damaged> {
         let layout = Layout::read(bytes)?;
         let settings = Settings::read(layout.words(Section::Settings))?;
         let template = read_template(layout.words(Section::Template), settings.vocab_size)?;
@@ -369,11 +372,11 @@ impl Compiled {
         })
     }
 
-    pub fn vocab_size(&self) -> usize {
+    pub(crate) fn vocab_size(&self) -> usize {
         self.settings.vocab_size as usize
     }
 
-    pub fn template(&self) -> &[TemplatePiece] {
+    pub(crate) fn template(&self) -> &[TemplatePiece] {
         &self.template
     }
 
@@ -381,8 +384,9 @@ impl Compiled {
         Trie::new(self.layout.section(section))
     }
 
-    /// The ids of one text without the template's tokens; None where it is too long for places that are counted in u32.
-    pub fn encode(&self, text: &str) -> Option<Vec<u32>> {
+    /// The ids of one text without the template's tokens; None where it is too long for places that
+    /// are counted in u32.
+    pub(crate) fn encode(&self, text: &str) -> Option<Vec<u32>> {
         if text.len() > LONGEST_TEXT_BYTES {
             return None;
         }
@@ -509,7 +513,8 @@ impl Compiled {
         added::split(text, trie, &self.first_as_is, &self.added, is_word, each);
     }
 
-    /// Appends the ids of all added tokens, and has `each` append those of the normalised text between them.
+    /// Appends the ids of all added tokens, and has `each` append those of the normalised text
+    /// between them.
     fn each_part(
         &self,
         text: &str,
@@ -653,7 +658,8 @@ impl MetaspaceRules {
         }
         let mark = self.replacement.encode_utf8(&mut [0; 4]).as_bytes()[0];
         let mut start = 0;
-        // Pieces are short: looking at each byte is faster than a search that is made for long distances.
+        // Pieces are short: looking at each byte is faster than a search that is made for long
+        // distances.
         for (at, &byte) in marked.as_bytes().iter().enumerate() {
             if byte == mark && at > start && marked[at..].starts_with(self.replacement) {
                 each(&marked[start..at]);

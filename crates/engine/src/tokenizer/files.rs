@@ -1,9 +1,10 @@
 //! What transformers makes of a folder's tokenizer files.
 //!
-//! `tokenizer.json` alone does not decide ids. Each tokenizer class of transformers puts settings of its own, from
-//! `tokenizer_config.json` or its defaults, in place of the file's. Where versions 4 and 5 do the same, the file is changed as they
-//! change it. Where they differ, the folder is refused by file and field, because no score of it could equal both. What was meant for
-//! training (dropout) is switched off. Data out: a `tokenizer.json` that needs no other file.
+//! `tokenizer.json` alone does not decide ids. Each tokenizer class of transformers puts settings
+//! of its own, from `tokenizer_config.json` or its defaults, in place of the file's. Where versions
+//! 4 and 5 do the same, the file is changed as they change it. Where they differ, the folder is
+//! refused by file and field, because no score of it could equal both. What was meant for training
+//! (dropout) is switched off. Data out: a `tokenizer.json` that needs no other file.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +24,7 @@ use reranker_json::mended;
 
 /// What `config.json` says that decides how texts become tokens.
 #[derive(Debug, Clone, Copy)]
-pub struct ModelFacts<'a> {
+pub(crate) struct ModelFacts<'a> {
     /// `model_type` of `config.json`.
     pub model_type: &'a str,
     /// `tokenizer_class` of `config.json`.
@@ -39,7 +40,7 @@ pub const CONFIG_FILE: &str = "tokenizer_config.json";
 const WAY_OUT: &str = "to have tokenizer.json read as it stands, set tokenizer_class to PreTrainedTokenizerFast and model_input_names in tokenizer_config.json";
 
 /// The files, and what is known of the model that they belong to.
-pub struct Files<'a> {
+pub(crate) struct Files<'a> {
     pub json: &'a [u8],
     pub json_path: &'a Path,
     /// Content of [`CONFIG_FILE`], where there is one.
@@ -48,7 +49,7 @@ pub struct Files<'a> {
 }
 
 /// A `tokenizer.json` that needs no other file, and what must be checked once it is read.
-pub struct Effective<'a> {
+pub(crate) struct Effective<'a> {
     pub json: Cow<'a, [u8]>,
     /// The longest sequence in tokens, where the files say one.
     pub max_length: Option<usize>,
@@ -56,7 +57,7 @@ pub struct Effective<'a> {
 }
 
 /// The pair that a class builds in one version, whatever the file's post-processor says.
-pub struct Expected {
+pub(crate) struct Expected {
     class: String,
     version: u8,
     pieces: Vec<Place>,
@@ -83,7 +84,8 @@ enum Class {
     Generic5,
 }
 
-/// The class of that name, and whether the model gets segments where `model_input_names` does not say.
+/// The class of that name, and whether the model gets segments where `model_input_names` does not
+/// say.
 fn class(name: &str) -> Option<(Class, bool)> {
     Some(match name.strip_suffix("Fast").unwrap_or(name) {
         "BertTokenizer"
@@ -161,7 +163,7 @@ const TOKEN_FIELDS: [&str; 7] = [
 /// Why the files are refused.
 #[derive(Debug, thiserror::Error)]
 #[error("{field}: found {found}, expected {expected}")]
-pub struct Refusal {
+pub(crate) struct Refusal {
     of_config: bool,
     field: String,
     found: String,
@@ -170,7 +172,7 @@ pub struct Refusal {
 
 impl Refusal {
     /// `path` is the tokenizer file's.
-    pub fn at(self, path: &Path) -> ModelError {
+    pub(crate) fn at(self, path: &Path) -> ModelError {
         let path = if self.of_config {
             path.with_file_name(CONFIG_FILE)
         } else {
@@ -198,7 +200,8 @@ fn refuse_config<T>(field: &str, found: impl ToString, expected: impl Into<Strin
     })
 }
 
-/// Reads the parts of the file that are not the vocabulary, which is passed over where nothing asks for it.
+/// Reads the parts of the file that are not the vocabulary, which is passed over where nothing asks
+/// for it.
 struct File<'a> {
     parts: BTreeMap<String, &'a RawValue>,
     changed: BTreeMap<&'static str, Box<RawValue>>,
@@ -303,8 +306,9 @@ impl<'a> File<'a> {
     }
 }
 
-/// The file as it stands, made safe to read: no dropout, and no rules that the crate would panic over.
-pub fn alone(json: &[u8]) -> Step<Cow<'_, [u8]>> {
+/// The file as it stands, made safe to read: no dropout, and no rules that the crate would panic
+/// over.
+pub(crate) fn alone(json: &[u8]) -> Step<Cow<'_, [u8]>> {
     let mut file = File::read(json)?;
     make_safe(&mut file)?;
     Ok(file.write()?.map_or(Cow::Borrowed(json), Cow::Owned))
@@ -319,7 +323,7 @@ fn make_safe(file: &mut File<'_>) -> Step<()> {
 }
 
 impl<'a> Files<'a> {
-    pub fn effective(&self) -> Result<Effective<'a>, ModelError> {
+    pub(crate) fn effective(&self) -> Result<Effective<'a>, ModelError> {
         self.apply().map_err(|refusal| refusal.at(self.json_path))
     }
 
@@ -422,7 +426,8 @@ impl<'a> Files<'a> {
         })
     }
 
-    /// The class that reads the files: the settings file names it, else `config.json`, else it follows from the model's type.
+    /// The class that reads the files: the settings file names it, else `config.json`, else it
+    /// follows from the model's type.
     fn class(&self, config: &Config) -> Step<(String, Class, bool)> {
         let named = config.text("tokenizer_class")?;
         let name = named
@@ -557,7 +562,7 @@ fn without_segments(pieces: &[TemplatePiece]) -> Value {
 
 impl Expected {
     /// Refuses a template that is not the class's own, with the ids that `id` gives its tokens.
-    pub fn check(
+    pub(crate) fn check(
         &self,
         pieces: &[TemplatePiece],
         id: impl Fn(&str) -> Option<u32>,
@@ -843,7 +848,8 @@ fn roberta(config: &Config, file: &mut File<'_>, model: &Model, class: &str) -> 
     Ok(())
 }
 
-/// Of these version 4 adds tokens of its own, and makes the tokenizer anew where the settings speak of a space.
+/// Of these version 4 adds tokens of its own, and makes the tokenizer anew where the settings speak
+/// of a space.
 fn llama(config: &Config, file: &File<'_>, class_name: &str) -> Step<()> {
     if let Some(flag) = config.get("add_prefix_space") {
         return refuse_config(
@@ -886,7 +892,8 @@ fn unigram(
         None if normalizer.is_null() => Vec::new(),
         None => vec![normalizer.clone()],
     };
-    // Of these only white space at the ends and doubled spaces are touched, which the pre-tokenizer takes away in any case.
+    // Of these only white space at the ends and doubled spaces are touched, which the pre-tokenizer
+    // takes away in any case.
     let fits = |step: &Value| {
         matches!(
             step["type"].as_str(),
@@ -944,7 +951,8 @@ fn unigram(
     Ok(())
 }
 
-/// Adds the tokens that the settings file or the class has and `tokenizer.json` has not, or has otherwise.
+/// Adds the tokens that the settings file or the class has and `tokenizer.json` has not, or has
+/// otherwise.
 fn add_tokens(config: &Config, file: &mut File<'_>, class: Class, class_name: &str) -> Step<()> {
     let mut tokens = match file.value("added_tokens")? {
         Value::Array(tokens) => tokens,
@@ -1065,7 +1073,8 @@ fn add_tokens(config: &Config, file: &mut File<'_>, class: Class, class_name: &s
     Ok(())
 }
 
-/// Refuses SentencePiece's rules that the crate would panic over, when it reads them or at some text.
+/// Refuses SentencePiece's rules that the crate would panic over, when it reads them or at some
+/// text.
 fn check_normalizer(normalizer: &Value) -> Step<()> {
     for step in normalizer["normalizers"].as_array().into_iter().flatten() {
         check_normalizer(step)?;
@@ -1091,7 +1100,8 @@ fn check_normalizer(normalizer: &Value) -> Step<()> {
     }
 }
 
-/// Walks all of the trie: a place in it or in the texts that there is not would be a panic at the first text that leads there.
+/// Walks all of the trie: a place in it or in the texts that there is not would be a panic at the
+/// first text that leads there.
 fn check_charsmap(bytes: &[u8]) -> Result<(), &'static str> {
     let (length, rest) = bytes.split_first_chunk().ok_or("fewer than four bytes")?;
     let units = u32::from_le_bytes(*length) as usize / 4;

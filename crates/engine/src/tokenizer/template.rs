@@ -6,7 +6,7 @@ use tokenizers::{Encoding, PostProcessor, Token};
 use super::compiled::{Side, TemplatePiece};
 
 /// The pieces of a pair; an error says why they are none.
-pub fn template(processor: &PostProcessorWrapper) -> Result<Vec<TemplatePiece>, String> {
+pub(crate) fn template(processor: &PostProcessorWrapper) -> Result<Vec<TemplatePiece>, String> {
     let mark = |side: Side, index: u32| u32::MAX - 2 * index - side as u32;
     let marks = |side, tokens: u32| (0..tokens).map(move |index| mark(side, index));
     let encoding = |ids: &mut dyn Iterator<Item = u32>| {

@@ -1,6 +1,7 @@
-//! What lies in a folder that is said to hold a model: files are read only where they are plain ones, and what is there instead of a
-//! model is named, with the next step.
+//! What lies in a folder that is said to hold a model: files are read only where they are plain
+//! ones, and what is there instead of a model is named, with the next step.
 
+use std::collections::BTreeMap;
 use std::fs::Metadata;
 use std::io::Read;
 use std::path::Path;
@@ -50,7 +51,7 @@ pub fn other_weights(names: &[String], from: &str) -> Option<String> {
     })
 }
 
-/// The same for what a tokenizer.json is made from.
+/// The same for the sources of a tokenizer.json.
 pub fn other_tokenizer(names: &[String], from: &str) -> Option<String> {
     let slow = [
         "vocab.txt",
@@ -76,13 +77,32 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>, ModelError> {
     Ok(bytes)
 }
 
-/// What sentence-transformers lists of a model: the encoder, and what comes behind it.
+/// The file of each tensor, by an index of shards. The error says why the text is no index.
+pub fn parse_index(json: &[u8]) -> Result<BTreeMap<String, String>, String> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let index: Index = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    // A shard lies beside its index: a path that leaves the folder is not a model's.
+    let leaves = |file: &&String| {
+        Path::new(file)
+            .file_name()
+            .is_none_or(|name| name != file.as_str())
+    };
+    match index.weight_map.values().find(leaves) {
+        None => Ok(index.weight_map),
+        Some(file) => Err(format!("a shard named {file:?}")),
+    }
+}
+
+/// An entry of sentence-transformers' list of modules: the encoder, or a module behind it.
 #[derive(Debug, Clone, Deserialize)]
 pub struct ListedModule {
     /// Its class, with its package.
     #[serde(rename = "type")]
     pub class: String,
-    /// Its folder; empty where that is the model's own.
+    /// Its folder; empty for the model's own.
     pub path: String,
 }
 
@@ -99,7 +119,7 @@ impl ListedModule {
     }
 
     /// Whether its folder must have this file.
-    pub fn needs(&self, file: &str) -> bool {
+    pub(crate) fn needs(&self, file: &str) -> bool {
         match self.kind() {
             "Dense" | "LayerNorm" => true,
             "Pooling" => file == CONFIG,
@@ -109,7 +129,7 @@ impl ListedModule {
 }
 
 /// The modules of a folder; none where it has no list of them.
-pub fn listed_modules(folder: &Path) -> Result<Vec<ListedModule>, ModelError> {
+pub(crate) fn listed_modules(folder: &Path) -> Result<Vec<ListedModule>, ModelError> {
     let file = folder.join(MODULES_FILE);
     if !file.exists() {
         return Ok(Vec::new());
@@ -121,7 +141,7 @@ pub fn listed_modules(folder: &Path) -> Result<Vec<ListedModule>, ModelError> {
     })
 }
 
-/// The modules that a list of them names, or why it is none.
+/// The modules of such a list. The error says why the text is no list.
 pub fn parse_modules(json: &[u8]) -> Result<Vec<ListedModule>, String> {
     let modules: Vec<ListedModule> =
         serde_json::from_slice(&mended(json)).map_err(|error| error.to_string())?;
@@ -137,7 +157,8 @@ pub fn parse_modules(json: &[u8]) -> Result<Vec<ListedModule>, String> {
 const MODULE_FILES: [&str; 2] = [CONFIG, SINGLE_FILE];
 const CONFIG: &str = "config.json";
 
-/// Files of this name in the folders of modules, by their names in the model's. One that must be there and is not is refused.
+/// Files of this name in the folders of modules, by their names in the model's. One that must be
+/// there and is not is refused.
 pub(super) fn module_files(folder: &Path, file: &str) -> Result<Vec<String>, ModelError> {
     let mut files = Vec::new();
     for module in listed_modules(folder)? {
@@ -153,7 +174,7 @@ pub(super) fn module_files(folder: &Path, file: &str) -> Result<Vec<String>, Mod
 }
 
 /// A module's file is not there.
-pub fn lacking_module(folder: &Path, module: &ListedModule, file: &str) -> ModelError {
+pub(crate) fn lacking_module(folder: &Path, module: &ListedModule, file: &str) -> ModelError {
     let in_pytorch = folder.join(&module.path).join("pytorch_model.bin").exists();
     let remedy = if file.ends_with(SINGLE_FILE) && in_pytorch {
         "pytorch_model.bin has it in PyTorch's format, and python3 -c \"from sentence_transformers import CrossEncoder as M; M('DIR').save_pretrained('DIR')\" writes it"
@@ -219,7 +240,8 @@ pub(super) fn pointed_at(path: &Path) -> Option<String> {
     Some(line.trim().to_owned())
 }
 
-/// Why these bytes, the first of a file that is said to hold weights, are no safetensors file; nothing where they may be.
+/// Why these bytes, the first of a file that is said to hold weights, are no safetensors file;
+/// nothing where they may be.
 pub(super) fn other_format(path: &Path) -> Option<ModelError> {
     let mut first = [0; 32];
     let mut file = std::fs::File::open(path).ok()?;
@@ -228,7 +250,8 @@ pub(super) fn other_format(path: &Path) -> Option<ModelError> {
     if first.starts_with(POINTER) {
         return Some(pointer(path));
     }
-    // The length of a safetensors header may be spelt by any bytes, those of another format's mark among them. What follows it is JSON.
+    // The length of a safetensors header may be spelt by any bytes, those of another format's mark
+    // among them. What follows it is JSON.
     if first.get(8) == Some(&b'{') {
         return None;
     }
@@ -247,7 +270,8 @@ pub(super) fn other_format(path: &Path) -> Option<ModelError> {
     Some(ModelError::not_served(path, "format", found, expected))
 }
 
-/// Refuses a file that is named as the model, and is none that `reranker pack` wrote, as far as its name and first bytes tell.
+/// Refuses a file that is named as the model, and is none that `reranker pack` wrote, as far as its
+/// name and first bytes tell.
 pub fn check_packed(path: &Path) -> Result<(), ModelError> {
     plain(path)?;
     if let Some(error) = other_format(path) {
@@ -271,7 +295,7 @@ pub fn check_packed(path: &Path) -> Result<(), ModelError> {
     }
 }
 
-/// Refuses a folder without this file, telling what is there instead.
+/// Refuses a folder without this file. The error names the files that are there instead.
 pub fn require(folder: &Path, file: &str) -> Result<(), ModelError> {
     if folder.join(file).exists() {
         return Ok(());

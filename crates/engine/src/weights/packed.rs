@@ -1,8 +1,10 @@
-//! The packed model: one safetensors file that holds a whole model as the kernels read it, its configuration and its tokenizer.
+//! The packed model: one safetensors file that holds a whole model as the kernels read it, its
+//! configuration and its tokenizer.
 //!
-//! Owns the container: aligned tensors, the manifest in the header's metadata, and the digests. What the tensors mean is the
-//! model's business. Refuses a file of another format, a header that was altered (at every start, from its digest) and tensors
-//! that were ([`check_payload`], which reads all of them). Layout of a file:
+//! Owns the container: aligned tensors, the manifest in the header's metadata, and the digests.
+//! What the tensors mean is the model's business. Refuses a file of another format, a header that
+//! was altered (at every start, from its digest) and tensors that were ([`check_payload`], which
+//! reads all of them). Layout of a file:
 //!
 //! ```text
 //! length of the header | header, padded | tensors, each at a multiple of 64 bytes | digest of the header
@@ -34,7 +36,7 @@ const CHECKED: usize = 4 << 20;
 /// No packed file's header is longer; safetensors itself takes no more.
 const LONGEST_HEADER: u64 = 100_000_000;
 
-/// What a packed file says of itself.
+/// The manifest of a packed file: its origin, its settings and its measured fidelity.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// [`FORMAT`] of the program that wrote it.
@@ -43,36 +45,40 @@ pub struct Manifest {
     pub layout: String,
     /// Program and version that wrote the file.
     pub tool: String,
-    /// What the model is called.
+    /// The model's name.
     pub name: Option<String>,
     /// Its commit or version.
     pub revision: Option<String>,
     /// The source's `config.json`.
     pub config: serde_json::Value,
-    /// Its modules of sentence-transformers, where the head is in them.
+    /// Sentence-transformers' modules, if they hold the head.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modules: Option<serde_json::Value>,
     /// SHA-256 of every source file, in hexadecimal.
     pub sources: BTreeMap<String, String>,
     /// [`fingerprint`] of those that hold weights.
     pub fingerprints: BTreeMap<String, String>,
-    /// The longest sequence that the source's tokenizer allows, where it says one.
+    /// Maximum length of a sequence in tokens, if the source's tokenizer has one.
     pub max_length: Option<usize>,
     /// SHA-256 of all tensors but the header's digest, padding included, in hexadecimal.
     pub payload_sha256: String,
-    /// The matrices of which all inputs are quantized to 16 bits. Files have it under its first name, which stays.
+    /// The matrices of which all inputs are quantized to 16 bits. Files have it under its first
+    /// name, which stays.
     #[serde(rename = "fine")]
     pub high_precision: BTreeSet<String>,
-    /// How large the operands of the matrices' products become; those that are not named have all eight bits.
+    /// How large the operands of the matrices' products become; those that are not named have all
+    /// eight bits.
     pub levels: BTreeMap<String, Levels>,
     /// How near it is to its source, on every instruction set.
     pub fidelity: Option<Fidelity>,
-    /// The same where products gain by small levels, which only differs from it where a matrix has fewer of inputs.
+    /// The same where products gain by small levels, which only differs from it where a matrix has
+    /// fewer of inputs.
     pub narrow_fidelity: Option<Fidelity>,
 }
 
-/// The largest magnitude of a matrix's weights, and the largest byte of its inputs on instruction sets whose products are faster for
-/// it (AVX2, and AVX-512 without VNNI). On others inputs have all eight bits.
+/// The largest magnitude of a matrix's weights, and the largest byte of its inputs on instruction
+/// sets whose products are faster for it (AVX2, and AVX-512 without VNNI). On others inputs have
+/// all eight bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Levels {
     /// The largest magnitude of a weight, up to 127.
@@ -81,7 +87,8 @@ pub struct Levels {
     pub inputs: u8,
 }
 
-/// How near the packed model's results are to the f32 model's, on the texts that the packer carries.
+/// How near the packed model's results are to the f32 model's, on the texts that the packer
+/// carries.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Fidelity {
     /// Pairs that were compared.
@@ -96,7 +103,8 @@ pub struct Fidelity {
     pub mean_score_difference: f64,
     /// Largest of them.
     pub max_score_difference: f64,
-    /// Kendall's rank correlation (tau-b) of all pairs by logit; nothing where the logits are all alike.
+    /// Kendall's rank correlation (tau-b) of all pairs by logit; nothing where the logits are all
+    /// alike.
     pub kendall_tau: Option<f64>,
 }
 
@@ -110,8 +118,8 @@ pub enum Sureness {
 }
 
 impl Manifest {
-    /// Refuses a packed file that lies in a folder with other files than those that it was made from. Files that are gone do not matter:
-    /// most images hold none of them.
+    /// Refuses a packed file that lies in a folder with other files than those that it was made
+    /// from. Files that are gone do not matter: most images hold none of them.
     pub fn check_sources(&self, packed: &Path, how: Sureness) -> Result<(), ModelError> {
         let folder = packed.parent().unwrap_or(Path::new("."));
         let stale = |file: &str, found: &str| {
@@ -149,7 +157,8 @@ impl Manifest {
                 continue;
             }
             let written = modified(&path).map_err(|source| ModelError::io(&path, source))?;
-            // Copying may leave any order of times, so a later time is no fault, only a reason to look.
+            // Copying may leave any order of times, so a later time is no fault, only a reason to
+            // look.
             let whole = how == Sureness::Whole || written > packed_at;
             let print = self.fingerprints.get(&file);
             let same = if whole {
@@ -168,7 +177,8 @@ impl Manifest {
 /// Bytes of each tensor's two ends that go into a fingerprint.
 const PRINTED: usize = 1024;
 
-/// A digest of a weight file's header and of both ends of each tensor: training changes all of them, and reading them takes milliseconds.
+/// A digest of a weight file's header and of both ends of each tensor: training changes all of
+/// them, and reading them takes milliseconds.
 pub fn fingerprint(path: &Path) -> Result<String, ModelError> {
     let file = Mapped::open(path)?;
     let bytes = file.bytes();
@@ -211,7 +221,8 @@ struct Entry {
     data_offsets: [usize; 2],
 }
 
-/// Writes a packed file tensor by tensor. Nothing is at the final path before [`PackedWriter::finish`].
+/// Writes a packed file tensor by tensor. Nothing is at the final path before
+/// [`PackedWriter::finish`].
 pub struct PackedWriter {
     file: BufWriter<File>,
     partial: PathBuf,
@@ -224,7 +235,8 @@ pub struct PackedWriter {
 }
 
 impl PackedWriter {
-    /// `tensors` is an upper bound of how many will follow; `manifest_bytes` of the manifest's length.
+    /// `tensors` is an upper bound of how many will follow; `manifest_bytes` of the manifest's
+    /// length.
     pub fn create(path: &Path, tensors: usize, manifest_bytes: usize) -> Result<Self, ModelError> {
         // An entry takes some 150 bytes; quotes in the manifest are escaped.
         let header_len =
@@ -233,7 +245,8 @@ impl PackedWriter {
         partial.push(".partial");
         let partial = PathBuf::from(partial);
         let io = |source| ModelError::io(&partial, source);
-        // What lies there may be of a killed process, but a link or a device is nobody's half-written model: it is not written through.
+        // What lies there may be of a killed process, but a link or a device is nobody's
+        // half-written model: it is not written through.
         let foreign = |found: &str| {
             let expected = "a plain file of its own, or none: remove it";
             ModelError::unfit(&partial, "file", found, expected)
@@ -252,7 +265,8 @@ impl PackedWriter {
         if file.metadata().map_err(io)?.nlink() > 1 {
             return Err(foreign("another name of a file"));
         }
-        // Two at once would write into each other's file; the lock ends with the process, however it ends.
+        // Two at once would write into each other's file; the lock ends with the process, however
+        // it ends.
         file.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => ModelError::unfit(
                 &partial,
@@ -279,7 +293,8 @@ impl PackedWriter {
         })
     }
 
-    /// Begins anew. The file stays locked, so that no other process comes in between; nothing may have it mapped any more.
+    /// Begins anew. The file stays locked, so that no other process comes in between; nothing may
+    /// have it mapped any more.
     pub fn restart(&mut self) -> Result<(), ModelError> {
         let io = |source| ModelError::io(&self.partial, source);
         self.file.flush().map_err(io)?;
@@ -360,8 +375,8 @@ impl PackedWriter {
             .map_err(|source| ModelError::io(&self.partial, source))
     }
 
-    /// The tensors are complete: makes them readable, with a manifest that says nothing of fidelity yet. The file is still the
-    /// partial one, whose path this returns.
+    /// The tensors are complete: makes them readable, with a manifest that says nothing of fidelity
+    /// yet. The file is still the partial one, whose path this returns.
     pub fn seal(&mut self, manifest: &mut Manifest) -> Result<&Path, ModelError> {
         if manifest.payload_sha256.is_empty() {
             manifest.payload_sha256 = hex(&self.digest.clone().finalize());
@@ -401,7 +416,7 @@ impl PackedWriter {
         Ok(&self.partial)
     }
 
-    /// Puts the sealed file in its place; removes it where that cannot be.
+    /// Renames the sealed file to its final name, or removes it if that fails.
     pub fn finish(self) -> Result<(), ModelError> {
         let synced = self.file.get_ref().sync_all();
         let placed = synced.and_then(|()| std::fs::rename(&self.partial, &self.path));
@@ -412,7 +427,7 @@ impl PackedWriter {
         })
     }
 
-    /// Removes what was written.
+    /// Removes the unfinished file.
     pub fn discard(self) {
         // It is the caller's failure that matters; what cannot be removed is named as partial.
         let _ = std::fs::remove_file(&self.partial);
@@ -427,7 +442,8 @@ fn to_value(value: &impl Serialize) -> Result<serde_json::Value, ModelError> {
     serde_json::to_value(value).map_err(|error| ModelError::Compute(error.to_string()))
 }
 
-/// Whether a file begins as those do that [`PackedWriter`] writes, of whatever version: what may be replaced by another packed model.
+/// Whether a file begins as those do that [`PackedWriter`] writes, of whatever version: what may be
+/// replaced by another packed model.
 pub fn is_packed(path: &Path) -> std::io::Result<bool> {
     #[derive(Deserialize)]
     struct Header {
@@ -463,7 +479,8 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The manifest of a mapped file, after the fast checks: its format, and that its header is the one that was written.
+/// The manifest of a mapped file, after the fast checks: its format, and that its header is the one
+/// that was written.
 pub(super) fn manifest(
     file: &Mapped,
     header_len: usize,
@@ -532,7 +549,8 @@ pub fn check_payload(path: &Path) -> Result<(), ModelError> {
     for from in (start..digest.offset).step_by(CHECKED) {
         let piece = from..digest.offset.min(from + CHECKED);
         sum.update(&bytes[piece.clone()]);
-        // They stay in the page cache, but a check of a large file takes no more memory than one of a small.
+        // They stay in the page cache, but a check of a large file takes no more memory than one of
+        // a small.
         digest.file.release(piece);
     }
     let found = hex(&sum.finalize());

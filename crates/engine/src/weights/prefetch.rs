@@ -1,9 +1,10 @@
-//! Reading weights ahead: which bytes of which files, in the order in which a forward pass needs them, and the threads that
-//! bring them into memory.
+//! Reading weights ahead: which bytes of which files, in the order in which a forward pass needs
+//! them, and the threads that bring them into memory.
 //!
-//! Data in: the places of tensors, and an order of their names. Data out: pages that are in memory and mapped before they are needed,
-//! and a report of how far that has come. Leaves out what has no place in the order, such as tables of which a request touches a few
-//! rows. Nothing depends on it: what has not been read ahead is read when it is touched.
+//! Data in: the places of tensors, and an order of their names. Data out: pages that are in memory
+//! and mapped before they are needed, and a report of how far that has come. Leaves out what has no
+//! place in the order, such as tables of which a request touches a few rows. Nothing depends on it:
+//! what has not been read ahead is read when it is touched.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -12,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use super::{Mapped, Weights};
 
-/// What a reader takes at a time: large enough for the disk, small enough that the order of the layers is kept.
+/// What a reader takes at a time: large enough for the disk, small enough that the order of the
+/// layers is kept.
 const PIECE: usize = 4 << 20;
-/// Readers where the disk is waited for: 16 MiB are asked for at any time, which storage behind a network answers late but all at
-/// once.
+/// Readers where the disk is waited for: 16 MiB are asked for at any time, which storage behind a
+/// network answers late but all at once.
 const READERS: usize = 4;
 /// Tensors this close to each other are read in one run.
 const GAP: usize = 1 << 16;
@@ -26,7 +28,7 @@ pub struct Prefetch(Arc<Shared>);
 
 /// How far reading ahead has come.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PrefetchReport {
+pub(crate) struct PrefetchReport {
     /// When it began.
     pub began: Instant,
     /// Until the end, or so far.
@@ -43,7 +45,7 @@ pub struct PrefetchReport {
 
 impl PrefetchReport {
     /// 10⁶ bytes a second; 0 where nothing was read.
-    pub fn mb_per_s(&self) -> f64 {
+    pub(crate) fn mb_per_s(&self) -> f64 {
         if self.bytes == 0 {
             0.0
         } else {
@@ -77,8 +79,8 @@ struct Piece {
 }
 
 impl Weights {
-    /// Memory that every forward pass reads, in the form in which it is computed. `order` has a place for each tensor that is read whole,
-    /// by its name.
+    /// Memory that every forward pass reads, in the form in which it is computed. `order` has a
+    /// place for each tensor that is read whole, by its name.
     pub fn working_bytes<O>(&self, order: impl Fn(&str) -> Option<O>) -> u64 {
         let packed = self.manifest().is_some();
         let read = self
@@ -147,7 +149,7 @@ impl Weights {
 }
 
 impl Prefetch {
-    /// For who reads the weights once and in order.
+    /// No reading ahead, for callers that read the weights once and in order.
     pub fn none() -> Self {
         Self::start(Vec::new())
     }
@@ -167,7 +169,8 @@ impl Prefetch {
             }),
             ended: Condvar::new(),
         });
-        // Held for as long as the first reader is not, so that the end is seen even where no thread can be started.
+        // Held for as long as the first reader is not, so that the end is seen even where no thread
+        // can be started.
         let starting = Reader::enter(&shared);
         Reader::spawn(&shared);
         drop(starting);
@@ -175,7 +178,7 @@ impl Prefetch {
     }
 
     /// How far it has come.
-    pub fn report(&self) -> PrefetchReport {
+    pub(crate) fn report(&self) -> PrefetchReport {
         let shared = &self.0;
         let time = shared.lock().time;
         PrefetchReport {
@@ -224,8 +227,9 @@ impl Reader {
             .spawn(move || reader.read());
     }
 
-    /// Takes piece after piece. What is in memory already is passed over: mapping it ahead costs more than the few faults that it
-    /// saves. From the first piece on that is not, everything is read, and others help.
+    /// Takes piece after piece. What is in memory already is passed over: mapping it ahead costs
+    /// more than the few faults that it saves. From the first piece on that is not, everything is
+    /// read, and others help.
     fn read(&self) {
         let shared = &self.0;
         while let Some(piece) = shared.plan.get(shared.next.fetch_add(1, Ordering::Relaxed)) {
@@ -390,7 +394,8 @@ mod tests {
         assert_eq!(again.mb_per_s(), 0.0);
         let on_disk = File::open(file.path()).expect("opens");
         on_disk.sync_all().expect("written");
-        // Pages that are mapped are not dropped, so this map has to go first, and the readers' hold on it before.
+        // Pages that are mapped are not dropped, so this map has to go first, and the readers' hold
+        // on it before.
         while Arc::strong_count(&file) > weights.tensors.len() + 1 {
             std::thread::yield_now();
         }
@@ -457,7 +462,8 @@ mod tests {
             let (_dir, weights) = weights(&borrowed);
             let plan = weights.plan(Need::of);
             prop_assert!(plan.iter().all(|piece| !piece.bytes.is_empty() && piece.bytes.len() <= PIECE));
-            // Of each wanted tensor the first and the last piece that has bytes of it, and when it is needed.
+            // Of each wanted tensor the first and the last piece that has bytes of it, and when it
+            // is needed.
             let mut read: Vec<(Need, usize, usize)> = Vec::new();
             for (name, _) in &named {
                 let Some(need) = Need::of(name) else { continue };
@@ -474,7 +480,8 @@ mod tests {
                 }
                 prop_assert!(upto >= wanted.end, "{} is not read to its end", name);
             }
-            // Runs take small gaps with them, so that a tensor may be read twice, but never only after one that is needed later.
+            // Runs take small gaps with them, so that a tensor may be read twice, but never only
+            // after one that is needed later.
             for &(need, first, _) in &read {
                 for &(other, _, last) in &read {
                     prop_assert!(need >= other || first <= last, "{:?} after {:?}", need, other);

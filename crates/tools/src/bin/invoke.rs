@@ -1,7 +1,9 @@
-//! `invoke EVENT.json`: sends one event through the program's Lambda runtime loop and prints its answer. For `make invoke`.
+//! `invoke EVENT.json`: sends one event through the program's Lambda runtime loop and prints its
+//! answer. For `make invoke`.
 //!
-//! Plays the platform with the same small runtime API as the tests. The program is the `reranker` that was built beside this
-//! one; its environment is the caller's, so `MODEL_DIR` and the rest work as ever.
+//! Plays the platform with the same small runtime API as the tests. The program is the `reranker`
+//! that was built beside this one; its environment is the caller's, so `MODEL_DIR` and the rest
+//! work as ever.
 
 #[path = "../../../../tests/it/support/runtime_api.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]

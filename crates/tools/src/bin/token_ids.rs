@@ -1,5 +1,6 @@
-//! `token_ids TOKENIZER.json [MAX_LENGTH] [RULE]`: token ids of the pairs on stdin, a JSON line each, as
-//! `bench/pytorch/tokenizer_ids.py` prints Hugging Face's: for comparing the two on a lot of text.
+//! `token_ids TOKENIZER.json [MAX_LENGTH] [RULE]`: token ids of the pairs on stdin, a JSON line
+//! each, as `bench/pytorch/tokenizer_ids.py` prints Hugging Face's: for comparing the two on a lot
+//! of text.
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -1,8 +1,11 @@
-//! Compares the compiled form of a `tokenizer.json` with Hugging Face's crate on much text, and measures both.
+//! Compares the compiled form of a `tokenizer.json` with Hugging Face's crate on much text, and
+//! measures both.
 //!
-//! `tokenizer_parity check TOKENIZER.json [--texts PATH]… [--fuzz N]` compares ids of single texts and of joined pairs: of every
-//! string in the JSON lines and every line of the other text files below each path, and of N odd texts. Then it times both.
-//! `tokenizer_parity compile TOKENIZER.json OUT` writes the compiled form; `tokenizer_parity open OUT` tells what opening it costs.
+//! `tokenizer_parity check TOKENIZER.json [--texts PATH]… [--fuzz N]` compares ids of single texts
+//! and of joined pairs: of every string in the JSON lines and every line of the other text files
+//! below each path, and of N odd texts. Then it times both.
+//! `tokenizer_parity compile TOKENIZER.json OUT` writes the compiled form;
+//! `tokenizer_parity open OUT` tells what opening it costs.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -35,7 +38,8 @@ enum Command {
     },
     /// Write the compiled form.
     Compile { tokenizer: PathBuf, out: PathBuf },
-    /// Time opening the compiled form and encoding a first text, and tell the memory that each took.
+    /// Time opening the compiled form and encoding a first text, and tell the memory that each
+    /// took.
     Open { compiled: PathBuf },
 }
 

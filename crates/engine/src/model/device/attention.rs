@@ -1,5 +1,5 @@
-//! Softmax attention within each sequence by batched matrix products, and what layers add to it by positions: rotations, windows and
-//! biases by distance.
+//! Softmax attention within each sequence by batched matrix products, and what layers add to it by
+//! positions: rotations, windows and biases by distance.
 
 use candle_core::{DType, Device, IndexOp, Tensor};
 use candle_nn::ops::softmax_last_dim;
@@ -11,7 +11,7 @@ use super::{WIDE, rows};
 use crate::error::ModelError;
 
 /// Attention of all layers of one kind, over the sequences of one pass.
-pub struct Attention<'a> {
+pub(crate) struct Attention<'a> {
     heads: usize,
     head_dim: usize,
     dtype: DType,
@@ -28,13 +28,14 @@ struct Placed<'a> {
     rows: Tensor,
     /// What keeps padding out, `[pieces, 1, 1, keys]`.
     mask: Option<Tensor>,
-    /// What is added to scores by distance, `[1, heads or 1, tile, columns]`: see [`Block::distances`].
+    /// What is added to scores by distance, `[1, heads or 1, tile, columns]`: see
+    /// [`Block::distances`].
     by_distance: Option<Tensor>,
 }
 
 impl<'a> Attention<'a> {
     /// `positions` of the tokens, each within its sequence where `kind` rotates.
-    pub fn new(
+    pub(crate) fn new(
         blocks: &'a Blocks,
         kind: &AttentionKind,
         (heads, head_dim): (usize, usize),
@@ -74,7 +75,7 @@ impl<'a> Attention<'a> {
     }
 
     /// `[tokens, 3 · hidden]` to `[tokens, hidden]`, block by block.
-    pub fn forward(&self, qkv: &Tensor) -> Result<Tensor, ModelError> {
+    pub(crate) fn forward(&self, qkv: &Tensor) -> Result<Tensor, ModelError> {
         let hidden = self.heads * self.head_dim;
         let qkv = self.rotated(qkv)?;
         let mut contexts = Vec::with_capacity(self.blocks.len());
@@ -121,7 +122,8 @@ impl<'a> Attention<'a> {
     }
 }
 
-/// The biases of distances, and minus infinity beyond the window; nothing where neither is in this block.
+/// The biases of distances, and minus infinity beyond the window; nothing where neither is in this
+/// block.
 fn by_distance(
     block: &Block,
     kind: &AttentionKind,
@@ -160,7 +162,8 @@ fn by_distance(
     })
 }
 
-/// Over the last dimension. candle's CUDA kernel adds in f32 whatever the dtype, its loop for CPUs in the dtype itself.
+/// Over the last dimension. candle's CUDA kernel adds in f32 whatever the dtype, its loop for CPUs
+/// in the dtype itself.
 fn softmax(scores: &Tensor) -> candle_core::Result<Tensor> {
     if scores.device().is_cpu() {
         softmax_last_dim(&scores.to_dtype(WIDE)?)?.to_dtype(scores.dtype())

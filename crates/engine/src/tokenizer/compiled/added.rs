@@ -1,23 +1,25 @@
-//! Added tokens: literal strings such as `<s>` that become their own id wherever they stand in a text.
+//! Added tokens: literal strings such as `<s>` that become their own id wherever they stand in a
+//! text.
 //!
-//! Finds, from left to right, the longest added token that starts earliest, as Hugging Face's matcher does, and lets a token take
-//! the whitespace beside it where it is marked so. Tokens for whole words are passed over within words.
+//! Finds, from left to right, the longest added token that starts earliest, as Hugging Face's
+//! matcher does, and lets a token take the whitespace beside it where it is marked so. Tokens for
+//! whole words are passed over within words.
 
 use super::layout::{Damaged, Words};
 use super::trie::Trie;
 
-pub const TAKES_SPACE_LEFT: u32 = 1;
-pub const TAKES_SPACE_RIGHT: u32 = 2;
-pub const WHOLE_WORD: u32 = 4;
+pub(crate) const TAKES_SPACE_LEFT: u32 = 1;
+pub(crate) const TAKES_SPACE_RIGHT: u32 = 2;
+pub(crate) const WHOLE_WORD: u32 = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AddedToken {
+pub(crate) struct AddedToken {
     pub id: u32,
     /// A sum of the constants above.
     pub flags: u32,
 }
 
-pub fn read_tokens(words: Words<'_>) -> Result<Vec<AddedToken>, Damaged> {
+pub(crate) fn read_tokens(words: Words<'_>) -> Result<Vec<AddedToken>, Damaged> {
     if !words.len().is_multiple_of(2) {
         return Err(Damaged("half an added token"));
     }
@@ -28,10 +30,10 @@ pub fn read_tokens(words: Words<'_>) -> Result<Vec<AddedToken>, Damaged> {
 }
 
 /// The bytes that added tokens start with, so that most of a text is passed over quickly.
-pub struct FirstBytes([bool; 256]);
+pub(crate) struct FirstBytes([bool; 256]);
 
 impl FirstBytes {
-    pub fn of(trie: Trie<'_>) -> Self {
+    pub(crate) fn of(trie: Trie<'_>) -> Self {
         let root = trie.root();
         Self(std::array::from_fn(|byte| {
             trie.step(root, byte as u8).is_some()
@@ -41,13 +43,14 @@ impl FirstBytes {
 
 /// A part of a text between added tokens, or the id of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part<'t> {
+pub(crate) enum Part<'t> {
     Text(&'t str),
     Token(u32),
 }
 
-/// Cuts `text` at added tokens; parts of text are never empty. `is_word` tells characters of words, for tokens that are for whole ones.
-pub fn split<'t>(
+/// Cuts `text` at added tokens; parts of text are never empty. `is_word` tells characters of words,
+/// for tokens that are for whole ones.
+pub(crate) fn split<'t>(
     text: &'t str,
     trie: Trie<'_>,
     first: &FirstBytes,

@@ -1,36 +1,39 @@
-//! BERT's words: text cleaned, lowered and stripped of accents as its tokenizer asks, cut at whitespace and punctuation.
+//! BERT's words: text cleaned, lowered and stripped of accents as its tokenizer asks, cut at
+//! whitespace and punctuation.
 //!
-//! What becomes of each character is looked up in a table that was computed when the tokenizer was compiled, so that nothing at
-//! run time depends on a version of Unicode. Only where marks with a combining class survive could their order depend on their
-//! neighbours: such a text is decomposed as a whole.
+//! What becomes of each character is looked up in a table that was computed when the tokenizer was
+//! compiled, so that nothing at run time depends on a version of Unicode. Only where marks with a
+//! combining class survive could their order depend on their neighbours: such a text is decomposed
+//! as a whole.
 
 use unicode_normalization_alignments::UnicodeNormalization;
 
 use super::layout::Words;
 
 /// Characters of one page of the table.
-pub const PAGE: usize = 128;
+pub(crate) const PAGE: usize = 128;
 
-/// What a table entry says about a character; the bits above hold a place in the texts where `BECOMES_TEXT` is set.
-pub mod entry {
+/// What a table entry says about a character; the bits above hold a place in the texts where
+/// `BECOMES_TEXT` is set.
+pub(crate) mod entry {
     /// As a character of the normalised text: separates words.
-    pub const SPACE: u32 = 1;
+    pub(crate) const SPACE: u32 = 1;
     /// As a character of the normalised text: is a word of its own.
-    pub const PUNCTUATION: u32 = 1 << 1;
+    pub(crate) const PUNCTUATION: u32 = 1 << 1;
     /// Is dropped before anything else.
-    pub const REMOVED: u32 = 1 << 2;
+    pub(crate) const REMOVED: u32 = 1 << 2;
     /// Gets a space on either side.
-    pub const APART: u32 = 1 << 3;
+    pub(crate) const APART: u32 = 1 << 3;
     /// Is dropped when accents are stripped, after decomposition.
-    pub const ACCENT: u32 = 1 << 4;
+    pub(crate) const ACCENT: u32 = 1 << 4;
     /// Becomes other characters than itself.
-    pub const BECOMES_TEXT: u32 = 1 << 5;
+    pub(crate) const BECOMES_TEXT: u32 = 1 << 5;
     /// Leaves marks whose order depends on the neighbours.
-    pub const NEEDS_ORDER: u32 = 1 << 6;
-    pub const TEXT_SHIFT: u32 = 8;
+    pub(crate) const NEEDS_ORDER: u32 = 1 << 6;
+    pub(crate) const TEXT_SHIFT: u32 = 8;
 }
 
-pub struct Characters<'a> {
+pub(crate) struct Characters<'a> {
     /// Number of the page of each `PAGE` characters.
     pub pages: &'a [[u8; 2]],
     pub entries: Words<'a>,
@@ -94,7 +97,7 @@ impl Characters<'_> {
     }
 
     /// Calls `each` with every word of `text` and its number of characters.
-    pub fn words(&self, text: &str, each: impl FnMut(&str, usize)) {
+    pub(crate) fn words(&self, text: &str, each: impl FnMut(&str, usize)) {
         let mut cutter = Cutter {
             word: String::new(),
             chars: 0,

@@ -1,8 +1,10 @@
-//! The byte-level BPE model: a word starts as one token for each byte, and neighbours are merged by rank until no merge is left.
+//! The byte-level BPE model: a word starts as one token for each byte, and neighbours are merged by
+//! rank until no merge is left.
 //!
-//! Of all neighbours that have a merge, those of the lowest rank go first, and of equal ones the leftmost, as in Hugging Face's
-//! crate. A word that ends as one token is looked up as a whole. Short words are searched for the best merge again and again, long
-//! ones have a heap, so that time grows with n log n. Merges lie in a hash table that is read in place.
+//! Of all neighbours that have a merge, those of the lowest rank go first, and of equal ones the
+//! leftmost, as in Hugging Face's crate. A word that ends as one token is looked up as a whole.
+//! Short words are searched for the best merge again and again, long ones have a heap, so that time
+//! grows with n log n. Merges lie in a hash table that is read in place.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -11,13 +13,13 @@ use super::layout::Words;
 use super::trie::Trie;
 
 /// In the alphabet: a byte that no entry stands for, and that becomes nothing or the unknown token.
-pub const DROPPED: u32 = u32::MAX;
-pub const UNKNOWN: u32 = u32::MAX - 1;
+pub(crate) const DROPPED: u32 = u32::MAX;
+pub(crate) const UNKNOWN: u32 = u32::MAX - 1;
 
 /// Bytes that the alphabet tells of.
-pub const ALPHABET: usize = 256;
+pub(crate) const ALPHABET: usize = 256;
 
-pub struct Bpe<'a> {
+pub(crate) struct Bpe<'a> {
     /// Words that become one token, spelled as [`key_byte`] has it.
     pub words: Trie<'a>,
     /// The token that each byte starts as, or one of the marks above.
@@ -31,13 +33,13 @@ pub struct Bpe<'a> {
 
 /// A trie holds no zero byte. UTF-8 never has the byte 255, which takes its place.
 #[inline]
-pub fn key_byte(byte: u8) -> u8 {
+pub(crate) fn key_byte(byte: u8) -> u8 {
     byte.wrapping_sub(u8::from(byte == 0))
 }
 
 /// Merges by the pair that they join: rows of a key, a rank and the token that both become.
 #[derive(Clone, Copy)]
-pub struct Merges<'a> {
+pub(crate) struct Merges<'a> {
     rows: &'a [[u8; 16]],
     shift: u32,
 }
@@ -65,7 +67,7 @@ fn halves(row: &[u8; 16]) -> (u64, u64) {
 
 impl<'a> Merges<'a> {
     /// None unless the number of rows is a power of two, or nothing.
-    pub fn new(bytes: &'a [u8]) -> Option<Self> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Option<Self> {
         let (rows, rest) = bytes.as_chunks();
         let fits = rest.is_empty() && (rows.is_empty() || rows.len().is_power_of_two());
         fits.then(|| Self {
@@ -104,8 +106,9 @@ fn place(key: u64, shift: u32) -> usize {
     (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> shift) as usize
 }
 
-/// The table of merges, given as the pair, the rank and the token they become; no pair stands twice.
-pub fn build_merges(merges: &[([u32; 2], u32, u32)]) -> Vec<u8> {
+/// The table of merges, given as the pair, the rank and the token they become; no pair stands
+/// twice.
+pub(crate) fn build_merges(merges: &[([u32; 2], u32, u32)]) -> Vec<u8> {
     if merges.is_empty() {
         return Vec::new();
     }
@@ -144,7 +147,8 @@ struct Symbol {
     merged: u32,
 }
 
-/// A token of a long word. One that was merged into the token before it has `NOWHERE` as its own id.
+/// A token of a long word. One that was merged into the token before it has `NOWHERE` as its own
+/// id.
 #[derive(Clone, Copy)]
 struct Link {
     id: u32,
@@ -154,7 +158,7 @@ struct Link {
 
 /// Memory that is used again from word to word.
 #[derive(Default)]
-pub struct Scratch {
+pub(crate) struct Scratch {
     symbols: Vec<Symbol>,
     links: Vec<Link>,
     /// Rank of a merge and the place of its left token; the lowest comes first.
@@ -164,7 +168,7 @@ pub struct Scratch {
 impl Bpe<'_> {
     /// Appends the ids of one word, which must be shorter than `u32::MAX` bytes.
     #[inline]
-    pub fn encode(&self, word: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
+    pub(crate) fn encode(&self, word: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
         match self.word(word) {
             Some(id) => ids.push(id),
             None => self.merge(word, scratch, ids),
@@ -183,7 +187,7 @@ impl Bpe<'_> {
     }
 
     /// Appends what merging alone makes of the word.
-    pub fn merge(&self, word: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
+    pub(crate) fn merge(&self, word: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
         let first = ids.len();
         let mut after_unknown = false;
         for &byte in word {

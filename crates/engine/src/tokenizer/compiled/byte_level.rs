@@ -1,28 +1,31 @@
-//! The words of a byte-level tokenizer: text cut as GPT-2's pattern cuts it, without a regular expression.
+//! The words of a byte-level tokenizer: text cut as GPT-2's pattern cuts it, without a regular
+//! expression.
 //!
-//! The kind of every character is looked up in a table that was computed with the regular expressions of Hugging Face's crate when
-//! the tokenizer was compiled, so that nothing at run time depends on a version of Unicode. The crate's expressions give up on runs
-//! of more than a million white-space characters, and leave the rest of such a text whole; here they are cut like any others.
+//! The kind of every character is looked up in a table that was computed with the regular
+//! expressions of Hugging Face's crate when the tokenizer was compiled, so that nothing at run time
+//! depends on a version of Unicode. The crate's expressions give up on runs of more than a million
+//! white-space characters, and leave the rest of such a text whole; here they are cut like any
+//! others.
 
 use super::bert::PAGE;
 
 /// What the table says of a character: at most one of the first three.
-pub mod class {
+pub(crate) mod class {
     /// `\p{L}`
-    pub const LETTER: u8 = 1;
+    pub(crate) const LETTER: u8 = 1;
     /// `\p{N}`
-    pub const NUMBER: u8 = 1 << 1;
+    pub(crate) const NUMBER: u8 = 1 << 1;
     /// `\s`
-    pub const SPACE: u8 = 1 << 2;
+    pub(crate) const SPACE: u8 = 1 << 2;
     /// `\w`
-    pub const WORD: u8 = 1 << 3;
+    pub(crate) const WORD: u8 = 1 << 3;
     /// May change, or order the marks beside it, in the normal form C.
-    pub const UNSTABLE: u8 = 1 << 4;
-    pub const KIND: u8 = LETTER | NUMBER | SPACE;
+    pub(crate) const UNSTABLE: u8 = 1 << 4;
+    pub(crate) const KIND: u8 = LETTER | NUMBER | SPACE;
 }
 
 #[derive(Clone, Copy)]
-pub struct Classes<'a> {
+pub(crate) struct Classes<'a> {
     /// Number of the page of each `PAGE` characters.
     pages: &'a [[u8; 2]],
     entries: &'a [u8],
@@ -31,7 +34,7 @@ pub struct Classes<'a> {
 
 impl<'a> Classes<'a> {
     /// None where there is no page of the first characters.
-    pub fn new(pages: &'a [u8], entries: &'a [u8]) -> Option<Self> {
+    pub(crate) fn new(pages: &'a [u8], entries: &'a [u8]) -> Option<Self> {
         let pages = pages.as_chunks().0;
         let first = usize::from(u16::from_le_bytes(*pages.first()?));
         let ascii = entries.as_chunks().0.get(first)?;
@@ -56,18 +59,18 @@ impl<'a> Classes<'a> {
             .unwrap_or(0)
     }
 
-    pub fn is_word(self, c: char) -> bool {
+    pub(crate) fn is_word(self, c: char) -> bool {
         self.of(c) & class::WORD != 0
     }
 
     /// Whether the normal form C is certainly the text itself.
-    pub fn is_stable(self, text: &str) -> bool {
+    pub(crate) fn is_stable(self, text: &str) -> bool {
         text.is_ascii() || text.chars().all(|c| self.of(c) & class::UNSTABLE == 0)
     }
 
-    /// Calls `each` with every match of `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`, which are all of
-    /// the text.
-    pub fn pieces(self, text: &str, mut each: impl FnMut(&str)) {
+    /// Calls `each` with every match of `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+|
+    /// ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`, which are all of the text.
+    pub(crate) fn pieces(self, text: &str, mut each: impl FnMut(&str)) {
         let mut rest = text;
         while let Some(length) = self.piece(rest) {
             let (piece, after) = rest.split_at(length);

@@ -1,8 +1,9 @@
 //! SentencePiece's normalisation rules, applied the way Hugging Face's tokenizers apply them.
 //!
-//! Text is taken grapheme cluster by grapheme cluster. A cluster of less than 6 bytes that begins with a rule's key is replaced as a
-//! whole, even where the key is only its first part; any other cluster is taken character by character. Of several keys the
-//! shortest counts. That differs from SentencePiece itself, and it is what the vocabularies' ids are compared with.
+//! Text is taken grapheme cluster by grapheme cluster. A cluster of less than 6 bytes that begins
+//! with a rule's key is replaced as a whole, even where the key is only its first part; any other
+//! cluster is taken character by character. Of several keys the shortest counts. That differs from
+//! SentencePiece itself, and it is what the vocabularies' ids are compared with.
 
 use unicode_segmentation::UnicodeSegmentation;
 
@@ -11,7 +12,7 @@ use super::trie::Trie;
 /// Clusters of at least as many bytes are taken character by character.
 const LONG_CLUSTER_BYTES: usize = 6;
 
-pub struct Charsmap<'a> {
+pub(crate) struct Charsmap<'a> {
     pub rules: Trie<'a>,
     /// What the rules' values point into: texts that end at a zero byte.
     pub texts: &'a [u8],
@@ -29,7 +30,7 @@ impl Charsmap<'_> {
     }
 
     /// The ASCII characters that stay as they are when they stand alone.
-    pub fn unchanged_ascii(&self) -> u128 {
+    pub(crate) fn unchanged_ascii(&self) -> u128 {
         (0..128u8)
             .filter(|&c| {
                 self.replacement(char::from(c).encode_utf8(&mut [0; 4]))
@@ -39,9 +40,10 @@ impl Charsmap<'_> {
     }
 
     /// Appends the normalised `text` to `out`.
-    pub fn normalize(&self, text: &str, out: &mut String) {
+    pub(crate) fn normalize(&self, text: &str, out: &mut String) {
         let bytes = text.as_bytes();
-        // Up to `copied` the text has been dealt with; up to `at` it is also known to stay as it is.
+        // Up to `copied` the text has been dealt with; up to `at` it is also known to stay as it
+        // is.
         let (mut copied, mut at) = (0, 0);
         loop {
             while at < bytes.len()
@@ -81,7 +83,8 @@ impl Charsmap<'_> {
         out.push_str(&text[copied..]);
     }
 
-    /// Whether this byte is an ASCII character that is a cluster beside any other ASCII character, and stays as it is.
+    /// Whether this byte is an ASCII character that is a cluster beside any other ASCII character,
+    /// and stays as it is.
     #[inline]
     fn stays(&self, byte: u8) -> bool {
         byte.is_ascii() && byte != b'\r' && self.ascii_unchanged >> byte & 1 != 0
@@ -108,9 +111,11 @@ fn always_between(left: char, right: char) -> bool {
     stands_alone(left) && stands_alone(right) && !(left == '\r' && right == '\n')
 }
 
-/// Whether a cluster boundary lies between this character and any other of which this holds too, but for CR and LF.
+/// Whether a cluster boundary lies between this character and any other of which this holds too,
+/// but for CR and LF.
 ///
-/// A list of common letters, not of all such characters; others only take the slower way. The tests compare it with the rules.
+/// A list of common letters, not of all such characters; others only take the slower way. The tests
+/// compare it with the rules.
 #[inline]
 fn stands_alone(c: char) -> bool {
     matches!(c,

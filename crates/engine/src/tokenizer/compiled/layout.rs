@@ -1,30 +1,36 @@
-//! How the parts of a compiled tokenizer lie in its bytes: a header, a table of sections, the sections.
+//! How the parts of a compiled tokenizer lie in its bytes: a header, a table of sections, the
+//! sections.
 //!
-//! Header, in little-endian u32 words: magic (two words), version, length of the whole in bytes, number of sections; then the
-//! offset and length in bytes of each section, which starts at a multiple of 8. Sections that came later are left out where they and
-//! all behind them are empty, so that files which do not need them stay what they were. Refuses bytes of another kind, version or
-//! length, and sections that reach beyond the end; what a section holds is its reader's to judge.
+//! Header, in little-endian u32 words: magic (two words), version, length of the whole in bytes,
+//! number of sections; then the offset and length in bytes of each section, which starts at a
+//! multiple of 8. Sections that came later are left out where they and all behind them are empty,
+//! so that files which do not need them stay what they were. Refuses bytes of another kind, version
+//! or length, and sections that reach beyond the end; what a section holds is its reader's to
+//! judge.
 
 use std::ops::Range;
 
 use bytes::Bytes;
 
 const MAGIC: [u8; 8] = *b"rrtokens";
-/// To be raised whenever the meaning of any section changes. A new section behind the others is no change of that kind.
+/// To be raised whenever the meaning of any section changes. A new section behind the others is no
+/// change of that kind.
 const VERSION: u32 = 1;
 const HEADER_WORDS: usize = 5;
 const ALIGNMENT: usize = 8;
 
-/// Every section, in the order of the file. A kind of tokenizer leaves those empty that it does not need.
+/// Every section, in the order of the file. A kind of tokenizer leaves those empty that it does not
+/// need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Section {
+pub(crate) enum Section {
     /// Words: see `compiled::Settings`.
     Settings,
     /// Words: the pieces of a pair.
     Template,
     /// Words: id and flags of each added token.
     Added,
-    /// Trie from added tokens to their places in `Added`: those looked for in the text as it is, and in the normalised text.
+    /// Trie from added tokens to their places in `Added`: those looked for in the text as it is,
+    /// and in the normalised text.
     AddedAsIs,
     AddedNormalized,
     /// Trie from pieces or words to ids.
@@ -38,8 +44,8 @@ pub enum Section {
     /// SentencePiece's rules: a trie, and the texts its values point to.
     Charsmap,
     CharsmapTexts,
-    /// The treatment of each character: u16 numbers of pages, and pages of it. BERT's is words, and texts that characters become; that
-    /// of byte-level BPE is bytes.
+    /// The treatment of each character: u16 numbers of pages, and pages of it. BERT's is words, and
+    /// texts that characters become; that of byte-level BPE is bytes.
     CharacterPages,
     Characters,
     CharacterTexts,
@@ -55,16 +61,16 @@ const FIRST_SECTIONS: usize = Section::CharacterTexts as usize + 1;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Damaged(pub &'static str);
+pub(crate) struct Damaged(pub &'static str);
 
 /// Bytes whose header has been read.
-pub struct Layout {
+pub(crate) struct Layout {
     bytes: Bytes,
     sections: [Range<usize>; SECTIONS],
 }
 
 impl Layout {
-    pub fn read(bytes: Bytes) -> Result<Self, Damaged> {
+    pub(crate) fn read(bytes: Bytes) -> Result<Self, Damaged> {
         let words = Words::new(&bytes);
         let word = |index| words.get(index).ok_or(Damaged("no whole header"));
         if bytes.get(..MAGIC.len()) != Some(&MAGIC) {
@@ -90,39 +96,39 @@ impl Layout {
         Ok(Self { bytes, sections })
     }
 
-    pub fn section(&self, section: Section) -> &[u8] {
+    pub(crate) fn section(&self, section: Section) -> &[u8] {
         &self.bytes[self.sections[section as usize].clone()]
     }
 
-    pub fn words(&self, section: Section) -> Words<'_> {
+    pub(crate) fn words(&self, section: Section) -> Words<'_> {
         Words::new(self.section(section))
     }
 }
 
 /// Little-endian u32 values read in place.
 #[derive(Clone, Copy)]
-pub struct Words<'a>(&'a [[u8; 4]]);
+pub(crate) struct Words<'a>(&'a [[u8; 4]]);
 
 impl<'a> Words<'a> {
-    pub fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self(bytes.as_chunks().0)
     }
 
-    pub fn len(self) -> usize {
+    pub(crate) fn len(self) -> usize {
         self.0.len()
     }
 
     #[inline]
-    pub fn get(self, index: usize) -> Option<u32> {
+    pub(crate) fn get(self, index: usize) -> Option<u32> {
         self.0.get(index).map(|word| u32::from_le_bytes(*word))
     }
 
-    pub fn iter(self) -> impl Iterator<Item = u32> + 'a {
+    pub(crate) fn iter(self) -> impl Iterator<Item = u32> + 'a {
         self.0.iter().map(|word| u32::from_le_bytes(*word))
     }
 
     /// The words in groups of `N`; a rest that is no whole group is left out.
-    pub fn groups<const N: usize>(self) -> impl Iterator<Item = [u32; N]> + 'a {
+    pub(crate) fn groups<const N: usize>(self) -> impl Iterator<Item = [u32; N]> + 'a {
         self.0
             .as_chunks::<N>()
             .0
@@ -133,16 +139,16 @@ impl<'a> Words<'a> {
 
 /// Collects sections and writes them out.
 #[derive(Default)]
-pub struct Writer {
+pub(crate) struct Writer {
     sections: [Vec<u8>; SECTIONS],
 }
 
 impl Writer {
-    pub fn bytes(&mut self, section: Section, bytes: Vec<u8>) {
+    pub(crate) fn bytes(&mut self, section: Section, bytes: Vec<u8>) {
         self.sections[section as usize] = bytes;
     }
 
-    pub fn words(&mut self, section: Section, words: impl IntoIterator<Item = u32>) {
+    pub(crate) fn words(&mut self, section: Section, words: impl IntoIterator<Item = u32>) {
         self.bytes(
             section,
             words.into_iter().flat_map(u32::to_le_bytes).collect(),
@@ -150,7 +156,7 @@ impl Writer {
     }
 
     /// None where the whole would exceed what its u32 offsets can tell.
-    pub fn finish(self) -> Option<Vec<u8>> {
+    pub(crate) fn finish(self) -> Option<Vec<u8>> {
         let filled = self.sections.iter().rposition(|it| !it.is_empty());
         let count = filled.map_or(0, |last| last + 1).max(FIRST_SECTIONS);
         let start = (HEADER_WORDS + 2 * count) * 4;

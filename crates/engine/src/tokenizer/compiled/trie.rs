@@ -1,12 +1,15 @@
 //! A double-array trie over bytes: reads one in place, and builds one.
 //!
-//! The format is the one SentencePiece stores its normalisation rules in (Darts-clone's), so that one reader serves those rules
-//! and our own vocabularies. A unit is a little-endian u32. A node's unit holds the byte that leads to it (bits 0 to 7), whether a
-//! key ends there (bit 8) and the distance to its children's base (bits 10 to 31, shifted left by 8 where bit 9 is set); the child
-//! for byte `b` lies at `base ^ b`. Where a key ends, the unit at the base itself holds its value, marked by bit 31.
+//! The format is the one SentencePiece stores its normalisation rules in (Darts-clone's), so that
+//! one reader serves those rules and our own vocabularies. A unit is a little-endian u32. A node's
+//! unit holds the byte that leads to it (bits 0 to 7), whether a key ends there (bit 8) and the
+//! distance to its children's base (bits 10 to 31, shifted left by 8 where bit 9 is set); the child
+//! for byte `b` lies at `base ^ b`. Where a key ends, the unit at the base itself holds its value,
+//! marked by bit 31.
 //!
-//! Reading refuses nothing: every index is checked, so damaged units lead to wrong answers or none. Building refuses keys with a
-//! zero byte, which the format cannot tell from an end, and values beyond 31 bits.
+//! Reading refuses nothing: every index is checked, so damaged units lead to wrong answers or none.
+//! Building refuses keys with a zero byte, which the format cannot tell from an end, and values
+//! beyond 31 bits.
 
 const ENDS_HERE: u32 = 1 << 8;
 const FAR: u32 = 1 << 9;
@@ -16,26 +19,26 @@ const LABEL: u32 = VALUE | 0xff;
 
 /// Units read where they lie.
 #[derive(Clone, Copy)]
-pub struct Trie<'a> {
+pub(crate) struct Trie<'a> {
     units: &'a [[u8; 4]],
 }
 
 /// A place in the trie, from which one more byte can be followed.
 #[derive(Clone, Copy)]
-pub struct Place {
+pub(crate) struct Place {
     base: usize,
 }
 
 /// What following a byte leads to: a place, and the value of the key that ends there.
 #[derive(Clone, Copy)]
-pub struct Step {
+pub(crate) struct Step {
     pub place: Place,
     pub value: Option<u32>,
 }
 
 impl<'a> Trie<'a> {
     /// Bytes beyond the last whole unit are ignored.
-    pub fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self {
             units: bytes.as_chunks().0,
         }
@@ -45,14 +48,14 @@ impl<'a> Trie<'a> {
         self.units.get(index).map(|unit| u32::from_le_bytes(*unit))
     }
 
-    pub fn root(self) -> Place {
+    pub(crate) fn root(self) -> Place {
         Place {
             base: self.unit(0).map_or(0, distance),
         }
     }
 
     #[inline]
-    pub fn step(self, from: Place, byte: u8) -> Option<Step> {
+    pub(crate) fn step(self, from: Place, byte: u8) -> Option<Step> {
         let index = from.base ^ usize::from(byte);
         let unit = self.unit(index)?;
         if unit & LABEL != u32::from(byte) || byte == 0 {
@@ -71,21 +74,21 @@ impl<'a> Trie<'a> {
     }
 
     /// The place that `bytes` lead to from the root.
-    pub fn follow(self, bytes: &[u8]) -> Option<Place> {
+    pub(crate) fn follow(self, bytes: &[u8]) -> Option<Place> {
         bytes.iter().try_fold(self.root(), |place, &byte| {
             self.step(place, byte).map(|step| step.place)
         })
     }
 
     /// Value of exactly `key`.
-    pub fn get(self, key: &[u8]) -> Option<u32> {
+    pub(crate) fn get(self, key: &[u8]) -> Option<u32> {
         let (&last, rest) = key.split_last()?;
         self.step(self.follow(rest)?, last)?.value
     }
 
     /// Value of the shortest key that `text` starts with.
     #[inline]
-    pub fn shortest_prefix(self, text: &[u8]) -> Option<u32> {
+    pub(crate) fn shortest_prefix(self, text: &[u8]) -> Option<u32> {
         let mut place = self.root();
         for &byte in text {
             let step = self.step(place, byte)?;
@@ -99,7 +102,7 @@ impl<'a> Trie<'a> {
 
     /// Length and value of the longest key that `text` starts with, walking from `place`.
     #[inline]
-    pub fn longest_prefix(self, mut place: Place, text: &[u8]) -> Option<(usize, u32)> {
+    pub(crate) fn longest_prefix(self, mut place: Place, text: &[u8]) -> Option<(usize, u32)> {
         let mut longest = None;
         for (index, &byte) in text.iter().enumerate() {
             let Some(step) = self.step(place, byte) else {
@@ -121,7 +124,7 @@ fn distance(unit: u32) -> usize {
 
 /// Why a trie cannot hold some keys.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BuildError {
+pub(crate) enum BuildError {
     #[error("a key is empty or holds a zero byte")]
     Key,
     #[error("the value {0} needs more than 31 bits")]
@@ -133,7 +136,7 @@ pub enum BuildError {
 }
 
 /// Builds a trie of keys in ascending order; the same keys give the same bytes.
-pub fn build(keys: &[(&[u8], u32)]) -> Result<Vec<u8>, BuildError> {
+pub(crate) fn build(keys: &[(&[u8], u32)]) -> Result<Vec<u8>, BuildError> {
     for (index, (key, value)) in keys.iter().enumerate() {
         if key.is_empty() || key.contains(&0) {
             return Err(BuildError::Key);
@@ -223,7 +226,8 @@ struct Subtree {
 
 /// A node's children all lie in one block, since their bytes differ in the low 8 bits only.
 const BLOCK: usize = 256;
-/// Blocks in which free units are still looked for; older ones stay as they are, which bounds the time.
+/// Blocks in which free units are still looked for; older ones stay as they are, which bounds the
+/// time.
 const OPEN_BLOCKS: usize = 16;
 const NONE: usize = usize::MAX;
 
@@ -291,7 +295,8 @@ impl Builder {
         let mut candidate = self.first;
         let base = loop {
             let Some(free) = candidate else {
-                // The low byte of the distance is zero here, so it can be encoded however far the new block is.
+                // The low byte of the distance is zero here, so it can be encoded however far the
+                // new block is.
                 let start = self.units.len();
                 self.add_block();
                 break start | (unit & (BLOCK - 1));

@@ -1,15 +1,16 @@
-//! The unigram model: of all ways to cut a piece of text into vocabulary entries, the one with the highest sum of scores.
+//! The unigram model: of all ways to cut a piece of text into vocabulary entries, the one with the
+//! highest sum of scores.
 //!
-//! Sums are taken in f64 from left to right, and of equal sums the one found first stays, so that ids equal those of Hugging Face's
-//! crate to the last tie. A character that no entry covers alone costs the lowest score less 10; unknown neighbours become one id, or
-//! one for each byte.
+//! Sums are taken in f64 from left to right, and of equal sums the one found first stays, so that
+//! ids equal those of Hugging Face's crate to the last tie. A character that no entry covers alone
+//! costs the lowest score less 10; unknown neighbours become one id, or one for each byte.
 
 use super::trie::Trie;
 
 /// What an unknown character costs beyond the lowest score of the vocabulary.
 const UNKNOWN_PENALTY: f64 = 10.0;
 
-pub struct Unigram<'a> {
+pub(crate) struct Unigram<'a> {
     pub vocabulary: Trie<'a>,
     pub scores: Scores<'a>,
     pub lowest_score: f64,
@@ -20,7 +21,7 @@ pub struct Unigram<'a> {
 
 /// A score for each id: as f32 where that loses nothing, else as f64.
 #[derive(Clone, Copy)]
-pub enum Scores<'a> {
+pub(crate) enum Scores<'a> {
     F32(&'a [[u8; 4]]),
     F64(&'a [[u8; 8]]),
 }
@@ -54,7 +55,7 @@ const NOTHING: Best = Best {
 
 /// Memory that is used again from piece to piece.
 #[derive(Default)]
-pub struct Scratch(Vec<Best>);
+pub(crate) struct Scratch(Vec<Best>);
 
 impl Best {
     #[inline]
@@ -67,7 +68,7 @@ impl Best {
 
 impl Unigram<'_> {
     /// Appends the ids of `piece`, which must be shorter than `u32::MAX` bytes.
-    pub fn encode(&self, piece: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+    pub(crate) fn encode(&self, piece: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
         let bytes = piece.as_bytes();
         let best = &mut scratch.0;
         best.clear();
@@ -99,7 +100,8 @@ impl Unigram<'_> {
         let mut end = bytes.len();
         while end > 0 {
             let Best { start, id, .. } = best[end];
-            // Never in sound bytes: entries end where characters do, and every such place is reached.
+            // Never in sound bytes: entries end where characters do, and every such place is
+            // reached.
             if start as usize >= end {
                 break;
             }
@@ -119,8 +121,8 @@ impl Unigram<'_> {
         ids[first..].reverse();
     }
 
-    /// Appends the ids of unknown neighbours, the last one first. They are looked up once more as a whole: where the unknown token
-    /// itself stands in the text, several of them may be an entry.
+    /// Appends the ids of unknown neighbours, the last one first. They are looked up once more as a
+    /// whole: where the unknown token itself stands in the text, several of them may be an entry.
     fn push_unknown(&self, text: &[u8], ids: &mut Vec<u32>) {
         let known = |entry: &[u8]| {
             let id = self.vocabulary.get(entry);

@@ -1,8 +1,9 @@
-//! The WordPiece model: a word is cut from left to right into the longest entries that fit, or is unknown as a whole.
+//! The WordPiece model: a word is cut from left to right into the longest entries that fit, or is
+//! unknown as a whole.
 
 use super::trie::{Place, Trie};
 
-pub struct WordPiece<'a> {
+pub(crate) struct WordPiece<'a> {
     pub vocabulary: Trie<'a>,
     /// Where entries that continue a word begin: behind `##`. None where there is no such entry.
     pub continuation: Option<Place>,
@@ -14,7 +15,7 @@ pub struct WordPiece<'a> {
 
 impl WordPiece<'_> {
     /// Appends the ids of one word of `chars` characters.
-    pub fn encode(&self, word: &str, chars: usize, ids: &mut Vec<u32>) {
+    pub(crate) fn encode(&self, word: &str, chars: usize, ids: &mut Vec<u32>) {
         let first = ids.len();
         if chars > self.max_word_chars as usize || !self.cut(word.as_bytes(), ids) {
             ids.truncate(first);
