@@ -1,4 +1,5 @@
-//! The service inside an axum application of your own: `cargo run --release --example serve_in_axum`, then
+//! The service inside an axum application of your own:
+//! `cargo run --release --example serve_in_axum`, then
 //!
 //! ```text
 //! curl localhost:8000/hello
@@ -30,8 +31,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             eprintln!("{error}");
         }
     });
-    // Every path that is not the application's own is the service's. It knows its paths by their beginnings, so it is not nested:
-    // `Settings::base_paths` takes a prefix off.
+    // Every path that is not the application's own is the service's. It knows its paths by their
+    // beginnings, so it is not nested: `Settings::base_paths` takes a prefix off.
     let app = Router::new()
         .route("/hello", get(|| async { "hello" }))
         .fallback_service(http::router(service, Settings::default()));

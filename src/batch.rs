@@ -1,5 +1,5 @@
-//! From many requests to forward passes: what is computed together (`plan`), where (`worker`), how callers reach it (`compute`), and
-//! how much of it there is (`load`).
+//! From many requests to forward passes: what is computed together (`plan`), where (`worker`), how
+//! callers reach it (`compute`), and how much of it there is (`load`).
 
 mod compute;
 mod load;

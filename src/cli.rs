@@ -1,5 +1,6 @@
-//! The commands, one file each: they read `Config`, put the parts together, and print. Data goes to stdout, logs and progress to
-//! stderr. Exit codes: 0 done, 1 failed (or a check found something wrong), 2 called or configured wrongly.
+//! The commands, one file each: they read `Config`, put the parts together, and print. Data goes to
+//! stdout, logs and progress to stderr. Exit codes: 0 done, 1 failed (or a check found something
+//! wrong), 2 called or configured wrongly.
 
 mod bench;
 mod cgroup;
@@ -37,9 +38,11 @@ use crate::telemetry::{self, LAST_LINES_TIME};
 
 /// A cross-encoder reranker: scores how relevant a passage is to a query.
 ///
-/// The environment decides the host: AWS Lambda, Azure Functions (as a custom handler), or a port of its own. The model is the folder
-/// MODEL_DIR, or the hub model MODEL_NAME. A plain server downloads a hub model that is not in the local Hugging Face cache. If
-/// neither is set, the small bundled demo model is used. All settings are environment variables: `reranker variables` lists them.
+/// The environment decides the host: AWS Lambda, Azure Functions (as a custom handler), or a port
+/// of its own. The model is the folder MODEL_DIR, or the hub model MODEL_NAME. A plain server
+/// downloads a hub model that is not in the local Hugging Face cache. If neither is set, the small
+/// bundled demo model is used. All settings are environment variables: `reranker variables` lists
+/// them.
 #[derive(Parser)]
 #[command(name = "reranker", version, max_term_width = 120)]
 struct Cli {
@@ -56,7 +59,8 @@ enum Command {
     /// Measure the quality of rankings on retrieval test sets, and compare the scores of models.
     Eval(eval::Args),
     #[command(visible_alias = "download")]
-    /// Download a model from the Hugging Face hub into its local cache; an interrupted download is resumed.
+    /// Download a model from the Hugging Face hub into its local cache; an interrupted download is
+    /// resumed.
     Fetch(fetch::Args),
     #[command(visible_aliases = ["quantize", "convert"])]
     /// Quantize a model folder into one int8 file, and compare it with its source.
@@ -87,7 +91,8 @@ enum Command {
 /// The model of a command, the same for every command.
 #[derive(clap::Args, Default)]
 struct ModelArg {
-    /// Model folder, packed file, address in S3, or hub id in the local Hugging Face cache [default: the configured model].
+    /// Model folder, packed file, address in S3, or hub id in the local Hugging Face cache
+    /// [default: the configured model].
     #[arg(long, value_name = "DIR|ID")]
     model: Option<String>,
 }

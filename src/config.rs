@@ -1,6 +1,7 @@
 //! Every environment variable, in one table: name, default, meaning, and how it is read.
 //!
-//! Reads all of them once, reports every wrong value together by name, and never falls back silently. Only `cli` uses the result.
+//! Reads all of them once, reports every wrong value together by name, and never falls back
+//! silently. Only `cli` uses the result.
 
 mod platform;
 mod reader;
@@ -30,8 +31,9 @@ pub struct Variable {
     pub meaning: &'static str,
 }
 
-/// Makes [`Config`], [`VARIABLES`] and `read` of one table. A row is a variable's meaning, its name, its field, the field's type, its
-/// default, and its reader. A reader may use the rows above it by their fields' names.
+/// Makes [`Config`], [`VARIABLES`] and `read` of one table. A row is a variable's meaning, its
+/// name, its field, the field's type, its default, and its reader. A reader may use the rows above
+/// it by their fields' names.
 macro_rules! settings {
     (
         $(#[doc = $meaning:literal] $name:ident $field:ident: $type:ty = $default:literal, $reader:expr;)*
@@ -167,7 +169,8 @@ const SMALLEST_BODY_LIMIT: usize = 1024;
 /// Lambda itself ends an initialisation after ten seconds, and begins it anew.
 const INIT_LIMIT_S: u32 = 9;
 
-/// Lambda's own variables: the source of a runtime's events, and the function's settings for its logs. Ours take precedence.
+/// Lambda's own variables: the source of a runtime's events, and the function's settings for its
+/// logs. Ours take precedence.
 const LAMBDA_RUNTIME_API: &str = "AWS_LAMBDA_RUNTIME_API";
 const LAMBDA_LOG_LEVEL: &str = "AWS_LAMBDA_LOG_LEVEL";
 const LAMBDA_LOG_FORMAT: &str = "AWS_LAMBDA_LOG_FORMAT";
@@ -324,7 +327,8 @@ impl Config {
     }
 }
 
-/// Keys that came out empty, as of a secret that is not there, must not open the door. None is repeated.
+/// Keys that came out empty, as of a secret that is not there, must not open the door. None is
+/// repeated.
 fn keys(read: &mut Reader, variable: &Variable) -> Option<Keys> {
     let text = (read.lookup)(variable.name).unwrap_or_default();
     if text.is_empty() {
@@ -385,7 +389,8 @@ fn key_limits(
     }
 }
 
-/// The path as it is written: spaces may belong to it. The default holds only where no other model is named.
+/// The path as it is written: spaces may belong to it. The default holds only where no other model
+/// is named.
 fn model_dir(read: &mut Reader, variable: &Variable) -> Option<Option<PathBuf>> {
     let dir = (read.lookup)(variable.name).filter(|dir| !dir.trim().is_empty());
     let default = || {
@@ -470,7 +475,8 @@ fn base_path(read: &mut Reader, variable: &Variable) -> Option<Option<String>> {
 }
 
 fn origins(read: &mut Reader, variable: &Variable) -> Option<Vec<String>> {
-    // Here an empty value means something, so the default holds only where the variable is not set at all.
+    // Here an empty value means something, so the default holds only where the variable is not set
+    // at all.
     let value = (read.lookup)(variable.name).unwrap_or_else(|| variable.default.to_owned());
     let origins: Vec<&str> = value
         .split(',')
@@ -491,7 +497,8 @@ fn origins(read: &mut Reader, variable: &Variable) -> Option<Vec<String>> {
     })
 }
 
-/// An origin as browsers write it: in lower case, without the port that its scheme has anyway. Nothing where it is none.
+/// An origin as browsers write it: in lower case, without the port that its scheme has anyway.
+/// Nothing where it is none.
 fn as_browsers_send(origin: &str) -> Option<String> {
     let origin = origin.to_ascii_lowercase();
     let (scheme, rest) = origin.split_once("://")?;

@@ -1,5 +1,5 @@
-//! Where requests come from: Lambda's runtime loop, or a socket (a plain port, or the one that Azure Functions assigns). Both
-//! serve the same router.
+//! Where requests come from: Lambda's runtime loop, or a socket (a plain port, or the one that
+//! Azure Functions assigns). Both serve the same router.
 
 pub mod azure;
 pub mod lambda;

@@ -1,7 +1,8 @@
 //! The pipeline behind every dialect: encode, cut, plan, compute, answer.
 //!
-//! An `Engine` is a loaded model with its tokenizer and works synchronously; `Service` puts it on the compute thread, knows whether
-//! it is ready, and is what requests go to. It refuses what cannot be done in its time.
+//! An `Engine` is a loaded model with its tokenizer and works synchronously; `Service` puts it on
+//! the compute thread, knows whether it is ready, and is what requests go to. It refuses what
+//! cannot be done in its time.
 
 mod cache;
 
@@ -21,7 +22,8 @@ use reranker_engine::{Engine, Halt, Info, ModelError, Prepared, Receipt};
 
 /// A caller that came too early is told to come back after this.
 const LOADING_RETRY: Duration = Duration::from_secs(2);
-/// Requests of any size that are turned into tokens at a time: few, as the cores belong to computing.
+/// Requests of any size that are turned into tokens at a time: few, as the cores belong to
+/// computing.
 const TOKENIZING: usize = 2;
 /// More of them for those of no more than so many bytes of text, which so pass large ones.
 const TOKENIZING_SMALL: usize = 1;
@@ -60,8 +62,8 @@ pub enum State {
 }
 
 impl Service {
-    /// A service without a model; [`Self::load`] gives it one. `cache_pairs` is how many scores are kept, `started` when the process
-    /// began.
+    /// A service without a model; [`Self::load`] gives it one. `cache_pairs` is how many scores are
+    /// kept, `started` when the process began.
     pub fn new(compute: Compute<Sequence>, cache_pairs: usize, started: Instant) -> Self {
         Self {
             compute,
@@ -74,7 +76,8 @@ impl Service {
         }
     }
 
-    /// Loads on the compute thread, so that a request that arrives meanwhile is answered "not ready" instead of waiting.
+    /// Loads on the compute thread, so that a request that arrives meanwhile is answered "not
+    /// ready" instead of waiting.
     pub async fn load(
         &self,
         load: impl FnOnce() -> Result<Engine, ModelError> + Send + 'static,
@@ -123,7 +126,8 @@ impl Service {
         }
     }
 
-    /// Waits until the loaded model's weights have been read ahead; does not wait where there is none.
+    /// Waits until the loaded model's weights have been read ahead; does not wait where there is
+    /// none.
     pub async fn prefetched(&self) {
         if let Ok(engine) = self.engine() {
             let prefetch = engine.model().prefetch().clone();
@@ -140,7 +144,8 @@ impl Service {
         self.engine().ok().map(|engine| engine.receipt())
     }
 
-    /// The process goes on from a snapshot of itself: what it counts from its start it counts from now.
+    /// The process goes on from a snapshot of itself: what it counts from its start it counts from
+    /// now.
     pub fn restored(&self) {
         *self.awake_since() = Instant::now();
     }
@@ -195,7 +200,8 @@ impl Service {
         self.compute.computed()
     }
 
-    /// Waits until nothing can be computed any more, because the compute thread has panicked too often.
+    /// Waits until nothing can be computed any more, because the compute thread has panicked too
+    /// often.
     pub async fn broken(&self) {
         self.compute.ended().await;
     }
@@ -255,7 +261,8 @@ impl Service {
         Ok(Scored { ranking, model })
     }
 
-    /// What the request would cost, without scoring it. The cache is left out: what it holds is another caller's business.
+    /// What the request would cost, without scoring it. The cache is left out: what it holds is
+    /// another caller's business.
     pub async fn estimate(&self, request: Request) -> Result<Estimate> {
         if self.draining() {
             return Err(Error::Draining);
@@ -278,7 +285,8 @@ impl Service {
         })
     }
 
-    /// Texts to tokens, away from the threads that answer and those that compute; and what of them the cache knows.
+    /// Texts to tokens, away from the threads that answer and those that compute; and what of them
+    /// the cache knows.
     async fn prepare(
         &self,
         engine: &Arc<Engine>,
@@ -316,7 +324,8 @@ impl Service {
         }
     }
 
-    /// How long computing takes, alone and with what goes before it; nothing before this process has measured its speed.
+    /// How long computing takes, alone and with what goes before it; nothing before this process
+    /// has measured its speed.
     fn times(&self, pending: &PendingRequest) -> Option<(Duration, Duration)> {
         let speed = self.compute.tokens_per_second()?;
         let own = pending.tokens();
@@ -324,8 +333,8 @@ impl Service {
         Some((time(own), time(self.compute.tokens_until_done(own))))
     }
 
-    /// Alone, a request is judged by the highest speed that was ever measured: a refused one is not computed, so by a low speed of the
-    /// last minutes it could be refused for ever.
+    /// Alone, a request is judged by the highest speed that was ever measured: a refused one is not
+    /// computed, so by a low speed of the last minutes it could be refused for ever.
     fn refuse_the_unreachable(&self, pending: &PendingRequest, deadline: Instant) -> Result<()> {
         let left = deadline.saturating_duration_since(Instant::now());
         let own = pending.tokens();
@@ -349,7 +358,8 @@ impl Service {
     }
 }
 
-/// Whether turning it into tokens is done at once, judged by its texts. Sentences come with a query each, so they may be much more.
+/// Whether turning it into tokens is done at once, judged by its texts. Sentences come with a query
+/// each, so they may be much more.
 fn is_small(request: &Request) -> bool {
     let texts = request.pairs.iter();
     let bytes: usize = texts

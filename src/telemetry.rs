@@ -1,8 +1,10 @@
-//! What an operator sees: logs on stderr, metrics to be scraped, metrics as CloudWatch's log lines, and traces.
+//! What an operator sees: logs on stderr, metrics to be scraped, metrics as CloudWatch's log lines,
+//! and traces.
 //!
-//! Data in: what came of a request ([`Outcome`]), a ranking ([`Reranked`]), and spans and events of `tracing`. No text of a query or
-//! a passage ever reaches a log or a metric; a trace holds them only where that was asked for. Nothing is sent anywhere unless a
-//! collector is named, and nothing here can fail or hold up a request.
+//! Data in: what came of a request ([`Outcome`]), a ranking ([`Reranked`]), and spans and events of
+//! `tracing`. No text of a query or a passage ever reaches a log or a metric; a trace holds them
+//! only where that was asked for. Nothing is sent anywhere unless a collector is named, and nothing
+//! here can fail or hold up a request.
 
 mod emf;
 mod ids;
@@ -31,7 +33,8 @@ pub use metrics::{Gauges, METRICS_CONTENT_TYPE, Metrics, ServedModel};
 pub use openinference::Reranked;
 pub use otlp::{Export, ExportError, Traces};
 
-/// Panics since the process began. The hook that counts them belongs to the process, so the count does too.
+/// Panics since the process began. The hook that counts them belongs to the process, so the count
+/// does too.
 static PANICS: AtomicU64 = AtomicU64::new(0);
 /// Whether a panic of the main thread ends the process at once.
 static MAIN_ENDS_ALL: AtomicBool = AtomicBool::new(false);
@@ -63,7 +66,8 @@ pub struct Outcome {
     pub cache_misses: usize,
     /// Refused or given up because its deadline could not be met.
     pub past_deadline: bool,
-    /// Waiting for the compute thread; like the next two, nothing where the request did not come so far.
+    /// Waiting for the compute thread; like the next two, nothing where the request did not come so
+    /// far.
     pub queued: Option<Duration>,
     pub tokenized: Option<Duration>,
     pub inferred: Option<Duration>,
@@ -110,7 +114,8 @@ pub fn parse_filter(text: &str) -> Result<Targets, String> {
             Some((target, _)) => Err(format!("{target:?} is not a module")),
             None => match level(text) {
                 Some(level) => Ok(level.to_owned()),
-                // A word alone would be taken for a module, of which everything is logged and of all others nothing.
+                // A word alone would be taken for a module, of which everything is logged and of
+                // all others nothing.
                 None if text.split("::").next() == Some(OURS) && module(text) => {
                     Ok(text.to_owned())
                 }
@@ -119,7 +124,8 @@ pub fn parse_filter(text: &str) -> Result<Targets, String> {
         }
     };
     let directives: Vec<String> = text.split(',').map(directive).collect::<Result<_, _>>()?;
-    // A filter of modules alone leaves errors of all others on: a module's name that is misspelt silences nothing.
+    // A filter of modules alone leaves errors of all others on: a module's name that is misspelt
+    // silences nothing.
     let is_level = |directive: &String| LEVELS.iter().any(|(level, _)| level == directive);
     let others = (!directives.iter().any(is_level)).then(|| FOR_OTHERS.to_owned());
     let all: Vec<String> = others.into_iter().chain(directives).collect();
@@ -138,7 +144,8 @@ pub fn is_json(wanted: Option<bool>) -> bool {
     wanted.unwrap_or_else(|| !std::io::stderr().is_terminal())
 }
 
-/// Writes why the process ends, whatever the log's filter says: as a line of the log where that is JSON, else as text.
+/// Writes why the process ends, whatever the log's filter says: as a line of the log where that is
+/// JSON, else as text.
 pub fn last_word(error: &str, json: bool) {
     if json {
         // Also where what should have installed a subscriber did not come to it.
@@ -156,17 +163,17 @@ pub fn say(text: &str) {
     let _ = Stream::Stderr.write_all(text.as_bytes());
 }
 
-/// From now on a panic of the main thread ends the process with code 1: it is the one that accepts connections, and what it would drop
-/// while it unwinds may wait for others.
+/// From now on a panic of the main thread ends the process with code 1: it is the one that accepts
+/// connections, and what it would drop while it unwinds may wait for others.
 pub fn end_with_main_thread() {
     MAIN_ENDS_ALL.store(true, Ordering::Relaxed);
 }
 
 /// Installs the process's one subscriber: log lines, and spans to `traces`.
 ///
-/// Other crates are kept from their most detailed level, at which they log whole events and bodies, and panics are logged by
-/// place alone, because their messages may quote a text. Spans are for traces only: a log line shows nothing of them, and the
-/// log's filter does not thin them out.
+/// Other crates are kept from their most detailed level, at which they log whole events and bodies,
+/// and panics are logged by place alone, because their messages may quote a text. Spans are for
+/// traces only: a log line shows nothing of them, and the log's filter does not thin them out.
 pub fn install(filter: Targets, json: bool, traces: &Traces) {
     let ours = filter_fn(|metadata| {
         metadata.is_event()

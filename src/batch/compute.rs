@@ -1,7 +1,9 @@
-//! The face of the compute thread: async callers submit jobs and tasks here, and wait for their results.
+//! The face of the compute thread: async callers submit jobs and tasks here, and wait for their
+//! results.
 //!
-//! Whatever takes time on all cores runs on that thread; async code only waits. Knows nothing of models: a job is a list of items,
-//! each of a length, and its caller brings the function that scores a slice of them.
+//! Whatever takes time on all cores runs on that thread; async code only waits. Knows nothing of
+//! models: a job is a list of items, each of a length, and its caller brings the function that
+//! scores a slice of them.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -155,13 +157,14 @@ impl<T: Item> Compute<T> {
         self.load.best_tokens_per_second()
     }
 
-    /// A permit for the queue, if it is not full. It is given back when the permit, or the job that took it, is dropped.
+    /// A permit for the queue, if it is not full. It is given back when the permit, or the job that
+    /// took it, is dropped.
     pub fn admit(&self) -> Result<Permit, Error> {
         self.load.admit(self.settings.queue_limit)
     }
 
-    /// Scores `items` with `forward`, between those of other callers, and waits for the result. Where `deadline` passes before the
-    /// last pass, nothing partial is returned.
+    /// Scores `items` with `forward`, between those of other callers, and waits for the result.
+    /// Where `deadline` passes before the last pass, nothing partial is returned.
     ///
     /// Dropping the returned future drops the job before its next pass.
     pub async fn score(

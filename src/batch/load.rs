@@ -17,14 +17,16 @@ pub(super) struct LoadMeter {
     unfinished: AtomicUsize,
     /// Tokens that each submitted job still has to do, by the jobs' numbers.
     pending: Mutex<BTreeMap<u64, usize>>,
-    /// Tokens and seconds of past passes, old ones counting less and less: bits of an f32 each, in one word so that they fit together.
+    /// Tokens and seconds of past passes, old ones counting less and less: bits of an f32 each, in
+    /// one word so that they fit together.
     speed: AtomicU64,
     /// The highest speed that any pass has had, as bits of an f32.
     best: AtomicU32,
     /// All passes and their tokens.
     passes: AtomicU64,
     computed: AtomicU64,
-    /// Whether a pass has been made: the first one also reads the weights, and says little of the others.
+    /// Whether a pass has been made: the first one also reads the weights, and says little of the
+    /// others.
     warm: AtomicBool,
 }
 

@@ -1,10 +1,11 @@
 //! Which requests share a forward pass. Pure: lengths in, counts out.
 
-/// How many sequences of each job go into the next forward pass of at most `budget` tokens. `jobs` has the lengths that each
-/// still has to do, the job that has waited longest first.
+/// How many sequences of each job go into the next forward pass of at most `budget` tokens. `jobs`
+/// has the lengths that each still has to do, the job that has waited longest first.
 ///
-/// That one gets half of the pass at least, so it always gets on; the rest goes to those that are nearest to being done. A small job
-/// behind a large one so waits for one pass, and equal ones end one after the other instead of all at the last moment.
+/// That one gets half of the pass at least, so it always gets on; the rest goes to those that are
+/// nearest to being done. A small job behind a large one so waits for one pass, and equal ones end
+/// one after the other instead of all at the last moment.
 pub fn share(jobs: &[&[usize]], budget: usize) -> Vec<usize> {
     let mut taken = vec![0; jobs.len()];
     let mut tokens = 0;
@@ -29,10 +30,11 @@ pub fn share(jobs: &[&[usize]], budget: usize) -> Vec<usize> {
     taken
 }
 
-/// Tokens that are computed until a new job of `own` tokens is done, its own included, where no other comes. `jobs` has what each that
-/// is there still has to do. The policy is [`share`]'s: what is no larger than the new job goes before it, and of the larger ones
-/// whichever is the oldest takes half of each pass. One that is larger by a quarter at most counts as no larger: what of it fits into
-/// passes beside the new job may make it the smaller one on the way.
+/// Tokens that are computed until a new job of `own` tokens is done, its own included, where no
+/// other comes. `jobs` has what each that is there still has to do. The policy is [`share`]'s: what
+/// is no larger than the new job goes before it, and of the larger ones whichever is the oldest
+/// takes half of each pass. One that is larger by a quarter at most counts as no larger: what of it
+/// fits into passes beside the new job may make it the smaller one on the way.
 pub fn tokens_ahead(own: usize, jobs: &[usize], budget: usize) -> usize {
     let (smaller, larger): (Vec<usize>, Vec<usize>) =
         jobs.iter().partition(|&&job| job <= own + own / 4);
@@ -79,7 +81,8 @@ mod tests {
                 }
                 left.retain(|(_, job)| !job.is_empty());
             }
-            // Passes are not filled to the last token, and what is next to last in them may be anyone's.
+            // Passes are not filled to the last token, and what is next to last in them may be
+            // anyone's.
             prop_assert!(computed <= said + said / 2 + 2 * BUDGET, "{} computed, {} said", computed, said);
         }
 

@@ -1,7 +1,8 @@
 //! The one thread that computes, and the jobs that it has.
 //!
-//! The items of several jobs share a pass, as [`share`] decides. A pass that panics harms no job but its own; a job whose caller has
-//! gone, or whose time is up, is dropped between passes. After [`PANICS`] panics in a row the thread fails what it has, and ends.
+//! The items of several jobs share a pass, as [`share`] decides. A pass that panics harms no job
+//! but its own; a job whose caller has gone, or whose time is up, is dropped between passes. After
+//! [`PANICS`] panics in a row the thread fails what it has, and ends.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -37,7 +38,8 @@ pub(super) struct Job<T> {
     pub(super) permit: Permit,
 }
 
-/// After so many consecutive panics the cause is probably damaged memory or weights, and not a bad request.
+/// After so many consecutive panics the cause is probably damaged memory or weights, and not a bad
+/// request.
 const PANICS: usize = 2;
 
 /// The compute thread's own state.
@@ -101,8 +103,8 @@ impl<T: Item> Worker<T> {
         match message {
             Message::Job(job) => self.jobs.push(job),
             Message::Task(task) => {
-                // A panic has dropped the task's reply, which its caller reads as an internal error. Tasks share nothing that they
-                // change, so nothing is left half done.
+                // A panic has dropped the task's reply, which its caller reads as an internal
+                // error. Tasks share nothing that they change, so nothing is left half done.
                 match catch_unwind(AssertUnwindSafe(|| self.pool.install(task))) {
                     Ok(()) => self.panics = 0,
                     Err(_) => {
@@ -192,7 +194,8 @@ impl<T: Item> Worker<T> {
         }
     }
 
-    /// The next items of these jobs through the model: a result for each job, or nothing where it panicked.
+    /// The next items of these jobs through the model: a result for each job, or nothing where it
+    /// panicked.
     fn forward(&self, jobs: &[usize], counts: &[usize]) -> Option<Vec<Result<Vec<f32>, Error>>> {
         let jobs: Vec<(&Job<T>, usize)> = jobs
             .iter()
@@ -236,7 +239,8 @@ fn panicked() -> Error {
 }
 
 impl<T> Job<T> {
-    /// Answers, where there is anything to say, and gives back its permit and what it would still have computed.
+    /// Answers, where there is anything to say, and gives back its permit and what it would still
+    /// have computed.
     fn end(self, load: &LoadMeter, outcome: Option<Result<(), Error>>) {
         load.ended(self.number);
         let begun = self.begun.unwrap_or_else(Instant::now);
@@ -245,7 +249,8 @@ impl<T> Job<T> {
             queued: begun.saturating_duration_since(self.submitted),
             computed: begun.elapsed(),
         };
-        // Before the answer: whoever has it may look at once whether there is a permit again, or send the request's spans away.
+        // Before the answer: whoever has it may look at once whether there is a permit again, or
+        // send the request's spans away.
         drop((self.permit, self.span));
         if let Some(outcome) = outcome {
             // The caller may have gone in the meantime; its answer then has no reader.

@@ -1,5 +1,5 @@
-//! `reranker bench`: tokens per second and latency of the forward pass on fixed workloads, alone, or run by run as a driver that
-//! times other engines in turn asks for them.
+//! `reranker bench`: tokens per second and latency of the forward pass on fixed workloads, alone,
+//! or run by run as a driver that times other engines in turn asks for them.
 
 mod cold;
 mod peak;
@@ -36,10 +36,12 @@ pub struct Args {
     /// Timed rounds of each workload, after an untimed one; the table has medians.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Read the sequences from this file, one `{"workload": str, "ids": [int]}` a line, with `"segments": [int]` if they are not all 0.
+    /// Read the sequences from this file, one `{"workload": str, "ids": [int]}` a line, with
+    /// `"segments": [int]` if they are not all 0.
     #[arg(long, value_name = "FILE")]
     ids: Option<PathBuf>,
-    /// Answer each line of standard input with one line, as `bench/peers/serving.py` describes, instead of measuring.
+    /// Answer each line of standard input with one line, as `bench/peers/serving.py` describes,
+    /// instead of measuring.
     #[arg(long, conflicts_with_all = ["json", "rounds", "workloads"])]
     serve: bool,
     /// Print JSON lines instead of a table.
@@ -277,7 +279,8 @@ fn from_file(file: &Path, model: &Model) -> anyhow::Result<Vec<Workload>> {
     Ok(workloads)
 }
 
-/// Knuth's multiplier; speed does not depend on which ids there are, but they must be the same in every run.
+/// Knuth's multiplier; speed does not depend on which ids there are, but they must be the same in
+/// every run.
 struct Lcg(u64);
 
 impl Lcg {

@@ -34,7 +34,8 @@ pub fn groups(list: &str, root: &Path, controller: &str) -> Vec<Group> {
             }
             _ => continue,
         };
-        // In a container the group's path may be the host's, of which only the last part can be seen, at the root.
+        // In a container the group's path may be the host's, of which only the last part can be
+        // seen, at the root.
         let group = root.join(group.trim_start_matches('/'));
         let folders = group.ancestors().take_while(|f| f.starts_with(&root));
         found.extend(folders.map(|folder| kind(folder.to_owned())));

@@ -1,7 +1,8 @@
 //! `reranker cost`: what a number of pairs takes and costs on AWS Lambda, before anything runs.
 //!
-//! The rates are those of the tables in docs/explain/costs.md: `bench/costs.py` writes `rates.json` from its record, and the tables from
-//! `rates.json`. They are AVX2's, because AWS promises functions no more.
+//! The rates are those of the tables in docs/explain/costs.md: `bench/costs.py` writes `rates.json`
+//! from its record, and the tables from `rates.json`. They are AVX2's, because AWS promises
+//! functions no more.
 
 use std::process::ExitCode;
 use std::sync::LazyLock;
@@ -65,7 +66,8 @@ static RATES: LazyLock<Rates> = LazyLock::new(|| {
 });
 
 impl Rates {
-    /// Core-seconds of a pair of any length: a part that grows with its tokens, and one, attention's, with their square.
+    /// Core-seconds of a pair of any length: a part that grows with its tokens, and one,
+    /// attention's, with their square.
     fn core_seconds(&self, measured: [f64; 2], tokens: u32) -> f64 {
         let [short, long] = self.tokens.map(f64::from);
         let [of_short, of_long] = [measured[0] / short, measured[1] / long];

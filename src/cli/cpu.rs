@@ -12,7 +12,8 @@ const ARM: [(&str, &str, &str); 4] = [
     ("0x41", "0xd4f", "Neoverse V2"),
 ];
 
-/// The processor as its maker calls it, and the numbers that tell its generation where a hypervisor has changed the name.
+/// The processor as its maker calls it, and the numbers that tell its generation where a hypervisor
+/// has changed the name.
 pub fn described() -> String {
     described_by(&cpuinfo())
 }

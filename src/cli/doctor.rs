@@ -1,4 +1,5 @@
-//! `reranker doctor`: what this machine, this configuration and this model amount to, and what to do about what is wrong.
+//! `reranker doctor`: what this machine, this configuration and this model amount to, and what to
+//! do about what is wrong.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -19,8 +20,8 @@ use reranker_engine::{Engine, ModelError, Settings, faster_sets};
 pub struct Args {
     #[command(flatten)]
     model: ModelArg,
-    /// Print only the processor, in one line to paste: its name, instruction sets and speed, and the time of a request of 100
-    /// passages of 128 tokens with bge-reranker-v2-m3 in int8.
+    /// Print only the processor, in one line to paste: its name, instruction sets and speed, and
+    /// the time of a request of 100 passages of 128 tokens with bge-reranker-v2-m3 in int8.
     #[arg(long, conflicts_with = "model")]
     cpu: bool,
 }
@@ -70,14 +71,16 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Operations of [`FULL_REQUEST`] with bge-reranker-v2-m3: of 24 layers the linear ones, with 12,582,912 weights each, and attention.
+/// Operations of [`FULL_REQUEST`] with bge-reranker-v2-m3: of 24 layers the linear ones, with
+/// 12,582,912 weights each, and attention.
 const FULL_OPERATIONS: f64 = {
     let (passages, tokens) = FULL_REQUEST;
     (24 * passages * tokens * (2 * 12_582_912 + 4 * tokens * 1024)) as f64
 };
 
-/// What part of its most a machine reaches on such a request: bench/records/2026-11-23-int8.jsonl has it of VNNI (`growth`), and AVX2's
-/// share of short pairs, 2026-11-26-amx-kernels.txt AMX's. Arm's is taken to be as AVX2's, and was not timed.
+/// What part of its most a machine reaches on such a request: bench/records/2026-11-23-int8.jsonl
+/// has it of VNNI (`growth`), and AVX2's share of short pairs, 2026-11-26-amx-kernels.txt AMX's.
+/// Arm's is taken to be as AVX2's, and was not timed.
 fn reach(isa: Isa) -> f64 {
     match isa {
         Isa::Amx => 0.22,
@@ -86,7 +89,8 @@ fn reach(isa: Isa) -> f64 {
     }
 }
 
-/// How long each of the two measurements of the processor's speed takes: the first brings it to its clock.
+/// How long each of the two measurements of the processor's speed takes: the first brings it to its
+/// clock.
 const PEAK_TIME: Duration = Duration::from_millis(100);
 
 /// The processor in one line.
@@ -415,7 +419,8 @@ fn by_kernels(model: &Model) -> String {
     }
 }
 
-/// A rough upper bound: the weights in what is computed in, the activations of one full batch, and a tile of attention.
+/// A rough upper bound: the weights in what is computed in, the activations of one full batch, and
+/// a tile of attention.
 fn gpu_memory(model: &Model, gpu: &Gpu, batch_tokens: usize) -> Finding {
     let width = |dtype: &str| if dtype == "f32" { 4 } else { 2 };
     let weights = model.weight_bytes() / width(model.stored_dtype()) * width(gpu.precision.name());

@@ -1,7 +1,8 @@
-//! `reranker eval`: how well models rank the candidates of retrieval test sets, side by side, and how far apart their scores are.
+//! `reranker eval`: how well models rank the candidates of retrieval test sets, side by side, and
+//! how far apart their scores are.
 //!
-//! A *run* is a model at a precision. Every run scores the same candidates through the engine that serves requests; the first is
-//! the reference that the others are compared with.
+//! A *run* is a model at a precision. Every run scores the same candidates through the engine that
+//! serves requests; the first is the reference that the others are compared with.
 
 pub mod metrics;
 
@@ -43,33 +44,39 @@ pub struct Args {
     /// Split of the judgements and candidates.
     #[arg(long, default_value = "test")]
     split: String,
-    /// File of judgements in BEIR's or TREC's form, relative to each set's folder [default: qrels/SPLIT.tsv].
+    /// File of judgements in BEIR's or TREC's form, relative to each set's folder [default:
+    /// qrels/SPLIT.tsv].
     #[arg(long, value_name = "FILE")]
     qrels: Option<PathBuf>,
-    /// File of candidates as JSON lines or a TREC run, relative to each set's folder [default: candidates.SPLIT.jsonl]. A set
-    /// without one is ranked whole.
+    /// File of candidates as JSON lines or a TREC run, relative to each set's folder [default:
+    /// candidates.SPLIT.jsonl]. A set without one is ranked whole.
     #[arg(long, value_name = "FILE")]
     candidates: Option<PathBuf>,
     /// Only the first N queries of each set.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     queries: Option<u32>,
-    /// Model folder, packed file, address in S3, or hub id in the local Hugging Face cache [default: the configured model]. Several
-    /// models are compared with the first.
+    /// Model folder, packed file, address in S3, or hub id in the local Hugging Face cache
+    /// [default: the configured model]. Several models are compared with the first.
     #[arg(long = "model", value_name = "DIR|ID")]
     models: Vec<String>,
-    /// Write a JSON line for each set and model to this file when it is finished; "-" for stdout instead of the table.
+    /// Write a JSON line for each set and model to this file when it is finished; "-" for stdout
+    /// instead of the table.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Keep all scores in this folder, one file for each set and model. A later run continues from them.
+    /// Keep all scores in this folder, one file for each set and model. A later run continues from
+    /// them.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
 }
 
-/// Queries are scored together until they have this many pairs: enough to fill a forward pass, few enough that an interruption loses little.
+/// Queries are scored together until they have this many pairs: enough to fill a forward pass, few
+/// enough that an interruption loses little.
 const CHUNK: usize = 256;
-/// Kept scores are trusted where one query, scored again, differs by no more; in f32 instruction sets differ by less than 1e-4.
+/// Kept scores are trusted where one query, scored again, differs by no more; in f32 instruction
+/// sets differ by less than 1e-4.
 const SAME_LOGIT: f32 = 1e-3;
-/// The same below f32, in scores: instruction sets, and batches on a GPU, differ by no more than the precision does from f32.
+/// The same below f32, in scores: instruction sets, and batches on a GPU, differ by no more than
+/// the precision does from f32.
 const SAME_SCORE: f64 = MAX_SCORE_BOUND;
 
 /// What goes in and what comes out; docs/guides/scoring.md says the same at more length.
@@ -151,7 +158,8 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Loads every run before any is measured, so that a wrong folder is told at once and not after hours.
+/// Loads every run before any is measured, so that a wrong folder is told at once and not after
+/// hours.
 fn load(models: &[String], config: &Config, pool: &rayon::ThreadPool) -> anyhow::Result<Vec<Run>> {
     let mut configs: Vec<Config> = models
         .iter()
@@ -265,7 +273,8 @@ fn time(seconds: f64) -> String {
     }
 }
 
-/// A file may have the right name and come from other weights: its first query must score as it says.
+/// A file may have the right name and come from other weights: its first query must score as it
+/// says.
 fn check(
     path: &Path,
     earlier: &QueryScores,
@@ -366,7 +375,8 @@ impl Output {
     }
 }
 
-/// Whether nothing is lost where the file is written anew: it is not there, no plain file, empty, or has figures of an earlier call.
+/// Whether nothing is lost where the file is written anew: it is not there, no plain file, empty,
+/// or has figures of an earlier call.
 fn may_be_written(path: &Path) -> bool {
     let length = match std::fs::metadata(path) {
         Ok(meta) if meta.is_file() => meta.len(),

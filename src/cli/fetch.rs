@@ -1,5 +1,5 @@
-//! `reranker fetch`: a model from the Hugging Face hub into the local cache, where every other command finds it by its name; or one
-//! from S3 into `MODEL_CACHE`.
+//! `reranker fetch`: a model from the Hugging Face hub into the local cache, where every other
+//! command finds it by its name; or one from S3 into `MODEL_CACHE`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,14 +21,15 @@ const CONNECTIONS: usize = 8;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Hub id (owner/name or owner/name@revision), link to the model's page on the hub, or address in S3 (s3://bucket/key)
-    /// [default: the configured model].
+    /// Hub id (owner/name or owner/name@revision), link to the model's page on the hub, or address
+    /// in S3 (s3://bucket/key) [default: the configured model].
     #[arg(value_name = "ID|ADDRESS")]
     name: Option<String>,
     /// Branch, tag or commit [default: MODEL_REVISION, else the pinned commit, else main].
     #[arg(long)]
     revision: Option<String>,
-    /// Accept only the commit and the files that are pinned in this file, as --write-pins wrote it [default: the program's own pins].
+    /// Accept only the commit and the files that are pinned in this file, as --write-pins wrote it
+    /// [default: the program's own pins].
     #[arg(long, value_name = "FILE")]
     pins: Option<PathBuf>,
     /// Add the model's commit and each file's SHA-256 to this file.

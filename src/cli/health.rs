@@ -1,5 +1,5 @@
-//! `reranker health`: asks the server on this machine whether requests should be sent to it. For the health checks of containers, which
-//! have neither a shell nor curl.
+//! `reranker health`: asks the server on this machine whether requests should be sent to it. For
+//! the health checks of containers, which have neither a shell nor curl.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};

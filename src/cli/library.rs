@@ -1,4 +1,5 @@
-//! What sentence-transformers does with a repository that this program does otherwise: the activation of scores, and prompts.
+//! What sentence-transformers does with a repository that this program does otherwise: the
+//! activation of scores, and prompts.
 
 use std::path::Path;
 
@@ -9,7 +10,8 @@ use reranker_engine::weights::Weights;
 
 const LIBRARY_FILE: &str = "config_sentence_transformers.json";
 
-/// What to say of a model folder or packed file; nothing where both do the same. What cannot be read is said when it is loaded.
+/// What to say of a model folder or packed file; nothing where both do the same. What cannot be
+/// read is said when it is loaded.
 pub fn notes(path: &Path) -> Vec<String> {
     let read = |file: &str| {
         let bytes = std::fs::read(path.join(file)).ok()?;

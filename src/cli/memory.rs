@@ -19,9 +19,11 @@ pub struct Limit {
     pub by: String,
 }
 
-/// Refuses a start that cannot end well: the kernel would kill the process without a word while it loads, or at its first request.
+/// Refuses a start that cannot end well: the kernel would kill the process without a word while it
+/// loads, or at its first request.
 ///
-/// What every forward pass reads has to be in memory; what is mapped besides (embedding tables) comes and goes.
+/// What every forward pass reads has to be in memory; what is mapped besides (embedding tables)
+/// comes and goes.
 pub fn check(plan: &ModelPlan) -> anyhow::Result<()> {
     // A GPU's weights are in its own memory, and only pass through this one.
     if plan.settings.gpu.is_some() {
@@ -52,8 +54,8 @@ pub fn check_path(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A rough upper bound: the weights (as f32 where a folder holds another dtype), the activations of one full batch, and the
-/// tokenizer.
+/// A rough upper bound: the weights (as f32 where a folder holds another dtype), the activations of
+/// one full batch, and the tokenizer.
 pub fn needed(model: &Model, batch_tokens: usize, stored: u64, dtype: &str) -> u64 {
     let packed = model.manifest().is_some();
     let model = model.config();
@@ -84,7 +86,8 @@ pub fn available() -> Option<u64> {
     [own, machine].into_iter().flatten().min()
 }
 
-/// The limit of the control group that this process is in, of those above it, and of its address space, whichever is lowest.
+/// The limit of the control group that this process is in, of those above it, and of its address
+/// space, whichever is lowest.
 pub fn limit() -> Option<Limit> {
     let read = |path: &Path| {
         let text = std::fs::read_to_string(path).ok()?;

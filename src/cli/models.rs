@@ -1,6 +1,7 @@
 //! `reranker models`: the models that are known by name, and what each is for.
 //!
-//! The table is data. Sizes are computed from the shapes, quality is what others have published, each measure with its source.
+//! The table is data. Sizes are computed from the shapes, quality is what others have published,
+//! each measure with its source.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -109,7 +110,8 @@ impl Shape {
         self.layers * layer
     }
 
-    /// All of them: tables, linear layers with the head's, and biases and norms, which those with a gate have few of.
+    /// All of them: tables, linear layers with the head's, and biases and norms, which those with a
+    /// gate have few of.
     fn parameters(&self) -> u64 {
         let tables = (self.vocab + self.positions) * self.hidden;
         let matrices = self.weights_a_token() + self.hidden * self.hidden;

@@ -1,4 +1,5 @@
-//! What the scores in a file came from, so that a later run never adds scores of another model or other settings to it.
+//! What the scores in a file came from, so that a later run never adds scores of another model or
+//! other settings to it.
 
 use std::path::Path;
 
@@ -41,7 +42,8 @@ impl Origin {
 fn model_sha256(engine: &Engine) -> Result<String, ModelError> {
     let mut all = Sha256::new();
     if let Some(manifest) = engine.model().manifest() {
-        // It has the digest of all tensors, tokenizer included, and its own was checked when the file was opened.
+        // It has the digest of all tensors, tokenizer included, and its own was checked when the
+        // file was opened.
         let text = serde_json::to_string(manifest)
             .map_err(|error| ModelError::Compute(error.to_string()))?;
         all.update(text);
@@ -69,7 +71,8 @@ fn model_sha256(engine: &Engine) -> Result<String, ModelError> {
     Ok(hex(&all.finalize()))
 }
 
-/// What is not as it was, setting by setting. A model by another name is the same model while its files are.
+/// What is not as it was, setting by setting. A model by another name is the same model while its
+/// files are.
 pub fn differences(was: &impl Serialize, is: &impl Serialize) -> Vec<String> {
     let fields = |value: serde_json::Result<Value>| match value {
         Ok(Value::Object(fields)) => fields,

@@ -1,7 +1,9 @@
-//! The two streams that every command writes to: data to stdout, notes to stderr. Nothing here panics.
+//! The two streams that every command writes to: data to stdout, notes to stderr. Nothing here
+//! panics.
 //!
-//! A reader that has gone (`reranker score … | head`) is no error: a stream of data ends there, and a command that prints a few
-//! lines goes on to its exit code. Whatever else stdout refuses, a full disk for one, ends the command with 1.
+//! A reader that has gone (`reranker score … | head`) is no error: a stream of data ends there, and
+//! a command that prints a few lines goes on to its exit code. Whatever else stdout refuses, a full
+//! disk for one, ends the command with 1.
 
 use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -117,7 +119,8 @@ pub fn pairs_bar(pairs: Option<u64>) -> ProgressBar {
     }
 }
 
-/// Tells in a server's log how far something has come, a tenth at a time, where no terminal shows a bar.
+/// Tells in a server's log how far something has come, a tenth at a time, where no terminal shows a
+/// bar.
 pub struct Tenths {
     what: &'static str,
     told: AtomicU64,

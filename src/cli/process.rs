@@ -1,4 +1,5 @@
-//! What the operating system knows of this process: when it began, what it has used, and what it may.
+//! What the operating system knows of this process: when it began, what it has used, and what it
+//! may.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -6,9 +7,10 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// When this process began, from before its libraries were linked.
 ///
-/// The kernel notes it in ticks of ten milliseconds, rounded down. The processor time used so far tells the rest: until the
-/// program's first line a process does nothing but compute and wait for its own file, so it began no later than that long ago.
-/// Called later than on the first line, it still is at most a tick off.
+/// The kernel notes it in ticks of ten milliseconds, rounded down. The processor time used so far
+/// tells the rest: until the program's first line a process does nothing but compute and wait for
+/// its own file, so it began no later than that long ago. Called later than on the first line, it
+/// still is at most a tick off.
 pub fn began() -> Instant {
     let now = Instant::now();
     let used = used();
@@ -35,7 +37,8 @@ fn duration(time: rustix::time::Timespec) -> Duration {
     Duration::new(u64::try_from(time.tv_sec).unwrap_or_default(), nanos)
 }
 
-/// The 22nd field of `/proc/PID/stat`; the second, in parentheses, may hold spaces and parentheses of its own.
+/// The 22nd field of `/proc/PID/stat`; the second, in parentheses, may hold spaces and parentheses
+/// of its own.
 fn start_ticks(stat: &str) -> Option<u64> {
     let (_, after_name) = stat.rsplit_once(')')?;
     after_name.split_whitespace().nth(19)?.parse().ok()
@@ -48,7 +51,8 @@ pub fn resident_bytes() -> u64 {
     pages.unwrap_or_default() * rustix::param::page_size() as u64
 }
 
-/// A limit that the kernel holds this process to, by its name in `/proc/self/limits`; nothing where there is none.
+/// A limit that the kernel holds this process to, by its name in `/proc/self/limits`; nothing where
+/// there is none.
 pub fn limit(name: &str) -> Option<u64> {
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
@@ -90,8 +94,8 @@ pub fn room_for_connections(wanted: usize) -> usize {
     usize::try_from(room).map_or(wanted, |room| room.min(wanted))
 }
 
-/// A core file would hold the texts and keys of requests, so none of this process's memory goes into one. Where that cannot be said (no
-/// `/proc`), there is no more to do.
+/// A core file would hold the texts and keys of requests, so none of this process's memory goes
+/// into one. Where that cannot be said (no `/proc`), there is no more to do.
 pub fn keep_out_of_cores() {
     let _ = std::fs::write("/proc/self/coredump_filter", "0");
 }

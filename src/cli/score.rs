@@ -39,13 +39,15 @@ pub struct Args {
     query: Option<String>,
     /// The passages for --query.
     passages: Vec<String>,
-    /// Read pairs from this file ("-" for stdin), one JSON object a line: {"query": …, "passage": …}, with an optional "id". A line
-    /// that cannot be scored gets a row with "error" instead of "score", and the exit code is 1. Gzip is unpacked.
+    /// Read pairs from this file ("-" for stdin), one JSON object a line: {"query": …, "passage":
+    /// …}, with an optional "id". A line that cannot be scored gets a row with "error" instead of
+    /// "score", and the exit code is 1. Gzip is unpacked.
     #[arg(long, value_name = "FILE", conflicts_with = "passages")]
     jsonl: Option<PathBuf>,
-    /// Write one JSON line for each pair, in the same order, to this file instead of stdout. An interrupted run is continued where
-    /// its file ends, and rows with "error" are tried again. FILE.about has the model and the settings; a file of another model or
-    /// other settings is refused. If FILE ends in .gz, the rows are in FILE without .gz until the run ends.
+    /// Write one JSON line for each pair, in the same order, to this file instead of stdout. An
+    /// interrupted run is continued where its file ends, and rows with "error" are tried again.
+    /// FILE.about has the model and the settings; a file of another model or other settings is
+    /// refused. If FILE ends in .gz, the rows are in FILE without .gz until the run ends.
     #[arg(long, value_name = "FILE", requires = "jsonl")]
     out: Option<PathBuf>,
     /// Print logits instead of their sigmoids.
@@ -63,7 +65,8 @@ pub struct Args {
 const MOST: usize = 256;
 /// The first ones, by which the speed is measured.
 const FIRST: usize = 16;
-/// So long may it take until scores are written: an interruption loses little, and whoever looks on sees that it goes on.
+/// So long may it take until scores are written: an interruption loses little, and whoever looks on
+/// sees that it goes on.
 const CHUNK_TIME: Duration = Duration::from_secs(1);
 
 /// A row of the output.
@@ -164,7 +167,8 @@ impl Scorer<'_> {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// The scores of pairs that were checked, or what is wrong with each. One that the model refuses spoils no other.
+    /// The scores of pairs that were checked, or what is wrong with each. One that the model
+    /// refuses spoils no other.
     fn each(&self, pairs: &[Pair]) -> anyhow::Result<Vec<Result<Score, Refusal>>> {
         match self.engine.score(&self.request(pairs.to_vec())) {
             Ok(scores) => Ok(scores.into_iter().map(Ok).collect()),
@@ -319,7 +323,8 @@ impl<'a> Bulk<'a> {
         self.lines.next().with_context(|| self.name.clone())
     }
 
-    /// Passes over the lines that have their rows, and tries those again that failed. How many rows there are.
+    /// Passes over the lines that have their rows, and tries those again that failed. How many rows
+    /// there are.
     fn again(&mut self) -> anyhow::Result<usize> {
         let Some(kept) = &mut self.kept else {
             return Ok(0);
@@ -429,7 +434,8 @@ impl<'a> Bulk<'a> {
         let seconds = begun.elapsed().as_secs_f64();
         self.seconds += seconds;
         self.progress.inc(count as u64);
-        // A chunk that took longer than it should makes the next one smaller, a faster one lets it grow.
+        // A chunk that took longer than it should makes the next one smaller, a faster one lets it
+        // grow.
         let fitting = CHUNK_TIME.as_secs_f64() / (seconds / count.max(1) as f64).max(1e-6);
         // A count between the two bounds.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]

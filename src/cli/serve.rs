@@ -30,7 +30,8 @@ use reranker_engine::{Engine, Info, ModelError};
 /// After a download that failed, until the next; the pause doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// What the process ends with when its compute thread has panicked too often, for the platform to start another: `EX_SOFTWARE`.
+/// What the process ends with when its compute thread has panicked too often, for the platform to
+/// start another: `EX_SOFTWARE`.
 pub const BROKEN: u8 = 70;
 /// For the answers that tell of it.
 const BROKEN_GRACE: Duration = Duration::from_secs(1);
@@ -44,8 +45,9 @@ pub struct Broken;
 
 #[derive(clap::Args, Default)]
 pub struct Args {
-    /// Hub repository (owner/name or owner/name@revision), model folder, packed file, or address in S3; replaces MODEL_DIR and
-    /// MODEL_NAME. A repository that is not in the cache is downloaded and packed, once. With PRECISION=f32 it is not packed.
+    /// Hub repository (owner/name or owner/name@revision), model folder, packed file, or address in
+    /// S3; replaces MODEL_DIR and MODEL_NAME. A repository that is not in the cache is downloaded
+    /// and packed, once. With PRECISION=f32 it is not packed.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
     /// Pack a model folder before it is served, if it has no packed.safetensors.
@@ -104,7 +106,8 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
     process::check_clock(SystemTime::now())?;
     fault::arm(config.faults.clone());
     process::keep_out_of_cores();
-    // Before minutes of fetching and packing: a port that is taken, and a signal, are noticed at once.
+    // Before minutes of fetching and packing: a port that is taken, and a signal, are noticed at
+    // once.
     let door = match kind {
         HostKind::Lambda => None,
         HostKind::Azure | HostKind::Http => Some(Door::new(config, kind)?),
@@ -159,7 +162,8 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
     let warm_up = match config.warm_up {
         Choice::Yes => true,
         Choice::No => false,
-        // On demand, the first request is the warm-up: running the model twice would only make it later.
+        // On demand, the first request is the warm-up: running the model twice would only make it
+        // later.
         Choice::Auto => kind != HostKind::Lambda || !on_demand(config),
     };
     tracing::info!(
@@ -399,8 +403,8 @@ fn fitting(config: &Config) -> anyhow::Result<ModelPlan> {
     Ok(plan)
 }
 
-/// Brings the model from S3. What may mend by itself is tried again and again, where `patient`; meanwhile requests are told why there
-/// is no model.
+/// Brings the model from S3. What may mend by itself is tried again and again, where `patient`;
+/// meanwhile requests are told why there is no model.
 async fn brought(service: &Service, config: Config, patient: bool) -> Option<ModelPlan> {
     let mut pause = FIRST_PAUSE;
     loop {
@@ -492,7 +496,8 @@ async fn on_lambda(
         let budget = started + config.init_budget;
         let _ = tokio::time::timeout_at(budget.into(), in_memory).await;
     } else {
-        // Nothing hurries these, and a snapshot must hold a loaded model: without one, publishing has to fail.
+        // Nothing hurries these, and a snapshot must hold a loaded model: without one, publishing
+        // has to fail.
         in_memory.await;
         service.engine()?;
     }

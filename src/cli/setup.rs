@@ -23,10 +23,13 @@ pub struct ModelPlan {
     pub no_gpu: Option<String>,
 }
 
-/// Tokens of one pass on a GPU, where nobody says how many: more than on a CPU, because a GPU is idle between passes and for small ones. Their activations take about 1 GB for a model of 24 layers of 1024.
+/// Tokens of one pass on a GPU, where nobody says how many: more than on a CPU, because a GPU is
+/// idle between passes and for small ones. Their activations take about 1 GB for a model of 24
+/// layers of 1024.
 const GPU_BATCH_TOKENS: usize = 16_384;
 
-/// The configuration with another model: a path, an address in S3, or a hub id in the local Hugging Face cache.
+/// The configuration with another model: a path, an address in S3, or a hub id in the local Hugging
+/// Face cache.
 pub fn with_model(config: &Config, model: &str) -> Config {
     let path = Path::new(model);
     // No hub id looks like these, so a folder that is not there is told as one.
@@ -111,7 +114,8 @@ pub fn bring(config: &Config, model: &S3Model) -> Result<LocatedModel, ModelErro
     })
 }
 
-/// Whether a packed form would be computed, which a GPU cannot, and whoever asks for floats does not want.
+/// Whether a packed form would be computed, which a GPU cannot, and whoever asks for floats does
+/// not want.
 fn wants_packed(config: &Config) -> bool {
     config.device != Device::Cuda && matches!(config.precision, Precision::Auto | Precision::Int8)
 }

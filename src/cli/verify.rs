@@ -18,9 +18,11 @@ use reranker_engine::weights::{Sureness, check_payload};
 pub struct Args {
     #[command(flatten)]
     model: ModelArg,
-    /// Compare with the scores in this file instead of the model's `scores.json` or the built-in ones. JSON: `{"model": NAME,
-    /// "tolerance": 1e-3, "rows": [{"query": …, "passage": …, "logit": 1.25}, …]}`. A row may have a "score" between 0 and 1 instead
-    /// of a logit, and its own "tolerance". The tolerance for a packed model is at least 0.03, the error that int8 may add.
+    /// Compare with the scores in this file instead of the model's `scores.json` or the built-in
+    /// ones. JSON: `{"model": NAME, "tolerance": 1e-3, "rows": [{"query": …,
+    /// "passage": …, "logit": 1.25}, …]}`. A row may have a "score" between 0 and 1 instead of a
+    /// logit, and its own "tolerance". The tolerance for a packed model is at least 0.03, the error
+    /// that int8 may add.
     #[arg(long, value_name = "FILE")]
     scores: Option<PathBuf>,
 }
@@ -130,7 +132,8 @@ impl Row {
     }
 }
 
-/// The rows to compare with: a file that was named, the model folder's own, or the built-in ones of the model's name.
+/// The rows to compare with: a file that was named, the model folder's own, or the built-in ones of
+/// the model's name.
 fn expected(named: Option<&Path>, folder: &Path, model: &str) -> anyhow::Result<Option<Expected>> {
     let own = folder.join(OWN_SCORES);
     let file = named.or_else(|| own.is_file().then_some(own.as_path()));

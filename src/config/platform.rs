@@ -23,11 +23,13 @@ pub struct Platform {
     pub azure_port: Option<u16>,
     /// Where Hugging Face's own tools keep downloaded models.
     pub hub_cache: Option<PathBuf>,
-    /// `HF_ENDPOINT` and `HF_TOKEN` (or its older name): the hub to download from, and the key to it; `HF_HUB_OFFLINE`: do not.
+    /// `HF_ENDPOINT` and `HF_TOKEN` (or its older name): the hub to download from, and the key to
+    /// it; `HF_HUB_OFFLINE`: do not.
     pub hub_endpoint: Option<String>,
     pub hub_token: Option<String>,
     pub hub_offline: bool,
-    /// `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`, which the SDK reads itself, names another store than AWS's.
+    /// `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`, which the SDK reads itself, names another store
+    /// than AWS's.
     pub s3_endpoint: bool,
 }
 

@@ -1,4 +1,5 @@
-//! Readers: from a variable's text to its value, or to a complaint that names the variable, the text and the expected form.
+//! Readers: from a variable's text to its value, or to a complaint that names the variable, the
+//! text and the expected form.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -14,7 +15,8 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The variable's value, or its default; an empty value counts as unset where there is a default to use instead.
+    /// The variable's value, or its default; an empty value counts as unset where there is a
+    /// default to use instead.
     pub fn text(&self, variable: &Variable) -> String {
         (self.lookup)(variable.name)
             .map(|value| value.trim().to_owned())

@@ -1,4 +1,5 @@
-//! Variables that are set and that this program does not know, where somebody may believe that it does.
+//! Variables that are set and that this program does not know, where somebody may believe that it
+//! does.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -47,7 +48,8 @@ const COUSINS: [(&str, &[&str]); 13] = [
 /// Shorter names are near too many others.
 const SHORTEST: usize = 5;
 
-/// A note for each of these names that is nearly ours, or another program's word for one of ours that is not set. No value is looked at.
+/// A note for each of these names that is nearly ours, or another program's word for one of ours
+/// that is not set. No value is looked at.
 pub fn notes(names: impl Iterator<Item = OsString>) -> Vec<String> {
     let set: BTreeSet<String> = names.filter_map(|name| name.into_string().ok()).collect();
     let ours = |name: &str| VARIABLES.iter().any(|variable| variable.name == name);

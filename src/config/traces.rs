@@ -6,7 +6,8 @@ use super::reader::{Reader, yes_or_no};
 use super::{TRACE_CONTENT, Variable};
 use crate::telemetry::Export;
 
-/// OpenTelemetry's variables. An empty value means unset to all of them, and one for traces goes before the general one.
+/// OpenTelemetry's variables. An empty value means unset to all of them, and one for traces goes
+/// before the general one.
 const OTEL_SDK_DISABLED: &str = "OTEL_SDK_DISABLED";
 const OTEL_TRACES_EXPORTER: &str = "OTEL_TRACES_EXPORTER";
 const OTEL_TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
@@ -33,8 +34,8 @@ const OTEL_SPAN_ATTRIBUTES: [&str; 2] = [
 /// The SDK's own limit is 128, which a ranking of 40 documents would exceed.
 const SPAN_ATTRIBUTES: u32 = 1024;
 
-/// The destination of traces. OpenTelemetry's other variables are read only where a collector is named: other programs may need
-/// values that this one does not support.
+/// The destination of traces. OpenTelemetry's other variables are read only where a collector is
+/// named: other programs may need values that this one does not support.
 pub(super) fn export(read: &mut Reader, collector: &Variable) -> Option<Option<Export>> {
     let content = yes_or_no()(read, &TRACE_CONTENT);
     let is = |name: &str, wanted: &str| {

@@ -1,7 +1,9 @@
-//! Azure Functions: triggers that the host passes on as `{"Data": …, "Metadata": …}` instead of as HTTP.
+//! Azure Functions: triggers that the host passes on as `{"Data": …, "Metadata": …}` instead of as
+//! HTTP.
 //!
-//! Timers and the warm-up of a new instance come so, and HTTP requests where `host.json` forwards none. Whatever begins like that is read
-//! whole and answered in the host's form; everything else goes on as it came.
+//! Timers and the warm-up of a new instance come so, and HTTP requests where `host.json` forwards
+//! none. Whatever begins like that is read whole and answered in the host's form; everything else
+//! goes on as it came.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -29,7 +31,8 @@ use crate::http::Rejection;
 const BEGINNING: usize = 64;
 /// Triggers that are read at a time: their bytes are counted by nobody else.
 const AT_A_TIME: usize = 2;
-/// What a trigger may have beside a request's body, which is a string in it: twice as long where each letter is escaped.
+/// What a trigger may have beside a request's body, which is a string in it: twice as long where
+/// each letter is escaped.
 const ENVELOPE_BYTES: usize = 64 << 10;
 
 /// `router`, behind a reader of triggers whose requests have up to `body_bytes` and `timeout`.

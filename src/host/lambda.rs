@@ -1,7 +1,8 @@
-//! AWS Lambda: API Gateway (REST and HTTP APIs), Function URLs, ALB, and whoever invokes the function by itself, over the shared router.
+//! AWS Lambda: API Gateway (REST and HTTP APIs), Function URLs, ALB, and whoever invokes the
+//! function by itself, over the shared router.
 //!
-//! `runtime` takes events, `event` reads what they ask for, `reply` writes answers in their form. Adds to each request what only the
-//! platform knows: the invocation's deadline and id.
+//! `runtime` takes events, `event` reads what they ask for, `reply` writes answers in their form.
+//! Adds to each request what only the platform knows: the invocation's deadline and id.
 
 mod event;
 mod reply;
@@ -30,16 +31,18 @@ const ANSWER_MARGIN: Duration = Duration::from_millis(200);
 const GATEWAY_TIME: Duration = Duration::from_secs(29);
 /// Lambda kills a function this long after SIGTERM, less a little.
 const SHUTDOWN_TIME: Duration = Duration::from_millis(400);
-/// For exporting an invocation's traces before its answer goes out, after which the process is frozen. The answer's margin holds it.
+/// For exporting an invocation's traces before its answer goes out, after which the process is
+/// frozen. The answer's margin holds it.
 const FLUSH_TIME: Duration = Duration::from_millis(150);
 /// For the last traces, of the time that is left after SIGTERM.
 const LAST_FLUSH_TIME: Duration = Duration::from_millis(50);
 
 /// Takes events until the platform ends the process, or gives no more; why it did not.
 ///
-/// With SnapStart, this is where the snapshot is taken, and `on_restore` is called when the process goes on from it, before the
-/// first event. Nothing else of ours outlives the snapshot: each deadline is taken from the wall clock when its event comes, and random
-/// numbers from the kernel, which renews its own.
+/// With SnapStart, this is where the snapshot is taken, and `on_restore` is called when the process
+/// goes on from it, before the first event. Nothing else of ours outlives the snapshot: each
+/// deadline is taken from the wall clock when its event comes, and random numbers from the kernel,
+/// which renews its own.
 pub async fn serve(
     router: Router,
     traces: Traces,
@@ -87,7 +90,8 @@ pub async fn answer(router: Router, invocation: Invocation) -> Reply {
                 extensions.insert(Deadline(at));
             }
             extensions.insert(RequestId(invocation.id));
-            // The platform's own word on the trace, which names the segment that the request's header cannot know yet.
+            // The platform's own word on the trace, which names the segment that the request's
+            // header cannot know yet.
             if let Some(trace) = invocation.trace {
                 request.headers_mut().insert("x-amzn-trace-id", trace);
             }
@@ -118,7 +122,8 @@ async fn routed(router: Router, request: Request<Body>) -> Response<Body> {
     response
 }
 
-/// An event that comes to no request is no failure of the function: alarms watch those, and anybody may send anything.
+/// An event that comes to no request is no failure of the function: alarms watch those, and anybody
+/// may send anything.
 async fn refused(form: Form, refusal: Rejection, id: &str) -> Reply {
     let response = reply::instead(refusal, None, HeaderValue::from_str(id).ok());
     let told = response.extensions().get::<crate::http::Told>();
@@ -143,7 +148,8 @@ async fn warm(health: Response<Body>) -> Vec<u8> {
         .into_bytes()
 }
 
-/// The refusal of a batch, with each of its records named as failed: its source keeps them, where it is set up to be told.
+/// The refusal of a batch, with each of its records named as failed: its source keeps them, where
+/// it is set up to be told.
 fn with_failures(refusal: &[u8], records: Vec<String>) -> Vec<u8> {
     let mut answer: serde_json::Value = serde_json::from_slice(refusal).unwrap_or_default();
     let failures = records
@@ -153,16 +159,16 @@ fn with_failures(refusal: &[u8], records: Vec<String>) -> Vec<u8> {
     answer.to_string().into_bytes()
 }
 
-/// From the platform's wall clock, in milliseconds since 1970, to ours. Some emulators state a deadline that has long passed:
-/// such a one says nothing.
+/// From the platform's wall clock, in milliseconds since 1970, to ours. Some emulators state a
+/// deadline that has long passed: such a one says nothing.
 fn deadline(epoch_ms: u64, margin: Duration, now: SystemTime) -> Option<Instant> {
     let at = UNIX_EPOCH.checked_add(Duration::from_millis(epoch_ms))?;
     let left = at.duration_since(now).ok()?;
     Instant::now().checked_add(left.saturating_sub(margin))
 }
 
-/// When a gateway that took a request at this time stops waiting. Counts a cold start, which the invocation's own deadline does not.
-/// Events that were recorded long ago say nothing.
+/// When a gateway that took a request at this time stops waiting. Counts a cold start, which the
+/// invocation's own deadline does not. Events that were recorded long ago say nothing.
 fn gateways_deadline(since_ms: u64, now: SystemTime) -> Option<Instant> {
     let now_ms = now.duration_since(UNIX_EPOCH).ok()?.as_millis();
     // No gateway takes a request later than now: its clock is ahead of ours.
@@ -171,11 +177,13 @@ fn gateways_deadline(since_ms: u64, now: SystemTime) -> Option<Instant> {
     deadline(since_ms.checked_add(gateway_ms)?, Duration::ZERO, now)
 }
 
-/// Calls `on_drain` on SIGTERM and ends the process once `idle` says that nothing is being computed.
+/// Calls `on_drain` on SIGTERM and ends the process once `idle` says that nothing is being
+/// computed.
 ///
-/// Lambda sends SIGTERM only to functions with an extension, so with `register` one that subscribes to no event is registered.
-/// Where the platform refuses it, the function works all the same and is ended without warning. A function that is restored
-/// from a snapshot does without: the extension's connection would be one from before it.
+/// Lambda sends SIGTERM only to functions with an extension, so with `register` one that subscribes
+/// to no event is registered. Where the platform refuses it, the function works all the same and is
+/// ended without warning. A function that is restored from a snapshot does without: the extension's
+/// connection would be one from before it.
 pub async fn drain_on_sigterm(
     register: bool,
     on_drain: impl FnOnce() + Send + 'static,

@@ -1,6 +1,8 @@
-//! JSON whose fields need not be what they should be: events are made by gateways, emulators and people.
+//! JSON whose fields need not be what they should be: events are made by gateways, emulators and
+//! people.
 //!
-//! A value stays the piece of text that it is until somebody asks for it, so reading an event takes no memory for what nobody asks for.
+//! A value stays the piece of text that it is until somebody asks for it, so reading an event takes
+//! no memory for what nobody asks for.
 
 use std::borrow::Cow;
 use std::fmt;

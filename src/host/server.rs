@@ -1,7 +1,8 @@
 //! HTTP on a socket: bound before the model loads, drained when it is told to stop.
 //!
-//! Every limit that a client could lean on is set here and not left to a library's default: how many connections there are, how long
-//! one may take for a head or stay without a request, how large a head may be, and what HTTP/2 may make us keep.
+//! Every limit that a client could lean on is set here and not left to a library's default: how
+//! many connections there are, how long one may take for a head or stay without a request, how
+//! large a head may be, and what HTTP/2 may make us keep.
 
 mod connection;
 
@@ -42,10 +43,12 @@ const MAX_HEAD_BYTES: usize = 64 << 10;
 const MAX_HEADER_LIST_BYTES: u32 = 64 << 10;
 /// Requests at a time on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 100;
-/// Requests that a client has cancelled and we have not seen yet; more end the connection, and so do more of our own resets.
+/// Requests that a client has cancelled and we have not seen yet; more end the connection, and so
+/// do more of our own resets.
 const MAX_RESET_STREAMS: usize = 20;
 const MAX_OWN_RESETS: usize = 100;
-/// What a client may send ahead of our reading, on one request and on the whole connection, and how much of an answer waits for it.
+/// What a client may send ahead of our reading, on one request and on the whole connection, and how
+/// much of an answer waits for it.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 512 << 10;
 const SEND_BUFFER_BYTES: usize = 64 << 10;
@@ -53,7 +56,8 @@ const MAX_FRAME_BYTES: u32 = 16 << 10;
 /// An HTTP/2 connection whose other end has vanished is found out by asking.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections over the limit that are being told so at a time; those beyond are closed without a word.
+/// Connections over the limit that are being told so at a time; those beyond are closed without a
+/// word.
 const REFUSALS: usize = 64;
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
 
@@ -85,7 +89,8 @@ pub enum End {
 /// Connections that wait to be accepted; the kernel has a limit of its own.
 const BACKLOG: u32 = 4096;
 
-/// Takes the address without listening: another server there is noticed, and whoever connects is refused until [`listen`].
+/// Takes the address without listening: another server there is noticed, and whoever connects is
+/// refused until [`listen`].
 pub fn reserve(address: SocketAddr) -> std::io::Result<TcpSocket> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -102,8 +107,8 @@ pub fn listen(socket: TcpSocket) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves until `stop` says so, or until `broken` ends, then lets accepted requests finish for at most the grace. `on_drain` is called in
-/// between.
+/// Serves until `stop` says so, or until `broken` ends, then lets accepted requests finish for at
+/// most the grace. `on_drain` is called in between.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -165,7 +170,8 @@ fn http() -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1()
         .timer(TokioTimer::new())
-        // One timer for heads and for idle connections would be too long for the one or too short for the other: `ConnectionState` has two.
+        // One timer for heads and for idle connections would be too long for the one or too short
+        // for the other: `ConnectionState` has two.
         .header_read_timeout(None)
         .keep_alive(true)
         // Half a connection is no client that waits for an answer.
@@ -221,7 +227,8 @@ impl Acceptor {
     }
 }
 
-/// Says why, and reads a little of what is on its way: closing on unread bytes would take the answer back.
+/// Says why, and reads a little of what is on its way: closing on unread bytes would take the
+/// answer back.
 async fn refuse(mut stream: TcpStream, limit: usize) -> std::io::Result<()> {
     let (head, body) = Rejection::NoConnection { limit }.by_host(None).into_parts();
     let body = body.collect().await.map_err(std::io::Error::other)?;
@@ -306,7 +313,8 @@ async fn serve_one(
                 if told.is_some() || matches!(watched.phase(), Phase::Head(_)) {
                     return tracing::debug!("a connection took too long for its next request");
                 }
-                // Says goodbye where the version has a word for it; what is not over some time later is cut.
+                // Says goodbye where the version has a word for it; what is not over some time
+                // later is cut.
                 connection.as_mut().graceful_shutdown();
                 told = Some(Instant::now());
                 continue;
@@ -316,7 +324,8 @@ async fn serve_one(
                 connection.await
             }
         };
-        // A connection that breaks is its client's affair; what it asked for has its own line in the log.
+        // A connection that breaks is its client's affair; what it asked for has its own line in
+        // the log.
         if let Err(error) = ended {
             tracing::debug!(%error, "connection ended");
         }
@@ -324,7 +333,8 @@ async fn serve_one(
     }
 }
 
-/// An answer's body, of which the connection knows until whoever sends it has let go of its last byte.
+/// An answer's body, of which the connection knows until whoever sends it has let go of its last
+/// byte.
 struct Tracked {
     body: Body,
     answering: Arc<Answering>,
@@ -369,8 +379,8 @@ impl hyper::body::Body for Tracked {
     }
 }
 
-/// The router's answer. After a body in chunks the connection is closed: where a length was announced besides, hyper has dropped it, and
-/// whoever stands in front may have believed it.
+/// The router's answer. After a body in chunks the connection is closed: where a length was
+/// announced besides, hyper has dropped it, and whoever stands in front may have believed it.
 async fn answer(router: Router, request: Request) -> Result<Response, std::convert::Infallible> {
     let in_chunks =
         request.version() < Version::HTTP_2 && request.headers().contains_key(TRANSFER_ENCODING);

@@ -1,4 +1,5 @@
-//! SIGTERM and SIGINT, on a thread of their own: whatever the other threads do, the process ends in its time.
+//! SIGTERM and SIGINT, on a thread of their own: whatever the other threads do, the process ends in
+//! its time.
 
 use std::io;
 use std::sync::Arc;
@@ -18,15 +19,17 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// From now on the first signal is what the value that this gives tells of. A second one ends the process at once with code 1.
+    /// From now on the first signal is what the value that this gives tells of. A second one ends
+    /// the process at once with code 1.
     pub fn drain(self) -> watch::Receiver<bool> {
         self.drains.store(true, Ordering::Release);
         self.first
     }
 }
 
-/// Listens from now on. Until [`Signals::drain`] a signal ends the process at once, with the code that shells give it: the first process
-/// of a container would else not notice one. After that this thread ends the process when `last` has passed after the first.
+/// Listens from now on. Until [`Signals::drain`] a signal ends the process at once, with the code
+/// that shells give it: the first process of a container would else not notice one. After that this
+/// thread ends the process when `last` has passed after the first.
 pub fn listen(last: Duration) -> io::Result<Signals> {
     let (told, first) = watch::channel(false);
     let drains = Arc::new(AtomicBool::new(false));

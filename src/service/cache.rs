@@ -1,5 +1,5 @@
-//! Scores of sequences that were seen before, bounded. A pair's logit does not depend on what else is in its batch, so what is kept
-//! equals to the bit what would be computed.
+//! Scores of sequences that were seen before, bounded. A pair's logit does not depend on what else
+//! is in its batch, so what is kept equals to the bit what would be computed.
 
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};

@@ -1,9 +1,10 @@
-//! A request's metrics as one line of JSON in CloudWatch's embedded metric format, from which CloudWatch makes metrics where
-//! nobody can scrape.
+//! A request's metrics as one line of JSON in CloudWatch's embedded metric format, from which
+//! CloudWatch makes metrics where nobody can scrape.
 //!
-//! Every combination of metric and dimension values is a metric that AWS bills. So the metrics are five unless more are asked for, by
-//! function and version: functions of one account are apart, and so are the versions of one that is rolled out. What tells requests
-//! apart is a property of the line and no dimension.
+//! Every combination of metric and dimension values is a metric that AWS bills. So the metrics are
+//! five unless more are asked for, by function and version: functions of one account are apart, and
+//! so are the versions of one that is rolled out. What tells requests apart is a property of the
+//! line and no dimension.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,7 +59,8 @@ impl Emf {
         let _ = Stream::Stdout.write_all(line.as_bytes());
     }
 
-    /// The line without its end. `cold_start` is for the first request of a process, so that the metric's average is their share.
+    /// The line without its end. `cold_start` is for the first request of a process, so that the
+    /// metric's average is their share.
     fn line(&self, outcome: &Outcome, cold_start: bool, now: SystemTime) -> String {
         let mut root = Map::new();
         let mut definitions = Vec::new();
@@ -210,7 +212,8 @@ mod tests {
         root
     }
 
-    /// The rules of AWS's specification of the format, where they can be broken by what a line holds.
+    /// The rules of AWS's specification of the format, where they can be broken by what a line
+    /// holds.
     fn assert_valid(root: &Value) {
         const UNITS: [&str; 27] = [
             "Seconds",

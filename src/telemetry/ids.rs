@@ -12,7 +12,8 @@ thread_local! {
     static TRACE: Cell<Option<TraceId>> = const { Cell::new(None) };
 }
 
-/// Begins `span`, which has no parent, in the trace `id`. The SDK offers no other way than through its source of ids.
+/// Begins `span`, which has no parent, in the trace `id`. The SDK offers no other way than through
+/// its source of ids.
 pub fn begin_in_trace(id: TraceId, span: &Span) {
     TRACE.set(Some(id));
     // The first look at a span's context is what gives it its ids.
@@ -20,7 +21,8 @@ pub fn begin_in_trace(id: TraceId, span: &Span) {
     TRACE.set(None);
 }
 
-/// Ids from the kernel's random numbers, which a process that is copied from a snapshot does not share with its like.
+/// Ids from the kernel's random numbers, which a process that is copied from a snapshot does not
+/// share with its like.
 #[derive(Debug)]
 pub struct KernelIds;
 

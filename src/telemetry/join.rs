@@ -1,5 +1,5 @@
-//! The trace that a request belongs to, from its headers: W3C's `traceparent`, or X-Ray's `X-Amzn-Trace-Id`, which gateways, load
-//! balancers and Lambda itself put on requests.
+//! The trace that a request belongs to, from its headers: W3C's `traceparent`, or X-Ray's
+//! `X-Amzn-Trace-Id`, which gateways, load balancers and Lambda itself put on requests.
 
 use http::HeaderMap;
 use opentelemetry::Context;
@@ -26,8 +26,8 @@ pub fn join(headers: &HeaderMap, span: &Span) {
     let _ = span.set_parent(Context::new().with_remote_span_context(parent));
 }
 
-/// Reads `00-<32 hex digits>-<16 hex digits>-<2 hex digits>`, and of later versions the part that is the same. The SDK's own
-/// reader takes ids of any length.
+/// Reads `00-<32 hex digits>-<16 hex digits>-<2 hex digits>`, and of later versions the part that
+/// is the same. The SDK's own reader takes ids of any length.
 fn parse_traceparent(header: &str, state: TraceState) -> Option<SpanContext> {
     let mut parts = header.trim().split('-');
     let mut lower = |digits| {
@@ -54,13 +54,14 @@ fn parse_traceparent(header: &str, state: TraceState) -> Option<SpanContext> {
 enum Xray {
     /// Our span's parent, which X-Ray records.
     Segment(SpanContext),
-    /// Only the trace. A load balancer names no segment, and Lambda, unless it is told to trace, names one that X-Ray does not
-    /// record: as our parent that would be missing for ever. Nor is it a decision about traces that go elsewhere, so our sampler
-    /// makes its own.
+    /// Only the trace. A load balancer names no segment, and Lambda, unless it is told to trace,
+    /// names one that X-Ray does not record: as our parent that would be missing for ever. Nor is
+    /// it a decision about traces that go elsewhere, so our sampler makes its own.
     Trace(TraceId),
 }
 
-/// Reads `Root=1-<8 hex digits>-<24 hex digits>;Parent=<16 hex digits>;Sampled=1`, in any order; other fields are passed over.
+/// Reads `Root=1-<8 hex digits>-<24 hex digits>;Parent=<16 hex digits>;Sampled=1`, in any order;
+/// other fields are passed over.
 fn parse_xray(header: &str) -> Option<Xray> {
     let field = |name: &str| {
         header.split(';').find_map(|field| {
@@ -88,7 +89,8 @@ fn parse_xray(header: &str) -> Option<Xray> {
     })
 }
 
-/// The number that is written in exactly so many hexadecimal digits; `from_str_radix` alone would take a sign as well.
+/// The number that is written in exactly so many hexadecimal digits; `from_str_radix` alone would
+/// take a sign as well.
 fn hex(text: &str, digits: usize) -> Option<u128> {
     let all = text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit());
     all.then(|| u128::from_str_radix(text, 16).ok())?

@@ -1,6 +1,8 @@
-//! Lines on their way to stderr or stdout, which whoever reads them must not hold up: a bounded queue, and a thread that writes.
+//! Lines on their way to stderr or stdout, which whoever reads them must not hold up: a bounded
+//! queue, and a thread that writes.
 //!
-//! Where the reader stands still, lines that find no room are dropped and counted, and once it reads again it is told how many.
+//! Where the reader stands still, lines that find no room are dropped and counted, and once it
+//! reads again it is told how many.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -31,8 +33,8 @@ pub fn dropped() -> u64 {
     queues.map(Lines::dropped).sum()
 }
 
-/// From now on lines go through a queue. Without this call each is written before its request goes on, as it has to be where the
-/// process is frozen between requests.
+/// From now on lines go through a queue. Without this call each is written before its request goes
+/// on, as it has to be where the process is frozen between requests.
 pub fn queue() -> io::Result<()> {
     for stream in [Stream::Stderr, Stream::Stdout] {
         let lines = Lines::start(stream)?;
@@ -101,7 +103,8 @@ struct Counts {
 }
 
 impl Lines {
-    /// Over a descriptor of its own: the standard library's writers are locked while somebody waits in them.
+    /// Over a descriptor of its own: the standard library's writers are locked while somebody waits
+    /// in them.
     fn start(stream: Stream) -> io::Result<Self> {
         let descriptor = match stream {
             Stream::Stderr => io::stderr().as_fd().try_clone_to_owned()?,

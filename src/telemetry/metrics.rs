@@ -1,6 +1,7 @@
 //! Metrics for Prometheus: counted as requests are answered, rendered when they are asked for.
 //!
-//! Labels hold route patterns, dialects, statuses and codes, of which there are few; nothing that a caller can choose freely.
+//! Labels hold route patterns, dialects, statuses and codes, of which there are few; nothing that a
+//! caller can choose freely.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -102,7 +103,8 @@ struct KeyNameLabels {
 pub struct Gauges {
     /// Requests that wait for the compute thread.
     pub queued: usize,
-    /// What the compute thread has done: forward passes, and the tokens in them, also for those whose client had gone.
+    /// What the compute thread has done: forward passes, and the tokens in them, also for those
+    /// whose client had gone.
     pub passes: u64,
     pub computed_tokens: u64,
     /// Of bodies that are being read or worked on.

@@ -1,4 +1,5 @@
-//! What a reranker's span says by the OpenInference convention, which tools for tracing language models read.
+//! What a reranker's span says by the OpenInference convention, which tools for tracing language
+//! models read.
 //!
 //! Lists are flattened into attributes with numbers in their names, so they are set one by one.
 
@@ -28,8 +29,8 @@ pub struct Reranked<'a, Inputs, Outputs> {
 }
 
 impl Traces {
-    /// Makes `span` a reranker's. A document's id is its place in the request; query and texts are told only where that was
-    /// asked for.
+    /// Makes `span` a reranker's. A document's id is its place in the request; query and texts are
+    /// told only where that was asked for.
     pub fn record<'a, Inputs, Outputs>(&self, span: &Span, ranking: Reranked<'a, Inputs, Outputs>)
     where
         Inputs: IntoIterator<Item = &'a str>,

@@ -1,7 +1,9 @@
-//! Traces, sent to a collector as OTLP over HTTP in the background: from the SDK's own thread, with a blocking client.
+//! Traces, sent to a collector as OTLP over HTTP in the background: from the SDK's own thread, with
+//! a blocking client.
 //!
-//! Exists only where a collector is named. `config.rs` reads what decides that and what our client needs; the SDK reads the rest of
-//! the standard `OTEL_*` variables itself (headers, resource, sampler, batches), and the client the usual variables for a proxy.
+//! Exists only where a collector is named. `config.rs` reads what decides that and what our client
+//! needs; the SDK reads the rest of the standard `OTEL_*` variables itself (headers, resource,
+//! sampler, batches), and the client the usual variables for a proxy.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -59,7 +61,8 @@ pub enum ExportError {
     Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
 }
 
-/// The way of spans to the collector, or nothing: then every method does nothing. Clones go the same way.
+/// The way of spans to the collector, or nothing: then every method does nothing. Clones go the
+/// same way.
 #[derive(Debug, Clone, Default)]
 pub struct Traces(Option<Arc<Exporting>>);
 
@@ -116,7 +119,8 @@ impl Traces {
         Some(layer.with_filter(spans))
     }
 
-    /// The span of a request, as part of the trace that its headers name. Without export it costs next to nothing.
+    /// The span of a request, as part of the trace that its headers name. Without export it costs
+    /// next to nothing.
     pub fn request(&self, method: &Method, route: &str, headers: &HeaderMap) -> Span {
         if self.0.is_none() {
             return Span::none();
@@ -132,8 +136,8 @@ impl Traces {
         span
     }
 
-    /// Makes `span` part of the trace that the headers name, in W3C's form (`traceparent`) or X-Ray's. What cannot be read is
-    /// ignored. To be called before the span is entered.
+    /// Makes `span` part of the trace that the headers name, in W3C's form (`traceparent`) or
+    /// X-Ray's. What cannot be read is ignored. To be called before the span is entered.
     pub fn join(&self, headers: &HeaderMap, span: &Span) {
         if self.0.is_some() {
             super::join::join(headers, span);
@@ -190,8 +194,9 @@ impl Traces {
         self.0.as_deref().is_some_and(on)
     }
 
-    /// Exports what has ended, where the process may be frozen next, and waits for it, but not longer than `within`. A collector
-    /// that failed or was slower than that is not waited for again before it has taken spans.
+    /// Exports what has ended, where the process may be frozen next, and waits for it, but not
+    /// longer than `within`. A collector that failed or was slower than that is not waited for
+    /// again before it has taken spans.
     pub async fn flush(&self, within: Duration) {
         let Some(exporting) = self.0.as_deref() else {
             return;

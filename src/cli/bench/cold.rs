@@ -1,7 +1,9 @@
-//! `reranker bench cold`: fresh processes, one after the other, from before exec to the first score.
+//! `reranker bench cold`: fresh processes, one after the other, from before exec to the first
+//! score.
 //!
-//! Each start is the real program with `--once`, which loads a model, scores one pair, prints that it has, and then prints its
-//! receipt. The time is taken here, so that nothing a process does before its first line is lost.
+//! Each start is the real program with `--once`, which loads a model, scores one pair, prints that
+//! it has, and then prints its receipt. The time is taken here, so that nothing a process does
+//! before its first line is lost.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -24,8 +26,9 @@ use reranker_engine::{Engine, Settings, Span};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// A model to start with: its folder or packed file, its address in S3, or its hub id in the local Hugging Face cache. Several are
-    /// started in turn; the configured one where none is given.
+    /// A model to start with: its folder or packed file, its address in S3, or its hub id in the
+    /// local Hugging Face cache. Several are started in turn; the configured one where none is
+    /// given.
     #[arg(long = "model", value_name = "DIR|ID")]
     models: Vec<String>,
     /// Length of the pair to score, in tokens; 16 and 128 where none is given.
@@ -37,7 +40,8 @@ pub struct Args {
     /// Also start with the files of the model and the program dropped from the page cache.
     #[arg(long)]
     drop: bool,
-    /// Start a Python service on PyTorch too, in turn with us, by this interpreter (with torch and transformers).
+    /// Start a Python service on PyTorch too, in turn with us, by this interpreter (with torch and
+    /// transformers).
     #[arg(long, value_name = "PYTHON")]
     pytorch: Option<PathBuf>,
     /// The script that it runs; it is given the model and the number of tokens.
@@ -51,7 +55,8 @@ pub struct Args {
     /// Print JSON lines instead of a table.
     #[arg(long)]
     json: bool,
-    /// Be one of the processes that are measured: score one pair of --tokens and print what that took.
+    /// Be one of the processes that are measured: score one pair of --tokens and print what that
+    /// took.
     #[arg(long, hide = true)]
     once: bool,
 }
@@ -71,7 +76,8 @@ struct Start {
     spans: Vec<Step>,
 }
 
-/// One step of a start, by the process's own clock, which begins with the process. Steps may overlap.
+/// One step of a start, by the process's own clock, which begins with the process. Steps may
+/// overlap.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Step {
     name: String,
@@ -447,7 +453,8 @@ fn once(tokens: usize, config: &Config, started: Instant) -> anyhow::Result<Exit
 }
 
 const QUERY: &str = "When does the town library open at the weekend?";
-/// Ordinary words, so that as many different rows of the embeddings are read as a real passage reads.
+/// Ordinary words, so that as many different rows of the embeddings are read as a real passage
+/// reads.
 const PASSAGE: &str = "The old library beside the market square keeps longer hours in winter, because students from the \
     nearby college study there until late evening. From Monday to Friday its doors open at nine and close at eight; on \
     Saturdays visitors may enter between ten and four, while Sundays remain reserved for guided tours, children's readings \

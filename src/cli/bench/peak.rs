@@ -1,4 +1,5 @@
-//! `reranker bench peak`: what this chip can do at most, which the share of it that an engine reaches is measured by.
+//! `reranker bench peak`: what this chip can do at most, which the share of it that an engine
+//! reaches is measured by.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,7 +16,8 @@ pub struct Args {
     /// Milliseconds to measure for, after as many that bring the chip to its clock.
     #[arg(long = "time", value_name = "MS", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     time_ms: u64,
-    /// Bits of weights and inputs, of which AVX2 and AVX-512 without VNNI multiply fewer faster: weights of 6 to 8, inputs of 7 or 8.
+    /// Bits of weights and inputs, of which AVX2 and AVX-512 without VNNI multiply fewer faster:
+    /// weights of 6 to 8, inputs of 7 or 8.
     #[arg(long, value_names = ["WEIGHTS", "INPUTS"], num_args = 2, default_values_t = [8, 8])]
     bits: Vec<u32>,
     /// Print a JSON line instead of a table.

@@ -1,5 +1,5 @@
-//! `reranker bench --serve`: one timed run for each line of standard input, as `bench/peers/serving.py` has the other engines do,
-//! so that a driver can time them all in turn.
+//! `reranker bench --serve`: one timed run for each line of standard input, as
+//! `bench/peers/serving.py` has the other engines do, so that a driver can time them all in turn.
 
 use std::io::Write;
 use std::time::Instant;

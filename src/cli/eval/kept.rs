@@ -1,7 +1,8 @@
-//! Scores of one run on one set in a file, so that a measurement that was interrupted goes on where it ended.
+//! Scores of one run on one set in a file, so that a measurement that was interrupted goes on where
+//! it ended.
 //!
-//! The first line says what was scored and how; each further one holds one query's logits. Refuses a file that holds anything
-//! else; mends only a last line that was cut off.
+//! The first line says what was scored and how; each further one holds one query's logits. Refuses
+//! a file that holds anything else; mends only a last line that was cut off.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};

@@ -1,7 +1,7 @@
 //! What a ranking is worth and how far two rankings are apart. Pure: numbers in, numbers out.
 //!
-//! Owns the definitions of the figures that `reranker eval` prints; knows no models, files or texts. Gains are judged grades,
-//! 0 for "not relevant" and for what nobody judged.
+//! Owns the definitions of the figures that `reranker eval` prints; knows no models, files or
+//! texts. Gains are judged grades, 0 for "not relevant" and for what nobody judged.
 
 /// Figures look at this many of the best.
 pub const DEPTH: usize = 10;
@@ -13,10 +13,11 @@ pub fn ranking(scores: &[f32]) -> Vec<usize> {
     order
 }
 
-/// nDCG at [`DEPTH`] of gains in ranked order, against the best order of all `judged` gains, ranked or not.
+/// nDCG at [`DEPTH`] of gains in ranked order, against the best order of all `judged` gains, ranked
+/// or not.
 ///
-/// The gain is linear and the discount of rank r is log2(r + 1), as trec_eval's `ndcg_cut` has them. `None` where nothing is relevant:
-/// no order is better than another then.
+/// The gain is linear and the discount of rank r is log2(r + 1), as trec_eval's `ndcg_cut` has
+/// them. `None` where nothing is relevant: no order is better than another then.
 pub fn ndcg(ranked: impl IntoIterator<Item = u32>, judged: &[u32]) -> Option<f64> {
     let mut best = judged.to_vec();
     best.sort_unstable_by(|a, b| b.cmp(a));
@@ -42,7 +43,8 @@ pub fn reciprocal_rank(ranked: impl IntoIterator<Item = u32>) -> f64 {
         .map_or(0.0, |index| 1.0 / (index + 1) as f64)
 }
 
-/// Kendall's tau-b of two scorings of the same list: 1 where they order it alike, -1 where oppositely; ties are corrected for.
+/// Kendall's tau-b of two scorings of the same list: 1 where they order it alike, -1 where
+/// oppositely; ties are corrected for.
 ///
 /// `None` where one of them tells nothing apart, which includes lists of fewer than two.
 pub fn kendall_tau_b(a: &[f32], b: &[f32]) -> Option<f64> {
@@ -165,7 +167,8 @@ mod tests {
             kendall_tau_b(&[1.0, 1.0, 2.0, 3.0], &[1.0, 2.0, 2.0, 3.0]),
             0.8,
         );
-        // Two alike, one turned round, three tied in the first, none in the second: (2 - 1) / sqrt(3 * 6).
+        // Two alike, one turned round, three tied in the first, none in the second: (2 - 1) /
+        // sqrt(3 * 6).
         near(
             kendall_tau_b(&[0.0, 0.0, 0.0, 1.0], &[1.0, 2.0, 4.0, 3.0]),
             1.0 / 18f64.sqrt(),

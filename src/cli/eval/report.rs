@@ -1,4 +1,5 @@
-//! The figures of a set and a run, from its scores, and how they are shown: a table for people, JSON lines for programs.
+//! The figures of a set and a run, from its scores, and how they are shown: a table for people,
+//! JSON lines for programs.
 
 use std::io::Write;
 

@@ -1,9 +1,11 @@
-//! A retrieval test set in BEIR's layout, read for reranking: queries with their candidates' texts and judged gains.
+//! A retrieval test set in BEIR's layout, read for reranking: queries with their candidates' texts
+//! and judged gains.
 //!
-//! Reads `corpus.jsonl` (`_id`, `title`, `text`), `queries.jsonl` (`_id`, `text`), `qrels/<split>.tsv` (query, document, grade; or
-//! TREC's four columns) and a candidate file (`query_id`, `candidates`: document ids, best first; or a TREC run). Keeps only the
-//! texts that some candidate list needs or somebody judged. Every fault is told with file, line and field; ids may be quoted, texts
-//! never are.
+//! Reads `corpus.jsonl` (`_id`, `title`, `text`), `queries.jsonl` (`_id`, `text`),
+//! `qrels/<split>.tsv` (query, document, grade; or TREC's four columns) and a candidate file
+//! (`query_id`, `candidates`: document ids, best first; or a TREC run). Keeps only the texts that
+//! some candidate list needs or somebody judged. Every fault is told with file, line and field; ids
+//! may be quoted, texts never are.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
@@ -21,7 +23,8 @@ use reranker_json::mended;
 const CORPUS: &str = "corpus.jsonl";
 const QUERIES: &str = "queries.jsonl";
 const QRELS: &str = "qrels";
-/// Where no candidate file says which documents to rank, all are; beyond this that is no longer meant.
+/// Where no candidate file says which documents to rank, all are; beyond this that is no longer
+/// meant.
 const MOST_WITHOUT_CANDIDATES: usize = 2_000;
 
 /// What of a set is read.
@@ -29,7 +32,8 @@ pub struct Selection<'a> {
     pub split: &'a str,
     /// The judgements, relative to the set's folder, where they are not `qrels/<split>.tsv`.
     pub qrels: Option<&'a Path>,
-    /// The candidate file, relative to the set's folder, where it is not `candidates.<split>.jsonl`.
+    /// The candidate file, relative to the set's folder, where it is not
+    /// `candidates.<split>.jsonl`.
     pub candidates: Option<&'a Path>,
     /// Only the first queries of the candidate file.
     pub queries: Option<usize>,
@@ -43,7 +47,8 @@ pub struct TestSet {
     pub left_out: usize,
     /// Relevant documents that the corpus does not have.
     pub lost: usize,
-    /// Whether the candidates came in an order that means something, and not as the corpus happens to lie.
+    /// Whether the candidates came in an order that means something, and not as the corpus happens
+    /// to lie.
     pub ordered: bool,
 }
 
@@ -84,8 +89,8 @@ impl Selection<'_> {
     }
 }
 
-/// The folders of the sets called `wanted` below `roots`, or of all that have the split where none is wanted. A root may be a set
-/// itself.
+/// The folders of the sets called `wanted` below `roots`, or of all that have the split where none
+/// is wanted. A root may be a set itself.
 pub fn find(
     roots: &[PathBuf],
     wanted: &[String],
@@ -190,7 +195,8 @@ fn splits_of(folder: &Path) -> Vec<String> {
         .collect()
 }
 
-/// A query with the ids of its candidates, and the line it comes from: of the candidate file, or of the judgements where there is none.
+/// A query with the ids of its candidates, and the line it comes from: of the candidate file, or of
+/// the judgements where there is none.
 struct Listed {
     line: usize,
     query: String,
@@ -346,7 +352,8 @@ fn listed_candidates(path: &Path, most: Option<usize>) -> anyhow::Result<Vec<Lis
     Ok(rows)
 }
 
-/// The candidates of a TREC run (`q1 Q0 d7 1 14.9 bm25` a line), of which trec_eval too takes the score and not the rank.
+/// The candidates of a TREC run (`q1 Q0 d7 1 14.9 bm25` a line), of which trec_eval too takes the
+/// score and not the rank.
 fn trec_run(path: &Path, most: Option<usize>) -> anyhow::Result<Vec<Listed>> {
     let mut rows: Vec<(Listed, Vec<(String, f64)>)> = Vec::new();
     let mut places: HashMap<String, usize> = HashMap::new();
@@ -453,7 +460,8 @@ impl Judgements {
             let (query, document, grade) = match (tabbed.as_slice(), spaced.as_slice()) {
                 (&[query, document, grade], _) => {
                     if std::mem::take(&mut first) {
-                        // Without this a file without header would silently lose its first judgement.
+                        // Without this a file without header would silently lose its first
+                        // judgement.
                         return if grade.trim() == "score" {
                             Ok(())
                         } else {

@@ -1,4 +1,5 @@
-//! Gzip around the files of a bulk run. The output is worked on unpacked, so that an interrupted run goes on, and packed when it is whole.
+//! Gzip around the files of a bulk run. The output is worked on unpacked, so that an interrupted
+//! run goes on, and packed when it is whole.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Cursor, ErrorKind, Read, Write};
@@ -16,7 +17,8 @@ fn is_named(path: &Path) -> bool {
         .is_some_and(|ending| ending.eq_ignore_ascii_case("gz"))
 }
 
-/// The text of an input, unpacked where it begins as gzip does, whatever it is called; and whether it was.
+/// The text of an input, unpacked where it begins as gzip does, whatever it is called; and whether
+/// it was.
 pub fn reader(path: &Path, file: File) -> io::Result<(Box<dyn BufRead>, bool)> {
     let mut file = BufReader::new(file);
     let mut head = Vec::new();

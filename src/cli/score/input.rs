@@ -1,4 +1,5 @@
-//! The lines of a JSONL file of pairs: read with a bound, told apart by a digest, and each turned into a pair or the reason why not.
+//! The lines of a JSONL file of pairs: read with a bound, told apart by a digest, and each turned
+//! into a pair or the reason why not.
 
 use std::borrow::Cow;
 use std::io::{self, BufRead, Read};

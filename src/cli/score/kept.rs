@@ -1,8 +1,9 @@
 //! The output file of a bulk run, and `FILE.about` beside it, which says what its rows came from.
 //!
-//! The first line of `FILE.about` has the model and the settings; each further one belongs to a row of FILE, and has the digests
-//! of the input line and of the row. It is written first, so a killed run leaves it with at least as many lines as FILE has rows:
-//! the next run checks each row by it and goes on. A file that does not fit is refused and left as it is.
+//! The first line of `FILE.about` has the model and the settings; each further one belongs to a row
+//! of FILE, and has the digests of the input line and of the row. It is written first, so a killed
+//! run leaves it with at least as many lines as FILE has rows: the next run checks each row by it
+//! and goes on. A file that does not fit is refused and left as it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -103,7 +104,8 @@ fn open_plain(path: &Path) -> anyhow::Result<File> {
 }
 
 impl Kept {
-    /// Opens the file for the rows that come after those it has. `input` is the file that is read, `longest` bounds a row.
+    /// Opens the file for the rows that come after those it has. `input` is the file that is read,
+    /// `longest` bounds a row.
     pub fn open(
         path: &Path,
         about: &About,
@@ -267,8 +269,8 @@ impl Kept {
         io(&self.path, self.rows.flush())
     }
 
-    /// Puts other rows in the places of those that failed, in one step: whenever the process is killed, each row is the old one
-    /// or the new one.
+    /// Puts other rows in the places of those that failed, in one step: whenever the process is
+    /// killed, each row is the old one or the new one.
     pub fn replace(&mut self, rows: &BTreeMap<usize, (u64, String)>) -> anyhow::Result<()> {
         let about_path = self.about_path();
         let mut old = BufReader::new(io(&self.path, File::open(&self.path))?);
@@ -293,7 +295,8 @@ impl Kept {
             io(path, file.flush())?;
             io(path, file.get_ref().sync_all())?;
         }
-        // Between the two the old rows stand by the new digests; those that failed are known by what they hold.
+        // Between the two the old rows stand by the new digests; those that failed are known by
+        // what they hold.
         io(&about_path, fs::rename(&new_about_path, &about_path))?;
         io(&self.path, fs::rename(&new_path, &self.path))?;
         (self.rows, self.about) = (new, new_about);
@@ -301,7 +304,8 @@ impl Kept {
     }
 }
 
-/// Two runs at once would write between each other's rows; the lock ends with the process, however it ends.
+/// Two runs at once would write between each other's rows; the lock ends with the process, however
+/// it ends.
 pub fn lock(file: &File, path: &Path) -> anyhow::Result<()> {
     match file.try_lock() {
         Ok(()) => Ok(()),

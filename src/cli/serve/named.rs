@@ -1,7 +1,9 @@
-//! A model that a plain server is given by its name: brought from the hub where it is not here, packed, and held while it is served.
+//! A model that a plain server is given by its name: brought from the hub where it is not here,
+//! packed, and held while it is served.
 //!
-//! Whatever is interrupted goes on at the next start: downloads where they ended, packing from its beginning. Nothing is served before it is
-//! whole, because neither a snapshot nor a packed file has its name before.
+//! Whatever is interrupted goes on at the next start: downloads where they ended, packing from its
+//! beginning. Nothing is served before it is whole, because neither a snapshot nor a packed file
+//! has its name before.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -24,8 +26,9 @@ pub struct Ready {
     pub hold: Option<Hold>,
 }
 
-/// Sees to it that the model is here, and packed where its packed form would be computed. `asked` says whether the command line names it:
-/// the variable packs only what it has brought itself. A folder is its owner's, and packed only where `pack` allows that.
+/// Sees to it that the model is here, and packed where its packed form would be computed. `asked`
+/// says whether the command line names it: the variable packs only what it has brought itself. A
+/// folder is its owner's, and packed only where `pack` allows that.
 pub fn ready(config: &Config, asked: bool, pack: bool) -> anyhow::Result<Ready> {
     let as_it_is = || Ready {
         config: config.clone(),
@@ -105,7 +108,8 @@ impl Named<'_> {
         if let Missing::Nothing(found) = self.missing()? {
             return Ok(self.found(found, Some(hold)));
         }
-        // Servers may go on with what they have meanwhile: what is brought gets its name when it is whole.
+        // Servers may go on with what they have meanwhile: what is brought gets its name when it is
+        // whole.
         let _bringing = self.hold(Holding::Brought)?;
         // Another process may have done it meanwhile.
         if matches!(self.missing()?, Missing::All) {
@@ -197,7 +201,8 @@ impl Named<'_> {
             must_be: false,
             looks: Looks {
                 small: &|folder| ModelConfig::read(&folder.join(CONFIG_FILE)).map(drop),
-                // A start that ends between the two must not leave a model that nobody knows to be brought by one.
+                // A start that ends between the two must not leave a model that nobody knows to be
+                // brought by one.
                 whole: &|pin| record(self.cache, pin.clone(), self.revision.as_deref()),
             },
         };

@@ -1,7 +1,9 @@
-//! What an event asks for. Any bytes are read as something: a request, a sign of life, or an event that nothing here can answer.
+//! What an event asks for. Any bytes are read as something: a request, a sign of life, or an event
+//! that nothing here can answer.
 //!
-//! lambda_http's own reading is not used: it takes an address apart that it made of the caller's host header, and panics where that is
-//! none; it refuses whole events for a claim that is a number; and it puts the stage in front of a path by the path's text.
+//! lambda_http's own reading is not used: it takes an address apart that it made of the caller's
+//! host header, and panics where that is none; it refuses whole events for a claim that is a
+//! number; and it puts the stage in front of a path by the path's text.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -24,7 +26,8 @@ const MAX_HEADERS: usize = 1000;
 /// The longest address that `http` takes, which is about what a socket's request may have.
 const MAX_ADDRESS_BYTES: usize = 65_534;
 
-/// What may stand in a path or a query as it is: all that is no control, no space, and begins no other part of an address.
+/// What may stand in a path or a query as it is: all that is no control, no space, and begins no
+/// other part of an address.
 const ADDRESS: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -75,7 +78,8 @@ pub enum Wish {
     Refused(Rejection),
     /// Nothing: a ping that keeps the function warm.
     Warm,
-    /// An event of another service. Where it is a batch of which each record can be said to have failed, what names them.
+    /// An event of another service. Where it is a batch of which each record can be said to have
+    /// failed, what names them.
     Foreign {
         kind: &'static str,
         records: Vec<String>,
@@ -86,7 +90,8 @@ pub enum Wish {
 pub struct Event {
     pub form: Form,
     pub wish: Wish,
-    /// When a gateway that waits for no longer than thirty seconds took the request, in milliseconds since 1970.
+    /// When a gateway that waits for no longer than thirty seconds took the request, in
+    /// milliseconds since 1970.
     pub gateway_since: Option<u64>,
 }
 
@@ -334,7 +339,8 @@ fn records(top: &Fields) -> Wish {
     }
 }
 
-/// A request of whoever invokes the function by itself: a body, which may be put into one with a path and headers.
+/// A request of whoever invokes the function by itself: a body, which may be put into one with a
+/// path and headers.
 fn direct(top: &Fields, body: Bytes) -> Result<Request<Body>, Rejection> {
     let path = top.text("path").or_else(|| top.text("rawPath"));
     let scored = SCORED.iter().any(|name| top.has(name));
@@ -364,7 +370,8 @@ fn build(
     mut headers: HeaderMap,
     body: Bytes,
 ) -> Result<Request<Body>, Rejection> {
-    // REST APIs leave the header out, and what a client announced need not hold for what the event carries.
+    // REST APIs leave the header out, and what a client announced need not hold for what the event
+    // carries.
     if body.is_empty() {
         headers.remove(CONTENT_LENGTH);
     } else {
@@ -415,7 +422,8 @@ impl Gateway<'_, '_> {
         };
         let own = address(self.below_gateway(&path), query.as_deref())?;
         let mut request = build(method, own, headers(top)?, body(top)?)?;
-        // Signatures are made over what the client sent. A REST API tells it; for others it is the path as it came.
+        // Signatures are made over what the client sent. A REST API tells it; for others it is the
+        // path as it came.
         let sent = match form {
             Form::V1 => context.text("path").unwrap_or(path),
             _ => path,
@@ -427,8 +435,8 @@ impl Gateway<'_, '_> {
         Ok(request)
     }
 
-    /// The path without what the gateway put in front of it: a stage, or the base path of a custom domain. What the path itself looks
-    /// like says nothing: a stage may be called like a route.
+    /// The path without what the gateway put in front of it: a stage, or the base path of a custom
+    /// domain. What the path itself looks like says nothing: a stage may be called like a route.
     fn below_gateway<'p>(&self, path: &'p str) -> &'p str {
         let Self { form, top, context } = *self;
         let own_domain = context.text("domainName").is_some_and(|domain| {
@@ -449,7 +457,8 @@ impl Gateway<'_, '_> {
         }
     }
 
-    /// The path below a base path of a custom domain, which is what stands in front of the route that the gateway has found.
+    /// The path below a base path of a custom domain, which is what stands in front of the route
+    /// that the gateway has found.
     fn below_base<'p>(&self, path: &'p str) -> &'p str {
         let route = match self.form {
             // `ANY /{proxy+}`
@@ -490,7 +499,8 @@ impl Gateway<'_, '_> {
         base.map_or(path, |base| &path[base.len()..])
     }
 
-    /// When an HTTP API took the request. It waits for thirty seconds and no longer, however long the function may run.
+    /// When an HTTP API took the request. It waits for thirty seconds and no longer, however long
+    /// the function may run.
     fn since(&self) -> Option<u64> {
         let Self { form, top, context } = *self;
         let is_url = context
@@ -523,7 +533,8 @@ fn method_of(text: &str) -> Result<Method, Rejection> {
     })
 }
 
-/// An address as a client writes it: from the path on, with everything encoded that cannot stand there.
+/// An address as a client writes it: from the path on, with everything encoded that cannot stand
+/// there.
 fn address(path: &str, query: Option<&str>) -> Result<Uri, Rejection> {
     let slash = if path.starts_with('/') { "" } else { "/" };
     let path = utf8_percent_encode(path, PATH);

@@ -1,4 +1,5 @@
-//! Answers in the form of the event: what a gateway makes an HTTP response of, or the body itself for whoever invoked.
+//! Answers in the form of the event: what a gateway makes an HTTP response of, or the body itself
+//! for whoever invoked.
 
 use bytes::Bytes;
 use http::header::CONTENT_ENCODING;
@@ -19,7 +20,8 @@ const MAX_BYTES: usize = 6_291_556;
 /// The largest that a load balancer takes from a function.
 const MAX_ALB_BYTES: usize = 1 << 20;
 
-/// The answer, or a refusal where the platform would not pass it on: it would tell the caller nothing of why.
+/// The answer, or a refusal where the platform would not pass it on: it would tell the caller
+/// nothing of why.
 pub async fn reply(form: Form, response: Response<axum::body::Body>) -> Reply {
     let limit = if form == Form::Alb {
         MAX_ALB_BYTES
@@ -113,7 +115,8 @@ fn write(form: Form, response: Response<Bytes>) -> Reply {
         Form::Data => Reply::Answer(value(body)),
         Form::Direct => {
             let failure = head.extensions.get::<Told>().and_then(Told::failure);
-            // What has no failure answers its question, whatever its status: `/ready` says no with 503, `/docs/` sends elsewhere.
+            // What has no failure answers its question, whatever its status: `/ready` says no with
+            // 503, `/docs/` sends elsewhere.
             let Some((code, message)) = failure else {
                 return Reply::Answer(value(body));
             };
@@ -132,7 +135,8 @@ fn write(form: Form, response: Response<Bytes>) -> Reply {
     }
 }
 
-/// What whoever invoked gets in place of an answer. Step Functions tell errors apart by `errorType`.
+/// What whoever invoked gets in place of an answer. Step Functions tell errors apart by
+/// `errorType`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct DirectError<'a> {

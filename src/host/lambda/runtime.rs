@@ -1,7 +1,9 @@
-//! Lambda's runtime API: takes events, gives answers, waits for the restore of a snapshot. Over AWS's own client for it.
+//! Lambda's runtime API: takes events, gives answers, waits for the restore of a snapshot. Over
+//! AWS's own client for it.
 //!
-//! lambda_runtime's loop ends the process where an event comes with a client context that is not of strings, a deadline that is no
-//! number or bytes that are no UTF-8, and where one answer is dropped. Whoever may invoke can bring that about, so the loop is ours.
+//! lambda_runtime's loop ends the process where an event comes with a client context that is not of
+//! strings, a deadline that is no number or bytes that are no UTF-8, and where one answer is
+//! dropped. Whoever may invoke can bring that about, so the loop is ours.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +20,8 @@ const NEXT: &str = "/2018-06-01/runtime/invocation/next";
 const RESTORE_NEXT: &str = "/2018-06-01/runtime/restore/next";
 const INIT_ERROR: &str = "/2018-06-01/runtime/init/error";
 
-/// Failures to get an event, one after the other, after which there is nothing to wait for any more.
+/// Failures to get an event, one after the other, after which there is nothing to wait for any
+/// more.
 const NEXT_TRIES: u32 = 5;
 /// Before the second try; doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -72,7 +75,8 @@ pub struct Invocation {
 pub enum Reply {
     /// JSON for whoever sent the event.
     Answer(Vec<u8>),
-    /// The function failed: its kind, by which Step Functions tell errors apart, and the whole as JSON.
+    /// The function failed: its kind, by which Step Functions tell errors apart, and the whole as
+    /// JSON.
     Error { kind: String, body: Vec<u8> },
 }
 
@@ -187,7 +191,8 @@ impl Api {
         Ok(Some((invocation, answered)))
     }
 
-    /// Gives the platform its answer. What fails is told and no more: whether there are more events is for the next call to find out.
+    /// Gives the platform its answer. What fails is told and no more: whether there are more events
+    /// is for the next call to find out.
     async fn answer(&self, to: &Answered, reply: Reply) {
         let mut headers = HeaderMap::new();
         if let Some(token) = &to.token {

@@ -1,4 +1,5 @@
-//! What a connection is doing, seen from its socket and from the requests on it: waiting for a head, working, or idle.
+//! What a connection is doing, seen from its socket and from the requests on it: waiting for a
+//! head, working, or idle.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -104,8 +105,8 @@ impl ConnectionState {
         state.answers.values().next().copied()
     }
 
-    /// When the connection is closed, what still comes is read for a moment: closing on unread bytes would reset the connection, and
-    /// many a client then never sees the answer.
+    /// When the connection is closed, what still comes is read for a moment: closing on unread
+    /// bytes would reset the connection, and many a client then never sees the answer.
     pub fn linger(&self) {
         self.lock().linger = true;
     }
