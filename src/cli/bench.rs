@@ -53,7 +53,7 @@ pub struct Args {
 enum What {
     /// Measure cold starts: fresh processes, from exec to the first score.
     Cold(cold::Args),
-    /// Measure what this chip can do at most, in int8 operations a second.
+    /// Measure the chip's peak, in int8 operations a second.
     Peak(peak::Args),
 }
 

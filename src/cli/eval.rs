@@ -80,19 +80,19 @@ const SAME_LOGIT: f32 = 1e-3;
 const SAME_SCORE: f64 = MAX_SCORE_BOUND;
 
 /// What goes in and what comes out; docs/guides/scoring.md says the same at more length.
-const LEGEND: &str = r#"What a set's folder holds:
+const LEGEND: &str = r#"Files of a set's folder:
   corpus.jsonl            {"_id": "d1", "title": "…", "text": "…"} a line; a title is put before its text
   queries.jsonl           {"_id": "q1", "text": "…"} a line
-  qrels/SPLIT.tsv         query-id, corpus-id and score with tabs between, below a line that says so; or TREC qrels: q1 0 d1 2
+  qrels/SPLIT.tsv         query-id, corpus-id and score with tabs between, below a header line; or TREC qrels: q1 0 d1 2
   candidates.SPLIT.jsonl  {"query_id": "q1", "candidates": ["d7", "d1"]} a line, best first; or a TREC run, as candidates.SPLIT.trec
                           or any file that --candidates names: q1 Q0 d7 1 14.9 bm25
 
 Columns of the table:
   ranked by        "as given" is the order of the candidates, each other row a model
   queries, pairs   queries that have something relevant to find, and their candidates
-  nDCG@10, MRR@10  means over the queries, 1 is best; what is relevant and no candidate counts as missed
+  nDCG@10, MRR@10  means over the queries, 1 is best; a relevant document that is no candidate counts as missed
   rel>0.5 oth>0.5  share of the relevant candidates, and of the others, with a score above 0.5
-  pairs/s          speed; "kept" where --keep had all scores
+  pairs/s          speed; "kept" if --keep had all scores
   tau-b            Kendall's rank correlation with the first model, mean over the queries
   dscore max       difference of scores from the first model's, on average and at most
   dlogit max       the same of logits

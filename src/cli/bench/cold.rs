@@ -26,12 +26,11 @@ use reranker_engine::{Engine, Settings, Span};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// A model to start with: its folder or packed file, its address in S3, or its hub id in the
-    /// local Hugging Face cache. Several are started in turn; the configured one where none is
-    /// given.
+    /// Model folder, packed file, address in S3, or hub id in the local Hugging Face cache; several
+    /// are started in turn [default: the configured model].
     #[arg(long = "model", value_name = "DIR|ID")]
     models: Vec<String>,
-    /// Length of the pair to score, in tokens; 16 and 128 where none is given.
+    /// Length of the pair to score, in tokens [default: 16 and 128].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(8..=8192))]
     tokens: Vec<u32>,
     /// Starts of each kind, after one that is not timed; medians are reported.
