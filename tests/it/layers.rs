@@ -350,8 +350,14 @@ fn above(lines: &[&str], line: usize) -> String {
 
 #[test]
 fn every_unsafe_block_has_its_proof_and_their_number_is_the_documented_one() {
-    // The traits of instruction sets, matrix units and ways to multiply.
-    let traits = ["/simd.rs", "/matrix_unit.rs", "/int8/means.rs"];
+    // The traits of instruction sets, matrix units, ways to multiply and arithmetics.
+    let traits = [
+        "/simd.rs",
+        "/matrix_unit.rs",
+        "/int8/means.rs",
+        "/int8/quads.rs",
+        "/src/attention.rs",
+    ];
     let promised: Vec<String> = traits
         .into_iter()
         .flat_map(|name| {

@@ -1,3 +1,4 @@
-//! The AArch64 instruction sets, one file each.
+//! The AArch64 instruction sets, and their products by lanes.
 
+mod lanes;
 pub(crate) mod neon;

@@ -6,27 +6,34 @@
 //! the maximum grew (online softmax). With a query a lane, maximum, sum and rescaling are plain vector operations.
 //!
 //! The int8 engine's attention is the same on i16: queries, keys and values are quantized to 13 to 16 bits on the way in, the
-//! weights once a block's are known, so that a dot product of pairs ([`Simd::dot2`]) does two multiply-adds a lane at once
+//! weights once a block's are known, so that a dot product of pairs ([`Int8::dot2`]) does two multiply-adds a lane at once
 //! and exactly. Its error is a hundredth of what int8 activations cost elsewhere.
 //!
 //! The blocks are fixed by the sequence's length and a lane never looks at its neighbours, so a query's result depends on
 //! its own sequence only, to the bit. With a window the items are fixed as well, an item has the keys that its queries see and no
-//! others, and a tile passes over those of them that it does not see: the cost is linear in the length. Scratch memory is a few hundred KiB a thread at any length.
+//! others, and a tile passes over those of them that it does not see: the cost is linear in the length. Scratch memory is a few hundred
+//! KiB a thread at any length.
+//!
+//! What differs between the two is an [`Arithmetic`]: `floats.rs` and `words.rs`. A matrix unit goes its own way, in `unit.rs`.
 
+mod floats;
 mod kind;
 mod unit;
+mod words;
 
 use std::cmp::Reverse;
+use std::marker::PhantomData;
 use std::ops::Range;
 
+use crate::attention::floats::F32;
 use crate::attention::kind::rotate_row;
 use crate::attention::unit::AttendOnUnit;
+use crate::attention::words::I16;
 use crate::isa::Kernels;
-use crate::math::{exp_negative, exp2_negative};
 use crate::parallel::{self, Shared};
 use crate::scratch::{Buffer, Slot};
-use crate::simd::{Kernel, Simd, transpose};
-use crate::tile::{dispatch_rows, pack_panel, panel_start, panels, product, product_of_pairs};
+use crate::simd::{Int8, Kernel, transpose};
+use crate::tile::{dispatch_rows, panel_start, panels};
 
 pub use kind::{AttentionKind, RelativeBias, Rotary};
 
@@ -128,9 +135,9 @@ impl Kernels {
         if int16 && self.has_unit() && layout.head_dim.is_multiple_of(4) {
             self.dispatch_unit(AttendOnUnit(attend));
         } else if int16 && layout.head_dim.is_multiple_of(2) && self.dispatch(FastDot2) {
-            self.dispatch(AttendIn::<true>(attend));
+            self.dispatch(AttendIn::<I16>(attend, PhantomData));
         } else {
-            self.dispatch_f32(AttendIn::<false>(attend));
+            self.dispatch_f32(AttendIn::<F32>(attend, PhantomData));
         }
     }
 }
@@ -141,7 +148,7 @@ impl Kernel for FastDot2 {
     type Output = bool;
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> bool {
+    fn run<S: Int8>(self, _: S) -> bool {
         S::FAST_DOT2
     }
 }
@@ -249,17 +256,72 @@ struct Attend<'a> {
     stride: usize,
 }
 
-/// The item in f32, or with `INT16` on i16.
-struct AttendIn<'a, const INT16: bool>(Attend<'a>);
+/// The item in one arithmetic.
+struct AttendIn<'a, A>(Attend<'a>, PhantomData<A>);
 
-/// Quantized values of the weights of one query in one block add up to this: with values of 15 bits and the roundings of
-/// [`KEYS`] weights the sums stay within i32.
-const WEIGHT_SUM: f32 = 32767.0;
-const VALUE_MAX: f32 = 32767.0;
+/// What the vector registers compute attention in. Queries, keys, values and weights lie in words of four bytes.
+trait Arithmetic {
+    /// Values that a word holds.
+    const PER_WORD: usize;
+    /// What logits are multiplied by, so that [`Arithmetic::weight`] makes weights of them.
+    const LOGIT: f32;
 
-/// The largest quantized query or key: `head_dim` products of two stay within i32, and it within i16.
-fn key_max(head_dim: usize) -> f32 {
-    (2147483647.0 / head_dim as f32).sqrt().min(32767.0).floor()
+    /// Makes words of a tile's queries, `[head_dim, width]` f32, in place; `scales` gets what brings each one's logits back, if that is
+    /// not 1.
+    fn queries<S: Int8>(
+        s: S,
+        queries: &mut [f32],
+        head_dim: usize,
+        width: usize,
+        scales: &mut [f32],
+    );
+
+    /// Packs `keys` keys and values of an item from number `start` on; returns what one of a value counts.
+    fn pack<S: Int8>(
+        attend: &Attend<'_>,
+        s: S,
+        start: usize,
+        keys: usize,
+        room: &mut BlockRoom<'_>,
+    ) -> f32;
+
+    /// The logits of `ROWS` keys from `row` of the block on.
+    fn logits<S: Int8, const ROWS: usize, const VECTORS: usize>(
+        s: S,
+        block: &Block<'_>,
+        row: usize,
+        state: &TileState<'_>,
+    ) -> [[S::V; VECTORS]; ROWS];
+
+    /// The weight of a logit, by its distance from the largest.
+    fn weight<S: Int8>(s: S, distance: S::V) -> S::V;
+
+    /// Makes words of the weights of one vector of queries, rows `width` apart, in place; returns what one of a weight counts. `sum` is
+    /// theirs.
+    fn weights<S: Int8>(s: S, weights: &mut [f32], keys: usize, width: usize, sum: S::V) -> S::V;
+
+    /// The weighted values of `ROWS` of the head's dimensions: `steps` rows of `values`, `head_dim` words apart, and of `weights`. `unit`
+    /// is what one of a weight and value counts.
+    ///
+    /// # Safety
+    /// `values` must be readable for `ROWS` words and `weights` for `VECTORS * LANES` at each step.
+    unsafe fn values<S: Int8, const ROWS: usize, const VECTORS: usize>(
+        s: S,
+        steps: usize,
+        values: (*const f32, usize),
+        weights: *const f32,
+        unit: [S::V; VECTORS],
+    ) -> [[S::V; VECTORS]; ROWS];
+}
+
+/// Where a block is packed.
+struct BlockRoom<'a> {
+    packed_keys: &'a mut [f32],
+    values: &'a mut [f32],
+    key_scales: &'a mut [f32],
+    /// On i16, keys' rows of words before they are packed.
+    rows: &'a mut [f32],
+    turned: &'a mut [f32],
 }
 
 /// What an item keeps of one tile of queries from block to block. `width` is the tile's number of lanes.
@@ -296,11 +358,11 @@ struct Block<'a> {
     offsets: Option<&'a [f32]>,
 }
 
-impl<const INT16: bool> Kernel for AttendIn<'_, INT16> {
+impl<A: Arithmetic> Kernel for AttendIn<'_, A> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<S: Int8>(self, s: S) {
         let attend = self.0;
         let (keys, queries) = (attend.item.keys.len(), attend.item.queries.len());
         let d = attend.head_dim;
@@ -324,29 +386,28 @@ impl<const INT16: bool> Kernel for AttendIn<'_, INT16> {
         let (key_scales, rest) = rest.split_at_mut(largest);
         let (rows, rest) = rest.split_at_mut(KEYS.max(largest) * d);
         let (turned, offsets) = rest.split_at_mut(TURNED * d);
-        let factor = if INT16 { std::f32::consts::LOG2_E } else { 1.0 };
-        let offsets = attend.offsets(factor, offsets);
+        let offsets = attend.offsets(A::LOGIT, offsets);
 
         for (tile, state) in states.chunks_exact_mut(state_len).enumerate() {
             let first = tile * width;
             let lanes = width.min(queries - first);
             let mut state = TileState::new(state, d, width);
-            attend.pack_queries::<S, INT16>(s, first, lanes, &mut state, turned);
+            attend.pack_queries::<S, A>(s, first, lanes, &mut state, turned);
         }
         for block in 0..blocks {
             let start = panel_start(block, blocks, keys);
             let later = keys - panel_start(block + 1, blocks, keys);
             let keys = keys - later - start;
-            let value_scale = if INT16 {
-                attend.quantize_keys(s, start, keys, rows, key_scales, turned);
-                attend.pack_key_words(s, keys, rows, packed_keys);
-                attend.quantize_values(s, start, keys, values)
-            } else {
-                attend.pack_keys(s, start, keys, packed_keys, values, turned);
-                1.0
+            let mut room = BlockRoom {
+                packed_keys: &mut *packed_keys,
+                values: &mut *values,
+                key_scales: &mut *key_scales,
+                rows: &mut *rows,
+                turned: &mut *turned,
             };
-            let words = if INT16 { d / 2 } else { d };
-            let value_rows = if INT16 { keys.div_ceil(2) } else { keys };
+            let value_scale = A::pack(&attend, s, start, keys, &mut room);
+            let words = d / A::PER_WORD;
+            let value_rows = keys.div_ceil(A::PER_WORD);
             for (tile, state) in states.chunks_exact_mut(state_len).enumerate() {
                 let first = tile * width;
                 let lanes = width.min(queries - first);
@@ -366,16 +427,18 @@ impl<const INT16: bool> Kernel for AttendIn<'_, INT16> {
                 };
                 let (block, state) = (&block, TileState::new(state, d, width));
                 if lanes > S::LANES {
-                    s.vectorize(AttendTile::<INT16, 2> {
+                    s.vectorize(AttendTile::<A, 2> {
                         block,
                         state,
                         logits,
+                        arithmetic: self.1,
                     });
                 } else {
-                    s.vectorize(AttendTile::<INT16, 1> {
+                    s.vectorize(AttendTile::<A, 1> {
                         block,
                         state,
                         logits,
+                        arithmetic: self.1,
                     });
                 }
             }
@@ -408,7 +471,7 @@ impl<'a> TileState<'a> {
 
 /// The lanes a tile of `lanes` queries works with: one vector if they fit, two if not.
 #[inline(always)]
-fn tile_width<S: Simd>(lanes: usize) -> usize {
+fn tile_width<S: Int8>(lanes: usize) -> usize {
     lanes.next_multiple_of(S::LANES)
 }
 
@@ -433,7 +496,7 @@ impl Attend<'_> {
     /// `count` rows of part `part` from token `token` on, and how far apart they are: as they lie in `qkv`, or queries and keys
     /// rotated, in `turned`.
     #[inline(always)]
-    fn rows<'b, S: Simd>(
+    fn rows<'b, S: Int8>(
         &'b self,
         s: S,
         (token, count): (usize, usize),
@@ -497,7 +560,7 @@ impl Attend<'_> {
 
     /// Packs `lanes` queries from number `first` of the item on, a query a lane, zeros in lanes without one.
     #[inline(always)]
-    fn pack_queries<S: Simd, const INT16: bool>(
+    fn pack_queries<S: Int8, A: Arithmetic>(
         &self,
         s: S,
         first: usize,
@@ -524,133 +587,13 @@ impl Attend<'_> {
                 );
             }
         }
-        if INT16 {
-            quantize_lanes(s, state.queries, d, width, state.scale);
-            return;
-        }
-        let scale = s.splat(1.0 / (d as f32).sqrt());
-        for q in state.queries[..d * width].chunks_exact_mut(S::LANES) {
-            s.store(q, s.mul(s.load(q), scale));
-        }
-    }
-
-    /// Packs `keys` keys and values from number `start` of the sequence on.
-    #[inline(always)]
-    fn pack_keys<S: Simd>(
-        &self,
-        s: S,
-        start: usize,
-        keys: usize,
-        packed_keys: &mut [f32],
-        values: &mut [f32],
-        turned: &mut [f32],
-    ) {
-        let d = self.head_dim;
-        assert!(packed_keys.len() >= keys * d);
-        let count = panels(keys, S::TILE_ROWS);
-        for panel in 0..count {
-            let row = panel_start(panel, count, keys);
-            let height = panel_start(panel + 1, count, keys) - row;
-            let token = self.item.keys.start + start + row;
-            let (rows, stride) = self.rows(s, (token, height), 1, turned);
-            // SAFETY: `rows` is `height` rows of `d` values `stride` apart; the panel takes `height * d` of the `keys * d` values
-            // from `row * d` on.
-            unsafe {
-                pack_panel(
-                    s,
-                    (rows.as_ptr(), stride),
-                    (height, d),
-                    packed_keys.as_mut_ptr().add(row * d),
-                );
-            }
-        }
-        for (key, value) in values.chunks_exact_mut(d).take(keys).enumerate() {
-            value.copy_from_slice(self.part(self.item.keys.start + start + key, 2));
-        }
-    }
-
-    /// Quantizes `keys` keys from number `start` of the sequence on, each to its own scale: `rows` gets their i16,
-    /// `[keys, head_dim]`.
-    #[inline(always)]
-    fn quantize_keys<S: Simd>(
-        &self,
-        s: S,
-        start: usize,
-        keys: usize,
-        rows: &mut [f32],
-        scales: &mut [f32],
-        turned: &mut [f32],
-    ) {
-        let d = self.head_dim;
-        let most = key_max(d);
-        let rows = &mut rows[..keys * d / 2];
-        for (key, (row, scale)) in rows.chunks_exact_mut(d / 2).zip(scales).enumerate() {
-            let token = self.item.keys.start + start + key;
-            let (values, _) = self.rows(s, (token, 1), 1, turned);
-            let largest = largest(s, values);
-            let factor;
-            (factor, *scale) = quantizer(largest, most);
-            quantize_words(s, values, factor, row);
-        }
-    }
-
-    /// Packs the rows of words that [`Self::quantize_keys`] made.
-    #[inline(always)]
-    fn pack_key_words<S: Simd>(&self, s: S, keys: usize, rows: &[f32], packed_keys: &mut [f32]) {
-        let words = self.head_dim / 2;
-        assert!(rows.len() >= keys * words && packed_keys.len() >= keys * words);
-        let count = panels(keys, S::TILE_ROWS);
-        for panel in 0..count {
-            let row = panel_start(panel, count, keys);
-            let height = panel_start(panel + 1, count, keys) - row;
-            // SAFETY: `height` rows of `words` words lie in `rows`, and as many words in the panel; both asserted.
-            unsafe {
-                pack_panel(
-                    s,
-                    (rows.as_ptr().add(row * words), words),
-                    (height, words),
-                    packed_keys.as_mut_ptr().add(row * words),
-                );
-            }
-        }
-    }
-
-    /// Quantizes `keys` values from number `start` of the sequence on to one scale, which it returns, and pairs each with the
-    /// next: word `[key / 2, i]` holds element `i` of both.
-    #[inline(always)]
-    fn quantize_values<S: Simd>(&self, s: S, start: usize, keys: usize, values: &mut [f32]) -> f32 {
-        let d = self.head_dim;
-        let row = |key: usize| self.part(self.item.keys.start + start + key, 2);
-        let zero = s.splat(0.0);
-        let mut seen = (zero, zero);
-        for key in 0..keys {
-            seen = magnitudes(s, seen, row(key));
-        }
-        let (factor, scale) = quantizer(s.largest(seen.0) + s.sum(seen.1), VALUE_MAX);
-        let factor = s.splat(factor);
-        for (pair, values) in values
-            .chunks_exact_mut(d)
-            .take(keys.div_ceil(2))
-            .enumerate()
-        {
-            let even = row(2 * pair);
-            let odd = (2 * pair + 1 < keys).then(|| row(2 * pair + 1));
-            for at in (0..d).step_by(S::LANES) {
-                let low = quantize_vector(s, &even[at..], factor);
-                let high = match odd {
-                    Some(row) => quantize_vector(s, &row[at..], factor),
-                    None => s.splat_int(0),
-                };
-                store_words(s, &mut values[at..], s.pair(low, high));
-            }
-        }
-        scale
+        A::queries(s, state.queries, d, width, state.scale);
     }
 
     /// Divides the sums of `lanes` queries from number `first` of the item on by their total weight and writes them out. The sums
     /// are `[head_dim, width]`.
     #[inline(always)]
-    fn finish<S: Simd>(
+    fn finish<S: Int8>(
         &self,
         s: S,
         first: usize,
@@ -691,147 +634,27 @@ impl Attend<'_> {
     }
 }
 
-/// The factor that takes magnitudes up to `largest` to at most `most`, and what takes them back. A NaN or an infinity makes the
-/// latter NaN, so that what was quantized with it cannot pass for a number.
-fn quantizer(largest: f32, most: f32) -> (f32, f32) {
-    if largest.is_finite() {
-        // Below it the factor would overflow; such values are zeros beside any others.
-        let largest = largest.max(1e-30);
-        (most / largest, largest / most)
-    } else {
-        (0.0, f32::NAN)
-    }
-}
-
-/// The largest magnitude; NaN if there is one among the values, or an infinity.
-#[inline(always)]
-fn largest<S: Simd>(s: S, values: &[f32]) -> f32 {
-    let zero = s.splat(0.0);
-    let seen = magnitudes(s, (zero, zero), values);
-    s.largest(seen.0) + s.sum(seen.1)
-}
-
-/// [`magnitude`] of a row of values.
-#[inline(always)]
-fn magnitudes<S: Simd>(s: S, mut seen: (S::V, S::V), values: &[f32]) -> (S::V, S::V) {
-    let mut chunks = values.chunks_exact(S::LANES);
-    for v in &mut chunks {
-        seen = magnitude(s, seen, s.load(v));
-    }
-    if !chunks.remainder().is_empty() {
-        seen = magnitude(s, seen, s.load_first(chunks.remainder()));
-    }
-    seen
-}
-
-/// Each lane's largest magnitude so far, and 0, or NaN once there was a NaN or an infinity. (A function, as all of these: what
-/// a closure is made of would not be compiled for the instruction set.)
-#[inline(always)]
-fn magnitude<S: Simd>(s: S, (most, poison): (S::V, S::V), v: S::V) -> (S::V, S::V) {
-    let zero = s.splat(0.0);
-    (
-        s.max(most, s.max(v, s.sub(zero, v))),
-        s.mul_add(v, zero, poison),
-    )
-}
-
-/// The first values of a row, a vector if there are so many, times `factor`, as integers.
-#[inline(always)]
-fn quantize_vector<S: Simd>(s: S, row: &[f32], factor: S::V) -> S::I {
-    let v = if row.len() >= S::LANES {
-        s.load(row)
-    } else {
-        s.load_first(row)
-    };
-    s.float_to_int(s.mul(v, factor))
-}
-
-/// Rounds `values * factor` to i16, two a word, in order.
-#[inline(always)]
-fn quantize_words<S: Simd>(s: S, values: &[f32], factor: f32, words: &mut [f32]) {
-    let factor = s.splat(factor);
-    let mut chunks = values.chunks_exact(S::LANES);
-    let mut outs = words.chunks_exact_mut(S::LANES / 2);
-    for (v, out) in (&mut chunks).zip(&mut outs) {
-        // SAFETY: LANES i16 fill LANES / 2 words, which `out` has.
-        unsafe {
-            s.store_halves(
-                out.as_mut_ptr().cast(),
-                s.float_to_int(s.mul(s.load(v), factor)),
-            )
-        };
-    }
-    let v = chunks.remainder();
-    if !v.is_empty() {
-        let mut last = [0.0; 8];
-        let ints = s.float_to_int(s.mul(s.load_first(v), factor));
-        // SAFETY: LANES i16 fill LANES / 2 <= 8 words.
-        unsafe { s.store_halves(last.as_mut_ptr().cast(), ints) };
-        let out = outs.into_remainder();
-        out.copy_from_slice(&last[..out.len()]);
-    }
-}
-
-/// Stores the leading words of a vector, as many as `words` has.
-#[inline(always)]
-fn store_words<S: Simd>(s: S, words: &mut [f32], v: S::I) {
-    let dst = words.as_mut_ptr().cast::<u8>();
-    if words.len() >= S::LANES {
-        // SAFETY: LANES words of four bytes.
-        unsafe { s.store_bytes(dst, v) };
-    } else {
-        let mut all = [0.0f32; 16];
-        // SAFETY: LANES <= 16 words.
-        unsafe { s.store_bytes(all.as_mut_ptr().cast(), v) };
-        words.copy_from_slice(&all[..words.len()]);
-    }
-}
-
-/// Quantizes queries, a query a lane, `[d, width]`, each to its own scale, and pairs element `2i` with `2i + 1`: words
-/// `[d / 2, width]` in the same memory. `scales` gets what brings a logit back, divided by the root of `d`, for powers of two.
-#[inline(always)]
-fn quantize_lanes<S: Simd>(s: S, queries: &mut [f32], d: usize, width: usize, scales: &mut [f32]) {
-    let most = key_max(d);
-    let root = std::f32::consts::LOG2_E / (d as f32).sqrt();
-    let zero = s.splat(0.0);
-    for vector in (0..width).step_by(S::LANES) {
-        let mut seen = (zero, zero);
-        for row in queries[..d * width].chunks_exact(width) {
-            seen = magnitude(s, seen, s.load(&row[vector..]));
-        }
-        let (largest, poison) = seen;
-        // As in `quantizer`, a query a lane.
-        let largest = s.max(largest, s.splat(1e-30));
-        let factor = s.div(s.splat(most), largest);
-        let scale = s.mul_add(largest, s.splat(root / most), poison);
-        s.store(&mut scales[vector..], scale);
-        for pair in 0..d / 2 {
-            let low = quantize_vector(s, &queries[2 * pair * width + vector..], factor);
-            let high = quantize_vector(s, &queries[(2 * pair + 1) * width + vector..], factor);
-            store_words(s, &mut queries[pair * width + vector..], s.pair(low, high));
-        }
-    }
-}
-
 /// Adds one block of keys to what a tile of `VECTORS` vectors of queries has so far.
 ///
-/// The tile and its two products are functions of their own on each instruction set (through [`Simd::vectorize`]). Inlined into one
+/// The tile and its two products are functions of their own on each instruction set (through [`crate::simd::Simd::vectorize`]). Inlined into one
 /// another, with a loop for every height of a panel, they would take the compiler more than twice as long.
-struct AttendTile<'a, const INT16: bool, const VECTORS: usize> {
+struct AttendTile<'a, A, const VECTORS: usize> {
     block: &'a Block<'a>,
     state: TileState<'a>,
     logits: &'a mut [f32],
+    arithmetic: PhantomData<A>,
 }
 
-impl<const INT16: bool, const VECTORS: usize> Kernel for AttendTile<'_, INT16, VECTORS> {
+impl<A: Arithmetic, const VECTORS: usize> Kernel for AttendTile<'_, A, VECTORS> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<S: Int8>(self, s: S) {
         let Self {
             block,
             mut state,
             logits,
+            arithmetic,
         } = self;
         let width = VECTORS * S::LANES;
         let mut before = [s.splat(f32::NEG_INFINITY); VECTORS];
@@ -840,10 +663,11 @@ impl<const INT16: bool, const VECTORS: usize> Kernel for AttendTile<'_, INT16, V
                 *before = s.load(&state.max[j * S::LANES..]);
             }
         }
-        s.vectorize(LogitPanels::<INT16, VECTORS> {
+        s.vectorize(LogitPanels::<A, VECTORS> {
             block,
             state: &mut state,
             logits,
+            arithmetic,
         });
         let seen = block.seen.clone();
         if let Some(offsets) = block.offsets {
@@ -866,22 +690,16 @@ impl<const INT16: bool, const VECTORS: usize> Kernel for AttendTile<'_, INT16, V
             let max = s.load(&state.max[first..]);
             let total = &mut state.total[first..];
             let mut sum = s.splat(0.0);
-            let mut unit = s.splat(1.0);
             let weights = &mut logits[first..];
             for key in 0..keys {
                 let logit = &mut weights[key * width..];
-                let weight = weight::<S, INT16>(s, s.sub(s.load(logit), max));
+                let weight = A::weight(s, s.sub(s.load(logit), max));
                 s.store(logit, weight);
                 sum = s.add(sum, weight);
             }
-            if INT16 {
-                // The largest weight of a block is 1 unless an earlier one had a larger, then the sum may be tiny: at least
-                // 2^-126, whose inverse is a number.
-                unit = s.mul(sum, s.splat(1.0 / WEIGHT_SUM));
-                pair_weights(s, weights, keys, width, s.div(s.splat(WEIGHT_SUM), sum));
-            }
+            let unit = A::weights(s, weights, keys, width, sum);
             if !block.first {
-                let decay = weight::<S, INT16>(s, s.sub(before, max));
+                let decay = A::weight(s, s.sub(before, max));
                 s.store(&mut decays[first..], decay);
                 sum = s.mul_add(s.load(total), decay, sum);
             }
@@ -890,7 +708,8 @@ impl<const INT16: bool, const VECTORS: usize> Kernel for AttendTile<'_, INT16, V
             s.store(&mut units[first..], unit);
         }
 
-        s.vectorize(ValuePanels::<INT16, VECTORS> {
+        s.vectorize(ValuePanels::<A, VECTORS> {
+            arithmetic,
             block,
             weights: logits,
             decays: &decays,
@@ -904,21 +723,23 @@ impl<const INT16: bool, const VECTORS: usize> Kernel for AttendTile<'_, INT16, V
 const MOST_LANES: usize = 32;
 
 /// The logits of a block's keys, at least of those seen, and a tile's queries, `[keys, width]`, and each query's largest so far.
-struct LogitPanels<'a, 'b, const INT16: bool, const VECTORS: usize> {
+struct LogitPanels<'a, 'b, A, const VECTORS: usize> {
     block: &'a Block<'a>,
     state: &'a mut TileState<'b>,
     logits: &'a mut [f32],
+    arithmetic: PhantomData<A>,
 }
 
-impl<const INT16: bool, const VECTORS: usize> Kernel for LogitPanels<'_, '_, INT16, VECTORS> {
+impl<A: Arithmetic, const VECTORS: usize> Kernel for LogitPanels<'_, '_, A, VECTORS> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<S: Int8>(self, s: S) {
         let Self {
             block,
             state,
             logits,
+            ..
         } = self;
         let mut max = [s.splat(f32::NEG_INFINITY); VECTORS];
         if !block.first {
@@ -935,7 +756,7 @@ impl<const INT16: bool, const VECTORS: usize> Kernel for LogitPanels<'_, '_, INT
             }
             dispatch_rows!(height, S, TILE_ROWS, |ROWS| logit_panel::<
                 S,
-                INT16,
+                A,
                 ROWS,
                 VECTORS,
             >(
@@ -949,7 +770,8 @@ impl<const INT16: bool, const VECTORS: usize> Kernel for LogitPanels<'_, '_, INT
 }
 
 /// Adds a block's weighted values to a tile's sums, `[head_dim, width]`.
-struct ValuePanels<'a, const INT16: bool, const VECTORS: usize> {
+struct ValuePanels<'a, A, const VECTORS: usize> {
+    arithmetic: PhantomData<A>,
     block: &'a Block<'a>,
     /// Of the keys that are seen, `[keys, width]`; on i16 pairs of them.
     weights: &'a [f32],
@@ -960,11 +782,11 @@ struct ValuePanels<'a, const INT16: bool, const VECTORS: usize> {
     sums: &'a mut [f32],
 }
 
-impl<const INT16: bool, const VECTORS: usize> Kernel for ValuePanels<'_, INT16, VECTORS> {
+impl<A: Arithmetic, const VECTORS: usize> Kernel for ValuePanels<'_, A, VECTORS> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<S: Int8>(self, s: S) {
         let Self {
             block,
             weights,
@@ -976,17 +798,16 @@ impl<const INT16: bool, const VECTORS: usize> Kernel for ValuePanels<'_, INT16, 
             decays[j] = s.load(&self.decays[j * S::LANES..]);
             units[j] = s.load(&self.units[j * S::LANES..]);
         }
-        // Of the values those that are seen, on i16 by pairs.
-        let share = if INT16 { 2 } else { 1 };
-        let values = &block.values[block.seen.start / share * block.head_dim..];
-        let values = &values[..block.seen.len().div_ceil(share) * block.head_dim];
+        // Of the values those that are seen.
+        let values = &block.values[block.seen.start / A::PER_WORD * block.head_dim..];
+        let values = &values[..block.seen.len().div_ceil(A::PER_WORD) * block.head_dim];
         let count = panels(block.head_dim, S::TILE_ROWS);
         for panel in 0..count {
             let row = panel_start(panel, count, block.head_dim);
             let height = panel_start(panel + 1, count, block.head_dim) - row;
             dispatch_rows!(height, S, TILE_ROWS, |ROWS| value_panel::<
                 S,
-                INT16,
+                A,
                 ROWS,
                 VECTORS,
             >(
@@ -1003,46 +824,15 @@ impl<const INT16: bool, const VECTORS: usize> Kernel for ValuePanels<'_, INT16, 
 
 /// Adds offsets to a vector of logits; returns the larger of `max` and what came out.
 #[inline(always)]
-fn offset_logit<S: Simd>(s: S, logits: &mut [f32], offsets: &[f32], max: S::V) -> S::V {
+fn offset_logit<S: Int8>(s: S, logits: &mut [f32], offsets: &[f32], max: S::V) -> S::V {
     let v = s.add(s.load(logits), s.load(offsets));
     s.store(logits, v);
     s.max(max, v)
 }
 
-/// The exponential of a logit's distance from the largest; logits on i16 are exponents of two.
-#[inline(always)]
-fn weight<S: Simd, const INT16: bool>(s: S, x: S::V) -> S::V {
-    if INT16 {
-        exp2_negative(s, x)
-    } else {
-        exp_negative(s, x)
-    }
-}
-
-/// Quantizes the weights of one vector of queries, rows `width` apart, in place: row `i` gets those of keys `2i` and `2i + 1`.
-#[inline(always)]
-fn pair_weights<S: Simd>(s: S, weights: &mut [f32], keys: usize, width: usize, factor: S::V) {
-    for pair in 0..keys.div_ceil(2) {
-        let low = quantize_vector(s, &weights[2 * pair * width..], factor);
-        let high = if 2 * pair + 1 < keys {
-            quantize_vector(s, &weights[(2 * pair + 1) * width..], factor)
-        } else {
-            s.splat_int(0)
-        };
-        let word = s.pair(low, high);
-        // SAFETY: a vector of words, which slicing would have found.
-        unsafe {
-            s.store_bytes(
-                weights[pair * width..][..S::LANES].as_mut_ptr().cast(),
-                word,
-            )
-        };
-    }
-}
-
 /// The logits of `ROWS` keys from `row` of the block on, and their maximum.
 #[inline(always)]
-fn logit_panel<S: Simd, const INT16: bool, const ROWS: usize, const VECTORS: usize>(
+fn logit_panel<S: Int8, A: Arithmetic, const ROWS: usize, const VECTORS: usize>(
     s: S,
     block: &Block<'_>,
     row: usize,
@@ -1051,27 +841,7 @@ fn logit_panel<S: Simd, const INT16: bool, const ROWS: usize, const VECTORS: usi
     max: &mut [S::V; VECTORS],
 ) {
     let width = VECTORS * S::LANES;
-    let steps = block.head_dim / if INT16 { 2 } else { 1 };
-    assert!(state.queries.len() >= steps * width);
-    let keys = &block.packed_keys[row * steps..][..ROWS * steps];
-    let (keys, queries) = (keys.as_ptr(), state.queries.as_ptr());
-    let mut sums = [[s.splat(0.0); VECTORS]; ROWS];
-    if INT16 {
-        // SAFETY: `keys` is `steps` times ROWS words, `queries` at least `steps` times `width`.
-        let ints = unsafe {
-            product_of_pairs::<S, ROWS, VECTORS>(s, steps, (keys, ROWS), (queries, width))
-        };
-        let key_scales = &block.key_scales[row..][..ROWS];
-        for i in 0..ROWS {
-            for j in 0..VECTORS {
-                let scale = s.mul(s.load(&state.scale[j * S::LANES..]), s.splat(key_scales[i]));
-                sums[i][j] = s.mul(s.int_to_float(ints[i][j]), scale);
-            }
-        }
-    } else {
-        // SAFETY: as above, `keys` and `queries` being values.
-        sums = unsafe { product::<S, ROWS, VECTORS>(s, steps, (keys, ROWS), (queries, width)) };
-    }
+    let sums = A::logits::<S, ROWS, VECTORS>(s, block, row, state);
     let logits = &mut logits[row * width..][..ROWS * width];
     for i in 0..ROWS {
         for j in 0..VECTORS {
@@ -1083,7 +853,7 @@ fn logit_panel<S: Simd, const INT16: bool, const ROWS: usize, const VECTORS: usi
 
 /// Adds the block's weighted values to `ROWS` of the head's dimensions from `row` on.
 #[inline(always)]
-fn value_panel<S: Simd, const INT16: bool, const ROWS: usize, const VECTORS: usize>(
+fn value_panel<S: Int8, A: Arithmetic, const ROWS: usize, const VECTORS: usize>(
     s: S,
     block: &Block<'_>,
     (row, values): (usize, &[f32]),
@@ -1095,21 +865,8 @@ fn value_panel<S: Simd, const INT16: bool, const ROWS: usize, const VECTORS: usi
     let steps = values.len() / d;
     assert!(row + ROWS <= d && weights.len() >= steps * width);
     let (values, weights) = (values[row..].as_ptr(), weights.as_ptr());
-    let mut new = [[s.splat(0.0); VECTORS]; ROWS];
-    if INT16 {
-        // SAFETY: `values` is `steps` times `d` words, of which ROWS from `row` on are read; `weights` `steps` times `width`.
-        let ints = unsafe {
-            product_of_pairs::<S, ROWS, VECTORS>(s, steps, (values, d), (weights, width))
-        };
-        for i in 0..ROWS {
-            for j in 0..VECTORS {
-                new[i][j] = s.mul(s.int_to_float(ints[i][j]), unit[j]);
-            }
-        }
-    } else {
-        // SAFETY: as above, of values.
-        new = unsafe { product::<S, ROWS, VECTORS>(s, steps, (values, d), (weights, width)) };
-    }
+    // SAFETY: `values` is `steps` times `d` words, of which ROWS from `row` on are read; `weights` `steps` times `width`.
+    let new = unsafe { A::values::<S, ROWS, VECTORS>(s, steps, (values, d), weights, unit) };
     let sums = &mut sums[row * width..][..ROWS * width];
     for i in 0..ROWS {
         for j in 0..VECTORS {

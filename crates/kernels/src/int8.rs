@@ -23,10 +23,11 @@ mod columns;
 mod encoder;
 mod means;
 pub(crate) mod product;
+pub(crate) mod quads;
 mod tiles;
 
 use crate::isa::Kernels;
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Int8, Kernel};
 
 pub use encoder::{EncoderSpace, Int8Layer, LayerNorm, Norms, Pooling};
 
@@ -48,10 +49,13 @@ pub struct Int8Matrix<'a> {
     pub scales: &'a [f32],
     /// Sum of each channel's quantized weights; exact in f32.
     pub sums: &'a [f32],
+    /// What is added to each channel's product, [`Int8Matrix::channels`] of them; 0 beyond `n`.
     pub bias: &'a [f32],
+    /// What is done to the inputs first, if anything.
     pub smooth: Option<Smooth<'a>>,
     /// Whether the encoder quantizes all rows to 16 bits; it does so with first tokens' rows in any case.
     pub high_precision: bool,
+    /// The largest weights and quantized inputs.
     pub levels: Levels,
 }
 
@@ -124,7 +128,7 @@ impl Kernels {
             type Output = bool;
 
             #[inline(always)]
-            fn run<S: Simd>(self, _: S) -> bool {
+            fn run<S: Int8>(self, _: S) -> bool {
                 S::NARROW
             }
         }
@@ -136,7 +140,9 @@ impl Kernels {
 /// were divided by the factor, and the bias makes up for the offset.
 #[derive(Clone, Copy, Debug)]
 pub struct Smooth<'a> {
+    /// `[k]`, no element 0.
     pub factor: &'a [f32],
+    /// `[k]`.
     pub offset: &'a [f32],
 }
 
@@ -183,11 +189,14 @@ impl Int8Matrix<'_> {
     }
 }
 
-/// What [`pack_int8`] makes.
+/// What [`pack_int8`] makes: an [`Int8Matrix`] without its bias.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PackedInt8 {
+    /// [`Int8Matrix::panel_bytes`] of weights; 0 beyond the matrix.
     pub panels: Vec<i8>,
+    /// What a channel's quantized weights are multiplied by, [`Int8Matrix::channels`] of them; 0 beyond `n`.
     pub scales: Vec<f32>,
+    /// The sum of a channel's quantized weights, as many.
     pub sums: Vec<f32>,
 }
 

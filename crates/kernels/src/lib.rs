@@ -18,6 +18,8 @@
 //!
 //! Work is spread over rayon's current pool: call inside `ThreadPool::install` to choose it.
 
+#![warn(missing_docs, unreachable_pub)]
+
 mod attention;
 mod elementwise;
 mod int8;

@@ -3,7 +3,7 @@
 //! Two products are all that the kernels ask of it; both are exact in i32. [`MatrixUnit`] is what they are written over:
 //! `x86_64/amx.rs` runs them on the chip, [`Modelled`] in plain loops, so that all around them is tested on any machine.
 
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Int8, Kernel};
 
 /// Rows of a tile, and 32-bit columns.
 pub(crate) const ROWS: usize = 16;
@@ -58,7 +58,7 @@ impl TileSums {
 
 /// The first sums of a row, a vector of them.
 #[inline(always)]
-pub(crate) fn as_floats<S: Simd>(s: S, sums: &[i32]) -> S::V {
+pub(crate) fn as_floats<S: Int8>(s: S, sums: &[i32]) -> S::V {
     let sums = &sums[..S::LANES];
     // SAFETY: LANES sums of four bytes.
     s.int_to_float(unsafe { s.load_bytes(sums.as_ptr().cast()) })
@@ -92,7 +92,7 @@ pub(crate) trait MatrixUnit: Copy + Send + Sync + 'static {
     ///
     /// # Safety
     /// `left` must be readable for `64 * steps` bytes at each row start, `right` for `2048 * steps` bytes.
-    unsafe fn product<S: Simd, const TALL: bool>(
+    unsafe fn product<S: Int8, const TALL: bool>(
         tiles: &Self::Tiles,
         left: Left,
         right: *const u8,
@@ -118,7 +118,7 @@ pub(crate) trait MatrixUnit: Copy + Send + Sync + 'static {
 
 /// A piece of work for a matrix unit, beside the vector registers. `run` must be `#[inline(always)]`.
 pub(crate) trait UnitKernel {
-    fn run<S: Simd, U: MatrixUnit>(self, s: S, unit: U);
+    fn run<S: Int8, U: MatrixUnit>(self, s: S, unit: U);
 }
 
 /// A [`UnitKernel`] for one unit.
@@ -128,7 +128,7 @@ impl<U: MatrixUnit, K: UnitKernel> Kernel for With<U, K> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<S: Int8>(self, s: S) {
         self.1.run(s, self.0);
     }
 }
@@ -143,7 +143,7 @@ impl MatrixUnit for Modelled {
     fn configure(self) {}
 
     #[inline(always)]
-    unsafe fn product<S: Simd, const TALL: bool>(
+    unsafe fn product<S: Int8, const TALL: bool>(
         (): &(),
         left: Left,
         right: *const u8,

@@ -8,16 +8,14 @@ use crate::int8::product::depth;
 use crate::isa::Kernels;
 use crate::matrix_unit::{Ahead, BLOCK, Left, MatrixUnit, STEP, Sums, UnitKernel};
 use crate::parallel;
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Int8, Kernel, SPIN_BYTES, SPIN_COLUMNS, SPIN_ROWS};
 
-/// A tile of independent sums: enough to hide the latency of the dot product on every chip, few enough for the registers.
-const ROWS: usize = 4;
-const COLUMNS: usize = 2;
 const STEPS: usize = 20_000;
 
 impl Kernels {
-    /// Operations a second (a multiplication and an addition count as two) of the byte dot product that the instruction set has
-    /// for operands of such levels, on registers alone, or of its matrix unit on operands in the first-level cache, all threads of the current pool together, measured for about `time`.
+    /// Operations a second (a multiplication and an addition count as two) of all threads of the current pool together, measured for
+    /// about `time`: of the byte dot product that the instruction set has for operands of such levels, on registers alone, or of its
+    /// matrix unit on operands in the first-level cache.
     pub fn int8_peak(self, levels: Levels, time: Duration) -> f64 {
         let threads = rayon::current_num_threads();
         let rates = std::sync::Mutex::new(vec![0.0; threads]);
@@ -64,7 +62,7 @@ struct SpinUnit;
 
 impl UnitKernel for SpinUnit {
     #[inline(always)]
-    fn run<S: Simd, U: MatrixUnit>(self, _: S, unit: U) {
+    fn run<S: Int8, U: MatrixUnit>(self, _: S, unit: U) {
         let tiles = unit.configure();
         let Operands(rows, panel) = &Operands::ONES;
         let mut sums = Sums::ZERO;
@@ -94,89 +92,38 @@ impl Kernel for Spin {
     type Output = usize;
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> usize {
+    fn run<S: Int8>(self, s: S) -> usize {
+        // A constant, so that sets without narrow products compile one depth and not four.
+        if !S::NARROW {
+            return spin::<S, 0>(s);
+        }
         match depth::<S>(self.0) {
-            4 => spin_narrow::<S, 4>(s),
-            2 => spin_narrow::<S, 2>(s),
-            1 => spin_narrow::<S, 1>(s),
-            _ => spin(s),
+            4 => spin::<S, 4>(s),
+            2 => spin::<S, 2>(s),
+            1 => spin::<S, 1>(s),
+            _ => spin::<S, 0>(s),
         }
     }
 }
 
-/// [`Simd::dot_narrow`], with as many rows as the register tile has.
-#[inline(always)]
-fn spin_narrow<S: Simd, const DEPTH: usize>(s: S) -> usize {
-    let bytes = [1u8; 64 * (4 * COLUMNS + ROWS)];
-    let mut sums = [[s.splat_int(0); COLUMNS]; ROWS];
-    for _ in 0..STEPS {
-        // As below.
-        let bytes = black_box(bytes.as_ptr());
-        for (i, sums) in sums.iter_mut().enumerate() {
-            let mut quads = [s.splat_int(0); DEPTH];
-            for (step, quad) in quads.iter_mut().enumerate() {
-                // SAFETY: at most four quads, after four times COLUMNS vectors of at most 64 bytes.
-                *quad = s.splat_int(unsafe {
-                    let quad = bytes.add(64 * (4 * COLUMNS + i) + 4 * step);
-                    quad.cast::<i32>().read_unaligned()
-                });
-            }
-            for (j, sum) in sums.iter_mut().enumerate() {
-                let mut weights = [s.splat_int(0); DEPTH];
-                for (step, weights) in weights.iter_mut().enumerate() {
-                    // SAFETY: one of four times COLUMNS vectors of at most 64 bytes.
-                    *weights = unsafe { s.load_bytes(bytes.add(64 * (step * COLUMNS + j))) };
-                }
-                *sum = s.dot_narrow(*sum, quads, weights);
-            }
-        }
-    }
-    for sum in sums.as_flattened() {
-        black_box(s.sum(s.int_to_float(*sum)));
-    }
-    STEPS * ROWS * COLUMNS * S::LANES * DEPTH * 4 * 2
-}
+/// Operands, on a cache line.
+#[repr(C, align(64))]
+struct Bytes([u8; SPIN_BYTES]);
 
 #[inline(always)]
-fn spin<S: Simd>(s: S) -> usize {
-    // Words, as vectors of them are read.
-    let words = [f32::from_bits(0x0101_0101); 16 * (COLUMNS + ROWS)];
-    let mut sums = [[s.splat_int(0); COLUMNS]; ROWS];
+fn spin<S: Int8, const DEPTH: usize>(s: S) -> usize {
+    let bytes = Bytes([1; SPIN_BYTES]);
+    let mut sums = [[s.splat_int(0); SPIN_COLUMNS]; SPIN_ROWS];
     for _ in 0..STEPS {
         // Other operands for every product and every step, for all that the compiler can tell: else it would work out
         // once what they have in common.
-        let bytes = black_box(words.as_ptr()).cast::<u8>();
-        // SAFETY: COLUMNS vectors of at most 64 bytes, after them in as many bytes each a quad in two planes, or four words.
-        unsafe {
-            let mut weights = [s.splat_int(0); COLUMNS];
-            for (i, weights) in weights.iter_mut().enumerate() {
-                *weights = s.load_bytes(bytes.add(64 * i));
-            }
-            for (i, sums) in sums.iter_mut().enumerate() {
-                if S::BLOCKS {
-                    let rows = s.load_bytes(bytes.add(64 * (COLUMNS + i)));
-                    for (sum, weights) in sums.iter_mut().zip(weights) {
-                        *sum = s.dot_blocks(*sum, rows, weights);
-                    }
-                    continue;
-                }
-                if S::LANED {
-                    let words = s.load_words(bytes.add(64 * (COLUMNS + i)).cast(), 4);
-                    for (sum, weights) in sums.iter_mut().zip(weights) {
-                        *sum = s.dot4_lane::<0>(*sum, words, weights);
-                    }
-                    continue;
-                }
-                let quad = s.load_quad(bytes.add(64 * (COLUMNS + i)), 4);
-                for (sum, weights) in sums.iter_mut().zip(weights) {
-                    *sum = s.dot4(*sum, quad, weights);
-                }
-            }
-        }
+        let bytes = black_box(bytes.0.as_ptr());
+        // SAFETY: so many bytes on a cache line.
+        unsafe { s.spin::<DEPTH>(&mut sums, bytes) };
     }
     for sum in sums.as_flattened() {
         black_box(s.sum(s.int_to_float(*sum)));
     }
-    let products = if S::BLOCKS { 8 } else { 4 };
-    STEPS * ROWS * COLUMNS * S::LANES * products * 2
+    let products = if DEPTH > 0 { 4 * DEPTH } else { S::PRODUCTS };
+    STEPS * SPIN_ROWS * SPIN_COLUMNS * S::LANES * products * 2
 }

@@ -1,7 +1,8 @@
 //! The instruction set "none": arrays and loops in plain Rust, which the compiler vectorises as far as the target allows.
 //! The fallback where detection finds nothing better.
 
-use crate::simd::{Kernel, Simd};
+use crate::int8::quads::{self, Quads};
+use crate::simd::{Factors, Int8, Kernel, SPIN_COLUMNS, SPIN_ROWS, Simd};
 
 const LANES: usize = 4;
 
@@ -122,8 +123,37 @@ impl Simd for Portable {
         (v.0[0] + v.0[2]) + (v.0[1] + v.0[3])
     }
 
+    #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
+
+    #[inline(always)]
+    unsafe fn transpose_block(
+        self,
+        src: *const f32,
+        src_stride: usize,
+        rows: usize,
+        dst: *mut f32,
+        dst_stride: usize,
+        wide: usize,
+    ) {
+        for c in 0..LANES {
+            let stored = if c < wide { LANES } else { rows };
+            for r in 0..stored {
+                // SAFETY: r < rows is read, r < LANES is written only in a wide column: both promised by the caller.
+                unsafe {
+                    *dst.add(c * dst_stride + r) = if r < rows {
+                        *src.add(r * src_stride + c)
+                    } else {
+                        0.0
+                    };
+                }
+            }
+        }
+    }
+}
+
+impl Int8 for Portable {
     type I = [i32; LANES];
-    type Quad = [i8; 4];
     const SIGNED: bool = true;
     const PLANES: usize = 1;
     const INT8_ROWS: usize = 4;
@@ -145,23 +175,6 @@ impl Simd for Portable {
     unsafe fn store_bytes(self, dst: *mut u8, v: [i32; LANES]) {
         // SAFETY: the caller promises 16 writable bytes; an unaligned write needs no more.
         unsafe { dst.cast::<[i32; LANES]>().write_unaligned(v) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_quad(self, src: *const u8, _: usize) -> [i8; 4] {
-        // SAFETY: the caller promises four readable bytes.
-        unsafe { src.cast::<[i8; 4]>().read() }
-    }
-
-    #[inline(always)]
-    fn dot4(self, sums: [i32; LANES], quad: [i8; 4], weights: [i32; LANES]) -> [i32; LANES] {
-        std::array::from_fn(|lane| {
-            let weights = weights[lane].to_ne_bytes();
-            let products = quad.iter().zip(weights);
-            products.fold(sums[lane], |sum, (&a, w)| {
-                sum + i32::from(a) * i32::from(w.cast_signed())
-            })
-        })
     }
 
     #[inline(always)]
@@ -197,37 +210,51 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    unsafe fn store_activations(self, dst: *mut u8, v: F32x4) {
-        let quad = v.0.map(|x| (x.round_ties_even() as u8) ^ 0x80);
+    unsafe fn store_activations<const SIGNED: bool>(self, dst: *mut u8, v: F32x4) {
+        let sign = if SIGNED { 0x80 } else { 0 };
+        let quad = v.0.map(|x| (x.round_ties_even() as u8) ^ sign);
         // SAFETY: the caller promises four writable bytes.
         unsafe { dst.cast::<[u8; 4]>().write(quad) }
     }
 
     #[inline(always)]
-    fn prefetch(self, _: *const u8) {}
+    unsafe fn dot_rows<const DEPTH: usize, const ROWS: usize, const VECTORS: usize>(
+        self,
+        sums: [[[i32; LANES]; VECTORS]; ROWS],
+        factors: Factors,
+    ) -> [[[i32; LANES]; VECTORS]; ROWS] {
+        // SAFETY: as promised.
+        unsafe { quads::dot_rows(self, sums, factors) }
+    }
 
     #[inline(always)]
-    unsafe fn transpose_block(
+    unsafe fn spin<const DEPTH: usize>(
         self,
-        src: *const f32,
-        src_stride: usize,
-        rows: usize,
-        dst: *mut f32,
-        dst_stride: usize,
-        wide: usize,
+        sums: &mut [[[i32; LANES]; SPIN_COLUMNS]; SPIN_ROWS],
+        bytes: *const u8,
     ) {
-        for c in 0..LANES {
-            let stored = if c < wide { LANES } else { rows };
-            for r in 0..stored {
-                // SAFETY: r < rows is read, r < LANES is written only in a wide column: both promised by the caller.
-                unsafe {
-                    *dst.add(c * dst_stride + r) = if r < rows {
-                        *src.add(r * src_stride + c)
-                    } else {
-                        0.0
-                    };
-                }
-            }
-        }
+        // SAFETY: as promised.
+        unsafe { quads::spin(self, sums, bytes) };
+    }
+}
+
+impl Quads for Portable {
+    type Quad = [i8; 4];
+
+    #[inline(always)]
+    unsafe fn load_quad(self, src: *const u8, _: usize) -> [i8; 4] {
+        // SAFETY: the caller promises four readable bytes.
+        unsafe { src.cast::<[i8; 4]>().read() }
+    }
+
+    #[inline(always)]
+    fn dot4(self, sums: [i32; LANES], quad: [i8; 4], weights: [i32; LANES]) -> [i32; LANES] {
+        std::array::from_fn(|lane| {
+            let weights = weights[lane].to_ne_bytes();
+            let products = quad.iter().zip(weights);
+            products.fold(sums[lane], |sum, (&a, w)| {
+                sum + i32::from(a) * i32::from(w.cast_signed())
+            })
+        })
     }
 }

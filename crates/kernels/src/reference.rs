@@ -5,7 +5,7 @@ use std::f64::consts::{PI, SQRT_2};
 
 use crate::attention::{AttentionKind, RelativeBias, Rotary};
 
-/// `x[r, c] += bias[c]`.
+/// `x[r, c] += bias[c]`; `x` is `[rows, bias.len()]`.
 pub fn bias_add(x: &mut [f32], bias: &[f32]) {
     for row in x.chunks_exact_mut(bias.len()) {
         for (x, bias) in row.iter_mut().zip(bias) {
@@ -14,7 +14,7 @@ pub fn bias_add(x: &mut [f32], bias: &[f32]) {
     }
 }
 
-/// `x[r, c] = gelu(x[r, c] + bias[c])`.
+/// `x[r, c] = gelu(x[r, c] + bias[c])`; `x` is `[rows, bias.len()]`.
 pub fn bias_gelu(x: &mut [f32], bias: &[f32]) {
     for row in x.chunks_exact_mut(bias.len()) {
         for (x, bias) in row.iter_mut().zip(bias) {
@@ -56,13 +56,13 @@ fn erfc(x: f64) -> f64 {
     if x < 0.0 { 2.0 - upper } else { upper }
 }
 
-/// Each row to mean 0 and (biased) variance 1, then `gamma`, `beta`.
+/// Each row to mean 0 and (biased) variance 1, then `gamma`, `beta`; `x` is `[rows, gamma.len()]`.
 pub fn layer_norm(x: &mut [f32], gamma: &[f32], beta: &[f32], eps: f32) {
     let zeros = vec![0.0; x.len()];
     bias_residual_layer_norm(x, &vec![0.0; gamma.len()], &zeros, gamma, beta, eps);
 }
 
-/// `x = layer_norm(x + bias + residual)`.
+/// `x = layer_norm(x + bias + residual)`; `x` and `residual` are `[rows, gamma.len()]`, `bias` is a row.
 pub fn bias_residual_layer_norm(
     x: &mut [f32],
     bias: &[f32],
@@ -85,7 +85,7 @@ pub fn bias_residual_layer_norm(
     }
 }
 
-/// `out[m, n] = x[m, k] · w[n, k]ᵀ + bias[n]`.
+/// `out[m, n] = x[m, k] · w[n, k]ᵀ + bias[n]`, all row-major.
 pub fn linear(x: &[f32], w: &[f32], k: usize, bias: &[f32], out: &mut [f32]) {
     let n = bias.len();
     for (i, out) in out.chunks_exact_mut(n.max(1)).enumerate() {

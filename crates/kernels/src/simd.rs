@@ -1,4 +1,5 @@
-//! What a kernel may ask of an instruction set: a vector of `LANES` f32 and a handful of operations on it.
+//! What a kernel may ask of an instruction set: a vector of `LANES` f32 and a handful of operations on it ([`Simd`]), and the same of
+//! integers and bytes ([`Int8`]).
 //!
 //! A value of a type implementing [`Simd`] is a token: it can only be had from that type's detection, so it proves that
 //! the CPU has the instructions, and arithmetic through it is safe. Only access through raw pointers is `unsafe`.
@@ -6,13 +7,15 @@
 //! For the instructions to be *inlined* the code has to sit in a function compiled for the set. [`Simd::vectorize`] is
 //! that function: it runs a [`Kernel`], whose `run` and everything below it is `#[inline(always)]`.
 
+use crate::tile::pack_panel;
+
 /// A piece of work, generic over the instruction set. `run` must be `#[inline(always)]` and must do its own looping.
 pub(crate) trait Kernel {
     type Output;
-    fn run<S: Simd>(self, s: S) -> Self::Output;
+    fn run<S: Int8>(self, s: S) -> Self::Output;
 }
 
-/// One instruction set.
+/// One instruction set, on f32.
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// A vector of `LANES` f32.
     type V: Copy;
@@ -87,136 +90,25 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// The sum of the lanes, in an order fixed per instruction set.
     fn sum(self, v: Self::V) -> f32;
 
-    /// A vector of `LANES` i32, also read as `4 * LANES` bytes or `2 * LANES` i16.
-    type I: Copy;
-    /// Four activation bytes of a row, ready to be multiplied with the weights of many columns.
-    type Quad: Copy;
-    /// Whether activation bytes are signed, 128 less than the quantized value 0..=255.
-    const SIGNED: bool;
-    /// In how many planes of bytes activations lie: one, or two of (signed) activations' magnitudes and of their signs, 0 or
-    /// -1 each.
-    const PLANES: usize;
-    /// Rows and vectors of the largest register tile of the int8 product; the vectors make up a whole part of 32 columns.
-    const INT8_ROWS: usize;
-    const INT8_VECTORS: usize;
-    /// Whether [`Simd::dot2`] beats two f32 multiply-adds.
-    const FAST_DOT2: bool;
-
-    fn splat_int(self, x: i32) -> Self::I;
-
-    /// Loads `4 * LANES` bytes, unaligned.
+    /// `sums[i][j] += rows[i] * columns[j]`, one multiply-add each.
     ///
     /// # Safety
-    /// `src` must be readable for them.
-    unsafe fn load_bytes(self, src: *const u8) -> Self::I;
-
-    /// Stores `4 * LANES` bytes, unaligned.
-    ///
-    /// # Safety
-    /// `dst` must be writable for them.
-    unsafe fn store_bytes(self, dst: *mut u8, v: Self::I);
-
-    /// Loads four activation bytes, with two planes the second's `plane` bytes further on.
-    ///
-    /// # Safety
-    /// `src` must be readable for four bytes, there and in each plane.
-    unsafe fn load_quad(self, src: *const u8, plane: usize) -> Self::Quad;
-
-    /// Adds to each lane of `sums` the dot product of the four activations with the lane's four weights (signed bytes above
-    /// -128); with two planes less the sum of the negative activations' magnitudes. Exact as long as the sums stay within i32.
-    fn dot4(self, sums: Self::I, activations: Self::Quad, weights: Self::I) -> Self::I;
-
-    /// Whether a vector has four lanes, and instructions multiply by one of them as fast as by all, so that a tile's rows are loaded
-    /// together and not broadcast one by one.
-    const LANED: bool = false;
-
-    /// Loads `n` words, one to four, to the first lanes; the others are 0.
-    ///
-    /// # Safety
-    /// `src` must be readable for `n` words.
-    unsafe fn load_words(self, _src: *const f32, _n: usize) -> Self::I {
-        unreachable!("an instruction set without LANED")
-    }
-
-    /// [`Simd::mul_add`] with the f32 in lane `LANE` of `words`, read as such.
-    fn mul_add_lane<const LANE: usize>(self, _words: Self::I, _b: Self::V, _c: Self::V) -> Self::V {
-        unreachable!("an instruction set without LANED")
-    }
-
-    /// [`Simd::dot4`] with the four activations in lane `LANE` of `words`.
-    fn dot4_lane<const LANE: usize>(
+    /// `rows` must be readable for `ROWS` f32.
+    #[inline(always)]
+    unsafe fn add_products<const ROWS: usize, const VECTORS: usize>(
         self,
-        _sums: Self::I,
-        _words: Self::I,
-        _weights: Self::I,
-    ) -> Self::I {
-        unreachable!("an instruction set without LANED")
+        sums: &mut [[Self::V; VECTORS]; ROWS],
+        rows: *const f32,
+        columns: [Self::V; VECTORS],
+    ) {
+        for (i, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: one of the caller's.
+            let row = self.splat(unsafe { *rows.add(i) });
+            for (sum, column) in sums.iter_mut().zip(columns) {
+                *sum = self.mul_add(row, column, *sum);
+            }
+        }
     }
-
-    /// Whether [`Simd::dot_narrow`] beats [`Simd::dot4`] where operands are small enough for it.
-    const NARROW: bool = false;
-
-    /// Adds to each lane of `sums` the dot products of `DEPTH` times four activations, unsigned bytes, with as many weights. Exact if
-    /// `2 * DEPTH` products of the largest bytes fit 16 bits, and the sums i32.
-    fn dot_narrow<const DEPTH: usize>(
-        self,
-        _sums: Self::I,
-        _activations: [Self::I; DEPTH],
-        _weights: [Self::I; DEPTH],
-    ) -> Self::I {
-        unreachable!("an instruction set without NARROW")
-    }
-
-    /// [`Simd::store_activations`] for [`Simd::dot_narrow`]: the bytes are unsigned.
-    ///
-    /// # Safety
-    /// As [`Simd::store_activations`].
-    unsafe fn store_narrow(self, _dst: *mut u8, _v: Self::V) {
-        unreachable!("an instruction set without NARROW")
-    }
-
-    /// Whether the int8 product is made of [`Simd::dot_blocks`] instead of [`Simd::dot4`]; the set is
-    /// [`Simd::LANED`] then.
-    const BLOCKS: bool = false;
-
-    /// Adds to the lanes of `sums` the dot products of eight bytes of two rows, halves of `rows`, with eight of two channels,
-    /// halves of `channels`: `[row 0 · channel 0, row 0 · channel 1, row 1 · channel 0, row 1 · channel 1]`. Exact within i32.
-    fn dot_blocks(self, _sums: Self::I, _rows: Self::I, _channels: Self::I) -> Self::I {
-        unreachable!("an instruction set without BLOCKS")
-    }
-
-    /// The lower and the upper 32-bit lanes of two vectors, in turns.
-    fn interleave(self, _a: Self::I, _b: Self::I) -> [Self::I; 2] {
-        unreachable!("an instruction set without BLOCKS")
-    }
-
-    /// The lower halves of two vectors, and the upper halves.
-    fn halves(self, _a: Self::I, _b: Self::I) -> [Self::I; 2] {
-        unreachable!("an instruction set without BLOCKS")
-    }
-
-    /// Adds to each lane of `sums` the dot product of two pairs of i16 above -32768. Exact within i32.
-    fn dot2(self, sums: Self::I, a: Self::I, b: Self::I) -> Self::I;
-
-    /// Lanes that hold `low` in their lower and `high` in their upper half; both in -32768..=32767.
-    fn pair(self, low: Self::I, high: Self::I) -> Self::I;
-
-    fn int_to_float(self, x: Self::I) -> Self::V;
-
-    /// To the nearest integer, ties to even; `x` within i32, else (and for NaN) any value.
-    fn float_to_int(self, x: Self::V) -> Self::I;
-
-    /// Stores the lanes, each within i16, as `LANES` i16 side by side.
-    ///
-    /// # Safety
-    /// `dst` must be writable for `LANES` i16.
-    unsafe fn store_halves(self, dst: *mut i16, v: Self::I);
-
-    /// Rounds each lane to the nearest of 0..=255 and stores it as an activation byte. NaN gives any byte.
-    ///
-    /// # Safety
-    /// `dst` must be writable for `LANES` bytes.
-    unsafe fn store_activations(self, dst: *mut u8, v: Self::V);
 
     /// Asks for the cache line of `address` to be brought into the second-level cache. Any address will do.
     fn prefetch(self, address: *const u8);
@@ -237,6 +129,136 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         dst_stride: usize,
         wide: usize,
     );
+}
+
+/// An instruction set on integers and bytes.
+pub(crate) trait Int8: Simd {
+    /// A vector of `LANES` i32, also read as `4 * LANES` bytes or `2 * LANES` i16.
+    type I: Copy;
+    /// Whether activation bytes are signed, 128 less than the quantized value 0..=255.
+    const SIGNED: bool;
+    /// In how many planes of bytes activations lie: one, or two of (signed) activations' magnitudes and of their signs, 0 or
+    /// -1 each.
+    const PLANES: usize;
+    /// Rows and vectors of the largest register tile of the int8 product; the vectors make up a whole part of 32 columns.
+    const INT8_ROWS: usize;
+    const INT8_VECTORS: usize;
+    /// Whether [`Int8::dot2`] beats two f32 multiply-adds.
+    const FAST_DOT2: bool;
+    /// Whether products are faster where operands are so small that several of them fit 16 bits.
+    const NARROW: bool = false;
+
+    fn splat_int(self, x: i32) -> Self::I;
+
+    /// Loads `4 * LANES` bytes, unaligned.
+    ///
+    /// # Safety
+    /// `src` must be readable for them.
+    unsafe fn load_bytes(self, src: *const u8) -> Self::I;
+
+    /// Stores `4 * LANES` bytes, unaligned.
+    ///
+    /// # Safety
+    /// `dst` must be writable for them.
+    unsafe fn store_bytes(self, dst: *mut u8, v: Self::I);
+
+    /// Adds to each lane of `sums` the dot product of two pairs of i16 above -32768. Exact within i32.
+    fn dot2(self, sums: Self::I, a: Self::I, b: Self::I) -> Self::I;
+
+    /// Lanes that hold `low` in their lower and `high` in their upper half; both in -32768..=32767.
+    fn pair(self, low: Self::I, high: Self::I) -> Self::I;
+
+    fn int_to_float(self, x: Self::I) -> Self::V;
+
+    /// To the nearest integer, ties to even; `x` within i32, else (and for NaN) any value.
+    fn float_to_int(self, x: Self::V) -> Self::I;
+
+    /// Stores the lanes, each within i16, as `LANES` i16 side by side.
+    ///
+    /// # Safety
+    /// `dst` must be writable for `LANES` i16.
+    unsafe fn store_halves(self, dst: *mut i16, v: Self::I);
+
+    /// Rounds each lane to the nearest of 0..=255 and stores it as an activation byte, with `SIGNED` 128 less. NaN gives any byte.
+    ///
+    /// # Safety
+    /// `dst` must be writable for `LANES` bytes.
+    unsafe fn store_activations<const SIGNED: bool>(self, dst: *mut u8, v: Self::V);
+
+    /// The dot products of `ROWS` rows of activations with the weights of `VECTORS * LANES` columns, exact as long as the sums stay
+    /// within i32. `sums` are zeros; with two planes, what the products leave out: the negative activations' sums of magnitudes.
+    ///
+    /// Sets that are [`Int8::NARROW`] may be asked for a `DEPTH`: `2 * DEPTH` products of the largest bytes fit 16 bits then, and
+    /// activations are unsigned, in one plane. Others are asked for 0.
+    ///
+    /// # Safety
+    /// As [`Factors`] says.
+    unsafe fn dot_rows<const DEPTH: usize, const ROWS: usize, const VECTORS: usize>(
+        self,
+        sums: [[Self::I; VECTORS]; ROWS],
+        factors: Factors,
+    ) -> [[Self::I; VECTORS]; ROWS];
+
+    /// Packs a tile's rows of quads for [`Int8::dot_rows`]: `quads` of them in each of `height` rows, `stride` words apart.
+    ///
+    /// # Safety
+    /// `src` must be readable for `quads` words at each row start, `dst` writable for `height * quads`, and the two must not overlap.
+    #[inline(always)]
+    unsafe fn pack_rows(
+        self,
+        (src, stride): (*const f32, usize),
+        (height, quads): (usize, usize),
+        dst: *mut f32,
+    ) {
+        // SAFETY: as promised.
+        unsafe { pack_panel(self, (src, stride), (height, quads), dst) };
+    }
+
+    /// Whether [`Int8::dot_rows`] takes weights as [`Int8::lay_out`] has them, and not as they lie in panels.
+    const LAYS_OUT: bool = false;
+
+    /// Lays out the weights of a tile's columns anew for [`Int8::dot_rows`], once for all tiles of rows. `room` must hold those of an
+    /// even number of steps.
+    ///
+    /// # Safety
+    /// `weights` must be readable for a tile's columns at each of `steps` steps, [`PANEL`](crate::int8::PANEL) quads apart.
+    #[inline(always)]
+    unsafe fn lay_out(self, weights: *const u8, steps: usize, room: &mut [f32]) {
+        let _ = (weights, steps, room);
+    }
+
+    /// The instruction of [`Int8::dot_rows`] alone: one for each of a few sums, with operands from memory.
+    ///
+    /// # Safety
+    /// `bytes` must be readable for [`SPIN_BYTES`], on a cache line.
+    unsafe fn spin<const DEPTH: usize>(
+        self,
+        sums: &mut [[Self::I; SPIN_COLUMNS]; SPIN_ROWS],
+        bytes: *const u8,
+    );
+
+    /// Products that one instruction of [`Int8::dot_rows`] adds to a lane, without a `DEPTH`.
+    const PRODUCTS: usize = 4;
+}
+
+/// A tile of independent sums: enough to hide the latency of the dot product on every chip, few enough for the registers.
+pub(crate) const SPIN_ROWS: usize = 4;
+pub(crate) const SPIN_COLUMNS: usize = 2;
+/// Four times as many vectors of at most 64 bytes as there are columns, then 64 bytes for each row.
+pub(crate) const SPIN_BYTES: usize = 64 * (4 * SPIN_COLUMNS + SPIN_ROWS);
+
+/// What [`Int8::dot_rows`] multiplies: quads, four bytes each, of rows and columns.
+#[derive(Clone, Copy)]
+pub(crate) struct Factors {
+    /// A quad of every row for each step, as [`Int8::pack_rows`] packs them; of two planes the magnitudes come first, then as many
+    /// signs.
+    pub(crate) rows: *const u8,
+    /// `VECTORS * LANES` quads of weights for each step, signed bytes above -128: [`PANEL`](crate::int8::PANEL) quads apart, or as
+    /// [`Int8::lay_out`] has them.
+    pub(crate) weights: *const u8,
+    pub(crate) steps: usize,
+    /// Where to prefetch, a cache line for each step. Any address will do.
+    pub(crate) ahead: *const u8,
 }
 
 /// Transposes `rows <= LANES` rows of `cols` values: `dst[c * dst_stride + r] = src[r * src_stride + c]`, storing whole

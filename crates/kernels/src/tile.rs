@@ -1,7 +1,7 @@
 //! The register tile that linear layer and attention are made of: a few rows times two vectors of columns, summed over k
 //! in registers.
 
-use crate::simd::{Simd, transpose};
+use crate::simd::{Int8, Simd, transpose};
 
 /// Runs `$call` with the constant `$R` that equals `$rows`, so that the tile's loops unroll into registers. Row counts beyond
 /// the instruction set's tile, the constant `$most`, fold away.
@@ -95,21 +95,7 @@ pub(crate) unsafe fn product<S: Simd, const ROWS: usize, const VECTORS: usize>(
             for (j, column) in columns.iter_mut().enumerate() {
                 *column = s.load_ptr(b.add(j * S::LANES));
             }
-            if S::LANED {
-                let rows = load_words::<S, ROWS>(s, a);
-                for_rows!(ROWS, |I| {
-                    for (sum, column) in sums[I].iter_mut().zip(columns) {
-                        *sum = s.mul_add_lane::<{ I % 4 }>(rows[I / 4], column, *sum);
-                    }
-                });
-            } else {
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    let row = s.splat(*a.add(i));
-                    for (sum, column) in sums.iter_mut().zip(columns) {
-                        *sum = s.mul_add(row, column, *sum);
-                    }
-                }
-            }
+            s.add_products(&mut sums, a, columns);
         }
         a = a.wrapping_add(a_stride);
         b = b.wrapping_add(b_stride);
@@ -117,51 +103,12 @@ pub(crate) unsafe fn product<S: Simd, const ROWS: usize, const VECTORS: usize>(
     sums
 }
 
-/// Runs `$body` for each of the first `$ROWS` rows of a tile, with the constant `$I` that is the row's number: a loop would leave it to
-/// the compiler whether lanes are constants.
-macro_rules! for_rows {
-    ($ROWS:ident, |$I:ident| $body:expr) => {
-        for_rows!(@each $ROWS, $I, $body, 0 1 2 3 4 5 6 7 8 9 10 11)
-    };
-    (@each $ROWS:ident, $I:ident, $body:expr, $($n:literal)*) => {
-        $(if $n < $ROWS {
-            const $I: usize = $n;
-            $body
-        })*
-    };
-}
-pub(crate) use for_rows;
-
-/// Vectors of four words for the rows of a tile, at most 12.
-pub(crate) const STRIPS: usize = 3;
-
-/// One word of each of `ROWS` rows that lie side by side, for an instruction set with [`Simd::LANED`]: row `i` is lane `i % 4` of
-/// vector `i / 4`.
-///
-/// # Safety
-/// `src` must be readable for `ROWS` words.
-#[inline(always)]
-pub(crate) unsafe fn load_words<S: Simd, const ROWS: usize>(
-    s: S,
-    src: *const f32,
-) -> [S::I; STRIPS] {
-    let mut words = [s.splat_int(0); STRIPS];
-    for (strip, words) in words.iter_mut().enumerate() {
-        let first = 4 * strip;
-        if first < ROWS {
-            // SAFETY: words first.. of the caller's.
-            *words = unsafe { s.load_words(src.add(first), 4.min(ROWS - first)) };
-        }
-    }
-    words
-}
-
 /// [`product`] of words that hold two i16 each: the terms are the dot products of two words, and the sums exact.
 ///
 /// # Safety
 /// As [`product`].
 #[inline(always)]
-pub(crate) unsafe fn product_of_pairs<S: Simd, const ROWS: usize, const VECTORS: usize>(
+pub(crate) unsafe fn product_of_pairs<S: Int8, const ROWS: usize, const VECTORS: usize>(
     s: S,
     k: usize,
     (mut a, a_stride): (*const f32, usize),

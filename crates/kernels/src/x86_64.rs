@@ -1,5 +1,6 @@
-//! The x86-64 instruction sets, one file each.
+//! The x86-64 instruction sets, one file each, and the product that those without VNNI share.
 
 pub(crate) mod amx;
 pub(crate) mod avx2;
 pub(crate) mod avx512;
+mod narrow;

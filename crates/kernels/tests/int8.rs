@@ -182,7 +182,7 @@ fn a_matrix_unit_changes_no_bit() {
 }
 
 #[test]
-fn fine_rows_are_a_hundred_and_fifty_times_nearer() {
+fn high_precision_rows_are_a_hundred_and_fifty_times_nearer() {
     let mut random = Random(6);
     let shapes = [(1, 3, 5), (29, 70, 65), (80, 384, 40)];
     for ((m, k, n), levels) in shapes

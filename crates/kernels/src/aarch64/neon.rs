@@ -7,9 +7,12 @@
 use std::arch::aarch64::*;
 use std::arch::is_aarch64_feature_detected;
 
-use crate::simd::{Kernel, Simd};
+use crate::aarch64::lanes;
+use crate::simd::{Factors, Int8, Kernel, SPIN_COLUMNS, SPIN_ROWS, Simd};
+use crate::tile::pack_panel;
 
-const LANES: usize = 4;
+pub(super) const LANES: usize = 4;
+const INT8_VECTORS: usize = 2;
 
 /// The base set.
 pub(crate) const BASE: u8 = 0;
@@ -207,188 +210,6 @@ impl<const LEVEL: u8> Simd for Neon<LEVEL> {
         unsafe { vaddvq_f32(v) }
     }
 
-    type I = int32x4_t;
-    type Quad = int8x16_t;
-    const SIGNED: bool = true;
-    const PLANES: usize = 1;
-    // With a dot product 24 sums, two vectors of weights and three of quads, of 32 registers; else 16, because blocks are interleaved and
-    // plain products widened in registers too.
-    const INT8_ROWS: usize = if LEVEL == DOT { 12 } else { 8 };
-    const INT8_VECTORS: usize = 2;
-    const FAST_DOT2: bool = false;
-
-    #[inline(always)]
-    fn splat_int(self, x: i32) -> int32x4_t {
-        // SAFETY: proven by `self`.
-        unsafe { vdupq_n_s32(x) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_bytes(self, src: *const u8) -> int32x4_t {
-        // SAFETY: proven by `self`; the caller promises 16 readable bytes.
-        unsafe { vreinterpretq_s32_u8(vld1q_u8(src)) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_bytes(self, dst: *mut u8, v: int32x4_t) {
-        // SAFETY: proven by `self`; the caller promises 16 writable bytes.
-        unsafe { vst1q_u8(dst, vreinterpretq_u8_s32(v)) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_quad(self, _: *const u8, _: usize) -> int8x16_t {
-        unreachable!("quads are lanes")
-    }
-
-    #[inline(always)]
-    fn dot4(self, sums: int32x4_t, quad: int8x16_t, weights: int32x4_t) -> int32x4_t {
-        // SAFETY: proven by `self`.
-        unsafe {
-            let weights = vreinterpretq_s8_s32(weights);
-            // A product is at most 128 * 127, the sum of two fits i16.
-            let low = vmull_s8(vget_low_s8(quad), vget_low_s8(weights));
-            let high = vmull_high_s8(quad, weights);
-            vpadalq_s16(sums, vpaddq_s16(low, high))
-        }
-    }
-
-    const LANED: bool = true;
-
-    #[inline(always)]
-    unsafe fn load_words(self, src: *const f32, n: usize) -> int32x4_t {
-        let src = src.cast::<i32>();
-        // SAFETY: proven by `self`; the caller promises `n` readable words.
-        unsafe {
-            match n {
-                1 => vld1q_lane_s32::<0>(src, vdupq_n_s32(0)),
-                2 => vcombine_s32(vld1_s32(src), vdup_n_s32(0)),
-                3 => {
-                    let two = vcombine_s32(vld1_s32(src), vdup_n_s32(0));
-                    vld1q_lane_s32::<2>(src.add(2), two)
-                }
-                4 => vld1q_s32(src),
-                n => unreachable!("{n} words in a vector of four"),
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn mul_add_lane<const LANE: usize>(
-        self,
-        words: int32x4_t,
-        b: float32x4_t,
-        c: float32x4_t,
-    ) -> float32x4_t {
-        const { assert!(LANE < LANES) }
-        // SAFETY: proven by `self`.
-        unsafe {
-            let words = vreinterpretq_f32_s32(words);
-            match LANE {
-                0 => vfmaq_laneq_f32::<0>(c, b, words),
-                1 => vfmaq_laneq_f32::<1>(c, b, words),
-                2 => vfmaq_laneq_f32::<2>(c, b, words),
-                _ => vfmaq_laneq_f32::<3>(c, b, words),
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn dot4_lane<const LANE: usize>(
-        self,
-        sums: int32x4_t,
-        words: int32x4_t,
-        weights: int32x4_t,
-    ) -> int32x4_t {
-        const { assert!(LANE < LANES) }
-        // SAFETY: proven by `self`, the dot product by its level.
-        unsafe {
-            if LEVEL >= DOT {
-                return dot::<LANE>(sums, weights, words);
-            }
-            let quad = match LANE {
-                0 => vdupq_laneq_s32::<0>(words),
-                1 => vdupq_laneq_s32::<1>(words),
-                2 => vdupq_laneq_s32::<2>(words),
-                _ => vdupq_laneq_s32::<3>(words),
-            };
-            self.dot4(sums, vreinterpretq_s8_s32(quad), weights)
-        }
-    }
-
-    const BLOCKS: bool = LEVEL >= I8MM;
-
-    #[inline(always)]
-    fn dot_blocks(self, sums: int32x4_t, rows: int32x4_t, channels: int32x4_t) -> int32x4_t {
-        assert!(Self::BLOCKS);
-        // SAFETY: proven by `self`, if the level has the instruction.
-        unsafe { multiply_blocks(sums, rows, channels) }
-    }
-
-    #[inline(always)]
-    fn interleave(self, a: int32x4_t, b: int32x4_t) -> [int32x4_t; 2] {
-        // SAFETY: proven by `self`.
-        unsafe { [vzip1q_s32(a, b), vzip2q_s32(a, b)] }
-    }
-
-    #[inline(always)]
-    fn halves(self, a: int32x4_t, b: int32x4_t) -> [int32x4_t; 2] {
-        // SAFETY: proven by `self`.
-        unsafe {
-            let (a, b) = (vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b));
-            [
-                vreinterpretq_s32_s64(vzip1q_s64(a, b)),
-                vreinterpretq_s32_s64(vzip2q_s64(a, b)),
-            ]
-        }
-    }
-
-    #[inline(always)]
-    fn dot2(self, sums: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
-        // SAFETY: proven by `self`.
-        unsafe {
-            let (a, b) = (vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b));
-            let low = vmull_s16(vget_low_s16(a), vget_low_s16(b));
-            vaddq_s32(sums, vpaddq_s32(low, vmull_high_s16(a, b)))
-        }
-    }
-
-    #[inline(always)]
-    fn pair(self, low: int32x4_t, high: int32x4_t) -> int32x4_t {
-        // SAFETY: proven by `self`.
-        unsafe { vsliq_n_s32::<16>(low, high) }
-    }
-
-    #[inline(always)]
-    fn int_to_float(self, x: int32x4_t) -> float32x4_t {
-        // SAFETY: proven by `self`.
-        unsafe { vcvtq_f32_s32(x) }
-    }
-
-    #[inline(always)]
-    fn float_to_int(self, x: float32x4_t) -> int32x4_t {
-        // SAFETY: proven by `self`.
-        unsafe { vcvtnq_s32_f32(x) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_halves(self, dst: *mut i16, v: int32x4_t) {
-        // SAFETY: proven by `self`; the caller promises four writable i16.
-        unsafe { vst1_s16(dst, vmovn_s32(v)) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_activations(self, dst: *mut u8, v: float32x4_t) {
-        // SAFETY: proven by `self`; the caller promises four writable bytes.
-        unsafe {
-            // Both narrowings saturate, the second at 0 and 255.
-            let words = vqmovn_s32(vcvtnq_s32_f32(v));
-            let bytes = vqmovun_s16(vcombine_s16(words, words));
-            let bytes = veor_u8(bytes, vdup_n_u8(0x80));
-            let quad = vget_lane_s32::<0>(vreinterpret_s32_u8(bytes));
-            dst.cast::<i32>().write_unaligned(quad);
-        }
-    }
-
     #[inline(always)]
     fn prefetch(self, address: *const u8) {
         // SAFETY: a prefetch never faults and changes nothing.
@@ -437,6 +258,266 @@ impl<const LEVEL: u8> Simd for Neon<LEVEL> {
                     std::ptr::copy_nonoverlapping(lanes.as_ptr(), dst, rows);
                 }
             }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_products<const ROWS: usize, const VECTORS: usize>(
+        self,
+        sums: &mut [[float32x4_t; VECTORS]; ROWS],
+        rows: *const f32,
+        columns: [float32x4_t; VECTORS],
+    ) {
+        // SAFETY: as promised.
+        unsafe { lanes::add_products(self, sums, rows, columns) };
+    }
+}
+
+impl<const LEVEL: u8> Int8 for Neon<LEVEL> {
+    type I = int32x4_t;
+    const SIGNED: bool = true;
+    const PLANES: usize = 1;
+    // With a dot product 24 sums, two vectors of weights and three of quads, of 32 registers. Else 16: with blocks there are four vectors
+    // of weights and as many of rows, and plain products are widened in registers too.
+    const INT8_ROWS: usize = if LEVEL == DOT { 12 } else { 8 };
+    const INT8_VECTORS: usize = INT8_VECTORS;
+    const FAST_DOT2: bool = false;
+    const PRODUCTS: usize = if LEVEL >= I8MM { 8 } else { 4 };
+
+    #[inline(always)]
+    fn splat_int(self, x: i32) -> int32x4_t {
+        // SAFETY: proven by `self`.
+        unsafe { vdupq_n_s32(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(self, src: *const u8) -> int32x4_t {
+        // SAFETY: proven by `self`; the caller promises 16 readable bytes.
+        unsafe { vreinterpretq_s32_u8(vld1q_u8(src)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bytes(self, dst: *mut u8, v: int32x4_t) {
+        // SAFETY: proven by `self`; the caller promises 16 writable bytes.
+        unsafe { vst1q_u8(dst, vreinterpretq_u8_s32(v)) }
+    }
+
+    #[inline(always)]
+    fn dot2(self, sums: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        // SAFETY: proven by `self`.
+        unsafe {
+            let (a, b) = (vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b));
+            let low = vmull_s16(vget_low_s16(a), vget_low_s16(b));
+            vaddq_s32(sums, vpaddq_s32(low, vmull_high_s16(a, b)))
+        }
+    }
+
+    #[inline(always)]
+    fn pair(self, low: int32x4_t, high: int32x4_t) -> int32x4_t {
+        // SAFETY: proven by `self`.
+        unsafe { vsliq_n_s32::<16>(low, high) }
+    }
+
+    #[inline(always)]
+    fn int_to_float(self, x: int32x4_t) -> float32x4_t {
+        // SAFETY: proven by `self`.
+        unsafe { vcvtq_f32_s32(x) }
+    }
+
+    #[inline(always)]
+    fn float_to_int(self, x: float32x4_t) -> int32x4_t {
+        // SAFETY: proven by `self`.
+        unsafe { vcvtnq_s32_f32(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_halves(self, dst: *mut i16, v: int32x4_t) {
+        // SAFETY: proven by `self`; the caller promises four writable i16.
+        unsafe { vst1_s16(dst, vmovn_s32(v)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_activations<const SIGNED: bool>(self, dst: *mut u8, v: float32x4_t) {
+        // SAFETY: proven by `self`; the caller promises four writable bytes.
+        unsafe {
+            // Both narrowings saturate, the second at 0 and 255.
+            let words = vqmovn_s32(vcvtnq_s32_f32(v));
+            let bytes = vqmovun_s16(vcombine_s16(words, words));
+            let bytes = if SIGNED {
+                veor_u8(bytes, vdup_n_u8(0x80))
+            } else {
+                bytes
+            };
+            let quad = vget_lane_s32::<0>(vreinterpret_s32_u8(bytes));
+            dst.cast::<i32>().write_unaligned(quad);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_rows<const DEPTH: usize, const ROWS: usize, const VECTORS: usize>(
+        self,
+        sums: [[int32x4_t; VECTORS]; ROWS],
+        factors: Factors,
+    ) -> [[int32x4_t; VECTORS]; ROWS] {
+        // SAFETY: as promised.
+        unsafe {
+            if LEVEL >= I8MM {
+                lanes::dot_blocks(self, factors)
+            } else {
+                lanes::dot_rows(self, sums, factors)
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn pack_rows(
+        self,
+        rows: (*const f32, usize),
+        (height, quads): (usize, usize),
+        dst: *mut f32,
+    ) {
+        // SAFETY: as promised.
+        unsafe {
+            if LEVEL >= I8MM {
+                lanes::pack_rows(rows, (height, quads), dst);
+            } else {
+                pack_panel(self, rows, (height, quads), dst);
+            }
+        }
+    }
+
+    const LAYS_OUT: bool = LEVEL >= I8MM;
+
+    #[inline(always)]
+    unsafe fn lay_out(self, weights: *const u8, steps: usize, room: &mut [f32]) {
+        // SAFETY: as promised.
+        unsafe { lanes::lay_out::<LEVEL, { INT8_VECTORS }>(self, weights, steps, room) };
+    }
+
+    #[inline(always)]
+    unsafe fn spin<const DEPTH: usize>(
+        self,
+        sums: &mut [[int32x4_t; SPIN_COLUMNS]; SPIN_ROWS],
+        bytes: *const u8,
+    ) {
+        // SAFETY: as promised.
+        unsafe { lanes::spin(self, sums, bytes) };
+    }
+}
+
+impl<const LEVEL: u8> Neon<LEVEL> {
+    /// Loads `n` words, one to four, to the first lanes; the others are 0.
+    ///
+    /// # Safety
+    /// `src` must be readable for `n` words.
+    #[inline(always)]
+    pub(super) unsafe fn load_words(self, src: *const f32, n: usize) -> int32x4_t {
+        let src = src.cast::<i32>();
+        // SAFETY: proven by `self`; the caller promises `n` readable words.
+        unsafe {
+            match n {
+                1 => vld1q_lane_s32::<0>(src, vdupq_n_s32(0)),
+                2 => vcombine_s32(vld1_s32(src), vdup_n_s32(0)),
+                3 => {
+                    let two = vcombine_s32(vld1_s32(src), vdup_n_s32(0));
+                    vld1q_lane_s32::<2>(src.add(2), two)
+                }
+                4 => vld1q_s32(src),
+                n => unreachable!("{n} words in a vector of four"),
+            }
+        }
+    }
+
+    /// [`Simd::mul_add`] with the f32 in lane `LANE` of `words`, read as such.
+    #[inline(always)]
+    pub(super) fn mul_add_lane<const LANE: usize>(
+        self,
+        words: int32x4_t,
+        b: float32x4_t,
+        c: float32x4_t,
+    ) -> float32x4_t {
+        const { assert!(LANE < LANES) }
+        // SAFETY: proven by `self`.
+        unsafe {
+            let words = vreinterpretq_f32_s32(words);
+            match LANE {
+                0 => vfmaq_laneq_f32::<0>(c, b, words),
+                1 => vfmaq_laneq_f32::<1>(c, b, words),
+                2 => vfmaq_laneq_f32::<2>(c, b, words),
+                _ => vfmaq_laneq_f32::<3>(c, b, words),
+            }
+        }
+    }
+
+    /// Adds to each lane of `sums` the dot product of the four activations in lane `LANE` of `words`, signed bytes, with the lane's
+    /// four weights, signed bytes above -128.
+    #[inline(always)]
+    pub(super) fn dot4_lane<const LANE: usize>(
+        self,
+        sums: int32x4_t,
+        words: int32x4_t,
+        weights: int32x4_t,
+    ) -> int32x4_t {
+        const { assert!(LANE < LANES) }
+        // SAFETY: proven by `self`, the dot product by its level.
+        unsafe {
+            if LEVEL >= DOT {
+                return dot::<LANE>(sums, weights, words);
+            }
+            let quad = match LANE {
+                0 => vdupq_laneq_s32::<0>(words),
+                1 => vdupq_laneq_s32::<1>(words),
+                2 => vdupq_laneq_s32::<2>(words),
+                _ => vdupq_laneq_s32::<3>(words),
+            };
+            self.dot4(sums, vreinterpretq_s8_s32(quad), weights)
+        }
+    }
+
+    /// The same of activations that are in every lane, without the instruction.
+    #[inline(always)]
+    fn dot4(self, sums: int32x4_t, quad: int8x16_t, weights: int32x4_t) -> int32x4_t {
+        // SAFETY: proven by `self`.
+        unsafe {
+            let weights = vreinterpretq_s8_s32(weights);
+            // A product is at most 128 * 127, the sum of two fits i16.
+            let low = vmull_s8(vget_low_s8(quad), vget_low_s8(weights));
+            let high = vmull_high_s8(quad, weights);
+            vpadalq_s16(sums, vpaddq_s16(low, high))
+        }
+    }
+
+    /// Adds to the lanes of `sums` the dot products of eight bytes of two rows, halves of `rows`, with eight of two channels,
+    /// halves of `channels`: `[row 0 · channel 0, row 0 · channel 1, row 1 · channel 0, row 1 · channel 1]`. Exact within i32.
+    #[inline(always)]
+    pub(super) fn dot_blocks(
+        self,
+        sums: int32x4_t,
+        rows: int32x4_t,
+        channels: int32x4_t,
+    ) -> int32x4_t {
+        assert!(LEVEL >= I8MM);
+        // SAFETY: proven by `self`, if the level has the instruction.
+        unsafe { multiply_blocks(sums, rows, channels) }
+    }
+
+    /// The lower and the upper 32-bit lanes of two vectors, in turns.
+    #[inline(always)]
+    pub(super) fn interleave(self, a: int32x4_t, b: int32x4_t) -> [int32x4_t; 2] {
+        // SAFETY: proven by `self`.
+        unsafe { [vzip1q_s32(a, b), vzip2q_s32(a, b)] }
+    }
+
+    /// The lower halves of two vectors, and the upper halves.
+    #[inline(always)]
+    pub(super) fn halves(self, a: int32x4_t, b: int32x4_t) -> [int32x4_t; 2] {
+        // SAFETY: proven by `self`.
+        unsafe {
+            let (a, b) = (vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b));
+            [
+                vreinterpretq_s32_s64(vzip1q_s64(a, b)),
+                vreinterpretq_s32_s64(vzip2q_s64(a, b)),
+            ]
         }
     }
 }

@@ -7,9 +7,9 @@ use crate::simd::Simd;
 /// its number in its own sequence.
 #[derive(Clone, Copy, Debug)]
 pub struct Rotary<'a> {
-    /// `[positions, head_dim / 2]`.
+    /// The cosine of each position's angles, `[positions, head_dim / 2]`, for no fewer positions than the longest sequence has tokens.
     pub cos: &'a [f32],
-    /// The same.
+    /// Their sine, as many.
     pub sin: &'a [f32],
 }
 
@@ -25,9 +25,11 @@ pub struct RelativeBias<'a> {
 /// What an attention has beside its products. The default has nothing: every query sees its whole sequence.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AttentionKind<'a> {
+    /// How queries and keys are rotated by their positions.
     pub rotary: Option<Rotary<'a>>,
     /// A query sees the keys that are at most so many tokens away.
     pub window: Option<usize>,
+    /// What is added to scaled logits.
     pub bias: Option<RelativeBias<'a>>,
 }
 

@@ -6,14 +6,14 @@
 
 use std::ops::Range;
 
-use crate::attention::{
-    Attend, KEYS, TURNED, WEIGHT_SUM, offset_logit, pair_weights, quantize_lanes, weight,
-};
+use crate::attention::words::{WEIGHT_SUM, pair_weights, quantize_lanes};
+use crate::attention::{Attend, KEYS, TURNED, offset_logit};
+use crate::math::exp2_negative;
 use crate::matrix_unit::{
     BLOCK, Left, MatrixUnit, PlaneSums, ROWS, STEP, TileSums, UnitKernel, as_floats,
 };
 use crate::scratch::{Buffer, Slot, as_bytes, as_halves, as_words};
-use crate::simd::{Simd, transpose};
+use crate::simd::{Int8, transpose};
 use crate::tile::panel_start;
 
 /// Queries of a tile: the columns of two products.
@@ -165,7 +165,7 @@ struct Block<'a> {
 
 impl UnitKernel for AttendOnUnit<'_> {
     #[inline(always)]
-    fn run<S: Simd, U: MatrixUnit>(self, s: S, unit: U) {
+    fn run<S: Int8, U: MatrixUnit>(self, s: S, unit: U) {
         let attend = self.0;
         let tiles = unit.configure();
         let (keys, queries) = (attend.item.keys.len(), attend.item.queries.len());
@@ -273,7 +273,7 @@ impl Attend<'_> {
     /// Quantizes `lanes` queries from number `first` of the item on; `turned` is room for them, `[head_dim, WIDTH]`, `rotated` for
     /// [`Self::rows`].
     #[inline(always)]
-    fn queries_to_planes<S: Simd>(
+    fn queries_to_planes<S: Int8>(
         &self,
         s: S,
         first: usize,
@@ -311,7 +311,7 @@ impl Attend<'_> {
 
 /// Turns pairs of values, `[keys / 2 rounded up, d]` words, into `[d, keys / 2 rounded up]`.
 #[inline(always)]
-fn turn_values<S: Simd>(s: S, keys: usize, d: usize, pairs: &[f32], turned: &mut [f32]) {
+fn turn_values<S: Int8>(s: S, keys: usize, d: usize, pairs: &[f32], turned: &mut [f32]) {
     let count = keys.div_ceil(2);
     assert!(pairs.len() >= count * d && turned.len() >= count * d);
     for first in (0..count).step_by(S::LANES) {
@@ -333,7 +333,7 @@ fn turn_values<S: Simd>(s: S, keys: usize, d: usize, pairs: &[f32], turned: &mut
 /// Adds one block of keys to what a tile of `columns` times 16 queries has so far.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-fn attend_tile<S: Simd, U: MatrixUnit>(
+fn attend_tile<S: Int8, U: MatrixUnit>(
     s: S,
     tiles: &U::Tiles,
     block: &Block<'_>,
@@ -399,7 +399,7 @@ fn attend_tile<S: Simd, U: MatrixUnit>(
         let logits = &mut logits[first..];
         for key in 0..keys {
             let logit = &mut logits[key * WIDTH..];
-            let weight = weight::<S, true>(s, s.sub(s.load(logit), max));
+            let weight = exp2_negative(s, s.sub(s.load(logit), max));
             s.store(logit, weight);
             sum = s.add(sum, weight);
         }
@@ -407,7 +407,7 @@ fn attend_tile<S: Simd, U: MatrixUnit>(
         let factor = s.div(s.splat(WEIGHT_SUM), sum);
         pair_weights(s, logits, keys, WIDTH, factor);
         if !block.first {
-            let weight = weight::<S, true>(s, s.sub(s.load(&before[first..]), max));
+            let weight = exp2_negative(s, s.sub(s.load(&before[first..]), max));
             sum = s.mul_add(s.load(total), weight, sum);
             s.store(&mut decay[first..], weight);
         }

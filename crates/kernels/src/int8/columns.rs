@@ -15,7 +15,7 @@ use crate::layer_norm::{Between, RowsMut};
 use crate::matrix_unit::{MatrixUnit, UnitKernel};
 use crate::parallel::{self, Shared};
 use crate::scratch::{Buffer, Slot};
-use crate::simd::Simd;
+use crate::simd::Int8;
 use crate::tile::panel_start;
 
 /// Rows of an item that goes by rows.
@@ -242,7 +242,7 @@ struct Columns<'a> {
 
 impl UnitKernel for Columns<'_> {
     #[inline(always)]
-    fn run<S: Simd, U: MatrixUnit>(self, s: S, unit: U) {
+    fn run<S: Int8, U: MatrixUnit>(self, s: S, unit: U) {
         let pass = self.pass;
         let matrix = pass.matrix(self.step);
         let shared = pass.shared_rows(matrix, self.rows, self.firsts);
@@ -305,7 +305,7 @@ struct Rows<'a> {
 
 impl UnitKernel for Rows<'_> {
     #[inline(always)]
-    fn run<S: Simd, U: MatrixUnit>(self, s: S, _: U) {
+    fn run<S: Int8, U: MatrixUnit>(self, s: S, _: U) {
         let pass = self.pass;
         let width = pass.layers[0].qkv.k;
         let near = width + PAD;

@@ -18,7 +18,7 @@ use crate::layer_norm::{Between, RowsMut};
 use crate::matrix_unit::{MatrixUnit, UnitKernel};
 use crate::parallel::{self, Shared};
 use crate::scratch::{Buffer, Slot};
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Int8, Kernel};
 use crate::tile::panel_start;
 
 /// The most tokens of a block: their widest activations, f32, and the quantized ones fill most of a second-level cache of
@@ -43,11 +43,14 @@ const GROUP: usize = 512;
 /// would compete for the same few lines of the first-level cache.
 pub(super) const PAD: usize = 16;
 
-/// A layer normalisation's parameters, each `[hidden]`.
+/// A layer normalisation's parameters, `gamma` and `beta` `[hidden]` each.
 #[derive(Clone, Copy, Debug)]
 pub struct LayerNorm<'a> {
+    /// What normalised values are multiplied by.
     pub gamma: &'a [f32],
+    /// What is added then.
     pub beta: &'a [f32],
+    /// What is added to the variance.
     pub eps: f32,
 }
 
@@ -56,12 +59,16 @@ pub struct LayerNorm<'a> {
 pub enum Norms<'a> {
     /// Of attention and of the feed-forward layer `f` it takes `norm(x + f(x))`.
     After {
+        /// After attention.
         attention: LayerNorm<'a>,
+        /// After the feed-forward layer.
         output: LayerNorm<'a>,
     },
     /// `x + f(norm(x))`; without a norm attention reads `x` as it is.
     Before {
+        /// Before attention.
         attention: Option<LayerNorm<'a>>,
+        /// Before the feed-forward layer.
         output: LayerNorm<'a>,
     },
 }
@@ -80,12 +87,18 @@ pub enum Pooling {
 pub struct Int8Layer<'a> {
     /// Queries, keys and values, one after the other: `3 * hidden` channels.
     pub qkv: Int8Matrix<'a>,
+    /// Of attention's result: `hidden` channels of `hidden` inputs.
     pub attention_out: Int8Matrix<'a>,
-    /// With a gate the activated channels, then as many that they are multiplied with.
+    /// To the inner width: so many channels of `hidden` inputs. With a gate the activated channels, then as many that they are
+    /// multiplied with.
     pub up: Int8Matrix<'a>,
+    /// Back again: `hidden` channels of as many inputs as the inner width.
     pub down: Int8Matrix<'a>,
+    /// Where the norms are, and their parameters.
     pub norms: Norms<'a>,
+    /// Whether `up` has a gate.
     pub gated: bool,
+    /// What attention has beside its products.
     pub kind: AttentionKind<'a>,
 }
 
@@ -387,7 +400,7 @@ impl Kernels {
 
 /// A piece of work, whatever its products are made with.
 trait Work {
-    fn run<S: Simd, M: Means>(self, s: S, means: M);
+    fn run<S: Int8, M: Means>(self, s: S, means: M);
 }
 
 struct OnVectors<W>(W);
@@ -396,7 +409,7 @@ impl<W: Work> Kernel for OnVectors<W> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<S: Int8>(self, s: S) {
         self.0.run(s, Dots);
     }
 }
@@ -405,7 +418,7 @@ struct OnUnit<W>(W);
 
 impl<W: Work> UnitKernel for OnUnit<W> {
     #[inline(always)]
-    fn run<S: Simd, U: MatrixUnit>(self, s: S, unit: U) {
+    fn run<S: Int8, U: MatrixUnit>(self, s: S, unit: U) {
         let tiles = unit.configure();
         self.0.run(s, OnTiles::<U>(&tiles));
     }
@@ -467,7 +480,7 @@ struct Linear<'a> {
 
 impl Work for Linear<'_> {
     #[inline(always)]
-    fn run<S: Simd, M: Means>(self, s: S, means: M) {
+    fn run<S: Int8, M: Means>(self, s: S, means: M) {
         let (n, k) = (self.matrix.n, self.matrix.k);
         let count = self.x.len() / k;
         let rows = high_precision_rows(self.matrix, count, &[]);
@@ -537,7 +550,7 @@ struct Stage<'a> {
 
 impl Work for Stage<'_> {
     #[inline(always)]
-    fn run<S: Simd, M: Means>(self, s: S, means: M) {
+    fn run<S: Int8, M: Means>(self, s: S, means: M) {
         let rows = self.rows;
         let Some(width) = self.layer.or(self.next).map(|layer| layer.qkv.k) else {
             return;

@@ -2,17 +2,17 @@
 
 use crate::int8::Int8Matrix;
 use crate::int8::product::{self, Out, Rows, Scale};
-use crate::simd::Simd;
+use crate::simd::Int8;
 
 pub(super) trait Means: Copy {
     /// Floats of scratch memory for `count` rows of `k` values and `residuals` residual rows.
-    fn scratch_len<S: Simd>(count: usize, residuals: usize, k: usize) -> usize;
+    fn scratch_len<S: Int8>(count: usize, residuals: usize, k: usize) -> usize;
 
     /// Quantizes rows of `x`, `stride` values apart, for a product with `m`: `scratch` ([`Means::scratch_len`] floats of it) gets
     /// the bytes, `scales` (at least as many as rows in total) each row's scale.
     ///
     /// A row that holds a NaN or an infinity gets a scale that makes every product with it NaN.
-    fn quantize_rows<S: Simd>(
+    fn quantize_rows<S: Int8>(
         self,
         s: S,
         x: (&[f32], usize),
@@ -28,7 +28,7 @@ pub(super) trait Means: Copy {
     /// # Safety
     /// `out.values` must be writable for `m.n` f32 at each of `rows.count` row starts (for each slab's columns, in slabs), and
     /// nothing else may refer to them meanwhile.
-    unsafe fn multiply_rows<S: Simd>(
+    unsafe fn multiply_rows<S: Int8>(
         self,
         s: S,
         operands: (&mut [f32], &[Scale]),
@@ -44,12 +44,12 @@ pub(super) trait Means: Copy {
 pub(super) struct Dots;
 
 impl Means for Dots {
-    fn scratch_len<S: Simd>(count: usize, residuals: usize, k: usize) -> usize {
+    fn scratch_len<S: Int8>(count: usize, residuals: usize, k: usize) -> usize {
         product::scratch_len::<S>(count, residuals, k)
     }
 
     #[inline(always)]
-    fn quantize_rows<S: Simd>(
+    fn quantize_rows<S: Int8>(
         self,
         s: S,
         x: (&[f32], usize),
@@ -62,7 +62,7 @@ impl Means for Dots {
     }
 
     #[inline(always)]
-    unsafe fn multiply_rows<S: Simd>(
+    unsafe fn multiply_rows<S: Int8>(
         self,
         s: S,
         (scratch, scales): (&mut [f32], &[Scale]),

@@ -1,29 +1,29 @@
 //! Quantizing rows of activations, and multiplying them with a packed matrix.
 //!
-//! Quantized rows lie in tiles of as many rows as the register tile has, each `[k / 4, rows, 4]` bytes, so that the product
-//! reads both operands from one end to the other. The residual rows of high-precision rows come first, so that their products are
+//! Quantized rows lie in tiles of as many rows as the register tile has, each `[k / 4, rows, 4]` bytes or as [`Int8::pack_rows`] has
+//! it, so that the product reads both operands from one end to the other. The residual rows of high-precision rows come first, so that their products are
 //! there when those of the rows themselves are finished.
 
 use crate::elementwise::gelu_row;
 use crate::int8::{Int8Matrix, Levels, PANEL, Smooth};
 use crate::scratch::as_bytes;
-use crate::simd::{Kernel, Simd};
-use crate::tile::{STRIPS, dispatch_rows, for_rows, load_words, pack_panel, panel_start, panels};
+use crate::simd::{Factors, Int8, Kernel};
+use crate::tile::{dispatch_rows, panel_start, panels};
 
 /// How to read a row's bytes: `x = low + step * byte`, `byte` as it lies in memory (signed or not).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Scale {
     pub(super) step: f32,
     pub(super) low: f32,
-    /// What the integer sums begin with: with two planes of bytes, what [`Simd::dot4`] leaves out.
+    /// What the integer sums begin with: with two planes of bytes, what the products leave out.
     start: i32,
     /// Of a high-precision row, 1 + the number of its residual row.
     pub(super) residual: usize,
 }
 
-/// How many products of byte pairs this instruction set adds up in 16 bits for operands of such levels; 0 where it takes
-/// [`Simd::dot4`] or [`Simd::dot_blocks`], which any bytes may have.
-pub(crate) const fn depth<S: Simd>(levels: Levels) -> usize {
+/// How many products of byte pairs this instruction set adds up in 16 bits for operands of such levels; 0 where it takes a product
+/// that any bytes may have.
+pub(crate) const fn depth<S: Int8>(levels: Levels) -> usize {
     if S::NARROW { levels.depth() } else { 0 }
 }
 
@@ -32,7 +32,7 @@ pub(crate) const fn depth<S: Simd>(levels: Levels) -> usize {
 struct Coding {
     /// The largest byte, before 128 is taken from signed ones.
     most: u8,
-    /// For [`Simd::dot_narrow`].
+    /// For products that are added up in 16 bits.
     narrow: bool,
     signed: bool,
     planes: usize,
@@ -40,7 +40,7 @@ struct Coding {
 
 impl Coding {
     #[inline(always)]
-    fn of<S: Simd>(levels: Levels) -> Self {
+    fn of<S: Int8>(levels: Levels) -> Self {
         let narrow = depth::<S>(levels) > 0;
         Self {
             most: levels.inputs,
@@ -65,9 +65,9 @@ impl Rows<'_> {
     }
 }
 
-/// Floats of scratch memory for `count` rows of `k` values and `residuals` residual rows: the tiles, then one tile row by row, then
-/// one row of values, then the products of the residual rows with one part of the columns.
-pub(super) const fn scratch_len<S: Simd>(count: usize, residuals: usize, k: usize) -> usize {
+/// Floats of scratch memory for `count` rows of `k` values and `residuals` residual rows: the tiles, then one tile row by row, later
+/// a part's weights ([`Int8::lay_out`]), then one row of values, then the products of the residual rows with one part of the columns.
+pub(super) const fn scratch_len<S: Int8>(count: usize, residuals: usize, k: usize) -> usize {
     S::PLANES * ((count + residuals) * k.div_ceil(4) + S::INT8_ROWS * staged_len(k))
         + k
         + residuals * PANEL
@@ -84,7 +84,7 @@ const fn staged_len(k: usize) -> usize {
 ///
 /// A row that holds a NaN or an infinity gets a scale that makes every product with it NaN.
 #[inline(always)]
-pub(super) fn quantize_rows<S: Simd>(
+pub(super) fn quantize_rows<S: Int8>(
     s: S,
     (x, stride): (&[f32], usize),
     m: &Int8Matrix<'_>,
@@ -116,7 +116,7 @@ impl Kernel for Quantize<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<S: Int8>(self, s: S) {
         let Self {
             x,
             stride,
@@ -159,7 +159,7 @@ impl Kernel for Quantize<'_> {
                 // the tile's.
                 unsafe {
                     let staged = (staged.as_ptr(), staged_width);
-                    pack_panel(s, staged, (height, width), tile.as_mut_ptr());
+                    s.pack_rows(staged, (height, width), tile.as_mut_ptr());
                 }
             }
         }
@@ -172,7 +172,7 @@ impl Kernel for Quantize<'_> {
 /// Quantizes row `number` of `rows`, whose residual rows come first: the bytes of a residual row are its row's residual, for which
 /// there is `room`, `k` values.
 #[inline(always)]
-pub(super) fn quantize_numbered<S: Simd>(
+pub(super) fn quantize_numbered<S: Int8>(
     s: S,
     (x, stride): (&[f32], usize),
     m: &Int8Matrix<'_>,
@@ -194,7 +194,7 @@ pub(super) fn quantize_numbered<S: Simd>(
 
 /// What the bytes of a row leave out of its smoothed values.
 #[inline(always)]
-pub(super) fn residual_into<S: Simd>(
+pub(super) fn residual_into<S: Int8>(
     s: S,
     x: &[f32],
     m: &Int8Matrix<'_>,
@@ -242,14 +242,14 @@ trait Row {
     fn len(&self) -> usize;
 
     /// The vector from `at` on.
-    fn at<S: Simd>(&self, s: S, at: usize) -> S::V;
+    fn at<S: Int8>(&self, s: S, at: usize) -> S::V;
 
     fn value(&self, at: usize) -> f32;
 
     /// The values from `at` on, fewer than a vector but not none, then the last of them again and again, which changes neither
     /// extreme.
     #[inline(always)]
-    fn last<S: Simd>(&self, s: S, at: usize) -> S::V {
+    fn last<S: Int8>(&self, s: S, at: usize) -> S::V {
         let mut lanes = [0.0; 16];
         for (lane, v) in lanes[..S::LANES].iter_mut().enumerate() {
             *v = self.value((at + lane).min(self.len() - 1));
@@ -267,7 +267,7 @@ impl Row for Plain<'_> {
     }
 
     #[inline(always)]
-    fn at<S: Simd>(&self, s: S, at: usize) -> S::V {
+    fn at<S: Int8>(&self, s: S, at: usize) -> S::V {
         s.load(&self.0[at..])
     }
 
@@ -289,7 +289,7 @@ impl Row for Smoothed<'_> {
     }
 
     #[inline(always)]
-    fn at<S: Simd>(&self, s: S, at: usize) -> S::V {
+    fn at<S: Int8>(&self, s: S, at: usize) -> S::V {
         let Smooth { factor, offset } = self.smooth;
         s.mul_add(
             s.load(&self.x[at..]),
@@ -314,7 +314,7 @@ struct Extremes<V> {
 
 impl<V: Copy> Extremes<V> {
     #[inline(always)]
-    fn new<S: Simd<V = V>>(s: S) -> Self {
+    fn new<S: Int8<V = V>>(s: S) -> Self {
         Self {
             low: s.splat(f32::INFINITY),
             high: s.splat(f32::NEG_INFINITY),
@@ -323,7 +323,7 @@ impl<V: Copy> Extremes<V> {
     }
 
     #[inline(always)]
-    fn see<S: Simd<V = V>>(&mut self, s: S, v: V) {
+    fn see<S: Int8<V = V>>(&mut self, s: S, v: V) {
         self.low = s.min(self.low, v);
         self.high = s.max(self.high, v);
         self.poison = s.mul_add(v, s.splat(0.0), self.poison);
@@ -332,7 +332,7 @@ impl<V: Copy> Extremes<V> {
 
 /// Quantizes one row of a product with `m` to `bytes`, which have room for a whole last vector.
 #[inline(always)]
-pub(super) fn quantize_smoothed<S: Simd>(
+pub(super) fn quantize_smoothed<S: Int8>(
     s: S,
     x: &[f32],
     m: &Int8Matrix<'_>,
@@ -351,7 +351,7 @@ pub(super) fn quantize_smoothed<S: Simd>(
 
 /// Quantizes what [`residual_into`] found, as it is.
 #[inline(always)]
-pub(super) fn quantize_residual<S: Simd>(
+pub(super) fn quantize_residual<S: Int8>(
     s: S,
     residual: &[f32],
     m: &Int8Matrix<'_>,
@@ -361,7 +361,7 @@ pub(super) fn quantize_residual<S: Simd>(
 }
 
 #[inline(always)]
-fn quantize_row<S: Simd>(s: S, row: &impl Row, coding: Coding, bytes: &mut [u8]) -> Scale {
+fn quantize_row<S: Int8>(s: S, row: &impl Row, coding: Coding, bytes: &mut [u8]) -> Scale {
     let len = row.len();
     let whole = len / S::LANES * S::LANES;
     let mut seen = [Extremes::new(s), Extremes::new(s)];
@@ -401,9 +401,11 @@ fn quantize_row<S: Simd>(s: S, row: &impl Row, coding: Coding, bytes: &mut [u8])
             if S::NARROW && coding.narrow {
                 // Rounding may lead a little beyond, which the product could not bear. A NaN is no number afterwards, which
                 // `poison` has seen.
-                s.store_narrow(bytes, s.min(v, most));
+                s.store_activations::<false>(bytes, s.min(v, most));
+            } else if S::SIGNED {
+                s.store_activations::<true>(bytes, v);
             } else {
-                s.store_activations(bytes, v);
+                s.store_activations::<false>(bytes, v);
             }
         }
     };
@@ -454,7 +456,7 @@ impl Out {
 /// `out.values` must be writable for `m.n` f32 at each of `rows.count` row starts (for each slab's columns, in slabs), and
 /// nothing else may refer to them meanwhile.
 #[inline(always)]
-pub(super) unsafe fn multiply_rows<S: Simd>(
+pub(super) unsafe fn multiply_rows<S: Int8>(
     s: S,
     scratch: &mut [f32],
     scales: &[Scale],
@@ -488,7 +490,7 @@ impl Kernel for Multiply<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<S: Int8>(self, s: S) {
         // A constant, so that sets without narrow products compile one depth and not four.
         if !S::NARROW {
             return self.tiles::<S, 0>(s);
@@ -504,19 +506,25 @@ impl Kernel for Multiply<'_> {
 
 impl Multiply<'_> {
     #[inline(always)]
-    fn tiles<S: Simd, const DEPTH: usize>(self, s: S) {
+    fn tiles<S: Int8, const DEPTH: usize>(self, s: S) {
         let Self { m, rows, out, .. } = self;
         let total = rows.total();
         let residuals = rows.high_precision.len();
         let width = m.k.div_ceil(4);
         let planes = Coding::of::<S>(m.levels).planes;
         let (words, rest) = self.scratch.split_at_mut(planes * total * width);
-        let residual_products = &mut rest[..residuals * PANEL];
+        // What rows were staged in is room again.
+        let (residual_products, room) = rest.split_at_mut(residuals * PANEL);
         assert!(out.slab >= PANEL);
         let part = S::INT8_VECTORS * S::LANES;
         let tiles = panels(total, S::INT8_ROWS);
         for column in (0..m.n).step_by(part) {
             let place = column / out.slab * out.slab_stride + column % out.slab;
+            if S::LAYS_OUT {
+                let weights = part_weights(m, column, part);
+                // SAFETY: `width` times `part` quads, PANEL quads apart.
+                unsafe { s.lay_out(weights, width, room) };
+            }
             for tile in 0..tiles {
                 let row = panel_start(tile, tiles, total);
                 let height = panel_start(tile + 1, tiles, total) - row;
@@ -529,6 +537,7 @@ impl Multiply<'_> {
                     residuals: residuals.saturating_sub(row).min(height),
                     row,
                     column,
+                    laid_out: room,
                     ahead: m.panels.as_ptr().cast::<u8>().wrapping_add(ahead),
                     gelu: self.gelu,
                 };
@@ -574,16 +583,30 @@ struct Tile<'a> {
     /// Number of its first row, residual rows counted.
     row: usize,
     column: usize,
+    /// The weights of its columns by [`Int8::lay_out`], where the instruction set takes them so.
+    laid_out: &'a [f32],
     /// Where to prefetch, a cache line for each step of the product.
     ahead: *const u8,
     gelu: bool,
 }
 
+/// The weights of the `part` columns from `column` on: so many quads for each four inputs, [`PANEL`] quads apart.
+#[inline(always)]
+fn part_weights(m: &Int8Matrix<'_>, column: usize, part: usize) -> *const u8 {
+    let steps = m.k.div_ceil(4);
+    let panel = column / PANEL * steps * PANEL * 4 + column % PANEL * 4;
+    assert!(
+        PANEL.is_multiple_of(part)
+            && m.panels.len() >= panel + ((steps.max(1) - 1) * PANEL + part) * 4 * steps.min(1)
+    );
+    m.panels.as_ptr().cast::<u8>().wrapping_add(panel)
+}
+
 /// # Safety
 /// `out` must be writable for the tile's columns within `m.n` at each of its rows, `stride` apart and counted from 0 after all
-/// `residuals` residual rows.
+/// `residuals` residual rows, and what is laid out be of the tile's columns.
 #[inline(always)]
-unsafe fn multiply_tile<S: Simd, const DEPTH: usize, const ROWS: usize, const VECTORS: usize>(
+unsafe fn multiply_tile<S: Int8, const DEPTH: usize, const ROWS: usize, const VECTORS: usize>(
     s: S,
     tile: &Tile<'_>,
     m: &Int8Matrix<'_>,
@@ -593,24 +616,32 @@ unsafe fn multiply_tile<S: Simd, const DEPTH: usize, const ROWS: usize, const VE
     let steps = m.k.div_ceil(4);
     let width = VECTORS * S::LANES;
     let column = tile.column;
-    let panel = column / PANEL * steps * PANEL * 4 + column % PANEL * 4;
     assert!(
         tile.words.len() == Coding::of::<S>(m.levels).planes * ROWS * steps
             && DEPTH == depth::<S>(m.levels)
             && tile.scales.len() == ROWS
             && residual_products.len() >= residuals * PANEL
-            && PANEL.is_multiple_of(width)
-            && m.panels.len() >= panel + ((steps.max(1) - 1) * PANEL + width) * 4 * steps.min(1)
     );
-    // SAFETY: the tile is `steps` quads of ROWS rows; the weights are `steps` times `width` lanes, PANEL lanes apart; both
-    // asserted.
+    let mut sums = [[s.splat_int(0); VECTORS]; ROWS];
+    if DEPTH == 0 && S::PLANES == 2 {
+        for (sums, scale) in sums.iter_mut().zip(tile.scales) {
+            *sums = [s.splat_int(scale.start); VECTORS];
+        }
+    }
+    let weights = if S::LAYS_OUT {
+        tile.laid_out.as_ptr().cast()
+    } else {
+        part_weights(m, column, width)
+    };
+    // SAFETY: the tile is `steps` quads of ROWS rows, and so many the weights have of their columns.
     let sums = unsafe {
-        product::<S, DEPTH, ROWS, VECTORS>(
-            s,
+        let factors = Factors {
+            rows: tile.words.as_ptr().cast(),
+            weights,
             steps,
-            tile,
-            m.panels.as_ptr().cast::<u8>().add(panel),
-        )
+            ahead: tile.ahead,
+        };
+        s.dot_rows::<DEPTH, ROWS, VECTORS>(sums, factors)
     };
     let columns = width.min(m.n - column);
     for j in 0..VECTORS {
@@ -654,210 +685,4 @@ unsafe fn multiply_tile<S: Simd, const DEPTH: usize, const ROWS: usize, const VE
             });
         }
     }
-}
-
-/// `Σ over steps of the dot products of quads` for each row and lane.
-///
-/// # Safety
-/// The tile must have ROWS rows of `steps` words (in each plane), `weights` be readable for `VECTORS * LANES` quads every [`PANEL`] quads.
-#[inline(always)]
-unsafe fn product<S: Simd, const DEPTH: usize, const ROWS: usize, const VECTORS: usize>(
-    s: S,
-    steps: usize,
-    tile: &Tile<'_>,
-    mut weights: *const u8,
-) -> [[S::I; VECTORS]; ROWS] {
-    if S::BLOCKS {
-        // SAFETY: as promised.
-        return unsafe { product_of_blocks::<S, ROWS, VECTORS>(s, steps, tile, weights) };
-    }
-    if DEPTH > 0 {
-        // SAFETY: as promised.
-        return unsafe { narrow_product::<S, DEPTH, ROWS, VECTORS>(s, steps, tile, weights) };
-    }
-    let mut sums = [[s.splat_int(0); VECTORS]; ROWS];
-    if S::PLANES == 2 {
-        for (sums, scale) in sums.iter_mut().zip(tile.scales) {
-            *sums = [s.splat_int(scale.start); VECTORS];
-        }
-    }
-    let mut rows = tile.words.as_ptr().cast::<u8>();
-    let mut ahead = tile.ahead;
-    let plane = 4 * ROWS * steps;
-    for _ in 0..steps {
-        // SAFETY: within the step; the pointers step past the end by wrapping arithmetic only.
-        unsafe {
-            let mut columns = [s.splat_int(0); VECTORS];
-            for (j, column) in columns.iter_mut().enumerate() {
-                *column = s.load_bytes(weights.add(j * S::LANES * 4));
-            }
-            if S::LANED {
-                let words = load_words::<S, ROWS>(s, rows.cast());
-                for_rows!(ROWS, |I| {
-                    for (sum, column) in sums[I].iter_mut().zip(columns) {
-                        *sum = s.dot4_lane::<{ I % 4 }>(*sum, words[I / 4], column);
-                    }
-                });
-            } else {
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    let quad = s.load_quad(rows.add(i * 4), plane);
-                    for (sum, column) in sums.iter_mut().zip(columns) {
-                        *sum = s.dot4(*sum, quad, column);
-                    }
-                }
-            }
-        }
-        s.prefetch(ahead);
-        ahead = ahead.wrapping_add(64);
-        rows = rows.wrapping_add(4 * ROWS);
-        weights = weights.wrapping_add(4 * PANEL);
-    }
-    sums
-}
-
-/// [`product`] by [`Simd::dot_narrow`], `DEPTH` steps at a time.
-///
-/// # Safety
-/// As [`product`].
-#[inline(always)]
-unsafe fn narrow_product<S: Simd, const DEPTH: usize, const ROWS: usize, const VECTORS: usize>(
-    s: S,
-    steps: usize,
-    tile: &Tile<'_>,
-    weights: *const u8,
-) -> [[S::I; VECTORS]; ROWS] {
-    let mut sums = [[s.splat_int(0); VECTORS]; ROWS];
-    let rows = tile.words.as_ptr().cast::<u8>();
-    let (whole, last) = (steps / DEPTH, steps % DEPTH);
-    // SAFETY: as promised, the whole groups of steps and then those that are left, one by one.
-    unsafe {
-        let mut at = (rows, weights, tile.ahead);
-        narrow_steps::<S, DEPTH, ROWS, VECTORS>(s, whole, &mut at, &mut sums);
-        narrow_steps::<S, 1, ROWS, VECTORS>(s, last, &mut at, &mut sums);
-    }
-    sums
-}
-
-/// `groups` times `DEPTH` steps of [`narrow_product`] from `at` on: rows, weights and where to prefetch.
-///
-/// # Safety
-/// As [`product`], for so many steps.
-#[inline(always)]
-unsafe fn narrow_steps<S: Simd, const DEPTH: usize, const ROWS: usize, const VECTORS: usize>(
-    s: S,
-    groups: usize,
-    (rows, weights, ahead): &mut (*const u8, *const u8, *const u8),
-    sums: &mut [[S::I; VECTORS]; ROWS],
-) {
-    for _ in 0..groups {
-        // SAFETY: within the steps; the pointers step past the end by wrapping arithmetic only.
-        unsafe {
-            for (i, sums) in sums.iter_mut().enumerate() {
-                let mut quads = [s.splat_int(0); DEPTH];
-                for (step, quad) in quads.iter_mut().enumerate() {
-                    let quad_at = rows.add(4 * (step * ROWS + i)).cast::<i32>();
-                    *quad = s.splat_int(quad_at.read_unaligned());
-                }
-                for (j, sum) in sums.iter_mut().enumerate() {
-                    let mut columns = [s.splat_int(0); DEPTH];
-                    for (step, column) in columns.iter_mut().enumerate() {
-                        *column = s.load_bytes(weights.add(4 * (step * PANEL + j * S::LANES)));
-                    }
-                    *sum = s.dot_narrow(*sum, quads, columns);
-                }
-            }
-        }
-        for _ in 0..DEPTH {
-            s.prefetch(*ahead);
-            *ahead = ahead.wrapping_add(64);
-        }
-        *rows = rows.wrapping_add(4 * ROWS * DEPTH);
-        *weights = weights.wrapping_add(4 * PANEL * DEPTH);
-    }
-}
-
-/// Pairs of rows of the largest tile of an instruction set with [`Simd::BLOCKS`].
-const PAIRS: usize = 2 * STRIPS;
-
-/// Of each pair of rows and vector of channels the sums with the first two channels, and with the last two.
-type Blocks<I, const VECTORS: usize> = [[[I; 2]; VECTORS]; PAIRS];
-
-/// [`product`] by [`Simd::dot_blocks`]: two steps, two rows and two channels at a time.
-///
-/// # Safety
-/// As [`product`].
-#[inline(always)]
-unsafe fn product_of_blocks<S: Simd, const ROWS: usize, const VECTORS: usize>(
-    s: S,
-    steps: usize,
-    tile: &Tile<'_>,
-    weights: *const u8,
-) -> [[S::I; VECTORS]; ROWS] {
-    assert!(S::LANED && S::PLANES == 1);
-    let mut blocks = [[[s.splat_int(0); 2]; VECTORS]; PAIRS];
-    let mut at = (tile.words.as_ptr(), weights, tile.ahead);
-    for _ in 0..steps / 2 {
-        // SAFETY: both steps are within the tile and the weights.
-        unsafe { block_steps::<S, ROWS, VECTORS, true>(s, &mut at, &mut blocks) };
-    }
-    if !steps.is_multiple_of(2) {
-        // SAFETY: the last step is within the tile and the weights.
-        unsafe { block_steps::<S, ROWS, VECTORS, false>(s, &mut at, &mut blocks) };
-    }
-    let mut sums = [[s.splat_int(0); VECTORS]; ROWS];
-    for (i, sums) in sums.iter_mut().enumerate() {
-        for (sum, [first, last]) in sums.iter_mut().zip(blocks[i / 2]) {
-            *sum = s.halves(first, last)[i % 2];
-        }
-    }
-    sums
-}
-
-/// Two steps of [`product_of_blocks`], or one and zeros, from `at` on: rows, weights and where to prefetch.
-///
-/// # Safety
-/// As [`product`], for so many steps.
-#[inline(always)]
-// Vectors are the inner dimension: there is nothing of theirs alone to go through.
-#[allow(clippy::needless_range_loop)]
-unsafe fn block_steps<S: Simd, const ROWS: usize, const VECTORS: usize, const TWO: bool>(
-    s: S,
-    (words, weights, ahead): &mut (*const f32, *const u8, *const u8),
-    blocks: &mut Blocks<S::I, VECTORS>,
-) {
-    let zero = s.splat_int(0);
-    // SAFETY: within the steps; the pointers step past the end by wrapping arithmetic only.
-    unsafe {
-        let first = load_words::<S, ROWS>(s, *words);
-        let second = if TWO {
-            load_words::<S, ROWS>(s, words.add(ROWS))
-        } else {
-            [zero; STRIPS]
-        };
-        let mut rows = [[zero; 2]; STRIPS];
-        for (strip, rows) in rows.iter_mut().enumerate() {
-            *rows = s.interleave(first[strip], second[strip]);
-        }
-        for j in 0..VECTORS {
-            let first = s.load_bytes(weights.add(j * S::LANES * 4));
-            let second = if TWO {
-                s.load_bytes(weights.add((PANEL + j * S::LANES) * 4))
-            } else {
-                zero
-            };
-            let channels = s.interleave(first, second);
-            for pair in 0..ROWS.div_ceil(2) {
-                let rows = rows[pair / 2][pair % 2];
-                for (block, channels) in blocks[pair][j].iter_mut().zip(channels) {
-                    *block = s.dot_blocks(*block, rows, channels);
-                }
-            }
-        }
-    }
-    for _ in 0..2 {
-        s.prefetch(*ahead);
-        *ahead = ahead.wrapping_add(64);
-    }
-    *words = words.wrapping_add(2 * ROWS);
-    *weights = weights.wrapping_add(8 * PANEL);
 }

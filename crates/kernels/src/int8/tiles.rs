@@ -15,7 +15,7 @@ use crate::math::gelu_rough;
 use crate::matrix_unit::{self, Ahead, BLOCK, Left, MatrixUnit, STEP, Sums, as_floats};
 use crate::parallel::Shared;
 use crate::scratch::as_bytes;
-use crate::simd::Simd;
+use crate::simd::Int8;
 
 /// On the tiles that a unit has configured.
 pub(super) struct OnTiles<'a, U: MatrixUnit>(pub(super) &'a U::Tiles);
@@ -71,7 +71,7 @@ impl SharedRows {
     /// # Safety
     /// Both rows must be within the bytes and scales, and nothing else may touch them meanwhile.
     #[inline(always)]
-    pub(super) unsafe fn quantize<S: Simd>(
+    pub(super) unsafe fn quantize<S: Int8>(
         self,
         s: S,
         x: &[f32],
@@ -107,12 +107,12 @@ impl SharedRows {
 impl<U: MatrixUnit> Means for OnTiles<'_, U> {
     /// The rows of bytes, as many as whole tiles have; one row of values; the products of the residual rows with one panel; a
     /// panel filled up.
-    fn scratch_len<S: Simd>(count: usize, residuals: usize, k: usize) -> usize {
+    fn scratch_len<S: Int8>(count: usize, residuals: usize, k: usize) -> usize {
         rows_words(count + residuals, k) + k + product_len(residuals, k)
     }
 
     #[inline(always)]
-    fn quantize_rows<S: Simd>(
+    fn quantize_rows<S: Int8>(
         self,
         s: S,
         (x, stride): (&[f32], usize),
@@ -138,7 +138,7 @@ impl<U: MatrixUnit> Means for OnTiles<'_, U> {
     }
 
     #[inline(always)]
-    unsafe fn multiply_rows<S: Simd>(
+    unsafe fn multiply_rows<S: Int8>(
         self,
         s: S,
         (scratch, scales): (&mut [f32], &[Scale]),
@@ -177,7 +177,7 @@ pub(super) struct Operands<'a> {
 /// As there, of the panels' columns.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-pub(super) unsafe fn multiply<S: Simd, U: MatrixUnit>(
+pub(super) unsafe fn multiply<S: Int8, U: MatrixUnit>(
     s: S,
     tiles: &U::Tiles,
     operands: Operands<'_>,
@@ -271,7 +271,7 @@ struct Block {
 /// `out` must be writable for the panel's columns within `m.n` at each of the block's rows that are no residual rows, `stride`
 /// apart and counted from 0 after all residual rows.
 #[inline(always)]
-unsafe fn finish<S: Simd, const GELU: bool>(
+unsafe fn finish<S: Int8, const GELU: bool>(
     s: S,
     sums: &Sums,
     scales: &[Scale],

@@ -12,7 +12,7 @@ use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 use crate::matrix_unit::{Ahead, Left, MatrixUnit, PlaneSums, Sums};
-use crate::simd::Simd;
+use crate::simd::Int8;
 
 /// Exists only if the chip has AMX with bytes, and the system lets this process use it.
 #[derive(Clone, Copy, Debug)]
@@ -136,7 +136,7 @@ impl MatrixUnit for Amx {
     }
 
     #[inline(always)]
-    unsafe fn product<S: Simd, const TALL: bool>(
+    unsafe fn product<S: Int8, const TALL: bool>(
         _: &Tiles,
         left: Left,
         right: *const u8,

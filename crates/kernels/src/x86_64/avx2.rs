@@ -5,7 +5,9 @@
 
 use std::arch::x86_64::*;
 
-use crate::simd::{Kernel, Simd};
+use crate::int8::quads::{self, Quads};
+use crate::simd::{Factors, Int8, Kernel, SPIN_COLUMNS, SPIN_ROWS, Simd};
+use crate::x86_64::narrow::{self, Narrow};
 
 const LANES: usize = 8;
 
@@ -181,146 +183,6 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
 
-    type I = __m256i;
-    // The bytes; without VNNI their magnitudes and their signs, because the chip finds either more slowly than it loads it.
-    type Quad = (__m256i, __m256i);
-    const SIGNED: bool = !VNNI;
-    const PLANES: usize = if VNNI { 1 } else { 2 };
-    // With VNNI 12 sums, two vectors of weights and the quad; without, eight sums, two of weights, two of the quad, the ones
-    // and a product.
-    const INT8_ROWS: usize = if VNNI { 6 } else { 4 };
-    const INT8_VECTORS: usize = 2;
-    const FAST_DOT2: bool = true;
-
-    #[inline(always)]
-    fn splat_int(self, x: i32) -> __m256i {
-        // SAFETY: proven by `self`.
-        unsafe { _mm256_set1_epi32(x) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_bytes(self, src: *const u8) -> __m256i {
-        // SAFETY: proven by `self`; the caller promises 32 readable bytes.
-        unsafe { _mm256_loadu_si256(src.cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_bytes(self, dst: *mut u8, v: __m256i) {
-        // SAFETY: proven by `self`; the caller promises 32 writable bytes.
-        unsafe { _mm256_storeu_si256(dst.cast(), v) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_quad(self, src: *const u8, plane: usize) -> Self::Quad {
-        // SAFETY: proven by `self`; the caller promises four readable bytes in each plane.
-        unsafe {
-            let quad = _mm256_set1_epi32(src.cast::<i32>().read_unaligned());
-            if VNNI {
-                (quad, quad)
-            } else {
-                let signs = src.add(plane).cast::<i32>().read_unaligned();
-                (quad, _mm256_set1_epi32(signs))
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn dot4(self, sums: __m256i, (quad, signs): Self::Quad, weights: __m256i) -> __m256i {
-        // SAFETY: proven by `self`, VNNI by its constant.
-        unsafe {
-            if VNNI {
-                return _mm256_dpbusd_avx_epi32(sums, quad, weights);
-            }
-            // Where the activation is negative all bits of the weight are flipped, which makes it -w - 1: what is missing is
-            // the activation's magnitude. Magnitudes are at most 128 (then the other factor is below 127), so that the sum of
-            // two products is within -32768..=32767 and nothing saturates.
-            let pairs = _mm256_maddubs_epi16(quad, _mm256_xor_si256(weights, signs));
-            _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-        }
-    }
-
-    const NARROW: bool = !VNNI;
-
-    #[inline(always)]
-    fn dot_narrow<const DEPTH: usize>(
-        self,
-        sums: __m256i,
-        quads: [__m256i; DEPTH],
-        weights: [__m256i; DEPTH],
-    ) -> __m256i {
-        // SAFETY: proven by `self`.
-        unsafe {
-            // The caller knows operands for which no sum of 16 bits saturates or wraps.
-            let mut pairs = _mm256_maddubs_epi16(quads[0], weights[0]);
-            // By index, which unrolls into registers; an iterator over the arrays would put them into memory.
-            let mut step = 1;
-            while step < DEPTH {
-                let next = _mm256_maddubs_epi16(quads[step], weights[step]);
-                pairs = _mm256_add_epi16(pairs, next);
-                step += 1;
-            }
-            _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store_narrow(self, dst: *mut u8, v: __m256) {
-        // SAFETY: proven by `self`; the caller promises eight writable bytes.
-        unsafe { _mm_storel_epi64(dst.cast(), bytes(v)) }
-    }
-
-    #[inline(always)]
-    fn dot2(self, sums: __m256i, a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: proven by `self`, VNNI by its constant.
-        unsafe {
-            if VNNI {
-                _mm256_dpwssd_avx_epi32(sums, a, b)
-            } else {
-                _mm256_add_epi32(sums, _mm256_madd_epi16(a, b))
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn pair(self, low: __m256i, high: __m256i) -> __m256i {
-        // SAFETY: proven by `self`.
-        unsafe { _mm256_blend_epi16::<0xaa>(low, _mm256_slli_epi32::<16>(high)) }
-    }
-
-    #[inline(always)]
-    fn int_to_float(self, x: __m256i) -> __m256 {
-        // SAFETY: proven by `self`.
-        unsafe { _mm256_cvtepi32_ps(x) }
-    }
-
-    #[inline(always)]
-    fn float_to_int(self, x: __m256) -> __m256i {
-        // SAFETY: proven by `self`.
-        unsafe { _mm256_cvtps_epi32(x) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_halves(self, dst: *mut i16, v: __m256i) {
-        // SAFETY: proven by `self`; the caller promises 16 writable bytes.
-        unsafe {
-            let high = _mm256_extracti128_si256::<1>(v);
-            let halves = _mm_packs_epi32(_mm256_castsi256_si128(v), high);
-            _mm_storeu_si128(dst.cast(), halves);
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store_activations(self, dst: *mut u8, v: __m256) {
-        // SAFETY: proven by `self`; the caller promises eight writable bytes.
-        unsafe {
-            let mut bytes = bytes(v);
-            if Self::SIGNED {
-                bytes = _mm_xor_si128(bytes, _mm_set1_epi8(-128));
-            }
-            _mm_storel_epi64(dst.cast(), bytes);
-        }
-    }
-
     #[inline(always)]
     fn prefetch(self, address: *const u8) {
         // SAFETY: a prefetch never faults.
@@ -374,6 +236,178 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
                     std::ptr::copy_nonoverlapping(lanes.as_ptr(), dst, rows);
                 }
             }
+        }
+    }
+}
+
+impl<const VNNI: bool> Int8 for Avx2<VNNI> {
+    type I = __m256i;
+    const SIGNED: bool = !VNNI;
+    const PLANES: usize = if VNNI { 1 } else { 2 };
+    // With VNNI 12 sums, two vectors of weights and the quad; without, eight sums, two of weights, two of the quad, the ones
+    // and a product.
+    const INT8_ROWS: usize = if VNNI { 6 } else { 4 };
+    const INT8_VECTORS: usize = 2;
+    const FAST_DOT2: bool = true;
+    const NARROW: bool = !VNNI;
+
+    #[inline(always)]
+    fn splat_int(self, x: i32) -> __m256i {
+        // SAFETY: proven by `self`.
+        unsafe { _mm256_set1_epi32(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(self, src: *const u8) -> __m256i {
+        // SAFETY: proven by `self`; the caller promises 32 readable bytes.
+        unsafe { _mm256_loadu_si256(src.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bytes(self, dst: *mut u8, v: __m256i) {
+        // SAFETY: proven by `self`; the caller promises 32 writable bytes.
+        unsafe { _mm256_storeu_si256(dst.cast(), v) }
+    }
+
+    #[inline(always)]
+    fn dot2(self, sums: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: proven by `self`, VNNI by its constant.
+        unsafe {
+            if VNNI {
+                _mm256_dpwssd_avx_epi32(sums, a, b)
+            } else {
+                _mm256_add_epi32(sums, _mm256_madd_epi16(a, b))
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn pair(self, low: __m256i, high: __m256i) -> __m256i {
+        // SAFETY: proven by `self`.
+        unsafe { _mm256_blend_epi16::<0xaa>(low, _mm256_slli_epi32::<16>(high)) }
+    }
+
+    #[inline(always)]
+    fn int_to_float(self, x: __m256i) -> __m256 {
+        // SAFETY: proven by `self`.
+        unsafe { _mm256_cvtepi32_ps(x) }
+    }
+
+    #[inline(always)]
+    fn float_to_int(self, x: __m256) -> __m256i {
+        // SAFETY: proven by `self`.
+        unsafe { _mm256_cvtps_epi32(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_halves(self, dst: *mut i16, v: __m256i) {
+        // SAFETY: proven by `self`; the caller promises 16 writable bytes.
+        unsafe {
+            let high = _mm256_extracti128_si256::<1>(v);
+            let halves = _mm_packs_epi32(_mm256_castsi256_si128(v), high);
+            _mm_storeu_si128(dst.cast(), halves);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_activations<const SIGNED: bool>(self, dst: *mut u8, v: __m256) {
+        // SAFETY: proven by `self`; the caller promises eight writable bytes.
+        unsafe {
+            let mut bytes = bytes(v);
+            if SIGNED {
+                bytes = _mm_xor_si128(bytes, _mm_set1_epi8(-128));
+            }
+            _mm_storel_epi64(dst.cast(), bytes);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_rows<const DEPTH: usize, const ROWS: usize, const VECTORS: usize>(
+        self,
+        sums: [[__m256i; VECTORS]; ROWS],
+        factors: Factors,
+    ) -> [[__m256i; VECTORS]; ROWS] {
+        // SAFETY: as promised.
+        unsafe {
+            if DEPTH > 0 {
+                narrow::dot_rows::<Self, DEPTH, ROWS, VECTORS>(self, sums, factors)
+            } else {
+                quads::dot_rows(self, sums, factors)
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn spin<const DEPTH: usize>(
+        self,
+        sums: &mut [[__m256i; SPIN_COLUMNS]; SPIN_ROWS],
+        bytes: *const u8,
+    ) {
+        // SAFETY: as promised.
+        unsafe {
+            if DEPTH > 0 {
+                narrow::spin::<Self, DEPTH>(self, sums, bytes);
+            } else {
+                quads::spin(self, sums, bytes);
+            }
+        }
+    }
+}
+
+impl<const VNNI: bool> Quads for Avx2<VNNI> {
+    // The bytes; without VNNI their magnitudes and their signs, because the chip finds either more slowly than it loads it.
+    type Quad = (__m256i, __m256i);
+
+    #[inline(always)]
+    unsafe fn load_quad(self, src: *const u8, plane: usize) -> Self::Quad {
+        // SAFETY: proven by `self`; the caller promises four readable bytes in each plane.
+        unsafe {
+            let quad = _mm256_set1_epi32(src.cast::<i32>().read_unaligned());
+            if VNNI {
+                (quad, quad)
+            } else {
+                let signs = src.add(plane).cast::<i32>().read_unaligned();
+                (quad, _mm256_set1_epi32(signs))
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn dot4(self, sums: __m256i, (quad, signs): Self::Quad, weights: __m256i) -> __m256i {
+        // SAFETY: proven by `self`, VNNI by its constant.
+        unsafe {
+            if VNNI {
+                return _mm256_dpbusd_avx_epi32(sums, quad, weights);
+            }
+            // Where the activation is negative all bits of the weight are flipped, which makes it -w - 1: what is missing is
+            // the activation's magnitude. Magnitudes are at most 128 (then the other factor is below 127), so that the sum of
+            // two products is within -32768..=32767 and nothing saturates.
+            let pairs = _mm256_maddubs_epi16(quad, _mm256_xor_si256(weights, signs));
+            _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }
+    }
+}
+
+impl<const VNNI: bool> Narrow for Avx2<VNNI> {
+    #[inline(always)]
+    fn dot_narrow<const DEPTH: usize>(
+        self,
+        sums: __m256i,
+        quads: [__m256i; DEPTH],
+        weights: [__m256i; DEPTH],
+    ) -> __m256i {
+        // SAFETY: proven by `self`.
+        unsafe {
+            // The caller knows operands for which no sum of 16 bits saturates or wraps.
+            let mut pairs = _mm256_maddubs_epi16(quads[0], weights[0]);
+            // By index, which unrolls into registers; an iterator over the arrays would put them into memory.
+            let mut step = 1;
+            while step < DEPTH {
+                let next = _mm256_maddubs_epi16(quads[step], weights[step]);
+                pairs = _mm256_add_epi16(pairs, next);
+                step += 1;
+            }
+            _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         }
     }
 }

@@ -5,7 +5,9 @@
 
 use std::arch::x86_64::*;
 
-use crate::simd::{Kernel, Simd};
+use crate::int8::quads::{self, Quads};
+use crate::simd::{Factors, Int8, Kernel, SPIN_COLUMNS, SPIN_ROWS, Simd};
+use crate::x86_64::narrow::{self, Narrow};
 
 const LANES: usize = 16;
 
@@ -182,142 +184,10 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         }
     }
 
-    type I = __m512i;
-    // The bytes; without VNNI their magnitudes and their signs, because the chip finds either more slowly than it loads it.
-    type Quad = (__m512i, __m512i);
-    const SIGNED: bool = !VNNI;
-    const PLANES: usize = if VNNI { 1 } else { 2 };
-    const INT8_ROWS: usize = if VNNI { 12 } else { 6 };
-    const INT8_VECTORS: usize = 2;
-    const FAST_DOT2: bool = true;
-
-    #[inline(always)]
-    fn splat_int(self, x: i32) -> __m512i {
-        // SAFETY: proven by `self`.
-        unsafe { _mm512_set1_epi32(x) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_bytes(self, src: *const u8) -> __m512i {
-        // SAFETY: proven by `self`; the caller promises 64 readable bytes.
-        unsafe { _mm512_loadu_si512(src.cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_bytes(self, dst: *mut u8, v: __m512i) {
-        // SAFETY: proven by `self`; the caller promises 64 writable bytes.
-        unsafe { _mm512_storeu_si512(dst.cast(), v) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_quad(self, src: *const u8, plane: usize) -> Self::Quad {
-        // SAFETY: proven by `self`; the caller promises four readable bytes in each plane.
-        unsafe {
-            let quad = _mm512_set1_epi32(src.cast::<i32>().read_unaligned());
-            if VNNI {
-                (quad, quad)
-            } else {
-                let signs = src.add(plane).cast::<i32>().read_unaligned();
-                (quad, _mm512_set1_epi32(signs))
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn dot4(self, sums: __m512i, (quad, signs): Self::Quad, weights: __m512i) -> __m512i {
-        // SAFETY: proven by `self`, VNNI by its constant.
-        unsafe {
-            if VNNI {
-                return _mm512_dpbusd_epi32(sums, quad, weights);
-            }
-            // As in AVX2: -w - 1 for a negative activation's weights, and nothing saturates.
-            let pairs = _mm512_maddubs_epi16(quad, _mm512_xor_si512(weights, signs));
-            _mm512_add_epi32(sums, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
-        }
-    }
-
-    const NARROW: bool = !VNNI;
-
-    #[inline(always)]
-    fn dot_narrow<const DEPTH: usize>(
-        self,
-        sums: __m512i,
-        quads: [__m512i; DEPTH],
-        weights: [__m512i; DEPTH],
-    ) -> __m512i {
-        // SAFETY: proven by `self`.
-        unsafe {
-            // The caller knows operands for which no sum of 16 bits saturates or wraps.
-            let mut pairs = _mm512_maddubs_epi16(quads[0], weights[0]);
-            // By index, which unrolls into registers; an iterator over the arrays would put them into memory.
-            let mut step = 1;
-            while step < DEPTH {
-                let next = _mm512_maddubs_epi16(quads[step], weights[step]);
-                pairs = _mm512_add_epi16(pairs, next);
-                step += 1;
-            }
-            _mm512_add_epi32(sums, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store_narrow(self, dst: *mut u8, v: __m512) {
-        // SAFETY: proven by `self`; the caller promises 16 writable bytes.
-        unsafe { _mm_storeu_si128(dst.cast(), bytes(v)) }
-    }
-
-    #[inline(always)]
-    fn dot2(self, sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: proven by `self`, VNNI by its constant.
-        unsafe {
-            if VNNI {
-                _mm512_dpwssd_epi32(sums, a, b)
-            } else {
-                _mm512_add_epi32(sums, _mm512_madd_epi16(a, b))
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn pair(self, low: __m512i, high: __m512i) -> __m512i {
-        // SAFETY: proven by `self`.
-        unsafe { _mm512_mask_blend_epi16(0xaaaa_aaaa, low, _mm512_slli_epi32::<16>(high)) }
-    }
-
-    #[inline(always)]
-    fn int_to_float(self, x: __m512i) -> __m512 {
-        // SAFETY: proven by `self`.
-        unsafe { _mm512_cvtepi32_ps(x) }
-    }
-
-    #[inline(always)]
-    fn float_to_int(self, x: __m512) -> __m512i {
-        // SAFETY: proven by `self`.
-        unsafe { _mm512_cvtps_epi32(x) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_halves(self, dst: *mut i16, v: __m512i) {
-        // SAFETY: proven by `self`; the caller promises 32 writable bytes.
-        unsafe { _mm256_storeu_si256(dst.cast(), _mm512_cvtepi32_epi16(v)) }
-    }
-
     #[inline(always)]
     fn largest(self, v: __m512) -> f32 {
         // SAFETY: proven by `self`. The order does not matter to a maximum.
         unsafe { _mm512_reduce_max_ps(v) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_activations(self, dst: *mut u8, v: __m512) {
-        // SAFETY: proven by `self`; the caller promises 16 writable bytes.
-        unsafe {
-            let mut bytes = bytes(v);
-            if Self::SIGNED {
-                bytes = _mm_xor_si128(bytes, _mm_set1_epi8(-128));
-            }
-            _mm_storeu_si128(dst.cast(), bytes);
-        }
     }
 
     #[inline(always)]
@@ -386,6 +256,170 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
                     _mm512_mask_storeu_ps(dst.add(c * dst_stride), mask, v);
                 }
             }
+        }
+    }
+}
+
+impl<const VNNI: bool> Int8 for Avx512<VNNI> {
+    type I = __m512i;
+    const SIGNED: bool = !VNNI;
+    const PLANES: usize = if VNNI { 1 } else { 2 };
+    const INT8_ROWS: usize = if VNNI { 12 } else { 6 };
+    const INT8_VECTORS: usize = 2;
+    const FAST_DOT2: bool = true;
+    const NARROW: bool = !VNNI;
+
+    #[inline(always)]
+    fn splat_int(self, x: i32) -> __m512i {
+        // SAFETY: proven by `self`.
+        unsafe { _mm512_set1_epi32(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(self, src: *const u8) -> __m512i {
+        // SAFETY: proven by `self`; the caller promises 64 readable bytes.
+        unsafe { _mm512_loadu_si512(src.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bytes(self, dst: *mut u8, v: __m512i) {
+        // SAFETY: proven by `self`; the caller promises 64 writable bytes.
+        unsafe { _mm512_storeu_si512(dst.cast(), v) }
+    }
+
+    #[inline(always)]
+    fn dot2(self, sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: proven by `self`, VNNI by its constant.
+        unsafe {
+            if VNNI {
+                _mm512_dpwssd_epi32(sums, a, b)
+            } else {
+                _mm512_add_epi32(sums, _mm512_madd_epi16(a, b))
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn pair(self, low: __m512i, high: __m512i) -> __m512i {
+        // SAFETY: proven by `self`.
+        unsafe { _mm512_mask_blend_epi16(0xaaaa_aaaa, low, _mm512_slli_epi32::<16>(high)) }
+    }
+
+    #[inline(always)]
+    fn int_to_float(self, x: __m512i) -> __m512 {
+        // SAFETY: proven by `self`.
+        unsafe { _mm512_cvtepi32_ps(x) }
+    }
+
+    #[inline(always)]
+    fn float_to_int(self, x: __m512) -> __m512i {
+        // SAFETY: proven by `self`.
+        unsafe { _mm512_cvtps_epi32(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_halves(self, dst: *mut i16, v: __m512i) {
+        // SAFETY: proven by `self`; the caller promises 32 writable bytes.
+        unsafe { _mm256_storeu_si256(dst.cast(), _mm512_cvtepi32_epi16(v)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_activations<const SIGNED: bool>(self, dst: *mut u8, v: __m512) {
+        // SAFETY: proven by `self`; the caller promises 16 writable bytes.
+        unsafe {
+            let mut bytes = bytes(v);
+            if SIGNED {
+                bytes = _mm_xor_si128(bytes, _mm_set1_epi8(-128));
+            }
+            _mm_storeu_si128(dst.cast(), bytes);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_rows<const DEPTH: usize, const ROWS: usize, const VECTORS: usize>(
+        self,
+        sums: [[__m512i; VECTORS]; ROWS],
+        factors: Factors,
+    ) -> [[__m512i; VECTORS]; ROWS] {
+        // SAFETY: as promised.
+        unsafe {
+            if DEPTH > 0 {
+                narrow::dot_rows::<Self, DEPTH, ROWS, VECTORS>(self, sums, factors)
+            } else {
+                quads::dot_rows(self, sums, factors)
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn spin<const DEPTH: usize>(
+        self,
+        sums: &mut [[__m512i; SPIN_COLUMNS]; SPIN_ROWS],
+        bytes: *const u8,
+    ) {
+        // SAFETY: as promised.
+        unsafe {
+            if DEPTH > 0 {
+                narrow::spin::<Self, DEPTH>(self, sums, bytes);
+            } else {
+                quads::spin(self, sums, bytes);
+            }
+        }
+    }
+}
+
+impl<const VNNI: bool> Quads for Avx512<VNNI> {
+    // The bytes; without VNNI their magnitudes and their signs, because the chip finds either more slowly than it loads it.
+    type Quad = (__m512i, __m512i);
+
+    #[inline(always)]
+    unsafe fn load_quad(self, src: *const u8, plane: usize) -> Self::Quad {
+        // SAFETY: proven by `self`; the caller promises four readable bytes in each plane.
+        unsafe {
+            let quad = _mm512_set1_epi32(src.cast::<i32>().read_unaligned());
+            if VNNI {
+                (quad, quad)
+            } else {
+                let signs = src.add(plane).cast::<i32>().read_unaligned();
+                (quad, _mm512_set1_epi32(signs))
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn dot4(self, sums: __m512i, (quad, signs): Self::Quad, weights: __m512i) -> __m512i {
+        // SAFETY: proven by `self`, VNNI by its constant.
+        unsafe {
+            if VNNI {
+                return _mm512_dpbusd_epi32(sums, quad, weights);
+            }
+            // As in AVX2: -w - 1 for a negative activation's weights, and nothing saturates.
+            let pairs = _mm512_maddubs_epi16(quad, _mm512_xor_si512(weights, signs));
+            _mm512_add_epi32(sums, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+        }
+    }
+}
+
+impl<const VNNI: bool> Narrow for Avx512<VNNI> {
+    #[inline(always)]
+    fn dot_narrow<const DEPTH: usize>(
+        self,
+        sums: __m512i,
+        quads: [__m512i; DEPTH],
+        weights: [__m512i; DEPTH],
+    ) -> __m512i {
+        // SAFETY: proven by `self`.
+        unsafe {
+            // The caller knows operands for which no sum of 16 bits saturates or wraps.
+            let mut pairs = _mm512_maddubs_epi16(quads[0], weights[0]);
+            // By index, which unrolls into registers; an iterator over the arrays would put them into memory.
+            let mut step = 1;
+            while step < DEPTH {
+                let next = _mm512_maddubs_epi16(quads[step], weights[step]);
+                pairs = _mm512_add_epi16(pairs, next);
+                step += 1;
+            }
+            _mm512_add_epi32(sums, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
         }
     }
 }
