@@ -29,6 +29,10 @@ from moto.awslambda.exceptions import LambdaClientError
 from moto.awslambda.models import lambda_backends
 from moto.ecr.models import ecr_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from moto.iam.access_control import IAMPolicy
+from moto.s3.models import FakeBucket
+from moto.s3.responses import S3Response
+from moto.stepfunctions.models import StepFunctionBackend
 from moto.stepfunctions.responses import StepFunctionResponse
 from stacks import CloudFormation
 from werkzeug.serving import run_simple
@@ -97,10 +101,39 @@ def configuration(self, on_create=False):
     return told
 
 
+told_notification = S3Response.get_bucket_notification
+
+
+def notification(self):
+    """That a bucket's events go to EventBridge is kept, and told to nobody."""
+    kept = self.backend.get_bucket_notification_configuration(self.bucket_name)
+    if kept is None or kept.event_bridge is None:
+        return told_notification(self)
+    return 200, {}, '<NotificationConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><EventBridgeConfiguration/></NotificationConfiguration>'
+
+
+def permission(self, action, resource):
+    """By the bucket's policy, of which moto reads no conditions: what refuses calls without TLS refuses none that AWS sees."""
+    statements = json.loads(self.policy or "{}").get("Statement", [])
+    held = [each for each in statements if each.get("Condition") != {"Bool": {"aws:SecureTransport": "false"}}]
+    return IAMPolicy(json.dumps({"Statement": held})).is_action_permitted(action, resource)
+
+
+machine_update = StepFunctionBackend.update_state_machine
+
+
+def machine_updated(self, tracing_configuration=None, **changes):
+    # Go's SDK leaves out what is false.
+    return machine_update(self, tracing_configuration={"enabled": False} if tracing_configuration == {} else tracing_configuration, **changes)
+
+
 functions.LambdaFunction.__init__ = created
 functions.LambdaFunction.update_configuration = updated
 functions.LambdaFunction.update_function_code = coded
 functions.LambdaFunction.get_configuration = configuration
+FakeBucket.get_permission = permission
+S3Response.get_bucket_notification = notification
+StepFunctionBackend.update_state_machine = machine_updated
 StepFunctionResponse.list_state_machine_versions = lambda self: json.dumps({"stateMachineVersions": []})
 StepFunctionResponse.validate_state_machine_definition = lambda self: json.dumps({"result": "OK", "diagnostics": [], "truncated": False})
 

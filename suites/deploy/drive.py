@@ -1,6 +1,6 @@
 """Types what users type, and looks at the local cloud, the record on disk and the answers afterwards.
 
-    drive.py ACCOUNT TREE FOLDER PROGRAM PROVIDER PORT [SCENE…]
+    drive.py ACCOUNT TREE FOLDER PROGRAM PROVIDER PORT [--one-by-one] [SCENE…]
 
 run.sh starts it, once for each ACCOUNT, a local cloud of its own: `life`, `new` with a new account's quotas, and `sam`. Without a SCENE all of an
 account's are played.
@@ -21,11 +21,13 @@ import urllib.request
 
 import boto3
 import botocore.config
+import botocore.exceptions
 import changes as table
 
 ACCOUNT = sys.argv[1]
 TREE, FOLDER, PROGRAM, PROVIDER = (pathlib.Path(word).resolve() for word in sys.argv[2:6])
 PORT = int(sys.argv[6])
+ONE_BY_ONE = "--one-by-one" in sys.argv[7:]
 ENDPOINT = f"http://127.0.0.1:{PORT}"
 STATE = FOLDER / "state"
 HERE, THERE = "eu-central-1", "us-west-2"
@@ -283,6 +285,51 @@ def keys():
     same((ask("/info", old)[0], ask("/info", new)[0]), (401, 200), "old and new key afterwards")
 
 
+def changes():
+    """Every variable on the running stack: applied, seen in the cloud, and nothing left to change. In batches, or with --one-by-one each by itself."""
+    known = {line.split('"')[1] for line in (TREE / "terraform/aws/variables.tf").read_text().splitlines() if line.startswith("variable ")}
+    rows = table.rows(client, served)
+    covered = {name for _, values, _, _ in rows for name in values}
+    same(sorted(covered | table.ELSEWHERE.keys()), sorted(known), "variables with a row in changes.py")
+    make("deploy-aws", fails="kms_key_arn", SET="kms_key_arn=arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab")
+    batches = [[row] for row in rows] if ONE_BY_ONE else [[row for row in rows if row[0] == batch] for batch in range(1, rows[-1][0] + 1)]
+    values = {}
+    for batch in batches:
+        for _, asked, look, wanted in batch:
+            same(seen(look) == wanted, False, f"whether the cloud has {asked} before it is asked for")
+            values |= asked
+        terraform("apply", "-auto-approve", values=values)
+        for _, asked, look, wanted in batch:
+            same(look(), wanted, f"what the cloud has after {asked}")
+        if ONE_BY_ONE or batch is batches[-1]:
+            terraform("plan", "-detailed-exitcode", values=values)
+        say(f"   {len(batch)} changed: {', '.join(name for _, asked, _, _ in batch for name in asked)}")
+    # Back to what it was, but for what is the most work to remove.
+    make("deploy-aws", SET='bulk=true create_model_bucket=true tags={"team":"search"}')
+    same((served()["MemorySize"], served()["Architectures"], served()["Environment"]["Variables"].get("MODEL_DIR")), (3538, ["x86_64"], None), "what was changed")
+    client("secretsmanager").delete_secret(SecretId="callers", ForceDeleteWithoutRecovery=True)
+
+
+def seen(look):
+    """What the cloud has; nothing where it does not know the thing yet."""
+    try:
+        return look()
+    except (KeyError, IndexError, StopIteration, botocore.exceptions.ClientError):
+        return None
+
+
+def terraform(action, *words, values):
+    """As an operator types it beside the record's own values. With -detailed-exitcode, any change is a failure."""
+    folder = STATE / f"aws-{HERE}-reranker"
+    (FOLDER / "changes.tfvars.json").write_text(json.dumps(values))
+    files = [f"-var-file={folder / 'terraform.tfvars.json'}", f"-var-file={FOLDER / 'changes.tfvars.json'}"]
+    environment = {**ENVIRONMENT, **attached(HERE), "AWS_REGION": HERE, "TF_DATA_DIR": str(folder / ".terraform"), "TF_IN_AUTOMATION": "1"}
+    whole = ["terraform", f"-chdir={TREE / 'terraform/aws'}", action, "-input=false", "-no-color", f"-state={folder / 'terraform.tfstate'}", *files, *words]
+    done = subprocess.run(whole, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{action} of {values} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+
+
 def second_region():
     """The same name in another region, beside the first: made, proven, measured and removed by one command, within its bound. The first stays."""
     first, before = inventory(HERE), served()["Version"]
@@ -447,11 +494,11 @@ def sam_parameters():
         same(len(versions()) - len(before), int(version), f"versions that {change} publishes")
         same(set(before) <= set(versions()), True, f"versions that {change} removes")
         same(by_sam()["Version"], versions()[-1], f"the version that serves after {change}")
-    client("secretsmanager").delete_secret(SecretId="callers", ForceDeleteWithoutRecovery=True)
     # That CodeDeploy's rule holds here as in AWS.
     client("lambda").update_alias(FunctionName="by-sam", Name="live", FunctionVersion="1")
     change_stack({"MaxLength": "77"}, fails="does not match the current version in AppSpec")
     client("lambda").update_alias(FunctionName="by-sam", Name="live", FunctionVersion=versions()[-1])
+    client("secretsmanager").delete_secret(SecretId="callers", ForceDeleteWithoutRecovery=True)
 
 
 def sam_destroy():
@@ -479,7 +526,7 @@ def start_cloud():
 
 
 SCENES = {
-    "life": [plan, refused, killed, deploy, again, release, roll_back, keys, second_region, destroy],
+    "life": [plan, refused, killed, deploy, again, release, roll_back, keys, second_region, changes, destroy],
     "new": [new_account, failed_proof],
     "sam": [sam, cancelled, sam_parameters, sam_destroy],
 }
@@ -489,7 +536,7 @@ def main():
     # So that what was started is ended too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
     os.environ.update({name: ENVIRONMENT[name] for name in ("https_proxy", "no_proxy", "SSL_CERT_FILE")})
-    wanted = sys.argv[7:]
+    wanted = [word for word in sys.argv[7:] if word != "--one-by-one"]
     scenes = [scene for scene in SCENES[ACCOUNT] if not wanted or scene.__name__ in wanted]
     if not scenes:
         return

@@ -2,10 +2,12 @@
 # Deploys, changes, rolls back and destroys by the very commands that users type, with the true Terraform and its AWS provider and the true SAM CLI,
 # on a local AWS.
 #
-#   suites/deploy/run.sh [PROGRAM [SCENE…]]     PROGRAM: target/release/reranker where it is not given; it answers at the public addresses
+#   suites/deploy/run.sh [PROGRAM [--one-by-one] [SCENE…]]     PROGRAM: target/release/reranker where it is not given; it answers at the public addresses
 #
+# --one-by-one changes each variable of Terraform by itself (a quarter of an hour); without it, those that do not touch each other go at once.
 # moto and both CLIs come from PyPI and are kept under target. The provider comes from Terraform's registry, or from a mirror folder,
-# TF_PLUGIN_MIRROR. Works on copies of the tree, so that no state gets into it. Ports: CLOUD_PORT (18500) to CLOUD_PORT + 150.
+# TF_PLUGIN_MIRROR. Without it, or without Terraform, SAM's scenes alone are played. Works on copies of the tree, so that no state gets into it.
+# Ports: CLOUD_PORT (18500) to CLOUD_PORT + 150.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source suites/lib.sh
@@ -15,8 +17,9 @@ program=$(realpath "$program")
 shift || true
 work=$PWD/target/deploy
 mirror=${TF_PLUGIN_MIRROR:-/opt/tf-plugins}
-not_run() { echo "NOT RUN: deploying was not tried: $1" >&2; exit 0; }
-command -v terraform >/dev/null || not_run "this machine has no terraform"
+accounts=(life new sam)
+mirrored() { find "$mirror/registry.terraform.io/hashicorp/aws" -name 'terraform-provider-aws*' -type f 2>/dev/null | tail -n 1 || true; }
+without_terraform() { echo "NOT RUN: deploying by Terraform was not tried, by SAM alone: $1" >&2; accounts=(sam) provider=none; }
 # A setting that names no file is none.
 [[ -f ${TF_CLI_CONFIG_FILE:-} ]] || unset TF_CLI_CONFIG_FILE
 
@@ -35,13 +38,15 @@ find "$tree" -name .terraform -prune -exec rm -rf {} +
 
 # Where the registry cannot be reached, an older provider of the mirror plans and applies everything but what only newer ones have.
 export CHECKPOINT_DISABLE=1
-if terraform -chdir="$tree/terraform/aws" init -backend=false -input=false -no-color >"$work/run/init.log" 2>&1; then
+if ! command -v terraform >/dev/null; then
+    without_terraform "this machine has no terraform"
+elif terraform -chdir="$tree/terraform/aws" init -backend=false -input=false -no-color >"$work/run/init.log" 2>&1; then
     provider=$(find "$tree/terraform/aws/.terraform/providers" -name 'terraform-provider-aws*' -type f)
     mv "$provider" "$work/run/provider"
     provider=$work/run/provider
+elif provider=$(mirrored) && [[ -z $provider ]]; then
+    without_terraform "the AWS provider is neither in Terraform's registry nor in $mirror"
 else
-    provider=$(find "$mirror/registry.terraform.io/hashicorp/aws" -name 'terraform-provider-aws*' -type f 2>/dev/null | tail -n 1)
-    [[ -n $provider ]] || not_run "the AWS provider is neither in Terraform's registry nor in $mirror"
     # The mirror has no provider that packs archives: the code of the functions beside the service is packed here. Managed Instances, which no scene
     # has, are newer than the mirror's provider, and so is an argument of permissions.
     python3 - "$tree/terraform" <<'PYTHON'
@@ -71,7 +76,7 @@ export PATH=$PWD/suites/deploy/bin:$work/venv/bin:$PWD/target/aws/tools/bin:$PAT
 port=${CLOUD_PORT:-18500}
 players=()
 trap 'kill "${players[@]}" 2>/dev/null || true' EXIT
-for account in life new sam; do
+for account in "${accounts[@]}"; do
     folder=$work/run/$account
     mkdir "$folder"
     cp -r "$tree" "$folder/tree"
