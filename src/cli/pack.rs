@@ -86,7 +86,7 @@ const NARROW_TIME: [f64; LADDER.len()] = [1.0, 0.79, 0.66, 0.59];
 
 /// Operations of all forward passes together that find out what each matrix's inputs do to the logits; of more texts some are left
 /// out.
-const TRIAL_OPERATIONS: f64 = 6e13;
+const TRIAL_OPERATIONS: f64 = 3e13;
 
 #[derive(Deserialize)]
 struct Text {
@@ -588,30 +588,29 @@ fn logits_with(
 fn shares(model: &mut Model, texts: &Packed) -> anyhow::Result<Shares> {
     let names: Vec<String> = model.tunables().iter().map(|t| t.name.to_owned()).collect();
     let weights: usize = model.tunables().iter().map(|t| t.weights).sum();
-    let operations = 2.0 * weights as f64 * texts.tokens() as f64 * names.len() as f64;
+    // On average half of the layers are computed for a matrix.
+    let operations = weights as f64 * texts.tokens() as f64 * names.len() as f64;
     let step = (1..texts.sequences())
         .find(|step| operations / *step as f64 <= TRIAL_OPERATIONS)
         .unwrap_or(texts.sequences());
     let texts = texts.every(step);
     let base = model.forward(&texts)?;
+    let matrices = names.len() as u64;
     let bar = output::bar(
-        names.len() as u64,
+        matrices,
         "measuring {wide_bar} {pos}/{len} matrices, {eta} left",
     );
     let (mut shares, tenths) = (Shares::new(), Tenths::of("measuring"));
-    let matrices = names.len() as u64;
-    for (at, name) in names.into_iter().enumerate() {
-        let coarse = |model: &mut Model, levels: Levels| {
-            let tunable = model.tunables().swap_remove(at);
-            std::mem::replace(&mut tunable.setting.levels, levels)
-        };
-        let kept = coarse(model, TRIAL);
-        let got = model.forward(&texts)?;
-        coarse(model, kept);
-        shares.insert(name, rms_difference(&base, &got).powi(2));
+    let mut names = names.into_iter();
+    model.logits_with_each(&texts, TRIAL, &mut |got| {
+        shares.extend(
+            names
+                .next()
+                .map(|name| (name, rms_difference(&base, &got).powi(2))),
+        );
         bar.inc(1);
         tenths.at(bar.position(), matrices);
-    }
+    })?;
     bar.finish_and_clear();
     Ok(shares)
 }

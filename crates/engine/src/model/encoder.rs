@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use kernels::{AttentionKind, Kernels, RelativeBias, Rotary};
+use kernels::{AttentionKind, Kernels, Levels, RelativeBias, Rotary};
 use rayon::prelude::*;
 
 use super::config::{Positions, Rope, Span};
@@ -276,13 +276,53 @@ impl Encoder {
             }
             Layers::Int8(layers) => {
                 let (starts, all) = (&packed.starts, self.pooling.mean);
-                self.pooled(layers.forward(embedded()?, starts, &here, all), packed)
+                let hidden = layers.forward(0..layers.count(), embedded()?, starts, &here, all);
+                self.pooled(hidden, packed)
             }
             #[cfg(any(test, feature = "cuda"))]
             Layers::Device(encoder) => encoder.forward(packed, &positions, &here),
             #[cfg(feature = "cuda")]
             Layers::Fused(_) => Err(ModelError::Compute("the head is on the GPU".into())),
         }
+    }
+
+    /// The logits of a packed model with one matrix at other levels, each matrix in turn in the
+    /// order of [`Self::tunables`], told to `see`. Layers before the matrix's own are computed once
+    /// for all.
+    pub fn logits_with_each(
+        &mut self,
+        packed: &Packed,
+        head: &Head,
+        levels: Levels,
+        see: &mut dyn FnMut(Vec<f32>),
+    ) -> Result<(), ModelError> {
+        let Self {
+            embeddings,
+            seen,
+            layers: Layers::Int8(layers),
+            pooling,
+        } = self
+        else {
+            return Err(ModelError::Compute("the model is not packed".into()));
+        };
+        let positions = embeddings.positions(packed)?;
+        let mut hidden = embeddings.forward(packed, &positions)?;
+        let here = seen.here(packed);
+        let (starts, width, count) = (&packed.starts, embeddings.hidden, layers.count());
+        for layer in 0..count {
+            for matrix in 4 * layer..4 * layer + 4 {
+                let kept = layers.exchange_levels(matrix, levels);
+                let (hidden, all) = (hidden.clone(), pooling.mean);
+                let got = layers.forward(layer..count, hidden, starts, &here, all);
+                layers.exchange_levels(matrix, kept);
+                let pooled = rows_of(pooling.apply(got, starts, width), width)?;
+                see(head.forward(&pooled)?);
+            }
+            if layer + 1 < count {
+                hidden = layers.forward(layer..layer + 1, hidden, starts, &here, true);
+            }
+        }
+        Ok(())
     }
 
     fn pooled(&self, hidden: Vec<f32>, packed: &Packed) -> Result<Tensor, ModelError> {

@@ -1,5 +1,6 @@
 //! The encoder's layers on int8 weights of a packed model, where they lie in the map.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use kernels::{
@@ -101,6 +102,12 @@ impl Layers {
             .collect()
     }
 
+    /// Gives one of the [`Self::tunables`] other levels; returns those that it had.
+    pub fn exchange_levels(&mut self, matrix: usize, levels: Levels) -> Levels {
+        let tunable = self.tunables().swap_remove(matrix);
+        std::mem::replace(&mut tunable.setting.levels, levels)
+    }
+
     pub fn load(description: &Description, kernels: Kernels) -> Result<Self, ModelError> {
         let (config, weights) = (description.config(), description.weights());
         if let Some(manifest) = weights.manifest()
@@ -124,15 +131,21 @@ impl Layers {
         })
     }
 
-    /// Takes the embeddings' output, `[tokens, hidden]`, to the last layer's: of all tokens, or of each sequence's first.
+    pub fn count(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Takes what goes into the first of these layers, `[tokens, hidden]`, to what the last of them
+    /// makes of it: of all tokens, or of each sequence's first.
     pub fn forward(
         &self,
+        range: Range<usize>,
         mut hidden: Vec<f32>,
         starts: &[usize],
         here: &SeenHere,
         all: bool,
     ) -> Vec<f32> {
-        let layers = self.layers.iter();
+        let layers = self.layers[range].iter();
         let layers: Vec<Int8Layer<'_>> = layers
             .map(|layer| layer.view(here.kind(layer.span)))
             .collect();
