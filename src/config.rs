@@ -336,7 +336,7 @@ fn keys(read: &mut Reader, variable: &Variable) -> Option<Keys> {
     }
     let keys: Vec<&str> = text.split(',').map(str::trim).collect();
     let wrong = if text.trim().is_empty() {
-        "it is set, but to white space alone: unset it to let everyone in".to_owned()
+        "it is set to white space alone: unset it to let everyone in".to_owned()
     } else {
         match Keys::parse(&keys) {
             Ok(keys) => return Some(keys),

@@ -245,7 +245,7 @@ fn model(config: &Config) -> Vec<Finding> {
         Err(error) if error.is::<Usage>() => {
             return vec![Wrong(
                 format!("{error:#}"),
-                "change the setting that is named, or what it asks of this machine".into(),
+                "change the setting named above, or give this machine what it needs".into(),
             )];
         }
         Err(error) => {
@@ -322,7 +322,7 @@ fn model(config: &Config) -> Vec<Finding> {
     });
     let notes = library::notes(&path).into_iter();
     findings.extend(notes.map(|note| {
-        let advice = "nothing is wrong: it is said because equal numbers may be expected";
+        let advice = "nothing is wrong: this note is here because equal numbers may be expected";
         Better(note, advice.into())
     }));
     findings.extend(setup::unused(engine.model().unused()).map(|unused| {

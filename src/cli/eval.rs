@@ -336,7 +336,7 @@ impl Output {
             Some(path) => {
                 if !may_be_written(path) {
                     let what = format!(
-                        "--json {}: it is there and holds no figures of `eval`: choose another file, or remove it",
+                        "--json {}: the file exists and is not from `eval`: choose another one, or remove it",
                         path.display()
                     );
                     return Err(Usage(what).into());

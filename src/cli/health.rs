@@ -51,7 +51,7 @@ fn ask(address: SocketAddr) -> anyhow::Result<String> {
     BufReader::new(stream.take(LINE_BYTES)).read_line(&mut line)?;
     match line.trim_end().split_once(' ') {
         Some((version, status)) if version.starts_with("HTTP/1.") => Ok(status.to_owned()),
-        _ => bail!("what answers there does not speak HTTP: {line:?}"),
+        _ => bail!("the port's answer is not HTTP: {line:?}"),
     }
 }
 

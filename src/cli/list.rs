@@ -59,7 +59,7 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
     }
     if rows.is_empty() {
         note!(
-            "there is no reranker in {}: `reranker models` prints the known ones, `reranker serve --model NAME` brings and serves one",
+            "there is no reranker in {}: `reranker models` prints the known ones, `reranker serve --model NAME` downloads and serves one",
             cache.display()
         );
     } else {
@@ -68,7 +68,7 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
         }
     }
     if others > 0 {
-        note!("{others} other models there are none that this program serves");
+        note!("{others} other models there cannot be served");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -109,7 +109,7 @@ fn rows(model: &CachedModel) -> Vec<Row> {
     }
     if rows.is_empty() && model.unfinished {
         let mut row = row(None, &model.folder.join("blobs"));
-        row.problem = Some("not all of it is here: serve or fetch it, which goes on".into());
+        row.problem = Some("incomplete: serve or fetch it to resume the download".into());
         rows.push(row);
     }
     rows

@@ -84,7 +84,7 @@ pub fn run(args: &Args, config: &Config, started: Instant) -> anyhow::Result<Exi
     let kind = args.host_kind.unwrap_or_else(|| detect(config));
     if kind == HostKind::Lambda && config.platform.lambda_api.is_none() {
         return Err(Usage(
-            "--host-kind lambda: AWS_LAMBDA_RUNTIME_API does not say where events come from".into(),
+            "--host-kind lambda: AWS_LAMBDA_RUNTIME_API, the address of events, is not set".into(),
         )
         .into());
     }
@@ -336,7 +336,9 @@ fn closed(kind: HostKind, address: SocketAddr, error: std::io::Error) -> anyhow:
     };
     let remedy = match error.kind() {
         ErrorKind::AddrInUse => {
-            format!("the port is in use: set {port} to another one, or end what listens there")
+            format!(
+                "the port is in use: set {port} to another one, or stop the program that listens there"
+            )
         }
         ErrorKind::AddrNotAvailable => {
             format!("this machine has no such address: set {host} to one of its own")
@@ -541,7 +543,7 @@ async fn on_socket(
     if connections < config.max_connections {
         tracing::warn!(
             connections,
-            "MAX_CONNECTIONS={} exceeds what the limit of open files allows",
+            "MAX_CONNECTIONS={} exceeds the limit of open files",
             config.max_connections
         );
     }

@@ -253,7 +253,7 @@ pub fn unused(names: &[String]) -> Option<String> {
         more => format!(" and {more} more"),
     };
     Some(format!(
-        "the weights hold what config.json has no place for, so it is not used: {listed}{more} (num_hidden_layers and model_type decide)"
+        "the weights have tensors that config.json has no place for; they are not used: {listed}{more} (num_hidden_layers and model_type decide)"
     ))
 }
 

@@ -68,10 +68,7 @@ pub(super) fn export(read: &mut Reader, collector: &Variable) -> Option<Option<E
         if let Some((name, value)) = read.first(names)
             && !all.contains(&value.as_str())
         {
-            let expected = format!(
-                "{}, which is all that this program can do",
-                all.join(" or ")
-            );
+            let expected = format!("{}; this program has no other", all.join(" or "));
             read.complain::<()>(name, &value, &expected);
         }
     };

@@ -62,7 +62,7 @@ pub fn listen(last: Duration) -> io::Result<Signals> {
                 };
                 if !draining.load(Ordering::Acquire) {
                     tracing::info!(
-                        "ended before it listened: what was fetched stays for the next start"
+                        "ended before it listened: the downloaded bytes stay for the next start"
                     );
                     telemetry::flush(LAST_LINES_TIME);
                     std::process::exit(128 + signal.as_raw_value());

@@ -196,7 +196,7 @@ class Suite:
         # A checksum that S3 keeps although the bytes on the way are others.
         self.proxy.reset(lambda seen: Fault(flip=1000) if seen.range and seen.path.endswith("model.safetensors") else None)
         cache = self.cache("folder-flipped")
-        self.run(["score", *QUERY], cache, MODEL_DIR=address, PRECISION="f32").failed("model.safetensors: what came has the sha256", "it is deleted")
+        self.run(["score", *QUERY], cache, MODEL_DIR=address, PRECISION="f32").failed("model.safetensors: the download has the sha256", "it is deleted")
         assert not self.left(cache)
         self.proxy.reset()
 
@@ -250,7 +250,7 @@ class Suite:
         finally:
             check_signatures(1 << 60)
         none = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "HOME": str(self.folder)}
-        self.run(["fetch", address], self.cache("none"), **none).failed(address, "there are no credentials", "S3_ANONYMOUS")
+        self.run(["fetch", address], self.cache("none"), **none).failed(address, "no credentials", "S3_ANONYMOUS")
         anonymous = none | {"S3_ANONYMOUS": "true"}
         self.run(["fetch", address], self.cache("anonymous"), **anonymous).failed(address, "S3 denies access")
         self.s3.put_object_acl(Bucket="models", Key="small/packed.safetensors", ACL="public-read")
@@ -355,7 +355,7 @@ class Suite:
         assert not self.left(cache) and not self.unfinished(cache)
         self.proxy.reset()
         # What is in the bucket is damaged itself: its own digests tell.
-        self.run(["fetch", address], cache).failed(address, "what came is deleted")
+        self.run(["fetch", address], cache).failed(address, "the download is damaged, and deleted")
         assert not self.left(cache) and not self.unfinished(cache)
         self.upload(self.middle, "middle/packed.safetensors")
         self.run(["fetch", address], cache).fine()
@@ -420,17 +420,17 @@ class Suite:
         script = 'mount -t tmpfs -o size=20m none "$0" && "$@"; code=$?; find "$0" -type f -size +0 >&2; exit $code'
         before = [*space, "sh", "-c", script, str(small)]
         full = self.run(["fetch", "s3://models/middle/packed.safetensors"], small, before)
-        full.failed(f"there is no room for {size} bytes, 20", "are free", "name another folder")
+        full.failed(f"{size} bytes are needed, 20", "are free", "name another folder")
         assert str(small) not in full.said.split("\n", 1)[1], full.said
         # From a hub the same.
         with hub.serving() as endpoint:
             variables = {"HF_ENDPOINT": endpoint, "HF_TOKEN": hub.TOKEN, "HF_HUB_CACHE": str(small)}
             full = self.run(["fetch", f"{hub.NAME}@{hub.COMMIT}"], small, before, **variables)
-        full.failed(f"there is no room for {sum(map(len, hub.FILES.values()))} bytes, 20", "are free", "name another folder")
+        full.failed(f"{sum(map(len, hub.FILES.values()))} bytes are needed, 20", "are free", "name another folder")
         assert str(small) not in full.said.split("\n", 1)[1], full.said
         out = small / "packed.safetensors"
         full = self.run(["pack", "--model", str(ROOT / "models/demo"), "--out", str(out)], small, before)
-        full.failed("there is no room for", "are free", "name another folder")
+        full.failed("the disk is too small", "are free", "name another folder")
         assert str(small) not in full.said.split("\n", 1)[1], full.said
 
     def a_server_listens_while_it_downloads_and_tells_what_that_took(self) -> None:

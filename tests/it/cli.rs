@@ -450,7 +450,8 @@ fn half_characters_and_byte_order_marks_are_mended() {
     assert!(rows[0]["score"].is_number());
 }
 
-/// How a later run may differ from the one that began a file: what it is told, its arguments, its settings, and its input.
+/// How a later run may differ from the one that began a file: what it is told, its arguments, its
+/// settings, and its input.
 type Difference<'a> = (
     &'a str,
     Vec<String>,
@@ -1122,7 +1123,8 @@ fn eval_tells_what_the_given_order_and_the_models_order_are_worth() {
     assert_eq!(figures.len(), 2);
     let (garden, kitchen) = (&figures[0], &figures[1]);
 
-    // By hand: k1 has gains 0, 2, 1, 0 of 2, 1, 1; k2 finds its passage first, k3 second; nothing is relevant to k4.
+    // By hand: k1 has gains 0, 2, 1, 0 of 2, 1, 1; k2 finds its passage first, k3 second; nothing
+    // is relevant to k4.
     let k1 = (2.0 / 3f64.log2() + 0.5) / (2.0 + 1.0 / 3f64.log2() + 0.5);
     near(
         &kitchen["as_given"]["ndcg_at_10"],
@@ -1136,13 +1138,15 @@ fn eval_tells_what_the_given_order_and_the_models_order_are_worth() {
         (&kitchen["pairs"], &kitchen["scored_pairs"]),
         (&json!(9), &json!(9))
     );
-    // The model has c3 between k1's relevant passages, of which one is no candidate; k2 and k3 it orders well.
+    // The model has c3 between k1's relevant passages, of which one is no candidate; k2 and k3 it
+    // orders well.
     let k1_by_model = (2.0 + 0.5) / (2.0 + 1.0 / 3f64.log2() + 0.5);
     near(&kitchen["ndcg_at_10"], (k1_by_model + 2.0) / 3.0);
     near(&kitchen["mrr_at_10"], 1.0);
     assert_eq!(kitchen["model"], "serverless-reranker-demo");
     assert!(number(&kitchen["pairs_per_s"]) > 0.0);
-    // Without a candidate file every query meets every document, and there is no order to improve on.
+    // Without a candidate file every query meets every document, and there is no order to improve
+    // on.
     assert_eq!(
         (&garden["set"], &garden["pairs"]),
         (&json!("garden"), &json!(6))
@@ -1313,7 +1317,8 @@ fn an_interrupted_eval_goes_on_from_the_scores_it_kept() {
         }
     }
 
-    // Scores of other weights, of other candidates, or of something else are not taken for this run's.
+    // Scores of other weights, of other candidates, or of something else are not taken for this
+    // run's.
     let text = String::from_utf8(whole).expect("text");
     let first_logit = number(&json!(kept_logits(&file)[0].1[0])) as f32;
     for (from, to, says) in [
@@ -1399,7 +1404,7 @@ fn eval_writes_its_figures_over_nothing_but_figures() {
         let refused = write();
         assert_eq!(refused.status.code(), Some(2));
         assert!(
-            stderr(&refused).contains("holds no figures"),
+            stderr(&refused).contains("is not from `eval`"),
             "{}",
             stderr(&refused)
         );
@@ -1686,7 +1691,8 @@ fn gzip_is_read_by_name_and_by_content_and_written_by_name() {
         names
     };
     assert_eq!(left(), ["packed.jsonl.about", "packed.jsonl.gz"]);
-    // Again, and again after a kill between the packing and the removal of what was packed: nothing is left to score.
+    // Again, and again after a kill between the packing and the removal of what was packed: nothing
+    // is left to score.
     for both in [false, true] {
         if both {
             std::fs::write(bulk.path("packed.jsonl"), &rows).expect("written");
@@ -1726,9 +1732,9 @@ fn what_is_no_gzip_or_not_ours_is_refused_and_left() {
             "text.jsonl.gz",
             pairs(40).into_bytes(),
             1,
-            "it is no gzip file",
+            "it is not a gzip file",
         ),
-        ("empty.gz", Vec::new(), 1, "it is no gzip file"),
+        ("empty.gz", Vec::new(), 1, "it is not a gzip file"),
         (
             "cut.jsonl.gz",
             input[..input.len() - 9].to_vec(),

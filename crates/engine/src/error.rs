@@ -116,7 +116,7 @@ impl ModelError {
                 Remedy::ServeAnother => {
                     "nothing is damaged: cross-encoders with one label are served, from config.json, tokenizer.json and model.safetensors, of BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, DistilBERT, MPNet, GTE and ModernBERT"
                 }
-                Remedy::Mend => "change the field named above, or what it is compared with",
+                Remedy::Mend => "change the field named above, or the one that it is compared with",
                 Remedy::Pack => {
                     "`reranker pack` makes the packed model again; PRECISION=f32 serves the folder meanwhile"
                 }
@@ -128,9 +128,9 @@ impl ModelError {
             }
             Self::Damaged(_) => "start again; if it stays so, upload the model again",
             Self::Storage(_) => {
-                "make room where the message says, or set MODEL_CACHE to a folder of your own"
+                "free disk space where the message says, or set MODEL_CACHE to a folder of your own"
             }
-            Self::Unreachable(_) => "try again; if it stays so, the message says what refuses",
+            Self::Unreachable(_) => "try again; if it fails again, the message names the cause",
             Self::Changed(_) => "start again, and replace models by renaming",
             Self::Lost(_) => "start again; if it stays lost, see to the driver",
             Self::Compute(_) => "a sound model computes: copy or download the folder again",

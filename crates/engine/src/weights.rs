@@ -633,7 +633,7 @@ pub(crate) fn not_finite(path: &Path, name: &str, row: usize, value: f32) -> Mod
     )
 }
 
-/// A file with weights, and the tensors that the index places in it; all of them where there is no
+/// A file with weights, and the tensors that the index places in it; all of them if there is no
 /// index.
 type Shard = (String, Option<BTreeSet<String>>);
 

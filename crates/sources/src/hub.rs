@@ -36,15 +36,15 @@ use reranker_engine::weights::{
 /// which doubles each time.
 const TRIES: u32 = 6;
 const PAUSE: Duration = Duration::from_millis(200);
-/// Hops from an address to where its bytes are.
+/// Maximum number of redirections of one request.
 const REDIRECTS: usize = 5;
 /// A server that sends nothing for so long has been lost.
 const STALL: Duration = Duration::from_secs(30);
 /// Maximum bytes of a list of files.
 const LIST_LIMIT: u64 = 16 << 20;
-/// What a repository may say to sentence-transformers, beside its configuration.
+/// Files for sentence-transformers, beside the configuration.
 const OF_LIBRARY: [&str; 2] = [MODULES_FILE, "config_sentence_transformers.json"];
-/// What describes a model is smaller than this.
+/// Files that describe a model are smaller than this.
 const DESCRIPTION: u64 = 1 << 20;
 
 /// Why a model could not be downloaded. The received bytes stay on disk for the next try, unless
@@ -60,7 +60,7 @@ pub enum FetchError {
     Refused { url: String, status: u16 },
     #[error("{url}: {reason}")]
     Lost { url: String, reason: String },
-    #[error("{url}: {reason}, which is not what a hub answers")]
+    #[error("{url}: unexpected answer of the hub: {reason}")]
     Protocol { url: String, reason: String },
     #[error("{name} at {revision} has no {what}")]
     Lacks {
@@ -75,7 +75,7 @@ pub enum FetchError {
         reason: String,
     },
     #[error(
-        "{file}: what came has the digest {found}, the hub says {expected}; it is deleted, try again"
+        "{file}: the download has the digest {found}, the hub says {expected}; it is deleted, try again"
     )]
     Digest {
         file: String,
@@ -90,7 +90,7 @@ pub enum FetchError {
 
 fn hint(status: u16) -> &'static str {
     match status {
-        401 | 403 => ": it wants a token (HF_TOKEN), or its conditions accepted",
+        401 | 403 => ": set HF_TOKEN to a token, and accept the model's conditions on its page",
         404 => ": there is no such model, revision or file",
         _ => "",
     }
@@ -179,7 +179,7 @@ impl Entry {
         self.path.ends_with(".safetensors")
     }
 
-    /// What the file is called in the cache: by its digest.
+    /// The file's name in the cache: its digest.
     fn digest(&self) -> &str {
         self.lfs.as_ref().map_or(&self.oid, |large| &large.oid)
     }
@@ -324,9 +324,9 @@ impl Hub {
         let has = |path: &str| entries.iter().any(|entry| entry.path == path);
         let lacks = |what: &str| FetchError::lacks(name, revision, what);
         let with = |what: &str, instead: Option<String>| match instead {
-            Some(instead) => format!(
-                "{what}: {instead}; DIR with all files of the repository in it is served then"
-            ),
+            Some(instead) => {
+                format!("{what}: {instead}; then serve DIR with the repository's other files in it")
+            }
             None => what.to_owned(),
         };
         // Of what is in folders the folders.
@@ -557,7 +557,7 @@ impl Download<'_> {
         })
     }
 
-    /// Where the connection breaks, what is missing of the range is asked for again.
+    /// Requests the missing part of the range again if the connection breaks.
     fn range(&self, writer: &mut RangeWriter) -> Result<(), FetchError> {
         while writer.missing().0 < writer.missing().1 {
             tried(|| {
@@ -572,7 +572,7 @@ impl Download<'_> {
         Ok(())
     }
 
-    /// One request for what is missing.
+    /// One request for the missing part.
     fn some_of_range(&self, writer: &mut RangeWriter) -> Result<(), FetchError> {
         let (at, end) = writer.missing();
         let response = self.hub.get(self.agent, &self.url, Some((at, end)))?;
@@ -619,7 +619,7 @@ impl Download<'_> {
     }
 }
 
-/// Refuses what is known to be another file before any of it is downloaded.
+/// Refuses a file of another digest than the pinned one, before its download.
 fn pinned(pin: &Pin, wanted: &[Entry]) -> Result<(), PinError> {
     for file in pin.files.keys() {
         if !wanted.iter().any(|entry| entry.path == *file) {

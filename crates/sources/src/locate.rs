@@ -74,7 +74,8 @@ pub struct HubName {
 }
 
 /// Reads `owner/name`, `owner/name@revision` and links to a model's page. The error for another
-/// text says what it may be instead. A name without an owner is accepted if the cache holds such a model.
+/// text says what it may be instead. A name without an owner is accepted if the cache holds such a
+/// model.
 pub fn hub_name(text: &str, hub_cache: Option<&Path>) -> Result<HubName, String> {
     let text = text.trim();
     let link = ["https://", "http://", "hf://"]
@@ -92,7 +93,7 @@ pub fn hub_name(text: &str, hub_cache: Option<&Path>) -> Result<HubName, String>
             .find_map(|host| rest.strip_prefix(host))
             .or_else(|| text.starts_with("hf://").then_some(rest));
             let Some(path) = path else {
-                return Err("a link that is none to a model of huggingface.co".into());
+                return Err("not a link to a model on huggingface.co".into());
             };
             let path = path.split(['?', '#']).next().unwrap_or_default();
             let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
@@ -105,7 +106,7 @@ pub fn hub_name(text: &str, hub_cache: Option<&Path>) -> Result<HubName, String>
                     revision,
                     ..,
                 ] => (format!("{owner}/{name}"), Some(revision.to_owned())),
-                _ => return Err("a link that is none to a model's page".into()),
+                _ => return Err("not a link to a model's page".into()),
             }
         }
         None => match text.split_once('@') {
@@ -131,7 +132,7 @@ pub fn hub_name(text: &str, hub_cache: Option<&Path>) -> Result<HubName, String>
     }
     let known = owners(&name, hub_cache);
     Err(match known {
-        Some(id) => format!("not a hub id of the form owner/name: {id} is meant?"),
+        Some(id) => format!("not a hub id of the form owner/name: do you mean {id}?"),
         None => "not a hub id of the form owner/name, and no folder of that name: set MODEL_DIR to the model's folder".into(),
     })
 }
@@ -235,7 +236,7 @@ mod tests {
         ] {
             let error = find(name, revision).expect_err(name).to_string();
             assert!(
-                error.contains("set MODEL_DIR") || error.contains("a link that is none"),
+                error.contains("set MODEL_DIR") || error.contains("not a link to a model"),
                 "{error}"
             );
         }
@@ -273,11 +274,11 @@ mod tests {
             ("./model", "set MODEL_DIR=./model"),
             ("~/model", "set MODEL_DIR=~/model"),
             ("src", "set MODEL_DIR=src"),
-            ("tiny", "own/tiny is meant?"),
-            ("bge-reranker-v2-m3", "BAAI/bge-reranker-v2-m3 is meant?"),
+            ("tiny", "do you mean own/tiny?"),
+            ("bge-reranker-v2-m3", "do you mean BAAI/bge-reranker-v2-m3?"),
             ("unknown", "set MODEL_DIR"),
-            ("https://example.org/own/tiny", "a link that is none"),
-            ("https://huggingface.co/own", "a link that is none"),
+            ("https://example.org/own/tiny", "not a link to a model"),
+            ("https://huggingface.co/own", "not a link to a model"),
         ] {
             let error = read(text).expect_err(text);
             assert!(error.contains(said), "{text}: {error}");

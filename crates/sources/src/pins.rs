@@ -29,9 +29,9 @@ pub enum PinError {
         found: String,
         expected: String,
     },
-    #[error("{file}: it is needed, and not pinned")]
+    #[error("{file}: needed, but not pinned")]
     Unpinned { file: String },
-    #[error("{file}: it is pinned, and not there")]
+    #[error("{file}: pinned, but missing")]
     Absent { file: String },
     #[error("{}: {reason}", path.display())]
     File { path: PathBuf, reason: String },

@@ -25,7 +25,7 @@ pub enum DiskError {
     #[error("{}: {reason}", path.display())]
     Io { path: PathBuf, reason: io::Error },
     #[error(
-        "{}: there is no room for {needed} bytes, {free} are free: make room, or name another folder",
+        "{}: the disk is too small: {needed} bytes are needed, {free} are free: free some, or name another folder",
         path.display()
     )]
     Full {
@@ -462,7 +462,7 @@ mod tests {
         let error = room_for(folder.path(), u64::MAX).expect_err("no disk is that large");
         let said = error.to_string();
         assert!(
-            said.contains(&format!("no room for {} bytes", u64::MAX)),
+            said.contains(&format!("{} bytes are needed", u64::MAX)),
             "{said}"
         );
     }

@@ -74,7 +74,7 @@ pub enum S3Error {
     #[error("{object}: there is no such object{}", aside(.said))]
     Missing { object: String, said: String },
     #[error(
-        "{object}: S3 denies access{}; reading it takes s3:GetObject on {arn}, and kms:Decrypt where a key of your own encrypts it. S3 answers the same for an object that is not there to those who may not s3:ListBucket",
+        "{object}: S3 denies access{}; reading it takes s3:GetObject on {arn}, and kms:Decrypt where a key of your own encrypts it. Without s3:ListBucket, S3 gives the same answer for a missing object",
         aside(.said)
     )]
     Denied {
@@ -91,17 +91,17 @@ pub enum S3Error {
         said: String,
     },
     #[error(
-        "{object}: there are no credentials ({reason}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, give this process a role, or set S3_ANONYMOUS=true for a public bucket"
+        "{object}: no credentials ({reason}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, give this process a role, or set S3_ANONYMOUS=true for a public bucket"
     )]
     NoCredentials { object: String, reason: String },
     #[error("{object}: {reason}")]
     Lost { object: String, reason: String },
     #[error("{object}: it was replaced while it was downloaded: start again")]
     Replaced { object: String },
-    #[error("{object}: {reason}, which is not what S3 answers")]
+    #[error("{object}: unexpected answer of S3: {reason}")]
     Protocol { object: String, reason: String },
     #[error(
-        "{object}: what came has the {algorithm} {found}, S3 says {expected}; it is deleted, try again"
+        "{object}: the download has the {algorithm} {found}, S3 says {expected}; it is deleted, try again"
     )]
     Checksum {
         object: String,
@@ -109,7 +109,7 @@ pub enum S3Error {
         found: String,
         expected: String,
     },
-    #[error("{object}: what came is deleted: {reason}")]
+    #[error("{object}: the download is damaged, and deleted: {reason}")]
     Damaged {
         object: String,
         reason: Box<ModelError>,
@@ -117,7 +117,7 @@ pub enum S3Error {
     #[error("{folder}: neither {SINGLE_FILE} nor {INDEX_FILE} is there{}", aside(.said))]
     NoWeights { folder: String, said: String },
     #[error(
-        "{}: this folder belongs to user {owner}, who could put another model there: name another one",
+        "{}: this folder belongs to user {owner}, who could replace the model: name another folder",
         path.display()
     )]
     Foreign { path: PathBuf, owner: u32 },
@@ -165,7 +165,7 @@ impl From<S3Error> for ModelError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct S3Model {
     bucket: String,
-    /// Ends with `/`, or is empty, where it is a folder.
+    /// A folder's key ends with `/` or is empty.
     key: String,
 }
 
@@ -199,7 +199,7 @@ pub struct S3Fetched {
 #[derive(Debug, Clone)]
 struct Object {
     key: String,
-    /// What it is called in the local folder.
+    /// Its name in the local folder.
     file: String,
     size: u64,
     etag: String,
@@ -312,7 +312,7 @@ impl S3Model {
         Ok(Client::from_conf(config.build()))
     }
 
-    /// Downloads what is not there yet.
+    /// Downloads the missing objects.
     fn bring(
         &self,
         bucket: &Bucket,
@@ -384,7 +384,7 @@ impl S3Model {
         !self.is_folder() || object.file == PACKED_FILE
     }
 
-    /// What is called in the local folder: a key may hold anything, so its hash.
+    /// The model's name in the local folder: a hash, because a key may hold any character.
     fn folder_name(&self, packed: bool) -> String {
         let digest = Sha256::digest(format!("{}\n{}\n{packed}", self.bucket, self.key));
         format!("{}-{}", self.bucket, &hex(&digest)[..16])
@@ -534,7 +534,7 @@ impl Bucket<'_> {
         Ok(objects)
     }
 
-    /// The list of modules of sentence-transformers, where there is one, and their files.
+    /// The list of sentence-transformers' modules, if there is one, and their files.
     fn modules(&self, prefix: &str) -> Result<Vec<Object>, S3Error> {
         let Ok(list) = self.optional(&format!("{prefix}{MODULES_FILE}"))? else {
             return Ok(Vec::new());
@@ -574,7 +574,7 @@ impl Bucket<'_> {
         })
     }
 
-    /// Where the connection breaks, what is missing of the range is asked for again.
+    /// Requests the missing part of the range again if the connection breaks.
     fn range(&self, object: &Object, writer: &mut RangeWriter) -> Result<(), S3Error> {
         let (mut pause, mut failures) = (PAUSE, 0);
         while writer.missing().0 < writer.missing().1 {
@@ -594,7 +594,7 @@ impl Bucket<'_> {
         Ok(())
     }
 
-    /// One request for what is missing, on the thread that writes it.
+    /// One request for the missing part, on the thread that writes it.
     async fn some_of_range(
         &self,
         object: &Object,
@@ -641,7 +641,8 @@ impl Bucket<'_> {
         Ok(())
     }
 
-    /// Reads what came: a packed file tells its own digests, of others S3 may know a checksum.
+    /// Checks a downloaded file: a packed one by its own digests, others by S3's checksum, if it
+    /// has one.
     fn check(&self, object: &Object, path: &Path, packed: bool) -> Result<(), S3Error> {
         if packed {
             return check_payload(path).map_err(|reason| S3Error::Damaged {

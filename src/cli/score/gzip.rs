@@ -27,7 +27,7 @@ pub fn reader(path: &Path, file: File) -> io::Result<(Box<dyn BufRead>, bool)> {
         .read_to_end(&mut head)?;
     let packed = head == MAGIC;
     if !packed && is_named(path) {
-        let what = "its name ends in .gz, and it is no gzip file: rename it, or pack it";
+        let what = "its name ends in .gz, but it is not a gzip file: rename it, or compress it";
         return Err(io::Error::new(ErrorKind::InvalidData, what));
     }
     let whole = Cursor::new(head).chain(file);

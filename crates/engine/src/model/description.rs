@@ -1,4 +1,4 @@
-//! What a model computes, and which tensors it takes for it: made of a configuration when a model
+//! The description of a model's layers and their tensors: made of a configuration when a model
 //! is loaded.
 //!
 //! Here end the families: the encoders and the head follow this description, whosever names are in

@@ -49,7 +49,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// What the operator can do about an error of the driver or of cuBLAS, by a part of its name.
+/// The operator's next step for an error of the driver or of cuBLAS, by a part of its name.
 #[cfg(any(test, feature = "cuda"))]
 const ADVICE: [(&str, &str); 7] = [
     (
@@ -182,7 +182,7 @@ impl Chip {
     }
 }
 
-/// What candle's kernels were built for; where it was not said, it was this machine's own.
+/// The compute capability that candle's kernels were built for; by default this machine's own.
 #[cfg(any(test, feature = "cuda"))]
 fn built_for() -> Option<Chip> {
     option_env!("CUDA_COMPUTE_CAP").and_then(Chip::parse)

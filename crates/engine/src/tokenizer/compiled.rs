@@ -302,7 +302,7 @@ fn read_template(words: Words<'_>, vocab_size: u32) -> Result<Vec<TemplatePiece>
                 },
                 type_id,
             }),
-            _ => Err(Damaged("a template with a piece that is none")),
+            _ => Err(Damaged("a template with an unknown piece")),
         })
         .collect()
 }

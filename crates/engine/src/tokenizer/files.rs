@@ -39,7 +39,7 @@ pub const CONFIG_FILE: &str = "tokenizer_config.json";
 /// How a folder that versions read differently is served nevertheless.
 const WAY_OUT: &str = "to have tokenizer.json read as it stands, set tokenizer_class to PreTrainedTokenizerFast and model_input_names in tokenizer_config.json";
 
-/// The files, and what is known of the model that they belong to.
+/// A folder's tokenizer files, and facts about their model.
 pub(crate) struct Files<'a> {
     pub json: &'a [u8],
     pub json_path: &'a Path,
@@ -474,7 +474,7 @@ impl<'a> Files<'a> {
         }
     }
 
-    /// Sees to it that the template gives the segments that the model gets from transformers.
+    /// Makes the template give the segments that the model gets from transformers.
     fn segments(
         &self,
         config: &Config,
@@ -663,7 +663,7 @@ impl Config {
         Ok(own.unwrap_or_else(|| default.map_or("", |(_, token)| token).to_owned()))
     }
 
-    /// Whether the model gets segments, where the file says so.
+    /// Whether the model gets segments, if the file says so.
     fn input_names(&self) -> Step<Option<bool>> {
         match self.0.get("model_input_names") {
             None => Ok(None),
@@ -702,7 +702,7 @@ impl Config {
         }
     }
 
-    /// Refuses what is cut or split in a way that is not ours.
+    /// Refuses settings that cut or split texts in other ways than ours.
     fn check_sides(&self, file: &File<'_>) -> Step<()> {
         if self.flag("split_special_tokens")? == Some(true) {
             return refuse_config("split_special_tokens", true, "false");

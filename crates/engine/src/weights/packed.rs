@@ -248,7 +248,7 @@ impl PackedWriter {
         // What lies there may be of a killed process, but a link or a device is nobody's
         // half-written model: it is not written through.
         let foreign = |found: &str| {
-            let expected = "a plain file of its own, or none: remove it";
+            let expected = "a plain file, or no file: remove it";
             ModelError::unfit(&partial, "file", found, expected)
         };
         let is_other = std::fs::symlink_metadata(&partial).is_ok_and(|meta| !meta.is_file());
