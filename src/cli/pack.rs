@@ -1,4 +1,5 @@
-//! `reranker pack`: a Hugging Face folder becomes one int8 file, measured against its source before it is let out.
+//! `reranker pack`: a Hugging Face folder becomes one int8 file, measured against its source before
+//! it is let out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, IsTerminal};
@@ -32,17 +33,19 @@ use reranker_sources::{LocatedModel, room_for};
 pub struct Args {
     #[command(flatten)]
     model: ModelArg,
-    /// The packed file to write; packed.safetensors in the model's folder where it is not given, which then serves int8.
+    /// The packed file to write; packed.safetensors in the model's folder where it is not given,
+    /// which then serves int8.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Matrices whose inputs are quantized to 16 bits, which costs twice the time of 8: as many as it takes to keep the scores near
-    /// f32's, none, or all. First tokens are quantized to 16 bits in any case.
+    /// Matrices whose inputs are quantized to 16 bits, which costs twice the time of 8: as many as
+    /// it takes to keep the scores near f32's, none, or all. First tokens are quantized to 16 bits
+    /// in any case.
     // `--fine` was its name before.
     #[arg(long, alias = "fine", value_enum, value_name = "WHICH", default_value_t = HighPrecision::Auto)]
     high_precision: HighPrecision,
-    /// Bits of weights, and of inputs on AVX2 and on AVX-512 without VNNI, where matrix products with fewer are up to 1.7 times as
-    /// fast: as few as each matrix can lose while the scores stay near f32's, or 8, 7 or 6 for all. Other instruction sets give
-    /// inputs 8 bits in any case.
+    /// Bits of weights, and of inputs on AVX2 and on AVX-512 without VNNI, where matrix products
+    /// with fewer are up to 1.7 times as fast: as few as each matrix can lose while the scores stay
+    /// near f32's, or 8, 7 or 6 for all. Other instruction sets give inputs 8 bits in any case.
     #[arg(long, value_enum, default_value_t = Bits::Auto)]
     bits: Bits,
     /// Print each matrix's quantization error, and what was decided for it.
@@ -72,20 +75,23 @@ enum Bits {
 
 /// The pairs on which a packed model is calibrated and compared: several languages, short and long.
 const TEXTS: &str = include_str!("pack/texts.jsonl");
-/// A packed model whose scores differ more than this from its source's, on average or anywhere, is not written.
+/// A packed model whose scores differ more than this from its source's, on average or anywhere, is
+/// not written.
 const MEAN_SCORE_BOUND: f64 = 0.01;
 pub(super) const MAX_SCORE_BOUND: f64 = 0.03;
 
-/// Matrices get high precision until the logits' differences from the source's are expected to be no more than this, as a root mean
-/// square, and fewer bits as long as they are: scores then move by a quarter of it at most, and few passages change places.
-/// On rankings, 0.03 left scores up to 0.039 away (bench/records/2026-11-26-noise.txt).
+/// Matrices get high precision until the logits' differences from the source's are expected to be
+/// no more than this, as a root mean square, and fewer bits as long as they are: scores then move
+/// by a quarter of it at most, and few passages change places. On rankings, 0.03 left scores up to
+/// 0.039 away (bench/records/2026-11-26-noise.txt).
 const NOISE: f64 = 0.015;
 
-/// The time of a product with AVX2 at each of [`LADDER`], of that at the first: by the instructions of its loop.
+/// The time of a product with AVX2 at each of [`LADDER`], of that at the first: by the instructions
+/// of its loop.
 const NARROW_TIME: [f64; LADDER.len()] = [1.0, 0.79, 0.66, 0.59];
 
-/// Operations of all forward passes together that find out what each matrix's inputs do to the logits; of more texts some are left
-/// out.
+/// Operations of all forward passes together that find out what each matrix's inputs do to the
+/// logits; of more texts some are left out.
 const TRIAL_OPERATIONS: f64 = 3e13;
 
 #[derive(Deserialize)]
@@ -115,7 +121,8 @@ pub fn run(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Packs a folder, into the file of its own where no other is named; returns what there is to say of the result.
+/// Packs a folder, into the file of its own where no other is named; returns what there is to say
+/// of the result.
 pub(super) fn make(
     args: &Args,
     config: &Config,
@@ -256,7 +263,8 @@ struct Done {
     narrow_time: f64,
 }
 
-/// What one matrix's inputs do to the logits if they are as coarse as [`TRIAL`], as a mean square; by name.
+/// What one matrix's inputs do to the logits if they are as coarse as [`TRIAL`], as a mean square;
+/// by name.
 type Shares = BTreeMap<String, f64>;
 
 impl Job<'_> {
@@ -316,7 +324,8 @@ impl Job<'_> {
         Ok(model)
     }
 
-    /// The fewest bits within [`NOISE`], those first that save the most time for what they do to the logits.
+    /// The fewest bits within [`NOISE`], those first that save the most time for what they do to
+    /// the logits.
     fn plan(&self, reports: Vec<MatrixReport>, weights: Vec<usize>, shares: &Shares) -> Plan {
         let noise_at = |report: &MatrixReport, step: usize| {
             let share = shares.get(&report.name).copied().unwrap_or_default();
@@ -421,7 +430,8 @@ impl Job<'_> {
         Ok((exact, reports))
     }
 
-    /// Seals the file, chooses the high-precision matrices, compares the result with the f32 logits and writes what it found into the manifest.
+    /// Seals the file, chooses the high-precision matrices, compares the result with the f32 logits
+    /// and writes what it found into the manifest.
     fn measure(
         &self,
         writer: &mut PackedWriter,
@@ -501,7 +511,8 @@ impl Job<'_> {
         })
     }
 
-    /// Gives inputs more bits again while the logits are further than [`NOISE`] from `exact`, first where they do the most.
+    /// Gives inputs more bits again while the logits are further than [`NOISE`] from `exact`, first
+    /// where they do the most.
     fn relax(
         &self,
         exact: &[f32],
@@ -584,7 +595,8 @@ fn logits_with(
     Ok(model.forward(texts)?)
 }
 
-/// What each matrix does to the logits: the same texts again and again, each time with one matrix's inputs coarse.
+/// What each matrix does to the logits: the same texts again and again, each time with one matrix's
+/// inputs coarse.
 fn shares(model: &mut Model, texts: &Packed) -> anyhow::Result<Shares> {
     let names: Vec<String> = model.tunables().iter().map(|t| t.name.to_owned()).collect();
     let weights: usize = model.tunables().iter().map(|t| t.weights).sum();
@@ -615,7 +627,8 @@ fn shares(model: &mut Model, texts: &Packed) -> anyhow::Result<Shares> {
     Ok(shares)
 }
 
-/// Refuses to write over anything but an earlier packed model: a source, a device or another program's file would be lost.
+/// Refuses to write over anything but an earlier packed model: a source, a device or another
+/// program's file would be lost.
 fn check_out(out: &Path) -> anyhow::Result<()> {
     let meta = match std::fs::metadata(out) {
         Ok(meta) => meta,
@@ -674,8 +687,8 @@ fn texts(tokenizer: &PairTokenizer, max_length: usize) -> anyhow::Result<Packed>
     Ok(packed)
 }
 
-/// `settings` with as many matrices of high precision as it takes for the logits to be within [`NOISE`] of `exact`: those that take away
-/// the most noise for their work.
+/// `settings` with as many matrices of high precision as it takes for the logits to be within
+/// [`NOISE`] of `exact`: those that take away the most noise for their work.
 fn high_precision_matrices(
     exact: &[f32],
     model: &mut Model,
@@ -689,7 +702,8 @@ fn high_precision_matrices(
         ..*setting
     });
     let most_precise = logits_with(model, &all.collect::<Vec<_>>(), texts)?;
-    // What one matrix's coarse inputs do to the logits is independent of what another's do, so the squares add up.
+    // What one matrix's coarse inputs do to the logits is independent of what another's do, so the
+    // squares add up.
     let of_weights = rms_difference(exact, &most_precise).powi(2);
     // Where the weights alone make more noise than that, the inputs may make half as much.
     let bound = (NOISE * NOISE - of_weights).max(of_weights / 4.0);

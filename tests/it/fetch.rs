@@ -611,10 +611,7 @@ fn what_is_interrupted_goes_on_and_nothing_half_is_served() {
             let rows = cache.list(&hub);
             assert_eq!(rows[0]["revision"], Value::Null, "{how}: {rows:?}");
             let problem = rows[0]["problem"].as_str().expect("a sentence");
-            assert!(
-                problem.contains("incomplete"),
-                "{how}: {problem}"
-            );
+            assert!(problem.contains("incomplete"), "{how}: {problem}");
         }
         // In packing, as soon as some of it is written.
         let server = cache.serve(&hub.endpoint, &["--model", NAME], &[]);

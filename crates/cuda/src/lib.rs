@@ -1,8 +1,9 @@
 //! The encoder on NVIDIA GPUs of compute capability 8.0 and later, in 16 bits.
 //!
-//! cuBLAS computes matrix products. A few kernels of our own (`kernels/`) compute everything between
-//! two products, one kernel each. Attention runs over packed sequences, and its scores never reach
-//! memory. Residuals, sums and norms are f32. Sequences lie one after the other, without padding.
+//! cuBLAS computes matrix products. A few kernels of our own (`kernels/`) compute everything
+//! between two products, one kernel each. Attention runs over packed sequences, and its scores
+//! never reach memory. Residuals, sums and norms are f32. Sequences lie one after the other,
+//! without padding.
 //!
 //! Without the feature `cuda` the crate has only [`Shape`] and [`Work`]: the sizes of a model, and
 //! the arguments of one pass. The tests compile the kernels' own source for the CPU

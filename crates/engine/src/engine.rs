@@ -366,8 +366,8 @@ fn check_precision(path: &Path, asked: Precision, found: Precision) -> Result<()
 }
 
 impl Engine {
-    /// Opens a model folder or a packed file. If a folder has a packed form and `settings` allow it,
-    /// that is opened.
+    /// Opens a model folder or a packed file. If a folder has a packed form and `settings` allow
+    /// it, that is opened.
     ///
     /// Weights are mapped, not read, and every tensor is looked up: a model that opens also
     /// computes. An error names the file, the value found and the value expected.

@@ -27,8 +27,8 @@
 //!   maximum length and a rule for truncation.
 //! - [`Settings`] are the choices at load; [`Info`] describes the loaded model.
 //! - [`ModelError`] says why a model cannot be served, and [`ModelError::advice`] the next step.
-//! - [`tokenizer`], [`model`] and [`weights`] are the parts of an engine, for tools that need one of
-//!   them alone.
+//! - [`tokenizer`], [`model`] and [`weights`] are the parts of an engine, for tools that need one
+//!   of them alone.
 //!
 //! # Threads and memory
 //!

@@ -1,8 +1,10 @@
 //! The cross-encoder: token ids in, one logit for each sequence out.
 //!
-//! Loads a model of one of the families in `config.rs` with one label, from a Hugging Face folder (f32) or a packed file (int8), and
-//! makes the latter of the former. A family is only names and settings: `description.rs` makes one form of them, which one encoder follows. Never sees text. Owns candle, the GPU and the
-//! order of computation; the CPU's arithmetic itself is in `kernels`, the bytes of the weights in `weights`.
+//! Loads a model of one of the families in `config.rs` with one label, from a Hugging Face folder
+//! (f32) or a packed file (int8), and makes the latter of the former. A family is only names and
+//! settings: `description.rs` makes one form of them, which one encoder follows. Never sees text.
+//! Owns candle, the GPU and the order of computation; the CPU's arithmetic itself is in `kernels`,
+//! the bytes of the weights in `weights`.
 
 #[cfg(any(test, feature = "cuda"))]
 mod blocks;
@@ -10,13 +12,11 @@ mod config;
 mod description;
 #[cfg(any(test, feature = "cuda"))]
 mod device;
-#[allow(unreachable_pub)]
 mod encoder;
 #[cfg(feature = "cuda")]
 mod fused;
 mod gpu;
 mod head;
-#[allow(unreachable_pub)]
 mod int8;
 mod modules;
 mod need;
@@ -66,7 +66,8 @@ pub struct Model {
     files: Vec<Arc<Mapped>>,
 }
 
-/// A packed model's tokenizer, where it lies in the file: compiled, or as JSON where there is no compiled form of its kind.
+/// A packed model's tokenizer, where it lies in the file: compiled, or as JSON where there is no
+/// compiled form of its kind.
 pub enum PackedTokenizer {
     /// The form that is ready once it is mapped.
     Compiled(Bytes),
@@ -101,7 +102,8 @@ impl PackedTokenizer {
 pub struct Packed {
     ids: Vec<u32>,
     type_ids: Vec<u32>,
-    /// Start of each sequence, and the total at the end: `cu_seqlens` of the flash-attention interface.
+    /// Start of each sequence, and the total at the end: `cu_seqlens` of the flash-attention
+    /// interface.
     starts: Vec<usize>,
 }
 
@@ -147,8 +149,8 @@ impl Packed {
 }
 
 impl Model {
-    /// Maps and checks a model folder or packed file, and begins to read it ahead. Every tensor is looked up here, so that a model
-    /// that loads also computes.
+    /// Maps and checks a model folder or packed file, and begins to read it ahead. Every tensor is
+    /// looked up here, so that a model that loads also computes.
     pub fn load(path: &Path, kernels: Kernels, gpu: Option<Gpu>) -> Result<Self, ModelError> {
         let weights = Weights::open(path)?;
         Self::from_weights(path, &weights, kernels, gpu, weights.prefetch(Need::of))
@@ -223,7 +225,8 @@ impl Model {
         self.encoder.fused()
     }
 
-    /// The tokenizer that a packed model brings; nothing for a folder, where it is a file of its own.
+    /// The tokenizer that a packed model brings; nothing for a folder, where it is a file of its
+    /// own.
     pub fn tokenizer(&self) -> Option<&PackedTokenizer> {
         self.tokenizer.as_ref()
     }
@@ -294,11 +297,13 @@ impl Model {
 
     /// One logit for each sequence. Work runs on the current rayon pool.
     ///
-    /// A sequence's logit does not depend on the others in `packed`; on a GPU it may differ by the rounding of what is computed in. Fails
-    /// on token ids beyond the embedding, on sequences longer than the positions, where the result is not a finite number, and where a
-    /// mapped file is not what it was.
+    /// A sequence's logit does not depend on the others in `packed`; on a GPU it may differ by the
+    /// rounding of what is computed in. Fails on token ids beyond the embedding, on sequences
+    /// longer than the positions, where the result is not a finite number, and where a mapped file
+    /// is not what it was.
     pub fn forward(&self, packed: &Packed) -> Result<Vec<f32>, ModelError> {
-        // Before, because touching what was cut off would end the process; after, because nothing of it may be believed.
+        // Before, because touching what was cut off would end the process; after, because nothing
+        // of it may be believed.
         self.unchanged()?;
         let logits = self.encoder.logits(packed, &self.head)?;
         self.unchanged()?;
@@ -326,8 +331,9 @@ fn finite(logits: &[f32], precision: Precision) -> Result<(), ModelError> {
     }
 }
 
-/// What to load for this precision: the packed form that a folder may hold, where it is not f32 that is asked for; else `path`
-/// itself. A packed form that was made from other files than the folder's is refused: it would give the scores of another model.
+/// What to load for this precision: the packed form that a folder may hold, where it is not f32
+/// that is asked for; else `path` itself. A packed form that was made from other files than the
+/// folder's is refused: it would give the scores of another model.
 pub fn choose(path: &Path, precision: Precision) -> Result<PathBuf, ModelError> {
     let packed = path.join(PACKED_FILE);
     if precision == Precision::F32 || !packed.is_file() {
@@ -337,8 +343,8 @@ pub fn choose(path: &Path, precision: Precision) -> Result<PathBuf, ModelError> 
     Ok(packed)
 }
 
-/// Compares the packed file of a model folder with the files beside it that it should have been made from. A packed file of another name
-/// stands for itself.
+/// Compares the packed file of a model folder with the files beside it that it should have been
+/// made from. A packed file of another name stands for itself.
 pub fn check_sources(packed: &Path, how: Sureness) -> Result<(), ModelError> {
     if packed.is_dir() || packed.file_name().is_none_or(|name| name != PACKED_FILE) {
         return Ok(());
@@ -348,8 +354,8 @@ pub fn check_sources(packed: &Path, how: Sureness) -> Result<(), ModelError> {
     manifest.map_or(Ok(()), |manifest| manifest.check_sources(packed, how))
 }
 
-/// Refuses a tokenizer that can produce ids or segments for which there is no embedding: both are told as the number that would be
-/// needed.
+/// Refuses a tokenizer that can produce ids or segments for which there is no embedding: both are
+/// told as the number that would be needed.
 pub fn check_tokenizer(
     config: &ModelConfig,
     tokenizer_path: &Path,

@@ -9,11 +9,11 @@
 //! | list, protect and remove models of the cache | [`cached_models`], [`Hold`], [`remove`] |
 //!
 //! Both downloads have the same promises. Disk space is reserved first. Large files come in ranges
-//! over several connections, and an interrupted download resumes. A model gets its name only when it
-//! is complete and its digests match.
+//! over several connections, and an interrupted download resumes. A model gets its name only when
+//! it is complete and its digests match.
 //!
-//! Everything here blocks: async programs call it from a blocking thread. This crate never reads the
-//! contents of a model, which is the engine's work.
+//! Everything here blocks: async programs call it from a blocking thread. This crate never reads
+//! the contents of a model, which is the engine's work.
 
 #![warn(missing_docs, unreachable_pub)]
 

@@ -113,7 +113,8 @@ mod tests {
 
     #[test]
     fn ndcg_of_graded_gains_is_what_one_gets_by_hand() {
-        // DCG: 0 + 2/log2(3) + 1/log2(4) = 1.2618595 + 0.5; ideal 2 + 1/log2(3) + 1/log2(4) = 3.1309298.
+        // DCG: 0 + 2/log2(3) + 1/log2(4) = 1.2618595 + 0.5; ideal 2 + 1/log2(3) + 1/log2(4) =
+        // 3.1309298.
         near(ndcg([0, 2, 1], &[1, 2, 1]), 0.562_727_255_420_904_4);
         near(ndcg([2, 1, 1, 0], &[1, 2, 1, 0]), 1.0);
         near(ndcg([0, 0, 0, 1], &[1]), 1.0 / 5f64.log2());

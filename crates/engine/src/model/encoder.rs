@@ -1,4 +1,5 @@
-//! The transformer encoder over packed sequences: `[tokens, hidden]` throughout, so no padding is computed.
+//! The transformer encoder over packed sequences: `[tokens, hidden]` throughout, so no padding is
+//! computed.
 //!
 //! One encoder for all families: it follows a [`Description`].
 
@@ -24,7 +25,7 @@ use super::{Gpu, Packed};
 use crate::error::ModelError;
 use crate::weights::Table;
 
-pub struct Encoder {
+pub(crate) struct Encoder {
     embeddings: Embeddings,
     seen: Seen,
     layers: Layers,
@@ -42,7 +43,7 @@ enum Layers {
     Fused(Box<fused::Encoder>),
 }
 
-pub struct F32Layers {
+pub(crate) struct F32Layers {
     layers: Vec<Layer>,
     kernels: Kernels,
     heads: usize,
@@ -50,7 +51,7 @@ pub struct F32Layers {
 }
 
 /// How layers see positions in attention: what they share.
-pub struct Seen {
+pub(crate) struct Seen {
     /// Each kind of rotation once.
     rotations: Vec<(Rope, Rotations)>,
     /// Biases by distance, and how far they reach.
@@ -58,7 +59,7 @@ pub struct Seen {
 }
 
 /// [`Seen`] for sequences of one pass.
-pub struct SeenHere<'a> {
+pub(crate) struct SeenHere<'a> {
     seen: &'a Seen,
     tables: Vec<Arc<Tables>>,
 }
@@ -102,7 +103,7 @@ impl Seen {
 
 impl SeenHere<'_> {
     /// What attention of a layer of this span sees.
-    pub fn kind(&self, span: Span) -> AttentionKind<'_> {
+    pub(crate) fn kind(&self, span: Span) -> AttentionKind<'_> {
         let rotations = self.seen.rotations.iter().zip(&self.tables);
         let mut rotations = rotations.map(|((rope, _), tables)| (*rope, tables));
         let tables = span
@@ -134,7 +135,8 @@ struct Pooling {
 }
 
 impl Pooling {
-    /// Of all tokens, or of the first of each sequence where those are what is taken: `[sequences, hidden]`.
+    /// Of all tokens, or of the first of each sequence where those are what is taken:
+    /// `[sequences, hidden]`.
     fn apply(&self, mut hidden: Vec<f32>, starts: &[usize], width: usize) -> Vec<f32> {
         if let Some(norm) = &self.norm {
             norm.apply(&mut hidden);
@@ -161,7 +163,7 @@ impl Pooling {
 
 /// Where a matrix's inputs come from, in a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Site {
+pub(crate) enum Site {
     Qkv,
     AttentionOut,
     Up,
@@ -169,11 +171,11 @@ pub enum Site {
 }
 
 /// Sees what goes on in the layers, for calibration.
-pub trait Observer {
+pub(crate) trait Observer {
     /// The input of one of the current layer's projections, `[tokens, width]`.
     fn input(&mut self, site: Site, x: &Tensor) -> Result<(), ModelError>;
-    /// The layer has been computed: its projections in the order of [`Site`], and gamma and beta of its two norms, of which the
-    /// first may not be there.
+    /// The layer has been computed: its projections in the order of [`Site`], and gamma and beta of
+    /// its two norms, of which the first may not be there.
     fn layer(
         &mut self,
         index: usize,
@@ -183,8 +185,9 @@ pub trait Observer {
 }
 
 impl Encoder {
-    /// Layers on `gpu` where there is one, of the packed form where the weights are packed, else of f32.
-    pub fn load(
+    /// Layers on `gpu` where there is one, of the packed form where the weights are packed, else of
+    /// f32.
+    pub(crate) fn load(
         description: &Description,
         kernels: Kernels,
         gpu: Option<&Gpu>,
@@ -231,7 +234,7 @@ impl Encoder {
     }
 
     /// Whether our own CUDA kernels compute.
-    pub fn fused(&self) -> bool {
+    pub(crate) fn fused(&self) -> bool {
         #[cfg(feature = "cuda")]
         return matches!(self.layers, Layers::Fused(_));
         #[cfg(not(feature = "cuda"))]
@@ -239,7 +242,7 @@ impl Encoder {
     }
 
     /// One logit for each sequence, by `head` where the layers have none of their own.
-    pub fn logits(&self, packed: &Packed, head: &Head) -> Result<Vec<f32>, ModelError> {
+    pub(crate) fn logits(&self, packed: &Packed, head: &Head) -> Result<Vec<f32>, ModelError> {
         #[cfg(feature = "cuda")]
         if let Layers::Fused(encoder) = &self.layers {
             return encoder.logits(packed, &self.embeddings.positions(packed)?);
@@ -249,14 +252,14 @@ impl Encoder {
 
     /// Bounds the scores of a tile of a GPU's attention.
     #[cfg(test)]
-    pub fn limit_scores(&mut self, most: usize) {
+    pub(crate) fn limit_scores(&mut self, most: usize) {
         if let Layers::Device(encoder) = &mut self.layers {
             encoder.max_scores = most;
         }
     }
 
     /// The matrices of a packed model; none of any other.
-    pub fn tunables(&mut self) -> Vec<int8::Tunable<'_>> {
+    pub(crate) fn tunables(&mut self) -> Vec<int8::Tunable<'_>> {
         match &mut self.layers {
             Layers::Int8(layers) => layers.tunables(),
             _ => Vec::new(),
@@ -289,7 +292,7 @@ impl Encoder {
     /// The logits of a packed model with one matrix at other levels, each matrix in turn in the
     /// order of [`Self::tunables`], told to `see`. Layers before the matrix's own are computed once
     /// for all.
-    pub fn logits_with_each(
+    pub(crate) fn logits_with_each(
         &mut self,
         packed: &Packed,
         head: &Head,
@@ -331,7 +334,7 @@ impl Encoder {
     }
 
     /// [`Self::forward`] of f32 layers, all tokens to the end, told to `observer`. Fails on others.
-    pub fn forward_observed(
+    pub(crate) fn forward_observed(
         &self,
         packed: &Packed,
         observer: &mut dyn Observer,
@@ -377,8 +380,8 @@ impl F32Layers {
             let qkv = input.apply_op1_no_bwd(&layer.qkv)?;
             let mut context = qkv.apply_op1_no_bwd(&attention)?;
             if index + 1 == self.layers.len() && !all {
-                // Only first tokens are read from here on, and nothing after attention mixes tokens: for them alone the
-                // rest of the layer is computed.
+                // Only first tokens are read from here on, and nothing after attention mixes
+                // tokens: for them alone the rest of the layer is computed.
                 context = first_tokens(&context, packed)?;
                 hidden = first_tokens(&hidden, packed)?;
             }
@@ -498,7 +501,8 @@ impl Embeddings {
         Ok(hidden.flatten_all()?.to_vec1()?)
     }
 
-    /// Position of every token, once all ids and segments are found to have an embedding. RoBERTa counts from `pad + 1`, gives a padding token (which a text can contain literally) the
+    /// Position of every token, once all ids and segments are found to have an embedding. RoBERTa
+    /// counts from `pad + 1`, gives a padding token (which a text can contain literally) the
     /// position `pad`, and does not count it.
     fn positions(&self, packed: &Packed) -> Result<Vec<usize>, ModelError> {
         let beyond = |what: &str, id: u32, rows: usize| {

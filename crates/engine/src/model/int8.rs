@@ -21,7 +21,7 @@ pub(super) fn panel_shape(n: usize, k: usize) -> [usize; 4] {
     [n.div_ceil(PANEL), k.div_ceil(4), PANEL, 4]
 }
 
-pub struct Layers {
+pub(crate) struct Layers {
     layers: Vec<Layer>,
     heads: usize,
     hidden: usize,
@@ -83,7 +83,7 @@ pub struct Tunable<'a> {
 
 impl Layers {
     /// Every matrix, in the order of the layers.
-    pub fn tunables(&mut self) -> Vec<Tunable<'_>> {
+    pub(crate) fn tunables(&mut self) -> Vec<Tunable<'_>> {
         let layers = self.layers.iter_mut();
         let matrices = layers.flat_map(|layer| {
             [
@@ -103,12 +103,12 @@ impl Layers {
     }
 
     /// Gives one of the [`Self::tunables`] other levels; returns those that it had.
-    pub fn exchange_levels(&mut self, matrix: usize, levels: Levels) -> Levels {
+    pub(crate) fn exchange_levels(&mut self, matrix: usize, levels: Levels) -> Levels {
         let tunable = self.tunables().swap_remove(matrix);
         std::mem::replace(&mut tunable.setting.levels, levels)
     }
 
-    pub fn load(description: &Description, kernels: Kernels) -> Result<Self, ModelError> {
+    pub(crate) fn load(description: &Description, kernels: Kernels) -> Result<Self, ModelError> {
         let (config, weights) = (description.config(), description.weights());
         if let Some(manifest) = weights.manifest()
             && manifest.layout != INT8_LAYOUT
@@ -131,13 +131,13 @@ impl Layers {
         })
     }
 
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.layers.len()
     }
 
     /// Takes what goes into the first of these layers, `[tokens, hidden]`, to what the last of them
     /// makes of it: of all tokens, or of each sequence's first.
-    pub fn forward(
+    pub(crate) fn forward(
         &self,
         range: Range<usize>,
         mut hidden: Vec<f32>,

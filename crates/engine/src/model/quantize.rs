@@ -1,14 +1,17 @@
 //! From an f32 model to a packed one: calibration, the choice of smoothing, and the tensors' order.
 //!
-//! The calibration texts go through the f32 layers once, all at a time, layer by layer; when a layer is done its matrices are
-//! quantized and written and their pages given back, so that memory holds one layer and not the model. Data out: the packed
-//! tensors, and the f32 logits of the texts for whoever compares.
+//! The calibration texts go through the f32 layers once, all at a time, layer by layer; when a
+//! layer is done its matrices are quantized and written and their pages given back, so that memory
+//! holds one layer and not the model. Data out: the packed tensors, and the f32 logits of the texts
+//! for whoever compares.
 //!
-//! A matrix whose inputs have a few channels far larger than the rest loses precision under a scale per token. For each matrix
-//! the packer therefore measures, on sampled rows of the real inputs, the error of the int8 product under several ways to make
-//! the channels alike, and keeps the best: *shifting*, which takes each channel's mean away (the bias gives back its product
-//! with the weights, exactly); dividing the few largest channels down to the next; and *smoothing*, input channel `k` divided
-//! by `s[k] = max|x[k]|^a / max|w[k]|^(1-a)` and its weights multiplied by it (SmoothQuant, Xiao et al. 2022), for several `a`.
+//! A matrix whose inputs have a few channels far larger than the rest loses precision under a scale
+//! per token. For each matrix the packer therefore measures, on sampled rows of the real inputs,
+//! the error of the int8 product under several ways to make the channels alike, and keeps the best:
+//! *shifting*, which takes each channel's mean away (the bias gives back its product with the
+//! weights, exactly); dividing the few largest channels down to the next; and *smoothing*, input
+//! channel `k` divided by `s[k] = max|x[k]|^a / max|w[k]|^(1-a)` and its weights multiplied by it
+//! (SmoothQuant, Xiao et al. 2022), for several `a`.
 
 mod rounding;
 
@@ -39,8 +42,9 @@ const SAMPLES: usize = 96;
 /// The exponents of smoothing that are tried, and how many channels are divided down.
 const SMOOTHING: [f32; 3] = [0.35, 0.5, 0.7];
 const DIVIDED: [usize; 2] = [4, 16];
-/// The levels that a matrix may get, each faster than the one before where products gain by it: the products of 0, 1, 2 and 4
-/// byte pairs fit 16 bits. Within a step weights and inputs share the range so that either adds about as much error.
+/// The levels that a matrix may get, each faster than the one before where products gain by it: the
+/// products of 0, 1, 2 and 4 byte pairs fit 16 bits. Within a step weights and inputs share the
+/// range so that either adds about as much error.
 pub const LADDER: [Levels; 4] = [
     Levels::FULL,
     Levels {
@@ -73,7 +77,8 @@ pub struct MatrixReport {
     pub error: f32,
     /// The same with the inputs as they are.
     pub plain_error: f32,
-    /// The same at each of [`LADDER`], with weights rounded to the nearest; only of [`Rounding::Nearest`].
+    /// The same at each of [`LADDER`], with weights rounded to the nearest; only of
+    /// [`Rounding::Nearest`].
     pub ladder: [f32; LADDER.len()],
     /// The same at [`TRIAL`].
     pub trial: f32,
@@ -93,7 +98,8 @@ pub struct Choice {
 /// What is decided before a model is packed.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// For the matrices that are not among `choices`; how their inputs are smoothed is found on the way.
+    /// For the matrices that are not among `choices`; how their inputs are smoothed is found on the
+    /// way.
     pub levels: Levels,
     /// By the matrices' names.
     pub choices: BTreeMap<String, Choice>,
@@ -110,12 +116,13 @@ pub enum Rounding<'a> {
 
 /// An upper bound of the tensors that [`quantize`] writes.
 pub fn packed_tensors(layers: usize) -> usize {
-    // Four matrices of six tensors and two norms of two a layer; embeddings and head. Padding may double them.
+    // Four matrices of six tensors and two norms of two a layer; embeddings and head. Padding may
+    // double them.
     2 * (layers * 28 + 16)
 }
 
-/// Writes every tensor of the packed form of `model`, whose files are `weights`; returns the f32 logits of `texts`.
-/// `progress` is called after each layer and with each matrix's report.
+/// Writes every tensor of the packed form of `model`, whose files are `weights`; returns the f32
+/// logits of `texts`. `progress` is called after each layer and with each matrix's report.
 pub fn quantize(
     model: &Model,
     weights: &Weights,
@@ -291,8 +298,8 @@ fn check_matrix(weights: &Weights, name: &str, columns: usize) -> Result<(), Mod
     }
 }
 
-/// What is seen of a matrix's inputs. Sequences' first tokens are left out: they are far from the rest, and quantized finely
-/// anyway.
+/// What is seen of a matrix's inputs. Sequences' first tokens are left out: they are far from the
+/// rest, and quantized finely anyway.
 #[derive(Default)]
 struct Seen {
     /// All rows, first tokens' included, if weights are to be compensated.
@@ -571,7 +578,8 @@ impl<'a> Original<'a> {
         let k = self.k;
         let plain = self.candidate(None, Levels::FULL);
         let plain_error = plain.error;
-        // Making the inputs alike costs a multiply-add each; a gain below a tenth does not pay for it.
+        // Making the inputs alike costs a multiply-add each; a gain below a tenth does not pay for
+        // it.
         let better = |best: Candidate, next: Candidate| {
             let bar = match best.choice.smooth {
                 None => 0.9 * best.error,
@@ -656,7 +664,8 @@ fn largest_of_columns(w: &[f32], k: usize) -> Vec<f32> {
     largest
 }
 
-/// What inputs are multiplied by so that the `channels` largest become no larger than the next: 1 for all others.
+/// What inputs are multiplied by so that the `channels` largest become no larger than the next: 1
+/// for all others.
 fn division(x: &[f32], channels: usize) -> Vec<f32> {
     let mut sorted = x.to_vec();
     sorted.sort_by(f32::total_cmp);

@@ -1,28 +1,33 @@
-//! Rounding a matrix's weights so that their errors make up for each other on the inputs that were seen.
+//! Rounding a matrix's weights so that their errors make up for each other on the inputs that were
+//! seen.
 //!
-//! Rounding each weight to the nearest level minimizes its own error and not the product's. With `H = XᵀX` of the inputs, the
-//! product's error of one channel is `(w - q)ᵀ H (w - q) = |Lᵀ (w - q)|²`, where `H = L Lᵀ`. `Lᵀ` is upper triangular: from the last
-//! input to the first each weight is rounded after what the later ones' errors did was added to it, which is what GPTQ does (Frantar
-//! et al. 2023, there by the inverse of `H`) and what Babai's nearest plane is for lattices.
+//! Rounding each weight to the nearest level minimizes its own error and not the product's. With
+//! `H = XᵀX` of the inputs, the product's error of one channel is
+//! `(w - q)ᵀ H (w - q) = |Lᵀ (w - q)|²`, where `H = L Lᵀ`. `Lᵀ` is upper triangular: from the last
+//! input to the first each weight is rounded after what the later ones' errors did was added to it,
+//! which is what GPTQ does (Frantar et al. 2023, there by the inverse of `H`) and what Babai's
+//! nearest plane is for lattices.
 
 use std::ops::Range;
 
 use kernels::{Epilogue, Kernels, Levels, LinearShape};
 use rayon::prelude::*;
 
-/// Inputs that are rounded between two updates of the others in their span, and columns of the factor between two of all others. So few
-/// because the updates are the kernels', which are fast in builds for tests too.
+/// Inputs that are rounded between two updates of the others in their span, and columns of the
+/// factor between two of all others. So few because the updates are the kernels', which are fast in
+/// builds for tests too.
 const BLOCK: usize = 32;
 const COLUMNS: usize = 64;
-/// Inputs that are rounded between two updates of all before them: the more, the less often all of these go through memory.
+/// Inputs that are rounded between two updates of all before them: the more, the less often all of
+/// these go through memory.
 const SPAN: usize = 256;
 /// Rows of `H` that are made together, each as far as the diagonal.
 const STRIP: usize = 256;
 /// What is added to `H`'s diagonal, of its mean: inputs that were not seen vary too.
 const DAMPING: f64 = 0.02;
 
-/// How the inputs of a matrix go together: `L` with each column divided by its diagonal, `[k, k]`, of which the part below the diagonal
-/// counts.
+/// How the inputs of a matrix go together: `L` with each column divided by its diagonal, `[k, k]`,
+/// of which the part below the diagonal counts.
 pub(super) struct Correlation {
     unit: Vec<f32>,
     k: usize,
@@ -34,7 +39,8 @@ impl Correlation {
         let rows = x.len() / k;
         let across = transposed(x, rows, k);
         let mut h = vec![0.0; k * k];
-        // Nothing above the diagonal is ever read, so only what is below it, and a little more, is computed.
+        // Nothing above the diagonal is ever read, so only what is below it, and a little more, is
+        // computed.
         for begin in (0..k).step_by(STRIP) {
             let end = k.min(begin + STRIP);
             let mut strip = vec![0.0; (end - begin) * end];
@@ -67,8 +73,9 @@ impl Correlation {
         Self { unit: h, k }
     }
 
-    /// Rounds the weights `w`, `[n, k]`, each channel to its own scale (its largest magnitude becomes the levels'): the rounded
-    /// weights, and the scales. A channel without a scale that is a normal number is one of zeros.
+    /// Rounds the weights `w`, `[n, k]`, each channel to its own scale (its largest magnitude
+    /// becomes the levels'): the rounded weights, and the scales. A channel without a scale that is
+    /// a normal number is one of zeros.
     pub(super) fn round(&self, kernels: Kernels, w: &[f32], levels: Levels) -> (Vec<i8>, Vec<f32>) {
         let k = self.k;
         let n = w.len() / k;
@@ -107,7 +114,8 @@ impl Correlation {
         (rounded, scales)
     }
 
-    /// Rounds the weights of some inputs to levels up to `most`, the last input's first; returns their errors, `[n, inputs]`.
+    /// Rounds the weights of some inputs to levels up to `most`, the last input's first; returns
+    /// their errors, `[n, inputs]`.
     fn round_block(
         &self,
         target: &mut [f32],
@@ -145,7 +153,8 @@ impl Correlation {
         errors
     }
 
-    /// Adds to the targets of the inputs from `to` up to these what the errors of these, `[n, inputs]`, do to them.
+    /// Adds to the targets of the inputs from `to` up to these what the errors of these,
+    /// `[n, inputs]`, do to them.
     fn shift(
         &self,
         kernels: Kernels,
@@ -199,8 +208,8 @@ fn transposed(x: &[f32], rows: usize, k: usize) -> Vec<f32> {
     across
 }
 
-/// The Cholesky factor `L` of a symmetric, positive definite matrix `[k, k]`, in its place; what is above the diagonal is of no use
-/// afterwards.
+/// The Cholesky factor `L` of a symmetric, positive definite matrix `[k, k]`, in its place; what is
+/// above the diagonal is of no use afterwards.
 fn factor(kernels: Kernels, h: &mut [f32], k: usize) {
     for begin in (0..k).step_by(COLUMNS) {
         let end = k.min(begin + COLUMNS);
