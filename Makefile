@@ -183,11 +183,11 @@ lock: #- write the checksums of Terraform's providers for four platforms, to be 
 
 # GPUs
 
-cuda: #- build target/cuda/release/reranker for NVIDIA GPUs; needs the CUDA toolkit (CUDA_COMPUTE_CAP, by default 75: any from a T4 on)
-	CUDA_COMPUTE_CAP=$${CUDA_COMPUTE_CAP:-75} cargo build --release --locked --features cuda --target-dir target/cuda
+cuda: #- build target/gpu/reranker for NVIDIA GPUs; needs the CUDA toolkit (CUDA_COMPUTE_CAP, by default 75: any from a T4 on)
+	CUDA_COMPUTE_CAP=$${CUDA_COMPUTE_CAP:-75} cargo build --profile gpu --locked --features cuda
 
 bench-gpu: cuda | $(PYTHON) #- measure a GPU: parity with f32, memory exhaustion, speed beside PyTorch; keeps a record (ARGS)
-	PYTHON=$(PYTHON) bench/gpu/device.sh target/cuda/release/reranker $(ARGS)
+	PYTHON=$(PYTHON) bench/gpu/device.sh $(TARGET)/gpu/reranker $(ARGS)
 
 # Measuring, and numbers beside PyTorch
 
