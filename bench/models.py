@@ -140,7 +140,7 @@ def tokenizers(folder: pathlib.Path | None) -> dict[str, pathlib.Path]:
         "bert": words,
         "electra": words,
         "roberta": ROOT / "tests/golden/roberta/tokenizer.json",
-        "modernbert": ROOT / "tests/tokenizers/modernbert.json",
+        "modernbert": ROOT / "tests/golden/tokenizers/modernbert.json",
         "xlm-roberta": pieces,
         "new": pieces,
     }

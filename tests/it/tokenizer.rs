@@ -12,8 +12,8 @@ use crate::support::texts::Texts;
 const XLM_ROBERTA: &str = "tests/golden/xlm-roberta/tokenizer.json";
 const BERT: &str = "tests/golden/bert/tokenizer.json";
 const SMALL_ROBERTA: &str = "tests/golden/roberta/tokenizer.json";
-const ROBERTA: &str = "tests/tokenizers/roberta.json";
-const MODERN_BERT: &str = "tests/tokenizers/modernbert.json";
+const ROBERTA: &str = "tests/golden/tokenizers/roberta.json";
+const MODERN_BERT: &str = "tests/golden/tokenizers/modernbert.json";
 const DEMO: &str = "models/demo/tokenizer.json";
 
 fn path(file: &str) -> PathBuf {
