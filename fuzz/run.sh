@@ -16,8 +16,9 @@ shares=(
 source ../suites/lib.sh
 command -v c++ >/dev/null || debian g++
 
-# The program itself, for packed models to damage.
-(cd .. && cargo build --locked --quiet)
+# The program itself, for packed models to damage: as the tests have it, which have compiled what it depends on. A build of the program
+# alone would compile most of that again, without the features that tests ask for.
+(cd .. && cargo test --workspace --locked --quiet --no-run --test panics)
 # One lock file for everything: the program's, to which cargo adds what fuzzing needs.
 cp ../Cargo.lock Cargo.lock
 cargo build --quiet
