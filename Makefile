@@ -42,7 +42,7 @@ run: build ## serve on $PORT (8000), by default the bundled demo model
 
 build: ## build the optimised program, and pack the demo model
 ifeq ($(origin BINARY),file)
-	@test -e $(BINARY) || echo "The first build compiles 440 crates: about ten minutes on two cores, and 2 GB in $(TARGET). Later ones take a minute or two."
+	@test -e $(BINARY) || echo "The first build compiles 440 crates: about eight minutes on two cores, and 1 GB in $(TARGET). Later ones take a minute or two."
 	cargo build --release --locked
 	@$(SPLIT_DEBUG)
 endif

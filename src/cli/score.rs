@@ -189,7 +189,10 @@ fn named(field: &Field) -> Cow<'static, str> {
     match field {
         Field::Query(_) => "--query".into(),
         Field::Document(index) => format!("passage {}", index + 1).into(),
-        field => field.to_string().into(),
+        Field::MaxLength => "--max-length".into(),
+        Field::Queries | Field::Documents | Field::Named(_) | Field::In(..) => {
+            field.to_string().into()
+        }
     }
 }
 

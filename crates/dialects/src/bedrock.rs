@@ -215,7 +215,7 @@ impl Dialect for Bedrock {
             Kind::Key => "AccessDeniedException",
             Kind::Address => "ResourceNotFoundException",
             Kind::Pace => "ThrottlingException",
-            Kind::Caller => "ValidationException",
+            Kind::Caller | Kind::Transfer => "ValidationException",
             Kind::Unavailable | Kind::Operator => "ServiceUnavailableException",
             Kind::Deadline | Kind::Internal => "InternalServerException",
         })

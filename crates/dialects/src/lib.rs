@@ -169,7 +169,7 @@ impl Failure {
             Kind::Key => "authentication_error",
             Kind::Address => "not_found_error",
             Kind::Pace => "rate_limit_error",
-            Kind::Caller => "invalid_request_error",
+            Kind::Caller | Kind::Transfer => "invalid_request_error",
             Kind::Unavailable | Kind::Operator | Kind::Deadline => "overloaded_error",
             Kind::Internal => "internal_server_error",
         }

@@ -143,7 +143,7 @@ impl Dialect for Pinecone {
             Kind::Key => "UNAUTHENTICATED",
             Kind::Address => "NOT_FOUND",
             Kind::Pace => "RESOURCE_EXHAUSTED",
-            Kind::Caller => "INVALID_ARGUMENT",
+            Kind::Caller | Kind::Transfer => "INVALID_ARGUMENT",
             Kind::Unavailable | Kind::Operator => "UNAVAILABLE",
             Kind::Deadline => "DEADLINE_EXCEEDED",
             Kind::Internal => "INTERNAL",

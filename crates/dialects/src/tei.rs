@@ -202,7 +202,7 @@ impl Dialect for Tei {
             error_type: match failure.kind() {
                 Kind::Key => "Unauthorized",
                 Kind::Pace => "Overloaded",
-                Kind::Caller | Kind::Address => "Validation",
+                Kind::Caller | Kind::Address | Kind::Transfer => "Validation",
                 Kind::Unavailable | Kind::Operator | Kind::Deadline => "Unhealthy",
                 Kind::Internal => "Backend",
             },

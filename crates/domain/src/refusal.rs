@@ -12,6 +12,8 @@ use std::fmt;
 pub enum Kind {
     /// The caller: the request can never succeed as it is.
     Caller,
+    /// The caller: the body did not arrive whole, or not in time.
+    Transfer,
     /// The caller: the API key is missing or wrong.
     Key,
     /// The caller: nothing is served at this address.
@@ -33,6 +35,7 @@ impl Kind {
     pub const fn advice(self) -> &'static str {
         match self {
             Self::Caller => "change the request",
+            Self::Transfer => "send it again",
             Self::Key => "send a valid key",
             Self::Address => "change the address",
             Self::Pace | Self::Unavailable => "wait and retry",
@@ -103,7 +106,7 @@ codes! {
     PairTooLong = "pair_too_long", Caller, "a pair exceeds `max_length`, and `truncation` is `none`";
     QuotaExceeded = "quota_exceeded", Pace, "the API key has used its tokens of the day (`KEY_LIMITS`); `Retry-After` has the seconds until the next day in UTC";
     RateLimited = "rate_limited", Pace, "the API key has used its requests of the minute (`KEY_LIMITS`); `Retry-After` says when to retry";
-    RequestTimeout = "request_timeout", Caller, "the body arrived too slowly";
+    RequestTimeout = "request_timeout", Transfer, "the body arrived too slowly";
     TextTooLong = "text_too_long", Caller, "a text exceeds `MAX_TEXT_CHARS`";
     TooManyPairs = "too_many_pairs", Caller, "more pairs or documents than `MAX_PAIRS`";
     TooManyQueries = "too_many_queries", Caller, "Bedrock: the list of queries has not exactly one";
@@ -112,7 +115,7 @@ codes! {
     Unauthorized = "unauthorized", Key, "no API key, or a wrong one";
     UnequalLists = "unequal_lists", Caller, "vLLM: two lists of different lengths cannot be paired";
     UnknownShape = "unknown_shape", Caller, "a body of no dialect; the message names the expected fields, or the field that was probably meant";
-    UnreadableBody = "unreadable_body", Caller, "the body broke off";
+    UnreadableBody = "unreadable_body", Transfer, "the body broke off";
     UnsupportedEvent = "unsupported_event", Caller, "on Lambda and Azure Functions: an event of another service, which sends no requests";
     UnsupportedMediaType = "unsupported_media_type", Caller, "the content type is not JSON, or the body is compressed (`content-encoding`)";
     WrongType = "wrong_type", Caller, "a field has another type; the message names the field and both types";

@@ -73,6 +73,10 @@ pub(crate) struct Left {
 
 /// Where to read ahead while a product is computed: so many cache lines a step, from `address` on. Any address will do.
 #[derive(Clone, Copy)]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "only AMX reads ahead")
+)]
 pub(crate) struct Ahead {
     pub(crate) address: *const u8,
     pub(crate) lines: usize,

@@ -338,7 +338,7 @@ impl Hub {
             paths.insert(SINGLE_FILE.to_owned());
         } else if has(INDEX_FILE) {
             let files = self.read(agent, &url(INDEX_FILE), |json| {
-                parse_index(json).map_err(|reason| format!("no list of shards ({reason})"))
+                parse_index(json).map_err(|reason| format!("the list of shards: {reason}"))
             })?;
             paths.insert(INDEX_FILE.to_owned());
             paths.extend(files.into_values());
@@ -545,16 +545,15 @@ impl Download<'_> {
         file.complete(self.hub.connections, &range, |file| self.check(file), &path)
     }
 
-    fn check(&self, path: &Path) -> Result<(), FetchError> {
+    /// What is wrong with the content.
+    fn check(&self, path: &Path) -> Result<Option<FetchError>, FetchError> {
         let found = self.digest_of(path)?;
-        if found == self.entry.digest() {
-            return Ok(());
-        }
-        Err(FetchError::Digest {
+        let wrong = found != self.entry.digest();
+        Ok(wrong.then(|| FetchError::Digest {
             file: self.entry.path.clone(),
             found,
             expected: self.entry.digest().to_owned(),
-        })
+        }))
     }
 
     /// Requests the missing part of the range again if the connection breaks.

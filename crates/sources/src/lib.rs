@@ -5,15 +5,15 @@
 //! | find a model on this machine | [`locate`], with a folder or a hub id; [`hub_name`] reads ids as people write them |
 //! | download one from the hub | [`Hub::fetch`] |
 //! | download one from S3 | [`S3Model::parse`], then [`S3Model::fetch`] |
-//! | accept known bytes alone | [`Pin`]: a commit and the digest of each file |
+//! | accept only known bytes | [`Pin`]: a commit and the digest of each file |
 //! | list, protect and remove models of the cache | [`cached_models`], [`Hold`], [`remove`] |
 //!
 //! Both downloads have the same promises. Disk space is reserved first. Large files come in ranges
 //! over several connections, and an interrupted download resumes. A model gets its name only when
-//! it is complete and its digests match.
+//! it is complete and every known digest matches.
 //!
-//! Everything here blocks: async programs call it from a blocking thread. This crate never reads
-//! the contents of a model, which is the engine's work.
+//! Everything here blocks: async programs call it from a blocking thread. The engine
+//! alone interprets weights and tokenizers.
 
 #![warn(missing_docs, unreachable_pub)]
 

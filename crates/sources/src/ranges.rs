@@ -1,7 +1,7 @@
 //! A large file that comes in ranges over several connections, straight to where they belong in it.
 //!
 //! What has come is noted beside the unfinished file, so that a later run goes on from there.
-//! Refuses to begin where the disk has no disk space for all of it. What a range is asked from, and
+//! Refuses to begin where the disk has no space for all of it. What a range is asked from, and
 //! how often, is the business of whoever downloads.
 
 use std::collections::BTreeSet;
@@ -25,7 +25,7 @@ pub enum DiskError {
     #[error("{}: {reason}", path.display())]
     Io { path: PathBuf, reason: io::Error },
     #[error(
-        "{}: the disk is too small: {needed} bytes are needed, {free} are free: free some, or name another folder",
+        "{}: the disk is too small: {needed} bytes are needed, {free} are free: delete something, or name another folder",
         path.display()
     )]
     Full {
@@ -178,18 +178,19 @@ impl<'a> PartialFile<'a> {
         })
     }
 
-    /// Gets what is missing, checks the whole and gives it its name `path`. A file that fails the
-    /// check is removed: another try would find nothing wrong with its length.
+    /// Gets what is missing, checks the whole and gives it its name `path`. `check` returns what is
+    /// wrong with the content, and the file is then removed: another try would find nothing wrong
+    /// with its length. A file that could not be checked stays.
     pub(crate) fn complete<E: From<DiskError> + Send>(
         self,
         connections: usize,
         get: &(dyn Fn(&mut RangeWriter) -> Result<(), E> + Sync),
-        check: impl FnOnce(&Path) -> Result<(), E>,
+        check: impl FnOnce(&Path) -> Result<Option<E>, E>,
         path: &Path,
     ) -> Result<(), E> {
         self.fill(connections, get)?;
         self.settle()?;
-        if let Err(wrong) = check(&self.path) {
+        if let Some(wrong) = check(&self.path)? {
             self.discard()?;
             return Err(wrong);
         }
@@ -418,23 +419,23 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_fails_its_check_leaves_nothing() {
+    fn a_file_with_wrong_content_leaves_nothing_and_one_that_cannot_be_checked_stays() {
         let folder = tempfile::tempdir().expect("a folder");
         let counter = DownloadCounter::new(3, &silent);
         let (partial, whole) = (
             folder.path().join("model.incomplete"),
             folder.path().join("model"),
         );
-        let wrong = |path: &Path| Err(DiskError::at(path)(io::Error::other("wrong")));
-        for (check, expected) in [(true, 0), (false, 1)] {
+        let error = || DiskError::at(&partial)(io::Error::other("wrong"));
+        for (check, fails, expected) in [
+            (Ok(Some(error())), true, 0),
+            // The file and its notes.
+            (Err(error()), true, 2),
+            (Ok(None), false, 1),
+        ] {
             let file = PartialFile::open(&partial, 3, false, &counter).expect("opened");
-            let ended = file.complete(
-                1,
-                &content,
-                |path| if check { wrong(path) } else { Ok(()) },
-                &whole,
-            );
-            assert_eq!(ended.is_err(), check);
+            let ended = file.complete(1, &content, |_| check, &whole);
+            assert_eq!(ended.is_err(), fails);
             let left = fs::read_dir(folder.path()).expect("listed").count();
             assert_eq!(left, expected);
         }

@@ -351,7 +351,7 @@ impl S3Model {
                     let checking = Instant::now();
                     let right = bucket.check(object, path, self.is_packed(object));
                     check += checking.elapsed();
-                    right
+                    Ok(right.err())
                 };
                 let came = file.complete(CONNECTIONS, &range, checked, &path);
                 if let Err(S3Error::Replaced { .. }) = came {
@@ -517,7 +517,7 @@ impl Bucket<'_> {
                     let files =
                         parse_index(&self.text(&index)?).map_err(|reason| S3Error::Protocol {
                             object: self.uri(&index.key),
-                            reason: format!("no list of shards ({reason})"),
+                            reason: format!("the list of shards: {reason}"),
                         })?;
                     objects.push(index);
                     let shards: BTreeSet<String> = files.into_values().collect();

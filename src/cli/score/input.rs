@@ -217,7 +217,12 @@ fn text(field: Field, value: Option<&RawValue>) -> Result<String, Refusal> {
 pub fn named(field: &Field) -> Cow<'static, str> {
     match field {
         Field::Document(_) => "passage".into(),
-        field => field.to_string().into(),
+        Field::Query(_)
+        | Field::Queries
+        | Field::Documents
+        | Field::MaxLength
+        | Field::Named(_)
+        | Field::In(..) => field.to_string().into(),
     }
 }
 

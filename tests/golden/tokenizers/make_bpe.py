@@ -13,7 +13,7 @@ import pathlib
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 HERE = pathlib.Path(__file__).parent
-ROOT = HERE.parent.parent
+ROOT = HERE.parent.parent.parent
 
 SENTENCES = """
 Die Brücke über den Fluss wurde gebaut, damit die Züge schneller fahren können; größere Schiffe müssen draußen warten.

@@ -313,7 +313,7 @@ impl Encoder {
         let here = seen.here(packed);
         let (starts, width, count) = (&packed.starts, embeddings.hidden, layers.count());
         for layer in 0..count {
-            for matrix in 4 * layer..4 * layer + 4 {
+            for matrix in layers.matrices_of(layer) {
                 let kept = layers.exchange_levels(matrix, levels);
                 let (hidden, all) = (hidden.clone(), pooling.mean);
                 let got = layers.forward(layer..count, hidden, starts, &here, all);

@@ -102,6 +102,12 @@ impl Layers {
             .collect()
     }
 
+    /// Where a layer's matrices are among the [`Self::tunables`].
+    pub(crate) fn matrices_of(&self, layer: usize) -> Range<usize> {
+        const EACH: usize = 4;
+        EACH * layer..EACH * (layer + 1)
+    }
+
     /// Gives one of the [`Self::tunables`] other levels; returns those that it had.
     pub(crate) fn exchange_levels(&mut self, matrix: usize, levels: Levels) -> Levels {
         let tunable = self.tunables().swap_remove(matrix);

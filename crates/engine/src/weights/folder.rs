@@ -92,7 +92,9 @@ pub fn parse_index(json: &[u8]) -> Result<BTreeMap<String, String>, String> {
     };
     match index.weight_map.values().find(leaves) {
         None => Ok(index.weight_map),
-        Some(file) => Err(format!("a shard named {file:?}")),
+        Some(file) => Err(format!(
+            "weight_map names the file {file:?}, expected a plain file name"
+        )),
     }
 }
 
